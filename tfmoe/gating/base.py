@@ -1,0 +1,170 @@
+"""What every gate is: a layer that selects experts for tokens and asks that they be used evenly.
+
+Axes: T tokens, E experts, K selected experts per token, D model, G groups.
+"""
+
+import numbers
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmoe.ops import balancing
+from tfmoe.ops.expert_matmul import grouped_matmul
+
+
+class Selection(NamedTuple):
+    """What a gate decides for each token on its own.
+
+    Attributes:
+        experts: `[T, K]` int32 expert ids, distinct within a row.
+        gates: `[T, K]` float, their weights `G(x)_i`.
+        load_probability: `[T, E]` float, P(x, i) of eq 9, or `None` where the load is the plain count.
+    """
+
+    experts: tf.Tensor
+    gates: tf.Tensor
+    load_probability: tf.Tensor | None = None
+
+
+class Routing(NamedTuple):
+    """What a gate decides for a batch of tokens.
+
+    Attributes:
+        experts: `[T, K]` int32 expert ids, distinct within a row.
+        gates: `[T, K]` float, their weights `G(x)_i`.
+        importance: `[E]` float, eq 6.
+        load: `[E]` float, eq 10; the plain count where there is no smooth estimate.
+    """
+
+    experts: tf.Tensor
+    gates: tf.Tensor
+    importance: tf.Tensor
+    load: tf.Tensor
+
+
+class Gate(keras.layers.Layer):
+    """Base class of gates. A subclass implements `select` and `kernel_names`.
+
+    A gate is written down without its number of experts, `NoisyTopK(k=4)`; the mixture that uses it makes its
+    own copy for its number of experts with `for_experts`.
+
+    Args:
+        importance_weight: w_importance of eq 7, at least 0.
+        load_weight: w_load of eq 11, at least 0.
+        num_experts: E; set by the layer that uses the gate.
+        num_groups: `None`, or G: then this is G gates at once, with kernels `[G, D, E]`, and `select` gets rows
+            sorted by group (the secondary gates of a hierarchical mixture).
+
+    Losses: in training, `w_importance · CV(Importance)² + w_load · CV(Load)²` goes to `add_loss`.
+    In evaluation nothing is added, so that the loss of `evaluate` is the task's own.
+    """
+
+    def __init__(
+        self, importance_weight=0.0, load_weight=0.0, num_experts=None, num_groups=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.importance_weight = non_negative("importance_weight", importance_weight)
+        self.load_weight = non_negative("load_weight", load_weight)
+        self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
+        self.num_groups = num_groups
+        self.kernels = {}
+
+    @property
+    def kernel_names(self):
+        """The names of the gate's `[D, E]` matrices; they count in operations per timestep."""
+        raise NotImplementedError
+
+    @property
+    def num_selected(self):
+        """K, the number of experts that each token goes to."""
+        raise NotImplementedError
+
+    def select(self, inputs, training=False, group_sizes=None):
+        """Selects experts for each token.
+
+        Args:
+            inputs: `[T, D]` float, the gate's own type.
+            training: whether noise, if the gate has any, is drawn.
+            group_sizes: `None`, or for a stack of gates `[G]` int32: rows of each group, in order.
+
+        Returns:
+            A `Selection`.
+        """
+        raise NotImplementedError
+
+    def for_experts(self, num_experts, **changes):
+        """A new, unbuilt gate of the same settings for `num_experts` experts."""
+        return type(self).from_config({**self.get_config(), "num_experts": num_experts, **changes})
+
+    def build(self, input_shape):
+        if self.num_experts is None:
+            raise ValueError(
+                f"{type(self).__name__} was not told num_experts: give the gate to a MoE layer, or "
+                "call gate.for_experts(num_experts) first"
+            )
+        stack = () if self.num_groups is None else (self.num_groups,)
+        for name in self.kernel_names:
+            self.kernels[name] = self.add_weight(
+                name=name, shape=(*stack, input_shape[-1], self.num_experts), initializer="zeros"
+            )
+
+    def logits(self, name, inputs, group_sizes=None):
+        """`inputs · kernel`: `[T, E]`, each row by its own group's kernel in a stack of gates."""
+        kernel = tf.convert_to_tensor(self.kernels[name])
+        if self.num_groups is None:
+            return tf.matmul(inputs, kernel)
+        return grouped_matmul(inputs, group_sizes, kernel)
+
+    def route(self, inputs, training=False):
+        """Selects experts for a batch and measures how evenly they are used; returns a `Routing`."""
+        experts, gates, probability = self.select(inputs, training=training)
+        load = (
+            balancing.count(experts, self.num_experts, gates.dtype)
+            if probability is None
+            else tf.reduce_sum(probability, axis=0)
+        )
+        return Routing(experts, gates, balancing.importance(experts, gates, self.num_experts), load)
+
+    def balancing_loss(self, routing):
+        """`w_importance · CV(Importance)² + w_load · CV(Load)²` (eq 7 and 11) of a `Routing`."""
+        return self.importance_weight * balancing.cv_squared(
+            routing.importance
+        ) + self.load_weight * balancing.cv_squared(routing.load)
+
+    def call(self, inputs, training=False):
+        routing = self.route(inputs, training=training)
+        if training:
+            self.add_loss(self.balancing_loss(routing))
+        return routing
+
+    def parameter_count(self, input_dim):
+        """Weights of the gate (of all gates, in a stack) for inputs of width `input_dim`."""
+        return (self.num_groups or 1) * self.ops_per_timestep(input_dim)
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""
+        return len(self.kernel_names) * input_dim * self.num_experts
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "importance_weight": self.importance_weight,
+            "load_weight": self.load_weight,
+            "num_experts": self.num_experts,
+            "num_groups": self.num_groups,
+        }
+
+
+def positive(name, value):
+    """`value` if it is an integer of at least 1; a ValueError that names the argument otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+def non_negative(name, value):
+    """`value` if it is a number of at least 0; a ValueError that names the argument otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)

@@ -1,0 +1,150 @@
+"""Two levels of gates (App. B): a primary gate picks groups of experts, a secondary gate picks within each group.
+
+Axes: T tokens, G groups (first-level branching factor), E experts, D model, K1 and K2 selected at each level.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe.gating.base import Gate, Routing, positive
+from tfmoe.ops import balancing
+from tfmoe.ops import dispatch as dispatching
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Hierarchical(Gate):
+    """`G(x)_ij = G_primary(x)_i · G_i(x)_j` (eq 12): E experts in G groups, experts `i·E/G … (i+1)·E/G - 1` in group i.
+
+    A secondary gate is only computed for the tokens that its group gets, so that the cost of gating grows with
+    `G + K1·E/G` and not with E. With `Softmax` at both levels this is the dense hierarchical mixture.
+
+    Usually written as `MoE(num_experts=256, groups=16, gate=NoisyTopK(k=2))`: the same gate at both levels.
+
+    Args:
+        groups: G, a divisor of the number of experts.
+        primary: a `Gate` that selects groups.
+        secondary: a `Gate` that selects within a group; `None` for the settings of `primary`.
+        importance_weight: w_importance for `Importance_H` (eq 13); `None` for that of `primary`.
+        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. Both levels are balanced by these
+            two losses alone: the weights of `primary` and `secondary` themselves add no loss of their own.
+
+    Raises:
+        ValueError: if `groups` does not divide the number of experts, or a gate's k is too large for its level.
+    """
+
+    def __init__(
+        self,
+        groups,
+        primary,
+        secondary=None,
+        importance_weight=None,
+        load_weight=None,
+        **kwargs,
+    ):
+        primary = flat_gate("primary", primary)
+        secondary = primary if secondary is None else flat_gate("secondary", secondary)
+        super().__init__(
+            importance_weight=primary.importance_weight
+            if importance_weight is None
+            else importance_weight,
+            load_weight=primary.load_weight if load_weight is None else load_weight,
+            **kwargs,
+        )
+        self.groups = positive("groups", groups)
+        if self.num_groups is not None:
+            raise ValueError("a Hierarchical gate cannot itself be a level of another one")
+        if self.num_experts is None:
+            self.primary, self.secondary = primary, secondary
+            return
+        if self.num_experts % self.groups:
+            divisors = [d for d in range(1, self.num_experts + 1) if self.num_experts % d == 0]
+            raise ValueError(
+                f"groups must divide num_experts={self.num_experts}, got groups={groups}; "
+                f"possible values: {', '.join(map(str, divisors))}"
+            )
+        self.primary = primary.for_experts(self.groups, name="primary", dtype=self.dtype_policy)
+        self.secondary = secondary.for_experts(
+            self.num_experts // self.groups,
+            num_groups=self.groups,
+            name="secondary",
+            dtype=self.dtype_policy,
+        )
+
+    @property
+    def num_selected(self):
+        return self.primary.num_selected * self.secondary.num_selected
+
+    def build(self, input_shape):
+        if self.num_experts is None:
+            super().build(input_shape)  # raises: it says how to set num_experts
+        self.primary.build(input_shape)
+        self.secondary.build(input_shape)
+
+    def route(self, inputs, training=False):
+        per_group = self.num_experts // self.groups
+        primary = self.primary.select(inputs, training=training)
+        plan = dispatching.plan(primary.experts, self.groups)
+        secondary = self.secondary.select(
+            dispatching.dispatch(inputs, plan), training=training, group_sizes=plan.counts
+        )
+        # The secondary selections lie sorted by group; plan.inverse [T, K1] brings them to their tokens.
+        experts = primary.experts[:, :, None] * per_group + tf.gather(
+            secondary.experts, plan.inverse
+        )
+        gates = primary.gates[:, :, None] * tf.gather(secondary.gates, plan.inverse)
+        experts = tf.reshape(experts, [-1, self.num_selected])
+        gates = tf.reshape(gates, [-1, self.num_selected])
+        importance = balancing.importance(experts, gates, self.num_experts)
+        if primary.load_probability is None and secondary.load_probability is None:
+            load = balancing.count(experts, self.num_experts, gates.dtype)
+        else:
+            load = balancing.hierarchical_load(
+                self._primary_load(primary, plan, gates.dtype),
+                self._secondary_load(secondary, plan),
+                plan.counts,
+            )
+        return Routing(experts, gates, importance, load)
+
+    def _primary_load(self, selection, plan, dtype):
+        if selection.load_probability is None:
+            return tf.cast(plan.counts, dtype)
+        return tf.reduce_sum(selection.load_probability, axis=0)
+
+    def _secondary_load(self, selection, plan):
+        """`[G, E/G]`: `Load_i(X⁽ⁱ⁾)`, summed over the tokens of each group."""
+        probability = selection.load_probability
+        if probability is None:
+            probability = tf.reduce_sum(
+                tf.one_hot(
+                    selection.experts, self.secondary.num_experts, dtype=selection.gates.dtype
+                ),
+                axis=1,
+            )
+        group = tf.repeat(tf.range(self.groups), plan.counts)
+        return tf.math.unsorted_segment_sum(probability, group, self.groups)
+
+    def parameter_count(self, input_dim):
+        return self.primary.parameter_count(input_dim) + self.secondary.parameter_count(input_dim)
+
+    def ops_per_timestep(self, input_dim):
+        per_group = self.secondary.ops_per_timestep(input_dim)
+        return self.primary.ops_per_timestep(input_dim) + self.primary.num_selected * per_group
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("num_groups")
+        return {
+            **config,
+            "groups": self.groups,
+            "primary": keras.saving.serialize_keras_object(self.primary),
+            "secondary": keras.saving.serialize_keras_object(self.secondary),
+        }
+
+
+def flat_gate(name, gate):
+    """The `Gate` that an argument of `Hierarchical` is, or was serialized from."""
+    if isinstance(gate, dict):
+        gate = keras.saving.deserialize_keras_object(gate)
+    if not isinstance(gate, Gate) or isinstance(gate, Hierarchical):
+        raise ValueError(f"{name} must be a flat Gate such as NoisyTopK(k=2), got {gate!r}")
+    return gate

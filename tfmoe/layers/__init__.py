@@ -1,0 +1,18 @@
+"""Keras layers."""
+
+from tfmoe.layers.experts import Experts
+from tfmoe.layers.feed_forward import FeedForward
+from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
+from tfmoe.layers.moe import MoE
+from tfmoe.layers.residual import Residual
+from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
+
+__all__ = [
+    "Experts",
+    "FeedForward",
+    "MoE",
+    "ProjectedLSTM",
+    "ProjectedLSTMCell",
+    "Residual",
+    "VocabularySoftmax",
+]

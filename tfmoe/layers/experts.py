@@ -1,0 +1,109 @@
+"""A stack of feed-forward networks, one per expert.
+
+Axes: E experts, A rows (assignments), D model, H hidden.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe.gating.base import positive
+from tfmoe.layers.initializers import per_expert
+from tfmoe.ops.expert_matmul import expert_ffn
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Experts(keras.layers.Layer):
+    """E feed-forward networks `D → H → … → H → D`; each row goes through one of them (App. C: ReLU, no biases).
+
+    Args:
+        num_experts: E.
+        hidden_units: H.
+        depth: number of hidden layers; 1 is the paper's expert.
+        activation: of the hidden layers; any Keras activation that acts on each element by itself.
+        use_bias: adds a bias to every layer.
+        recompute: does not keep the hidden activations for the backward pass but computes them again (App. D).
+        kernel_initializer: as for one dense layer; each expert is initialised by its own fan-in and fan-out.
+
+    Call arguments:
+        rows: `[A, D]`, sorted by expert.
+        counts: `[E]` int32, rows of each expert. Rows from `sum(counts)` on belong to none and give 0.
+
+    Returns:
+        `[A, D]`.
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        hidden_units,
+        depth=1,
+        activation="relu",
+        use_bias=False,
+        recompute=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = positive("num_experts", num_experts)
+        self.hidden_units = positive("hidden_units", hidden_units)
+        self.depth = positive("depth", depth)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.recompute = bool(recompute)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernels, self.biases = [], []
+
+    def _widths(self, input_dim):
+        return [input_dim, *[self.hidden_units] * self.depth, input_dim]
+
+    def build(self, rows_shape, counts_shape=None):
+        widths = self._widths(rows_shape[-1])
+        initializer = per_expert(self.kernel_initializer, self.num_experts)
+        for i, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            kernel = self.add_weight(
+                name=f"kernel_{i}",
+                shape=(self.num_experts, inputs, outputs),
+                initializer=initializer.clone(),
+            )
+            self.kernels.append(kernel)
+            if self.use_bias:
+                bias = self.add_weight(
+                    name=f"bias_{i}", shape=(self.num_experts, outputs), initializer="zeros"
+                )
+                self.biases.append(bias)
+
+    def call(self, rows, counts):
+        return expert_ffn(
+            rows,
+            counts,
+            [tf.convert_to_tensor(kernel) for kernel in self.kernels],
+            [tf.convert_to_tensor(bias) for bias in self.biases] or None,
+            activation=self.activation,
+            recompute=self.recompute,
+        )
+
+    def compute_output_shape(self, rows_shape, counts_shape=None):
+        return tuple(rows_shape)
+
+    def parameter_count(self, input_dim):
+        """Weights of all experts together, for inputs of width `input_dim`."""
+        widths = self._widths(input_dim)
+        biases = sum(widths[1:]) if self.use_bias else 0
+        return self.num_experts * (self.ops_per_row(input_dim) + biases)
+
+    def ops_per_row(self, input_dim):
+        """Multiply-adds of one expert for one row."""
+        widths = self._widths(input_dim)
+        return sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "hidden_units": self.hidden_units,
+            "depth": self.depth,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "recompute": self.recompute,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,87 @@
+"""A plain feed-forward network: what a mixture of one expert without a gate is.
+
+Axes: D model, H hidden.
+"""
+
+import keras
+
+from tfmoe.gating.base import positive
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class FeedForward(keras.layers.Layer):
+    """`D → H → … → H → D`, the dense baseline of a mixture (App. C: MoE-1-Wide and MoE-1-Deep).
+
+    Args:
+        hidden_units: H.
+        depth: number of hidden layers.
+        activation: of the hidden layers.
+        use_bias: adds a bias to every layer.
+        kernel_initializer: a Keras initializer.
+
+    Call arguments:
+        inputs: `[..., D]` float.
+
+    Returns:
+        `[..., D]`.
+    """
+
+    def __init__(
+        self,
+        hidden_units,
+        depth=1,
+        activation="relu",
+        use_bias=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.hidden_units = positive("hidden_units", hidden_units)
+        self.depth = positive("depth", depth)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        self.dense = []
+        widths = [self.hidden_units] * self.depth + [input_shape[-1]]
+        for i, width in enumerate(widths):
+            layer = keras.layers.Dense(
+                width,
+                activation=self.activation if i < self.depth else None,
+                use_bias=self.use_bias,
+                kernel_initializer=self.kernel_initializer.clone(),
+                name=f"dense_{i}",
+                dtype=self.dtype_policy,
+            )
+            layer.build((None, widths[i - 1] if i else input_shape[-1]))
+            self.dense.append(layer)
+
+    def call(self, inputs):
+        for layer in self.dense:
+            inputs = layer(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def parameter_count(self, input_dim):
+        """Weights of the layer for inputs of width `input_dim`."""
+        biases = self.depth * self.hidden_units + input_dim if self.use_bias else 0
+        return self.ops_per_timestep(input_dim) + biases
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds for one token."""
+        inner = (self.depth - 1) * self.hidden_units**2
+        return 2 * input_dim * self.hidden_units + inner
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_units": self.hidden_units,
+            "depth": self.depth,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

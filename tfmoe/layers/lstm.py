@@ -1,0 +1,185 @@
+"""The LSTM with a projection (Sak et al. 2014), as in the paper's wide LSTM layers.
+
+Axes: B batch, S steps, D input width, U units (width of the memory cell), R width of the recurrent output.
+"""
+
+import keras
+from keras import ops
+
+from tfmoe.gating.base import positive
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ProjectedLSTMCell(keras.layers.Layer):
+    """The recurrent part of an LSTM step; its input holds `x·W + b` for the four gates already.
+
+    `c' = σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c')`, output and recurrent state `r' = h·P`, or h without projection.
+
+    Args:
+        units: U.
+        projection_units: R, or `None` for R = U without projection.
+        recurrent_initializer, projection_initializer: Keras initializers.
+
+    Call arguments:
+        inputs: `[B, 4·U]`, for i, f, g, o in this order.
+        states: `[r, c]`, `[B, R]` and `[B, U]`.
+    """
+
+    def __init__(
+        self,
+        units,
+        projection_units=None,
+        recurrent_initializer="orthogonal",
+        projection_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = positive("units", units)
+        self.projection_units = (
+            None if projection_units is None else positive("projection_units", projection_units)
+        )
+        self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
+        self.projection_initializer = keras.initializers.get(projection_initializer)
+        self.output_size = self.projection_units or self.units
+        self.state_size = [self.output_size, self.units]
+
+    def build(self, input_shape):
+        self.recurrent_kernel = self.add_weight(
+            name="recurrent_kernel",
+            shape=(self.output_size, 4 * self.units),
+            initializer=self.recurrent_initializer,
+        )
+        if self.projection_units is not None:
+            self.projection_kernel = self.add_weight(
+                name="projection_kernel",
+                shape=(self.units, self.projection_units),
+                initializer=self.projection_initializer,
+            )
+
+    def call(self, inputs, states, training=False):
+        recurrent, carry = states
+        z = inputs + ops.matmul(recurrent, self.recurrent_kernel)
+        i, f, g, o = ops.split(z, 4, axis=-1)
+        carry = ops.sigmoid(f) * carry + ops.sigmoid(i) * ops.tanh(g)
+        output = ops.sigmoid(o) * ops.tanh(carry)
+        if self.projection_units is not None:
+            output = ops.matmul(output, self.projection_kernel)
+        return output, [output, carry]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "projection_units": self.projection_units,
+            "recurrent_initializer": keras.initializers.serialize(self.recurrent_initializer),
+            "projection_initializer": keras.initializers.serialize(self.projection_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ProjectedLSTM(keras.layers.Layer):
+    """LSTM layer whose output can be projected to a smaller width, which is then also what recurs.
+
+    The input's part of all steps is one matrix product before the recurrence. Without `projection_units` it computes
+    what `keras.layers.LSTM` does. The forget gate's bias starts at 1.
+
+    Args:
+        units: U, width of the memory cell.
+        projection_units: R, width of the output, or `None` for R = U without projection.
+        return_sequences: whether to return all steps or the last.
+        return_state: whether to return the final states `[B, R]` and `[B, U]` too.
+        kernel_initializer: of the input kernel and the projection.
+        recurrent_initializer: of the recurrent kernel.
+
+    Call arguments:
+        inputs: `[B, S, D]` float.
+        mask: `[B, S]` bool; at `False` the state stays as it is.
+        initial_state: `None` for zeros, or `[r, c]`.
+
+    Returns:
+        `[B, S, R]`, or `[B, R]` without `return_sequences`; with `return_state` followed by both states.
+    """
+
+    def __init__(
+        self,
+        units,
+        projection_units=None,
+        return_sequences=False,
+        return_state=False,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        cell = ProjectedLSTMCell(
+            units,
+            projection_units,
+            recurrent_initializer=recurrent_initializer,
+            projection_initializer=self.kernel_initializer.clone(),
+            name="cell",
+            dtype=self.dtype_policy,
+        )
+        self.rnn = keras.layers.RNN(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            name="rnn",
+            dtype=self.dtype_policy,
+        )
+
+    @property
+    def cell(self):
+        return self.rnn.cell
+
+    def build(self, input_shape):
+        units = self.cell.units
+        self.kernel = self.add_weight(
+            name="kernel", shape=(input_shape[-1], 4 * units), initializer=self.kernel_initializer
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(4 * units,), initializer=forget_gate_ones(units)
+        )
+        self.rnn.build((*input_shape[:-1], 4 * units))
+
+    def call(self, inputs, mask=None, initial_state=None, training=False):
+        z = ops.add(ops.matmul(inputs, self.kernel), self.bias)
+        return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
+
+    def compute_mask(self, inputs, mask=None):
+        return self.rnn.compute_mask(inputs, mask)
+
+    def compute_output_shape(self, input_shape):
+        return self.rnn.compute_output_shape(input_shape)
+
+    def parameter_count(self, input_dim):
+        """Weights of the layer for inputs of width `input_dim`, biases included."""
+        return self.ops_per_timestep(input_dim) + 4 * self.cell.units
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds for one token: `4·(D + R)·U`, and `U·R` if projected."""
+        cell = self.cell
+        projection = cell.units * cell.output_size if cell.projection_units is not None else 0
+        return 4 * (input_dim + cell.output_size) * cell.units + projection
+
+    def get_config(self):
+        cell = self.cell
+        return {
+            **super().get_config(),
+            "units": cell.units,
+            "projection_units": cell.projection_units,
+            "return_sequences": self.rnn.return_sequences,
+            "return_state": self.rnn.return_state,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "recurrent_initializer": keras.initializers.serialize(cell.recurrent_initializer),
+        }
+
+
+def forget_gate_ones(units):
+    """An initializer of the `[4·U]` bias: 1 for the forget gate, 0 for the others."""
+
+    def initializer(shape, dtype=None):
+        return ops.repeat(ops.convert_to_tensor([0, 1, 0, 0], dtype), units)
+
+    return initializer

@@ -1,0 +1,193 @@
+"""The mixture-of-experts layer (eq 1).
+
+Axes: T tokens, E experts, K selected experts per token, A = T * K assignments, D model.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe import gating
+from tfmoe.gating.base import positive
+from tfmoe.layers.experts import Experts
+from tfmoe.ops import balancing, dispatch
+from tfmoe.ops.routing import drop_over_capacity
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class MoE(keras.layers.Layer):
+    """Sparsely-gated mixture of experts: `y = Σ_i G(x)_i E_i(x)`, only the experts with `G(x)_i > 0` evaluated (eq 1).
+
+    Args:
+        num_experts: n.
+        hidden_units: width of an expert's hidden layers.
+        gate: a `tfmoe.gating.Gate`, the name of one (`"noisy_top_k"`), or a dictionary of its name and arguments. The
+            layer makes its own copy: one gate object can be given to several layers and shares nothing between them.
+        groups: `None` for a flat mixture, or the first-level branching factor of a hierarchical one (App. B): then
+            `gate` is used at both levels, to pick groups and to pick experts within a group, with k at each.
+        depth: hidden layers of an expert.
+        activation: of an expert's hidden layers.
+        use_bias: whether experts have biases (the paper's have none).
+        recompute: whether hidden activations are computed again in the backward pass instead of kept (App. D).
+        capacity_factor: `None` drops nothing. Otherwise an expert takes at most `ceil(capacity_factor · A / n)` tokens
+            of a batch and the rest, later in the batch, go without it.
+        kernel_initializer: for each expert, as for one dense layer.
+
+    Call arguments:
+        inputs: `[..., D]` float. All leading axes are tokens (the layer is applied convolutionally, to all at once).
+        mask: `[...]` bool, `False` for padding: such positions are not routed, count in no loss or metric, and give 0.
+        training: whether the gate draws noise and adds its balancing losses (`add_loss`).
+
+    Returns:
+        `[..., D]` in the layer's compute type.
+
+    Metrics, averaged over the batches of an epoch, prefixed by the layer's name: `cv_importance` and `cv_load`
+    (coefficients of variation), `max_over_mean_load`, `unused_experts` (fraction that received no token in a batch)
+    and `dropped` (fraction of assignments over capacity). Load here is the count of tokens received.
+
+    Raises:
+        ValueError: for arguments out of range; each message names the argument, its value and what would be right.
+
+    Example:
+        >>> layer = MoE(num_experts=32, hidden_units=1024, gate=NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1))
+        >>> hierarchical = MoE(num_experts=256, hidden_units=1024, groups=16, gate=NoisyTopK(k=2))
+    """
+
+    METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped")
+
+    def __init__(
+        self,
+        num_experts,
+        hidden_units,
+        gate="noisy_top_k",
+        groups=None,
+        depth=1,
+        activation="relu",
+        use_bias=False,
+        recompute=False,
+        capacity_factor=None,
+        kernel_initializer="glorot_uniform",
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(name=name or automatic_name(), **kwargs)
+        self.supports_masking = True
+        self.num_experts = positive("num_experts", num_experts)
+        self.groups = groups
+        gate = gating.get(gate)
+        if groups is not None:
+            gate = gating.Hierarchical(groups=groups, primary=gate)
+        # The variables' type: under mixed precision the gate computes in float32.
+        self.gate = gate.for_experts(self.num_experts, name="gate", dtype=self.variable_dtype)
+        self.experts = Experts(
+            num_experts,
+            hidden_units,
+            depth=depth,
+            activation=activation,
+            use_bias=use_bias,
+            recompute=recompute,
+            kernel_initializer=kernel_initializer,
+            name="experts",
+            dtype=self.dtype_policy,
+        )
+        if capacity_factor is not None and not capacity_factor > 0:
+            raise ValueError(
+                f"capacity_factor must be None (drop nothing) or above 0, got {capacity_factor!r}"
+            )
+        self.capacity_factor = capacity_factor
+        self.use_trackers = {
+            name: keras.metrics.Mean(name=f"{self.name}_{name}") for name in self.METRICS
+        }
+
+    def build(self, input_shape):
+        input_dim = input_shape[-1]
+        if input_dim is None:
+            raise ValueError(
+                f"inputs of {self.name} must have a known last dimension, got shape {tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
+        self.gate.build((None, input_dim))
+        self.experts.build((None, input_dim))
+
+    def call(self, inputs, mask=None, training=False):
+        input_dim = self.input_spec.axes[-1]
+        tokens = tf.reshape(inputs, [-1, input_dim])
+        if mask is not None:
+            num_positions = tf.shape(tokens)[0]
+            kept = tf.where(tf.reshape(mask, [-1]))
+            tokens = tf.gather_nd(tokens, kept)
+        outputs = self._mix(tokens, training)
+        if mask is not None:
+            outputs = tf.scatter_nd(kept, outputs, tf.cast([num_positions, input_dim], kept.dtype))
+        outputs = tf.reshape(outputs, tf.shape(inputs))
+        outputs.set_shape(inputs.shape)
+        return outputs
+
+    def _mix(self, tokens, training):
+        """`[T, D]` to `[T, D]`."""
+        routing = self.gate(tokens, training=training)
+        experts = routing.experts
+        if self.capacity_factor is not None:
+            assignments = tf.cast(tf.size(experts), tf.float32)
+            capacity = tf.math.ceil(self.capacity_factor * assignments / self.num_experts)
+            experts = drop_over_capacity(experts, self.num_experts, tf.cast(capacity, tf.int32))
+        plan = dispatch.plan(experts, self.num_experts)
+        self._track(routing, plan.counts)
+        rows = dispatch.dispatch(tokens, plan)
+        rows = self.experts(rows, plan.counts)
+        return dispatch.combine(rows, tf.cast(routing.gates, rows.dtype), plan)
+
+    def _track(self, routing, counts):
+        load = tf.cast(counts, tf.float32)
+        importance = tf.cast(routing.importance, tf.float32)
+        mean = tf.reduce_mean(load)
+        assignments = tf.cast(tf.size(routing.experts), tf.float32)
+        kept = tf.math.divide_no_nan(tf.reduce_sum(load), assignments)
+        values = {
+            "cv_importance": tf.sqrt(balancing.cv_squared(importance)),
+            "cv_load": tf.sqrt(balancing.cv_squared(load)),
+            "max_over_mean_load": tf.math.divide_no_nan(tf.reduce_max(load), mean),
+            "unused_experts": tf.reduce_mean(tf.cast(tf.equal(counts, 0), tf.float32)),
+            "dropped": tf.where(assignments > 0, 1 - kept, 0.0),
+        }
+        for name, value in values.items():
+            self.use_trackers[name].update_state(value)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def parameter_count(self, input_dim):
+        """Weights of the layer for inputs of width `input_dim`, gates included."""
+        return self.gate.parameter_count(input_dim) + self.experts.parameter_count(input_dim)
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds for one token: its K experts, and the gates (the paper's count)."""
+        selected = self.gate.num_selected * self.experts.ops_per_row(input_dim)
+        return selected + self.gate.ops_per_timestep(input_dim)
+
+    def get_config(self):
+        gate = self.gate.primary if self.groups is not None else self.gate
+        expert_config = self.experts.get_config()
+        return {
+            **super().get_config(),
+            **{name: expert_config[name] for name in EXPERT_ARGUMENTS},
+            "num_experts": self.num_experts,
+            "gate": keras.saving.serialize_keras_object(gate),
+            "groups": self.groups,
+            "capacity_factor": self.capacity_factor,
+        }
+
+
+EXPERT_ARGUMENTS = (
+    "hidden_units",
+    "depth",
+    "activation",
+    "use_bias",
+    "recompute",
+    "kernel_initializer",
+)
+
+
+def automatic_name():
+    """ "moe", "moe_1", …: Keras' own rule would write "mo_e"."""
+    uid = keras.backend.get_uid("moe")
+    return "moe" if uid == 1 else f"moe_{uid - 1}"

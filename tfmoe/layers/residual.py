@@ -1,0 +1,72 @@
+"""What the paper puts around every layer: activation, dropout, residual connection (App. C)."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Residual(keras.layers.Layer):
+    """`y = x + dropout(activation(layer(x)))`.
+
+    Args:
+        layer: a Keras layer whose output has the shape of its input.
+        activation: of the layer's output, before dropout; the paper passes a mixture's output through a sigmoid.
+        dropout: probability of dropping an element of the layer's output, 0 <= dropout < 1.
+        seed: integer, for reproducible dropout.
+
+    Call arguments:
+        inputs: `[..., D]` float.
+        mask: `[...]` bool, given to `layer` where it takes one.
+
+    Raises:
+        ValueError: in `build`, if the layer changes the last dimension.
+    """
+
+    def __init__(self, layer, activation=None, dropout=0.0, seed=None, **kwargs):
+        kwargs.setdefault("name", f"residual_{layer.name}")
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.layer = layer
+        self.activation = keras.activations.get(activation)
+        self.dropout = keras.layers.Dropout(
+            dropout, seed=seed, name="dropout", dtype=self.dtype_policy
+        )
+        self.seed = seed
+
+    def build(self, input_shape):
+        output_shape = self.layer.compute_output_shape(tuple(input_shape))
+        if output_shape[-1] != input_shape[-1]:
+            raise ValueError(
+                f"a residual connection needs a layer that keeps the width: {self.layer.name} makes "
+                f"{output_shape[-1]} of {input_shape[-1]} (an LSTM of another width needs "
+                f"projection_units={input_shape[-1]})"
+            )
+        self.layer.build(input_shape)
+
+    def call(self, inputs, mask=None, training=False):
+        kwargs = {} if mask is None else {"mask": mask}
+        outputs = self.activation(self.layer(inputs, training=training, **kwargs))
+        return inputs + self.dropout(outputs, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def parameter_count(self, input_dim):
+        """Weights of the wrapped layer."""
+        return self.layer.parameter_count(input_dim)
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds of the wrapped layer for one token."""
+        return self.layer.ops_per_timestep(input_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout.rate,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})

@@ -1,0 +1,141 @@
+"""The output layer of a language model: a softmax over a vocabulary that may be very large.
+
+Axes: T tokens, D model, V vocabulary, U sampled candidates.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe.gating.base import positive
+from tfmoe.ops import sampling
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class VocabularySoftmax(keras.layers.Layer):
+    """Softmax over V words: full for evaluation, sampled for training.
+
+    Args:
+        vocabulary_size: V. Word ids are sorted by falling frequency.
+        num_sampled: draws from the log-uniform distribution for each batch of a training step, or `None` to train with
+            the full softmax (Jozefowicz et al. 2016: 8192 for V = 793,471).
+        seed: integer, for reproducible draws.
+
+    Call arguments:
+        features: `[T, D]` float.
+
+    Returns:
+        `[T, V]` logits, in float32. `negative_log_likelihood` never builds a tensor of that size.
+    """
+
+    # Elements of the largest block of logits in an evaluation: 64 MiB in float32.
+    BLOCK_ELEMENTS = 2**24
+
+    def __init__(self, vocabulary_size, num_sampled=None, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
+        self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if num_sampled else None
+
+    def build(self, features_shape):
+        width = features_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.vocabulary_size, width),
+            initializer=keras.initializers.VarianceScaling(mode="fan_out", distribution="uniform"),
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
+
+    def call(self, features):
+        return self._logits(features, self.kernel, self.bias)
+
+    def _logits(self, features, kernel, bias):
+        product = tf.matmul(features, tf.cast(kernel, features.dtype), transpose_b=True)
+        return tf.cast(product, tf.float32) + tf.cast(bias, tf.float32)
+
+    def _target_logits(self, features, targets):
+        rows = tf.gather(tf.convert_to_tensor(self.kernel), targets)
+        product = tf.reduce_sum(tf.cast(features, tf.float32) * tf.cast(rows, tf.float32), axis=-1)
+        return product + tf.cast(tf.gather(tf.convert_to_tensor(self.bias), targets), tf.float32)
+
+    def training_loss(self, features, targets):
+        """The loss to train with, per token: sampled if `num_sampled` is set, else the full negative log-likelihood.
+
+        The sampled loss is the cross-entropy of the target among the candidates, with `log q` subtracted from every
+        logit (q: the probability of being a candidate) and candidates that are the target itself left out.
+
+        Args:
+            features: `[T, D]` float.
+            targets: `[T]` int32 word ids.
+
+        Returns:
+            `[T]` float32, in nats.
+        """
+        if self.num_sampled is None:
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, self(features))
+        uniform = keras.random.uniform([self.num_sampled], seed=self.seed_generator)
+        candidates = sampling.log_uniform_candidates(uniform, self.vocabulary_size)
+        target_logits = self._target_logits(features, targets) - self._log_q(targets)
+        kernel = tf.gather(tf.convert_to_tensor(self.kernel), candidates)
+        bias = tf.gather(tf.convert_to_tensor(self.bias), candidates)
+        logits = self._logits(features, kernel, bias) - self._log_q(candidates)
+        logits = tf.where(targets[:, None] == candidates[None, :], float("-inf"), logits)
+        everything = tf.concat([target_logits[:, None], logits], axis=1)
+        return tf.reduce_logsumexp(everything, axis=1) - target_logits
+
+    def _log_q(self, ids):
+        return sampling.log_inclusion_probability(ids, self.vocabulary_size, self.num_sampled)
+
+    def negative_log_likelihood(self, features, targets):
+        """`-log p(target)` under the full softmax, in blocks of the vocabulary, for evaluation.
+
+        Args:
+            features: `[T, D]` float.
+            targets: `[T]` int32 word ids.
+
+        Returns:
+            `[T]` float32, in nats. Not meant to be differentiated.
+        """
+        num_tokens = tf.shape(features)[0]
+        block = tf.clip_by_value(
+            self.BLOCK_ELEMENTS // tf.maximum(num_tokens, 1), 1, self.vocabulary_size
+        )
+        kernel = tf.convert_to_tensor(self.kernel)
+        bias = tf.convert_to_tensor(self.bias)
+
+        def add_block(start, log_total):
+            logits = self._logits(
+                features, kernel[start : start + block], bias[start : start + block]
+            )
+            block_total = tf.reduce_logsumexp(logits, axis=1)
+            highest = tf.maximum(log_total, block_total)
+            total = tf.exp(log_total - highest) + tf.exp(block_total - highest)
+            return start + block, highest + tf.math.log(total)
+
+        _, log_total = tf.while_loop(
+            lambda start, _: start < self.vocabulary_size,
+            add_block,
+            (0, tf.fill([num_tokens], float("-inf"))),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
+            parallel_iterations=1,
+        )
+        return log_total - self._target_logits(features, targets)
+
+    def compute_output_shape(self, features_shape):
+        return (*features_shape[:-1], self.vocabulary_size)
+
+    def parameter_count(self, input_dim):
+        """Weights of the layer for features of width `input_dim`."""
+        return self.vocabulary_size * (input_dim + 1)
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds of the full softmax for one token."""
+        return self.vocabulary_size * input_dim
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "num_sampled": self.num_sampled,
+            "seed": self.seed,
+        }

@@ -1,0 +1,1 @@
+"""Stateless tensor maths: no layers, no variables."""

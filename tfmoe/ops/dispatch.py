@@ -1,0 +1,96 @@
+"""Send every token to its experts and bring the results back.
+
+Axes: T tokens, E experts, K selected experts per token, A = T * K assignments, D model.
+
+An assignment is one (token, selected expert) pair. They are sorted by expert once (`plan`); then the rows of one
+expert lie side by side, and both directions and both gradients are gathers of rows: no one-hot tensor, no scatter,
+no padding to a capacity. Nothing here depends on how the load is spread over the experts.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Plan(NamedTuple):
+    """Where each assignment lies when the assignments are sorted by expert.
+
+    Attributes:
+        order: `[A]` int32. Assignment (`token * K + slot`) that lies at each sorted position.
+        inverse: `[T, K]` int32. Sorted position of each assignment.
+        counts: `[E]` int32. Rows of each expert. Dropped assignments are counted nowhere: they fill the positions
+            from `sum(counts)` on.
+    """
+
+    order: tf.Tensor
+    inverse: tf.Tensor
+    counts: tf.Tensor
+
+
+def plan(experts, num_experts):
+    """Sorts assignments by expert; within an expert, by token.
+
+    Args:
+        experts: `[T, K]` int32 expert ids in `[0, num_experts)`. The id `num_experts` drops the assignment.
+        num_experts: E, a Python integer.
+
+    Returns:
+        A `Plan`.
+    """
+    flat = tf.reshape(experts, [-1])
+    order = tf.argsort(flat, stable=True)
+    inverse = tf.reshape(tf.math.invert_permutation(order), tf.shape(experts))
+    counts = tf.math.bincount(
+        flat, minlength=num_experts + 1, maxlength=num_experts + 1, dtype=tf.int32
+    )
+    return Plan(order, inverse, counts[:num_experts])
+
+
+def dispatch(x, plan):
+    """Copies each token's row to the places of its assignments, sorted by expert.
+
+    Args:
+        x: `[T, D]` floating point.
+        plan: a `Plan` for the T tokens.
+
+    Returns:
+        `[A, D]`, like `x`. Rows of dropped assignments (at the end) are copied too, and mean nothing.
+    """
+    tokens = plan.order // tf.maximum(tf.shape(plan.inverse)[1], 1)
+
+    @tf.custom_gradient
+    def permute(x):
+        def gradient(dy):
+            return tf.reduce_sum(tf.gather(dy, plan.inverse), axis=1)
+
+        return tf.gather(x, tokens), gradient
+
+    return permute(x)
+
+
+def combine(y, gates, plan):
+    """Weighted sum of each token's expert outputs: `out[t] = sum_k gates[t, k] * y[position of (t, k)]`.
+
+    Args:
+        y: `[A, D]` floating point, sorted by expert, zero where the assignment is dropped.
+        gates: `[T, K]`, the type of `y`.
+        plan: the `Plan` that sorted the rows.
+
+    Returns:
+        `[T, D]`, like `y`.
+    """
+    num_selected = tf.maximum(tf.shape(plan.inverse)[1], 1)
+    tokens = plan.order // num_selected
+
+    @tf.custom_gradient
+    def weighted_sum(y, gates):
+        def gradient(dout):
+            rows = tf.gather(dout, tokens)
+            weights = tf.gather(tf.reshape(gates, [-1]), plan.order)
+            dgates = tf.gather(tf.reduce_sum(rows * y, axis=1), plan.inverse)
+            return rows * weights[:, None], dgates
+
+        out = tf.reduce_sum(tf.gather(y, plan.inverse) * gates[:, :, None], axis=1)
+        return out, gradient
+
+    return weighted_sum(y, gates)

@@ -1,0 +1,67 @@
+"""Which experts a token goes to, and with what probability.
+
+Axes: T tokens, E experts, K selected experts per token.
+"""
+
+import tensorflow as tf
+
+from tfmoe.ops import dispatch
+
+
+def top_k_gates(logits, k):
+    """The k highest logits of each row and the softmax over them (eq 3 and 5: softmax after KeepTopK).
+
+    Args:
+        logits: `[T, E]` floating point.
+        k: experts to keep, a Python integer in 1..E.
+
+    Returns:
+        `experts` `[T, K]` int32, by falling logit, the lower id first among equals, and `gates` `[T, K]`,
+        which sum to 1 over K.
+    """
+    values, experts = tf.math.top_k(logits, k)
+    return experts, tf.nn.softmax(values)
+
+
+def normal_cdf(x):
+    """Φ(x), the cumulative distribution of the standard normal, exact in both tails."""
+    return 0.5 * tf.math.erfc(-x / tf.sqrt(tf.constant(2.0, x.dtype)))
+
+
+def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
+    """P(x, i): the probability that expert i is selected if its own noise is drawn anew (eq 8-9).
+
+    `P(x, i) = Φ((clean_i - kth_excluding(noisy, k, i)) / stddev_i)`, where `kth_excluding` is the k-th highest
+    of the *other* experts' noisy logits. For an expert that is among the top k this is the (k+1)-th highest of
+    all, for any other expert the k-th highest: with only one of the two the estimate is biased.
+
+    Args:
+        clean_logits: `[T, E]`, `x·W_g`.
+        noisy_logits: `[T, E]`, what the selection was made with.
+        noise_stddev: `[T, E]`, positive.
+        k: selected experts per token, 1 <= k < E.
+
+    Returns:
+        `[T, E]` in 0..1, differentiable in all three tensors.
+    """
+    highest = tf.math.top_k(noisy_logits, k + 1).values
+    kth, next_one = highest[:, k - 1 : k], highest[:, k : k + 1]
+    others_kth = tf.where(noisy_logits > next_one, next_one, kth)
+    return normal_cdf((clean_logits - others_kth) / noise_stddev)
+
+
+def drop_over_capacity(experts, num_experts, capacity):
+    """Drops what an expert cannot take: it keeps its first `capacity` tokens, in the order of the batch.
+
+    Args:
+        experts: `[T, K]` int32 expert ids.
+        num_experts: E.
+        capacity: C, rows an expert takes at most, int32 scalar.
+
+    Returns:
+        `[T, K]` int32, with the id E where the assignment is dropped.
+    """
+    plan = dispatch.plan(experts, num_experts)
+    first_row = tf.concat([tf.cumsum(plan.counts, exclusive=True), [0]], axis=0)
+    place = plan.inverse - tf.gather(first_row, experts)
+    return tf.where(place < capacity, experts, num_experts)
