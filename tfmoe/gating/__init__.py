@@ -1,4 +1,5 @@
-"""Gates: which experts a token goes to, and with what weight. One gate per file, all of them in `GATES`."""
+"""Gates: which experts a token goes to, and with what weight. One gate per file, all of them in
+`GATES`."""
 
 import difflib
 
@@ -34,8 +35,9 @@ def get(identifier):
     """The gate that an identifier stands for.
 
     Args:
-        identifier: a `Gate`; a name of `GATES`, for that gate with its defaults; a dictionary of a name and the gate's
-            arguments, `{"name": "noisy_top_k", "k": 2}`; or what `keras.saving.serialize_keras_object` made of one.
+        identifier: a `Gate`; a name of `GATES`, for that gate with its defaults; a dictionary of a
+            name and the gate's arguments, `{"name": "noisy_top_k", "k": 2}`; or what
+            `keras.saving.serialize_keras_object` made of one.
 
     Returns:
         A `Gate`.

@@ -19,7 +19,8 @@ class Selection(NamedTuple):
     Attributes:
         experts: `[T, K]` int32 expert ids, distinct within a row.
         gates: `[T, K]` float, their weights `G(x)_i`.
-        load_probability: `[T, E]` float, P(x, i) of eq 9, or `None` where the load is the plain count.
+        load_probability: `[T, E]` float, P(x, i) of eq 9, or `None` where the load is the plain
+            count.
     """
 
     experts: tf.Tensor
@@ -46,15 +47,15 @@ class Routing(NamedTuple):
 class Gate(keras.layers.Layer):
     """Base class of gates. A subclass implements `select` and `kernel_names`.
 
-    A gate is written down without its number of experts, `NoisyTopK(k=4)`; the mixture that uses it makes its
-    own copy for its number of experts with `for_experts`.
+    A gate is written down without its number of experts, `NoisyTopK(k=4)`; the mixture that uses it
+    makes its own copy for its number of experts with `for_experts`.
 
     Args:
         importance_weight: w_importance of eq 7, at least 0.
         load_weight: w_load of eq 11, at least 0.
         num_experts: E; set by the layer that uses the gate.
-        num_groups: `None`, or G: then this is G gates at once, with kernels `[G, D, E]`, and `select` gets rows
-            sorted by group (the secondary gates of a hierarchical mixture).
+        num_groups: `None`, or G: then this is G gates at once, with kernels `[G, D, E]`, and
+            `select` gets rows sorted by group (the secondary gates of a hierarchical mixture).
 
     Losses: in training, `w_importance · CV(Importance)² + w_load · CV(Load)²` goes to `add_loss`.
     In evaluation nothing is added, so that the loss of `evaluate` is the task's own.
@@ -117,7 +118,8 @@ class Gate(keras.layers.Layer):
         return grouped_matmul(inputs, group_sizes, kernel)
 
     def route(self, inputs, training=False):
-        """Selects experts for a batch and measures how evenly they are used; returns a `Routing`."""
+        """Selects experts for a batch and measures how evenly they are used; returns a
+        `Routing`."""
         experts, gates, probability = self.select(inputs, training=training)
         load = (
             balancing.count(experts, self.num_experts, gates.dtype)

@@ -1,6 +1,8 @@
-"""Two levels of gates (App. B): a primary gate picks groups of experts, a secondary gate picks within each group.
+"""Two levels of gates (App. B): a primary gate picks groups of experts, a secondary gate picks
+within each group.
 
-Axes: T tokens, G groups (first-level branching factor), E experts, D model, K1 and K2 selected at each level.
+Axes: T tokens, G groups (first-level branching factor), E experts, D model, K1 and K2 selected at
+each level.
 """
 
 import keras
@@ -13,23 +15,28 @@ from tfmoe.ops import dispatch as dispatching
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Hierarchical(Gate):
-    """`G(x)_ij = G_primary(x)_i · G_i(x)_j` (eq 12): E experts in G groups, experts `i·E/G … (i+1)·E/G - 1` in group i.
+    """`G(x)_ij = G_primary(x)_i · G_i(x)_j` (eq 12): E experts in G groups, experts `i·E/G …
+    (i+1)·E/G - 1` in group i.
 
-    A secondary gate is only computed for the tokens that its group gets, so that the cost of gating grows with
-    `G + K1·E/G` and not with E. With `Softmax` at both levels this is the dense hierarchical mixture.
+    A secondary gate is only computed for the tokens that its group gets, so that the cost of gating
+    grows with `G + K1·E/G` and not with E. With `Softmax` at both levels this is the dense
+    hierarchical mixture.
 
-    Usually written as `MoE(num_experts=256, groups=16, gate=NoisyTopK(k=2))`: the same gate at both levels.
+    Usually written as `MoE(num_experts=256, groups=16, gate=NoisyTopK(k=2))`: the same gate at both
+    levels.
 
     Args:
         groups: G, a divisor of the number of experts.
         primary: a `Gate` that selects groups.
         secondary: a `Gate` that selects within a group; `None` for the settings of `primary`.
         importance_weight: w_importance for `Importance_H` (eq 13); `None` for that of `primary`.
-        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. Both levels are balanced by these
-            two losses alone: the weights of `primary` and `secondary` themselves add no loss of their own.
+        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. Both levels are
+            balanced by these two losses alone: the weights of `primary` and `secondary` themselves
+            add no loss of their own.
 
     Raises:
-        ValueError: if `groups` does not divide the number of experts, or a gate's k is too large for its level.
+        ValueError: if `groups` does not divide the number of experts, or a gate's k is too large
+            for its level.
     """
 
     def __init__(
@@ -87,7 +94,8 @@ class Hierarchical(Gate):
         secondary = self.secondary.select(
             dispatching.dispatch(inputs, plan), training=training, group_sizes=plan.counts
         )
-        # The secondary selections lie sorted by group; plan.inverse [T, K1] brings them to their tokens.
+        # The secondary selections lie sorted by group; plan.inverse [T, K1] brings them to their
+        # tokens.
         experts = primary.experts[:, :, None] * per_group + tf.gather(
             secondary.experts, plan.inverse
         )

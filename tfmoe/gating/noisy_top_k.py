@@ -13,16 +13,21 @@ from tfmoe.ops.routing import probability_in_top_k, top_k_gates
 class NoisyTopK(Gate):
     """Noisy top-k gating: the paper's gate for language models (eq 3-5).
 
-    `H_i = (x·W_g)_i + N(0, 1)·(softplus((x·W_noise)_i) + noise_floor)`, `G = softmax(KeepTopK(H, k))`.
-    Both matrices start at zero: all experts are equally likely at first (App. A). Noise is drawn in training only.
+    `H_i = (x·W_g)_i + N(0, 1)·(softplus((x·W_noise)_i) + noise_floor)`,
+    `G = softmax(KeepTopK(H, k))`.
+    Both matrices start at zero: all experts are equally likely at first (App. A). Noise is drawn in
+    training only.
 
-    The load is the estimate of eq 8-10 while noise is drawn and k < n; else it is the plain count of examples,
+    The load is the estimate of eq 8-10 while noise is drawn and k < n; else it is the plain count
+    of examples,
     which has no gradient: then only `importance_weight` balances the gate.
 
     Args:
-        k: experts per token, 1 <= k <= num_experts. With k = 1 the gate value is always 1, so that the task does
-            not train the gate, only the load loss does (a warning says so; `Switch` is the gate for k = 1).
-        importance_weight: w_importance of eq 7 (the paper's language models: 0.1, translation: 0.01).
+        k: experts per token, 1 <= k <= num_experts. With k = 1 the gate value is always 1, so that
+            the task does not train the gate, only the load loss does (a warning says so; `Switch`
+            is the gate for k = 1).
+        importance_weight: w_importance of eq 7 (the paper's language models: 0.1, translation:
+            0.01).
         load_weight: w_load of eq 11 (likewise).
         noise: `False` for a deterministic gate, without W_noise.
         noise_floor: a constant added to the learned standard deviation of the noise.
@@ -46,7 +51,8 @@ class NoisyTopK(Gate):
         self.k = positive("k", k)
         if self.num_experts is not None and self.k > self.num_experts:
             raise ValueError(
-                f"k must be at most the number of experts to choose from ({self.num_experts}), got k={k}"
+                f"k must be at most the number of experts to choose from ({self.num_experts}), "
+                f"got k={k}"
             )
         self.noise = bool(noise)
         self.noise_floor = non_negative("noise_floor", noise_floor)
@@ -64,9 +70,10 @@ class NoisyTopK(Gate):
     def build(self, input_shape):
         if self.k == 1 and self.num_experts != 1:
             warnings.warn(
-                "NoisyTopK with k=1: the softmax over one kept logit is always 1, so neither the task nor the "
-                "importance loss trains the gate, only the load loss does. Use k=2 or more, or tfmoe.gating.Switch, "
-                "whose gate value is the probability before the selection.",
+                "NoisyTopK with k=1: the softmax over one kept logit is always 1, so neither the "
+                "task nor the importance loss trains the gate, only the load loss does. Use k=2 or "
+                "more, or tfmoe.gating.Switch, whose gate value is the probability before the "
+                "selection.",
                 stacklevel=2,
             )
         super().build(input_shape)

@@ -10,8 +10,8 @@ from tfmoe.gating.base import Gate, Selection
 class Softmax(Gate):
     """`G_σ(x) = softmax(x·W_g)`: every token goes to every expert (eq 2).
 
-    The classical mixture of experts, at the cost of n experts per token; for small n and for comparison.
-    `W_g` starts at zero, so all experts begin with the weight 1/n.
+    The classical mixture of experts, at the cost of n experts per token; for small n and for
+    comparison. `W_g` starts at zero, so all experts begin with the weight 1/n.
 
     Args:
         importance_weight: w_importance of eq 7.

@@ -11,9 +11,11 @@ from tfmoe.ops import balancing
 class Switch(Gate):
     """`G(x)_i = softmax(x·W_g)_i` for the most probable expert, 0 for the others.
 
-    Paper: not in Shazeer et al. 2017, where k = 1 leaves the gate without a gradient from the task. Here the weight
-    is the probability before the selection, so that it has one. The balancing loss is the Switch Transformer's
-    `balance_weight · n · Σ_i f_i p_i`: f_i the share of tokens sent to expert i, p_i its mean probability.
+    Paper: not in Shazeer et al. 2017, where k = 1 leaves the gate without a gradient from the task.
+    Here the weight
+    is the probability before the selection, so that it has one. The balancing loss is the Switch
+    Transformer's `balance_weight · n · Σ_i f_i p_i`: f_i the share of tokens sent to expert i, p_i
+    its mean probability.
 
     Args:
         balance_weight: α, at least 0 (Fedus et al.: 0.01).

@@ -3,6 +3,8 @@
 Axes: E experts, A rows (assignments), D model, H hidden.
 """
 
+from itertools import pairwise
+
 import keras
 import tensorflow as tf
 
@@ -13,7 +15,8 @@ from tfmoe.ops.expert_matmul import expert_ffn
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Experts(keras.layers.Layer):
-    """E feed-forward networks `D → H → … → H → D`; each row goes through one of them (App. C: ReLU, no biases).
+    """E feed-forward networks `D → H → … → H → D`; each row goes through one of them (App. C: ReLU,
+    no biases).
 
     Args:
         num_experts: E.
@@ -21,12 +24,15 @@ class Experts(keras.layers.Layer):
         depth: number of hidden layers; 1 is the paper's expert.
         activation: of the hidden layers; any Keras activation that acts on each element by itself.
         use_bias: adds a bias to every layer.
-        recompute: does not keep the hidden activations for the backward pass but computes them again (App. D).
-        kernel_initializer: as for one dense layer; each expert is initialised by its own fan-in and fan-out.
+        recompute: does not keep the hidden activations for the backward pass but computes them
+            again (App. D).
+        kernel_initializer: as for one dense layer; each expert is initialised by its own fan-in and
+            fan-out.
 
     Call arguments:
         rows: `[A, D]`, sorted by expert.
-        counts: `[E]` int32, rows of each expert. Rows from `sum(counts)` on belong to none and give 0.
+        counts: `[E]` int32, rows of each expert. Rows from `sum(counts)` on belong to none and give
+            0.
 
     Returns:
         `[A, D]`.
@@ -59,7 +65,7 @@ class Experts(keras.layers.Layer):
     def build(self, rows_shape, counts_shape=None):
         widths = self._widths(rows_shape[-1])
         initializer = per_expert(self.kernel_initializer, self.num_experts)
-        for i, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
             kernel = self.add_weight(
                 name=f"kernel_{i}",
                 shape=(self.num_experts, inputs, outputs),
@@ -94,7 +100,7 @@ class Experts(keras.layers.Layer):
     def ops_per_row(self, input_dim):
         """Multiply-adds of one expert for one row."""
         widths = self._widths(input_dim)
-        return sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+        return sum(a * b for a, b in pairwise(widths))
 
     def get_config(self):
         return {

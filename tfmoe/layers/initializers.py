@@ -6,9 +6,9 @@ import keras
 def per_expert(initializer, num_experts):
     """Makes an initializer treat `[E, d_in, d_out]` as E separate `[d_in, d_out]` matrices.
 
-    Keras takes leading axes for the receptive field of a convolution and would scale a stack of E matrices by
-    1/√E. Initializers that scale by the number of inputs or outputs (Glorot, He, LeCun) are corrected;
-    others do not look at it.
+    Keras takes leading axes for the receptive field of a convolution and would scale a stack of E
+    matrices by 1/√E. Initializers that scale by the number of inputs or outputs (Glorot, He, LeCun)
+    are corrected; others do not look at it.
 
     Args:
         initializer: a Keras initializer or its name.

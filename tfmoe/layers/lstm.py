@@ -1,6 +1,7 @@
 """The LSTM with a projection (Sak et al. 2014), as in the paper's wide LSTM layers.
 
-Axes: B batch, S steps, D input width, U units (width of the memory cell), R width of the recurrent output.
+Axes: B batch, S steps, D input width, U units (width of the memory cell), R width of the recurrent
+output.
 """
 
 import keras
@@ -13,7 +14,8 @@ from tfmoe.gating.base import positive
 class ProjectedLSTMCell(keras.layers.Layer):
     """The recurrent part of an LSTM step; its input holds `x·W + b` for the four gates already.
 
-    `c' = σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c')`, output and recurrent state `r' = h·P`, or h without projection.
+    `c' = σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c')`, output and recurrent state `r' = h·P`, or h
+    without projection.
 
     Args:
         units: U.
@@ -80,8 +82,9 @@ class ProjectedLSTMCell(keras.layers.Layer):
 class ProjectedLSTM(keras.layers.Layer):
     """LSTM layer whose output can be projected to a smaller width, which is then also what recurs.
 
-    The input's part of all steps is one matrix product before the recurrence. Without `projection_units` it computes
-    what `keras.layers.LSTM` does. The forget gate's bias starts at 1.
+    The input's part of all steps is one matrix product before the recurrence. Without
+    `projection_units` it computes what `keras.layers.LSTM` does. The forget gate's bias starts at
+    1.
 
     Args:
         units: U, width of the memory cell.
@@ -97,7 +100,8 @@ class ProjectedLSTM(keras.layers.Layer):
         initial_state: `None` for zeros, or `[r, c]`.
 
     Returns:
-        `[B, S, R]`, or `[B, R]` without `return_sequences`; with `return_state` followed by both states.
+        `[B, S, R]`, or `[B, R]` without `return_sequences`; with `return_state` followed by both
+        states.
     """
 
     def __init__(

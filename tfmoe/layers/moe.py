@@ -15,40 +15,50 @@ from tfmoe.ops.routing import drop_over_capacity
 
 @keras.saving.register_keras_serializable("tfmoe")
 class MoE(keras.layers.Layer):
-    """Sparsely-gated mixture of experts: `y = Σ_i G(x)_i E_i(x)`, only the experts with `G(x)_i > 0` evaluated (eq 1).
+    """Sparsely-gated mixture of experts: `y = Σ_i G(x)_i E_i(x)`, only the experts with `G(x)_i >
+    0` evaluated (eq 1).
 
     Args:
         num_experts: n.
         hidden_units: width of an expert's hidden layers.
-        gate: a `tfmoe.gating.Gate`, the name of one (`"noisy_top_k"`), or a dictionary of its name and arguments. The
-            layer makes its own copy: one gate object can be given to several layers and shares nothing between them.
-        groups: `None` for a flat mixture, or the first-level branching factor of a hierarchical one (App. B): then
-            `gate` is used at both levels, to pick groups and to pick experts within a group, with k at each.
+        gate: a `tfmoe.gating.Gate`, the name of one (`"noisy_top_k"`), or a dictionary of its name
+            and arguments. The layer makes its own copy: one gate object can be given to several
+            layers and shares nothing between them.
+        groups: `None` for a flat mixture, or the first-level branching factor of a hierarchical one
+            (App. B): then `gate` is used at both levels, to pick groups and to pick experts within
+            a group, with k at each.
         depth: hidden layers of an expert.
         activation: of an expert's hidden layers.
         use_bias: whether experts have biases (the paper's have none).
-        recompute: whether hidden activations are computed again in the backward pass instead of kept (App. D).
-        capacity_factor: `None` drops nothing. Otherwise an expert takes at most `ceil(capacity_factor · A / n)` tokens
-            of a batch and the rest, later in the batch, go without it.
+        recompute: whether hidden activations are computed again in the backward pass instead of
+            kept (App. D).
+        capacity_factor: `None` drops nothing. Otherwise an expert takes at most
+            `ceil(capacity_factor · A / n)` tokens of a batch and the rest, later in the batch, go
+            without it.
         kernel_initializer: for each expert, as for one dense layer.
 
     Call arguments:
-        inputs: `[..., D]` float. All leading axes are tokens (the layer is applied convolutionally, to all at once).
-        mask: `[...]` bool, `False` for padding: such positions are not routed, count in no loss or metric, and give 0.
+        inputs: `[..., D]` float. All leading axes are tokens (the layer is applied convolutionally,
+            to all at once).
+        mask: `[...]` bool, `False` for padding: such positions are not routed, count in no loss or
+            metric, and give 0.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
 
     Returns:
         `[..., D]` in the layer's compute type.
 
-    Metrics, averaged over the batches of an epoch, prefixed by the layer's name: `cv_importance` and `cv_load`
-    (coefficients of variation), `max_over_mean_load`, `unused_experts` (fraction that received no token in a batch)
-    and `dropped` (fraction of assignments over capacity). Load here is the count of tokens received.
+    Metrics, averaged over the batches of an epoch, prefixed by the layer's name: `cv_importance`
+    and `cv_load` (coefficients of variation), `max_over_mean_load`, `unused_experts` (fraction that
+    received no token in a batch) and `dropped` (fraction of assignments over capacity). Load here
+    is the count of tokens received.
 
     Raises:
-        ValueError: for arguments out of range; each message names the argument, its value and what would be right.
+        ValueError: for arguments out of range; each message names the argument, its value and what
+            would be right.
 
     Example:
-        >>> layer = MoE(num_experts=32, hidden_units=1024, gate=NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1))
+        >>> gate = NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1)
+        >>> layer = MoE(num_experts=32, hidden_units=1024, gate=gate)
         >>> hierarchical = MoE(num_experts=256, hidden_units=1024, groups=16, gate=NoisyTopK(k=2))
     """
 
@@ -102,7 +112,8 @@ class MoE(keras.layers.Layer):
         input_dim = input_shape[-1]
         if input_dim is None:
             raise ValueError(
-                f"inputs of {self.name} must have a known last dimension, got shape {tuple(input_shape)}"
+                f"inputs of {self.name} must have a known last dimension, got shape "
+                f"{tuple(input_shape)}"
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
         self.gate.build((None, input_dim))

@@ -9,7 +9,8 @@ class Residual(keras.layers.Layer):
 
     Args:
         layer: a Keras layer whose output has the shape of its input.
-        activation: of the layer's output, before dropout; the paper passes a mixture's output through a sigmoid.
+        activation: of the layer's output, before dropout; the paper passes a mixture's output
+            through a sigmoid.
         dropout: probability of dropping an element of the layer's output, 0 <= dropout < 1.
         seed: integer, for reproducible dropout.
 
@@ -36,8 +37,9 @@ class Residual(keras.layers.Layer):
         output_shape = self.layer.compute_output_shape(tuple(input_shape))
         if output_shape[-1] != input_shape[-1]:
             raise ValueError(
-                f"a residual connection needs a layer that keeps the width: {self.layer.name} makes "
-                f"{output_shape[-1]} of {input_shape[-1]} (an LSTM of another width needs "
+                "a residual connection needs a layer that keeps the width: "
+                f"{self.layer.name} makes {output_shape[-1]} of {input_shape[-1]} "
+                "(an LSTM of another width needs "
                 f"projection_units={input_shape[-1]})"
             )
         self.layer.build(input_shape)

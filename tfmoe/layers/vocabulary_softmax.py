@@ -16,8 +16,8 @@ class VocabularySoftmax(keras.layers.Layer):
 
     Args:
         vocabulary_size: V. Word ids are sorted by falling frequency.
-        num_sampled: draws from the log-uniform distribution for each batch of a training step, or `None` to train with
-            the full softmax (Jozefowicz et al. 2016: 8192 for V = 793,471).
+        num_sampled: draws from the log-uniform distribution for each batch of a training step, or
+            `None` to train with the full softmax (Jozefowicz et al. 2016: 8192 for V = 793,471).
         seed: integer, for reproducible draws.
 
     Call arguments:
@@ -59,10 +59,12 @@ class VocabularySoftmax(keras.layers.Layer):
         return product + tf.cast(tf.gather(tf.convert_to_tensor(self.bias), targets), tf.float32)
 
     def training_loss(self, features, targets):
-        """The loss to train with, per token: sampled if `num_sampled` is set, else the full negative log-likelihood.
+        """The loss to train with, per token: sampled if `num_sampled` is set, else the full
+        negative log-likelihood.
 
-        The sampled loss is the cross-entropy of the target among the candidates, with `log q` subtracted from every
-        logit (q: the probability of being a candidate) and candidates that are the target itself left out.
+        The sampled loss is the cross-entropy of the target among the candidates, with `log q`
+        subtracted from every logit (q: the probability of being a candidate) and candidates that
+        are the target itself left out.
 
         Args:
             features: `[T, D]` float.

@@ -24,19 +24,20 @@ class LanguageModel(keras.Model):
         d_model: width of the embedding and of every block's output.
         blocks: list of `Residual` layers, in order.
         dropout: on the embedding's output; blocks bring their own.
-        num_sampled: draws for the sampled softmax in training, `None` for the full one. Evaluation always uses the
-            full softmax.
+        num_sampled: draws for the sampled softmax in training, `None` for the full one. Evaluation
+            always uses the full softmax.
         seed: integer, for reproducible dropout and draws.
 
     Call arguments:
-        tokens: `[B, S]` int32, `<S> w₁ … wₙ`, padded at the end with 0 (the id of `</S>`, which is never an input).
+        tokens: `[B, S]` int32, `<S> w₁ … wₙ`, padded at the end with 0 (the id of `</S>`, which is
+            never an input).
 
     Returns:
         `[B, S, D]` features; `word_logits` turns them into logits over the vocabulary.
 
-    Trained on batches `(tokens, targets)`, targets `[B, S]` int32 `w₁ … wₙ </S>`: the loss is the mean over real
-    positions plus the balancing losses of the blocks. `compile` needs an optimizer and no loss. `evaluate` gives
-    `perplexity` per word, the end of the sentence counted.
+    Trained on batches `(tokens, targets)`, targets `[B, S]` int32 `w₁ … wₙ </S>`: the loss is the
+    mean over real positions plus the balancing losses of the blocks. `compile` needs an optimizer
+    and no loss. `evaluate` gives `perplexity` per word, the end of the sentence counted.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class LanguageModel(keras.Model):
         mask = tf.not_equal(tokens, PADDING)
         features = self.dropout(self.embedding(tokens), training=training)
         for block in self.blocks:
-            # Padding follows the sentence, so that it cannot reach a real step through a recurrence.
+            # Padding follows the sentence, so that it cannot reach a real step through a
+            # recurrence.
             needs_mask = not isinstance(block.layer, ProjectedLSTM)
             features = block(features, mask=mask if needs_mask else None, training=training)
         return features
@@ -119,13 +121,15 @@ class LanguageModel(keras.Model):
         return logs
 
     def parameter_counts(self):
-        """Weights by part: `{"embedding": …, "<block>": …, "softmax": …}`, without building anything."""
+        """Weights by part: `{"embedding": …, "<block>": …, "softmax": …}`, without building
+        anything."""
         counts = {"embedding": self.vocabulary_size * self.d_model}
         counts |= {block.layer.name: block.parameter_count(self.d_model) for block in self.blocks}
         return {**counts, "softmax": self.softmax.parameter_count(self.d_model)}
 
     def ops_per_timestep(self):
-        """Multiply-adds for one token by block; the paper's count leaves embedding and softmax out."""
+        """Multiply-adds for one token by block; the paper's count leaves embedding and softmax
+        out."""
         return {block.layer.name: block.ops_per_timestep(self.d_model) for block in self.blocks}
 
     def get_config(self):
@@ -146,7 +150,8 @@ class LanguageModel(keras.Model):
 
 
 def residual_blocks(layers, dropout=0.0, seed=None):
-    """Puts the paper's dropout and residual connection around layers; a mixture's output goes through a sigmoid first.
+    """Puts the paper's dropout and residual connection around layers; a mixture's output goes
+    through a sigmoid first.
 
     Args:
         layers: list of `ProjectedLSTM`, `MoE` or `FeedForward`.

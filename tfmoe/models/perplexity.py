@@ -8,7 +8,8 @@ import tensorflow as tf
 class Perplexity(keras.metrics.Metric):
     """`exp(Σ -log p(word) / number of words)`, over all words of an evaluation, each counted once.
 
-    Kept in float64: the sum over millions of words of float32 would lose the digits that are reported.
+    Kept in float64: the sum over millions of words of float32 would lose the digits that are
+    reported.
     """
 
     def __init__(self, name="perplexity", **kwargs):

@@ -10,7 +10,8 @@ def cv_squared(x):
     """The squared coefficient of variation: population variance over squared mean (eq 7 and 11).
 
     Args:
-        x: `[...]` non-negative floating point, all components together, such as an importance vector.
+        x: `[...]` non-negative floating point, all components together, such as an importance
+            vector.
 
     Returns:
         A scalar; 0 where the mean is 0 (no example was routed) and for a single component.

@@ -9,15 +9,16 @@ from tfmoe.ops import dispatch
 
 
 def top_k_gates(logits, k):
-    """The k highest logits of each row and the softmax over them (eq 3 and 5: softmax after KeepTopK).
+    """The k highest logits of each row and the softmax over them (eq 3 and 5: softmax after
+    KeepTopK).
 
     Args:
         logits: `[T, E]` floating point.
         k: experts to keep, a Python integer in 1..E.
 
     Returns:
-        `experts` `[T, K]` int32, by falling logit, the lower id first among equals, and `gates` `[T, K]`,
-        which sum to 1 over K.
+        `experts` `[T, K]` int32, by falling logit, the lower id first among equals, and `gates`
+        `[T, K]`, which sum to 1 over K.
     """
     values, experts = tf.math.top_k(logits, k)
     return experts, tf.nn.softmax(values)
@@ -31,9 +32,10 @@ def normal_cdf(x):
 def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
     """P(x, i): the probability that expert i is selected if its own noise is drawn anew (eq 8-9).
 
-    `P(x, i) = Φ((clean_i - kth_excluding(noisy, k, i)) / stddev_i)`, where `kth_excluding` is the k-th highest
-    of the *other* experts' noisy logits. For an expert that is among the top k this is the (k+1)-th highest of
-    all, for any other expert the k-th highest: with only one of the two the estimate is biased.
+    `P(x, i) = Φ((clean_i - kth_excluding(noisy, k, i)) / stddev_i)`, where `kth_excluding` is the
+    k-th highest of the *other* experts' noisy logits. For an expert that is among the top k this is
+    the (k+1)-th highest of all, for any other expert the k-th highest: with only one of the two the
+    estimate is biased.
 
     Args:
         clean_logits: `[T, E]`, `x·W_g`.
@@ -51,7 +53,8 @@ def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
 
 
 def drop_over_capacity(experts, num_experts, capacity):
-    """Drops what an expert cannot take: it keeps its first `capacity` tokens, in the order of the batch.
+    """Drops what an expert cannot take: it keeps its first `capacity` tokens, in the order of the
+    batch.
 
     Args:
         experts: `[T, K]` int32 expert ids.

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 
 def log_uniform_probability(ids, vocabulary_size):
-    """`P(id) = log((id + 2) / (id + 1)) / log(V + 1)`: Zipf's law for ids that are sorted by falling frequency.
+    """`P(id) = log((id + 2) / (id + 1)) / log(V + 1)`: Zipf's law for ids that are sorted by
+    falling frequency.
 
     Args:
         ids: `[...]` integer, in `[0, V)`.

@@ -6,7 +6,8 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("tfmoe")
 class WarmupInverseSqrt(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly, stays, then falls as 1/√step (App. C: no plateau, 1000 steps of warm-up; App. E: 2000, 8000).
+    """Rises linearly, stays, then falls as 1/√step (App. C: no plateau, 1000 steps of warm-up; App.
+    E: 2000, 8000).
 
     Args:
         peak: the highest learning rate.
