@@ -1,0 +1,41 @@
+"""From text to batches: files, vocabularies, tokenisation, corpora. Knows nothing of models."""
+
+from data_pipelines.batching import (
+    batches_per_pass,
+    bucket_boundaries,
+    language_model_batches,
+    sentence_lengths,
+)
+from data_pipelines.embedded_text import available_words, write_embedded_text
+from data_pipelines.grammars import Grammars, write_grammars
+from data_pipelines.lm1b import check_test_counts, lm1b_splits, lm1b_vocabulary
+from data_pipelines.splits import Splits
+from data_pipelines.text import Survey, TextError, find_files, read_lines, survey, text_splits
+from data_pipelines.tokenization import tokenize
+from data_pipelines.vocabulary import END, START, UNKNOWN, Vocabulary
+
+__all__ = [
+    "END",
+    "START",
+    "UNKNOWN",
+    "Grammars",
+    "Splits",
+    "Survey",
+    "TextError",
+    "Vocabulary",
+    "available_words",
+    "batches_per_pass",
+    "bucket_boundaries",
+    "check_test_counts",
+    "find_files",
+    "language_model_batches",
+    "lm1b_splits",
+    "lm1b_vocabulary",
+    "read_lines",
+    "sentence_lengths",
+    "survey",
+    "text_splits",
+    "tokenize",
+    "write_embedded_text",
+    "write_grammars",
+]

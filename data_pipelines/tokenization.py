@@ -1,0 +1,39 @@
+"""From running text to words."""
+
+import re
+import sys
+import unicodedata
+
+LONGEST_NUMBER = 4  # digits: years stay, identifiers and constants become one word
+LONG_NUMBER = "0"
+
+_MARKS = "".join(
+    character
+    for character in map(chr, range(sys.maxunicode))
+    if unicodedata.category(character)[0] == "M"
+)
+# Scripts written without spaces: kana, Han and Thai characters are words of their own.
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
+_TOKEN = re.compile(
+    rf"\d+|[{_UNSPACED}]|(?:(?![\d_{_UNSPACED}])[\w{_MARKS}])+(?:['’](?:(?![\d_])[\w{_MARKS}])+)?|[^\w\s{_MARKS}]"
+)
+
+
+def tokenize(text):
+    """Splits text into lower-case words, numbers and punctuation marks.
+
+    Words are runs of letters, with at most one apostrophe inside; underscores separate words and
+    disappear; numbers of more than four digits become `0`; Han, kana and Thai characters are one
+    word each.
+
+    Args:
+        text: string.
+
+    Returns:
+        List of strings without white space.
+    """
+    tokens = _TOKEN.findall(unicodedata.normalize("NFC", text).lower().replace("’", "'"))
+    return [
+        LONG_NUMBER if token.isdigit() and len(token) > LONGEST_NUMBER else token
+        for token in tokens
+    ]

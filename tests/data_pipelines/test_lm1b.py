@@ -1,0 +1,61 @@
+import collections
+
+import pytest
+
+from data_pipelines import Survey, TextError, Vocabulary, check_test_counts, lm1b_splits
+from data_pipelines.lm1b import HELD_OUT, TRAINING, lm1b_vocabulary
+
+
+def layout(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("a sentence .\n")
+
+
+def test_layout(tmp_path):
+    train = [f"{TRAINING}/news.en-{i:05}-of-00100" for i in (2, 1)]
+    held_out = [f"{HELD_OUT}/news.en.heldout-{i:05}-of-00050" for i in range(3)]
+    layout(tmp_path, train + held_out)
+    splits = lm1b_splits(tmp_path)
+    assert splits.train == [str(tmp_path / name) for name in sorted(train)]
+    assert splits.valid == [str(tmp_path / held_out[1])]
+    assert splits.test == [str(tmp_path / held_out[0])]
+
+
+@pytest.mark.parametrize(
+    "names, missing",
+    [
+        ([], f"{TRAINING}/news.en-"),
+        ([f"{TRAINING}/news.en-00001-of-00100"], f"{HELD_OUT}/news.en.heldout-00001-of-00050"),
+        (
+            [
+                f"{TRAINING}/news.en-00001-of-00100",
+                f"{HELD_OUT}/news.en.heldout-00001-of-00050",
+            ],
+            f"{HELD_OUT}/news.en.heldout-00000-of-00050",
+        ),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path, names, missing):
+    layout(tmp_path, names)
+    with pytest.raises(TextError, match=f"{missing}.*: no such file. .* root must hold {TRAINING}"):
+        lm1b_splits(tmp_path)
+
+
+def counted(sentences, tokens):
+    return Survey(sentences, tokens, collections.Counter(), collections.Counter())
+
+
+def test_published_counts():
+    assert check_test_counts(counted(6075, 153_583)) is True
+    assert check_test_counts(counted(6074, 153_583)) is False
+    with pytest.raises(TextError, match=r"has 153,583 words in 6,075 sentences; .* 153,584 words"):
+        check_test_counts(counted(6075, 153_584))
+
+
+def test_vocabulary(tmp_path):
+    counts = collections.Counter({"a": 2, "b": 3})
+    assert lm1b_vocabulary(counts).decode(range(5))[3:] == ["b", "a"]
+    path = tmp_path / "published.txt"
+    Vocabulary(["</S>", "<S>", "<UNK>", "the"]).save(path)
+    assert lm1b_vocabulary(counts, path).word(3) == "the"

@@ -1,0 +1,39 @@
+import itertools
+
+from data_pipelines.python_text import python_sentences, source_sentences
+
+SOURCE = '''
+"""A docstring."""
+
+LIMIT = 1234  # a comment
+
+
+def firstItem(items, default_value=None):
+    """Another one."""
+    if not items["key"]:
+        raise ValueError("nothing in it")
+    return items[0]
+'''
+
+
+def test_source_sentences():
+    found = [" ".join(words) for words in source_sentences(SOURCE)]
+    assert found == [
+        "def first item ( items , default _ value = None ) : ; if not items [ ' key ' ] : ;"
+        ' raise value error ( "" ) ; return items [ 0 ] ;'
+    ]  # LIMIT = 0 alone is too short
+
+
+def test_long_lines_and_errors():
+    table = "x = [" + "1, " * 100 + "]\n"
+    good = "a = f(b, c) + g(d)\n"
+    words = [*"a=f(b,c)+g(d);"]
+    assert list(source_sentences(table + good)) == [words]
+    assert list(source_sentences(good + good + "def (")) == [words * 2]
+    assert all(len(words) <= 50 for words in source_sentences(good * 20))
+
+
+def test_sentences_of_this_installation():
+    found = [" ".join(words) for words in itertools.islice(python_sentences([]), 1000)]
+    assert len(set(found)) == 1000
+    assert any("import" in words for words in found)
