@@ -2,6 +2,7 @@
 `GATES`."""
 
 import difflib
+import inspect
 
 import keras
 
@@ -54,10 +55,14 @@ def get(identifier):
         raise ValueError(f"gate must describe a Gate, got {identifier!r}")
     arguments = dict(identifier) if isinstance(identifier, dict) else {"name": identifier}
     name = arguments.pop("name", None)
-    if name not in GATES:
+    if not isinstance(name, str) or name not in GATES:
         near = difflib.get_close_matches(str(name), GATES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"gate must be a Gate or one of {', '.join(map(repr, GATES))}, got {identifier!r}{hint}"
         )
+    try:
+        inspect.signature(GATES[name]).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"gate {name!r}: {error}, got {identifier!r}") from error
     return GATES[name](**arguments)

@@ -3,6 +3,7 @@
 Axes: T tokens, E experts, K selected experts per token, D model, G groups.
 """
 
+import math
 import numbers
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ class Gate(keras.layers.Layer):
         self, importance_weight=0.0, load_weight=0.0, num_experts=None, num_groups=None, **kwargs
     ):
         super().__init__(**kwargs)
+        self.supports_jit = False  # XLA cannot count the rows of an expert
         self.importance_weight = non_negative("importance_weight", importance_weight)
         self.load_weight = non_negative("load_weight", load_weight)
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
@@ -96,7 +98,8 @@ class Gate(keras.layers.Layer):
 
     def for_experts(self, num_experts, **changes):
         """A new, unbuilt gate of the same settings for `num_experts` experts."""
-        return type(self).from_config({**self.get_config(), "num_experts": num_experts, **changes})
+        # Not `from_config`: Keras turns the ValueErrors that it meets into TypeErrors.
+        return type(self)(**{**self.get_config(), "num_experts": num_experts, **changes})
 
     def build(self, input_shape):
         if self.num_experts is None:
@@ -148,6 +151,11 @@ class Gate(keras.layers.Layer):
         """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""
         return len(self.kernel_names) * input_dim * self.num_experts
 
+    def get_build_config(self):
+        """Nothing: a gate read from a configuration is a description until a mixture builds its own
+        copy, and must not allocate its kernels."""
+        return None
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -166,7 +174,21 @@ def positive(name, value):
 
 
 def non_negative(name, value):
-    """`value` if it is a number of at least 0; a ValueError that names the argument otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    """`value` if it is a finite number of at least 0; a ValueError that names the argument
+    otherwise."""
+    if not is_finite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
     return float(value)
+
+
+def above_zero(name, value):
+    """`value` if it is a finite number above 0; a ValueError that names the argument otherwise."""
+    if not is_finite(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def is_finite(value):
+    """Whether a value is a real number, neither infinite nor NaN."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

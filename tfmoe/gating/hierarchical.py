@@ -27,8 +27,8 @@ class Hierarchical(Gate):
 
     Args:
         groups: G, a divisor of the number of experts.
-        primary: a `Gate` that selects groups.
-        secondary: a `Gate` that selects within a group; `None` for the settings of `primary`.
+        primary: the gate that selects groups: a `Gate`, or a name or dictionary as `MoE` takes it.
+        secondary: the gate that selects within a group; `None` for the settings of `primary`.
         importance_weight: w_importance for `Importance_H` (eq 13); `None` for that of `primary`.
         load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. Both levels are
             balanced by these two losses alone: the weights of `primary` and `secondary` themselves
@@ -150,9 +150,10 @@ class Hierarchical(Gate):
 
 
 def flat_gate(name, gate):
-    """The `Gate` that an argument of `Hierarchical` is, or was serialized from."""
-    if isinstance(gate, dict):
-        gate = keras.saving.deserialize_keras_object(gate)
-    if not isinstance(gate, Gate) or isinstance(gate, Hierarchical):
+    """The flat `Gate` that an argument of `Hierarchical` stands for."""
+    from tfmoe import gating  # imports this module for its list of gates
+
+    gate = gating.get(gate)
+    if isinstance(gate, Hierarchical):
         raise ValueError(f"{name} must be a flat Gate such as NoisyTopK(k=2), got {gate!r}")
     return gate

@@ -31,7 +31,7 @@ class NoisyTopK(Gate):
         load_weight: w_load of eq 11 (likewise).
         noise: `False` for a deterministic gate, without W_noise.
         noise_floor: a constant added to the learned standard deviation of the noise.
-        seed: integer, for reproducible noise.
+        seed: integer, for reproducible noise (not the same noise at both levels of a hierarchy).
 
     Raises:
         ValueError: if an argument is out of its range, or k > num_experts.
@@ -51,13 +51,15 @@ class NoisyTopK(Gate):
         self.k = positive("k", k)
         if self.num_experts is not None and self.k > self.num_experts:
             raise ValueError(
-                f"k must be at most the number of experts to choose from ({self.num_experts}), "
-                f"got k={k}"
+                f"k must be at most {self.num_experts}, the number of experts (of groups, at the "
+                f"first level of a hierarchical mixture) to choose from, got k={k}"
             )
         self.noise = bool(noise)
         self.noise_floor = non_negative("noise_floor", noise_floor)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if noise else None
+        is_second_level = seed is not None and self.num_groups is not None
+        draw_seed = seed + 1 if is_second_level else seed
+        self.seed_generator = keras.random.SeedGenerator(draw_seed) if noise else None
 
     @property
     def kernel_names(self):

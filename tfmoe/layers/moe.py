@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.gating.base import positive
+from tfmoe.gating.base import above_zero, positive
 from tfmoe.layers.experts import Experts
 from tfmoe.ops import balancing, dispatch
 from tfmoe.ops.routing import drop_over_capacity
@@ -40,8 +40,8 @@ class MoE(keras.layers.Layer):
     Call arguments:
         inputs: `[..., D]` float. All leading axes are tokens (the layer is applied convolutionally,
             to all at once).
-        mask: `[...]` bool, `False` for padding: such positions are not routed, count in no loss or
-            metric, and give 0.
+        mask: `[...]` bool (or its first axes only), `False` for padding: such positions are not
+            routed, count in no loss or metric, and give 0.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
 
     Returns:
@@ -81,6 +81,7 @@ class MoE(keras.layers.Layer):
     ):
         super().__init__(name=name or automatic_name(), **kwargs)
         self.supports_masking = True
+        self.supports_jit = False  # XLA needs to know how many rows an expert gets
         self.num_experts = positive("num_experts", num_experts)
         self.groups = groups
         gate = gating.get(gate)
@@ -99,11 +100,9 @@ class MoE(keras.layers.Layer):
             name="experts",
             dtype=self.dtype_policy,
         )
-        if capacity_factor is not None and not capacity_factor > 0:
-            raise ValueError(
-                f"capacity_factor must be None (drop nothing) or above 0, got {capacity_factor!r}"
-            )
-        self.capacity_factor = capacity_factor
+        self.capacity_factor = (
+            None if capacity_factor is None else above_zero("capacity_factor", capacity_factor)
+        )
         self.use_trackers = {
             name: keras.metrics.Mean(name=f"{self.name}_{name}") for name in self.METRICS
         }
@@ -124,7 +123,7 @@ class MoE(keras.layers.Layer):
         tokens = tf.reshape(inputs, [-1, input_dim])
         if mask is not None:
             num_positions = tf.shape(tokens)[0]
-            kept = tf.where(tf.reshape(mask, [-1]))
+            kept = tf.where(flat_mask(mask, inputs))
             tokens = tf.gather_nd(tokens, kept)
         outputs = self._mix(tokens, training)
         if mask is not None:
@@ -196,6 +195,14 @@ EXPERT_ARGUMENTS = (
     "recompute",
     "kernel_initializer",
 )
+
+
+def flat_mask(mask, inputs):
+    """`[T]` bool from a mask of all axes of `inputs` but the last, or of the first of them."""
+    mask = tf.cast(mask, tf.bool)
+    missing = inputs.shape.rank - 1 - mask.shape.rank
+    mask = tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([missing], tf.int32)], axis=0))
+    return tf.reshape(tf.broadcast_to(mask, tf.shape(inputs)[:-1]), [-1])
 
 
 def automatic_name():

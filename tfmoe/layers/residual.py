@@ -1,5 +1,7 @@
 """What the paper puts around every layer: activation, dropout, residual connection (App. C)."""
 
+import inspect
+
 import keras
 
 
@@ -19,7 +21,7 @@ class Residual(keras.layers.Layer):
         mask: `[...]` bool, given to `layer` where it takes one.
 
     Raises:
-        ValueError: in `build`, if the layer changes the last dimension.
+        ValueError: in `build`, if the layer changes the shape.
     """
 
     def __init__(self, layer, activation=None, dropout=0.0, seed=None, **kwargs):
@@ -32,20 +34,22 @@ class Residual(keras.layers.Layer):
             dropout, seed=seed, name="dropout", dtype=self.dtype_policy
         )
         self.seed = seed
+        self._takes_mask = "mask" in inspect.signature(layer.call).parameters
 
     def build(self, input_shape):
         output_shape = self.layer.compute_output_shape(tuple(input_shape))
-        if output_shape[-1] != input_shape[-1]:
+        if tuple(output_shape) != tuple(input_shape):
             raise ValueError(
-                "a residual connection needs a layer that keeps the width: "
-                f"{self.layer.name} makes {output_shape[-1]} of {input_shape[-1]} "
-                "(an LSTM of another width needs "
-                f"projection_units={input_shape[-1]})"
+                "a residual connection needs a layer that keeps the shape: "
+                f"{self.layer.name} makes {output_shape} of {tuple(input_shape)} "
+                "(an LSTM needs return_sequences=True, and "
+                f"projection_units={input_shape[-1]} if it has another width)"
             )
-        self.layer.build(input_shape)
+        if not self.layer.built:  # it is, where it was read from a saved model
+            self.layer.build(input_shape)
 
     def call(self, inputs, mask=None, training=False):
-        kwargs = {} if mask is None else {"mask": mask}
+        kwargs = {"mask": mask} if self._takes_mask else {}
         outputs = self.activation(self.layer(inputs, training=training, **kwargs))
         return inputs + self.dropout(outputs, training=training)
 

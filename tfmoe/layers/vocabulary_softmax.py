@@ -36,6 +36,7 @@ class VocabularySoftmax(keras.layers.Layer):
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed) if num_sampled else None
+        self.supports_jit = False  # the number of distinct candidates is not known beforehand
 
     def build(self, features_shape):
         width = features_shape[-1]
@@ -98,6 +99,7 @@ class VocabularySoftmax(keras.layers.Layer):
         Returns:
             `[T]` float32, in nats. Not meant to be differentiated.
         """
+        features = tf.cast(features, tf.float32)  # bfloat16 logits would blur the perplexity
         num_tokens = tf.shape(features)[0]
         block = tf.clip_by_value(
             self.BLOCK_ELEMENTS // tf.maximum(num_tokens, 1), 1, self.vocabulary_size
@@ -125,6 +127,9 @@ class VocabularySoftmax(keras.layers.Layer):
 
     def compute_output_shape(self, features_shape):
         return (*features_shape[:-1], self.vocabulary_size)
+
+    def compute_output_spec(self, features):
+        return keras.KerasTensor(self.compute_output_shape(features.shape), "float32")
 
     def parameter_count(self, input_dim):
         """Weights of the layer for features of width `input_dim`."""

@@ -37,7 +37,8 @@ class LanguageModel(keras.Model):
 
     Trained on batches `(tokens, targets)`, targets `[B, S]` int32 `w₁ … wₙ </S>`: the loss is the
     mean over real positions plus the balancing losses of the blocks. `compile` needs an optimizer
-    and no loss. `evaluate` gives `perplexity` per word, the end of the sentence counted.
+    and no loss. `evaluate` gives `perplexity` per word, the end of the sentence counted. `words` is
+    the number of real positions of an epoch or an evaluation.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class LanguageModel(keras.Model):
             vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
         )
         self.perplexity = Perplexity()
+        self.words = keras.metrics.Sum(name="words", dtype="float64")
 
     def build(self, tokens_shape):
         features_shape = (*tokens_shape, self.d_model)
         self.embedding.build(tokens_shape)
         for block in self.blocks:
-            block.build(features_shape)
+            if not block.built:  # it is, where it was read from a saved model
+                block.build(features_shape)
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):
@@ -113,7 +116,9 @@ class LanguageModel(keras.Model):
             values = self.softmax.negative_log_likelihood(features, targets)
             self.perplexity.update_state(values)
         words = tf.cast(tf.size(values), values.dtype)
-        return tf.math.divide_no_nan(tf.reduce_sum(values), words) + sum(self.losses)
+        self.words.update_state(words)
+        balancing = [tf.cast(loss, values.dtype) for loss in self.losses]
+        return tf.math.divide_no_nan(tf.reduce_sum(values), words) + sum(balancing)
 
     def train_step(self, data):
         logs = super().train_step(data)

@@ -40,7 +40,7 @@ def count(experts, num_experts, dtype=tf.float32):
     """The hard load: how many examples each expert receives. No gradient.
 
     Args:
-        experts: `[...]` int32 expert ids; ids outside `[0, E)` count nowhere.
+        experts: `[...]` int32 expert ids, not negative; ids from E on count nowhere.
         num_experts: E.
         dtype: of the result.
 

@@ -40,7 +40,8 @@ def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
     Args:
         clean_logits: `[T, E]`, `x·W_g`.
         noisy_logits: `[T, E]`, what the selection was made with.
-        noise_stddev: `[T, E]`, positive.
+        noise_stddev: `[T, E]`, not negative. A learned one can shrink to 0: below 1e-6 it counts as
+            1e-6, where P is 0 or 1 but for ties and every gradient stays finite.
         k: selected experts per token, 1 <= k < E.
 
     Returns:
@@ -49,7 +50,7 @@ def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
     highest = tf.math.top_k(noisy_logits, k + 1).values
     kth, next_one = highest[:, k - 1 : k], highest[:, k : k + 1]
     others_kth = tf.where(noisy_logits > next_one, next_one, kth)
-    return normal_cdf((clean_logits - others_kth) / noise_stddev)
+    return normal_cdf((clean_logits - others_kth) / tf.maximum(noise_stddev, 1e-6))
 
 
 def drop_over_capacity(experts, num_experts, capacity):

@@ -1,0 +1,5 @@
+"""`python -m tfmoe`."""
+
+from tfmoe.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The command line, one file per subcommand.
+
+Files of this package import TensorFlow, and what needs it, inside their commands: `--help` answers
+at once.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from tfmoe import __version__
+from tfmoe.cli import configs, describe, evaluate, prepare, train
+from tfmoe.config.problems import ConfigError
+
+app = typer.Typer(
+    name="tfmoe",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(configs.configs)
+app.command()(describe.describe)
+app.command()(prepare.prepare)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+
+
+def _version(wanted: bool):
+    if wanted:
+        print(f"tfmoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tfmoe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+):
+    """Sparsely-gated mixtures of experts: language models from text to perplexity.
+
+    \b
+    A first look:
+      tfmoe configs                              what there is to train
+      tfmoe describe demo/language_model         what a model costs
+      tfmoe COMMAND --help                       options, with examples
+
+    CONFIG is a YAML file or the name of a shipped config. Any key of it can be changed on the
+    command line: --set model.d_model=128 --set "model.blocks[1].num_experts=64".
+
+    Mistakes are reported on standard error with exit status 2; TFMOE_DEBUG=1 adds the traceback.
+    """
+
+
+def main(arguments=None):
+    """Runs the command line and ends the process with its exit status.
+
+    Args:
+        arguments: list of strings; `None` for those of the process.
+    """
+    try:
+        app(args=arguments, prog_name="tfmoe")
+    except (ValueError, OSError) as error:
+        if os.environ.get("TFMOE_DEBUG") == "1":
+            raise
+        if isinstance(error, ConfigError):
+            print(error, file=sys.stderr)
+        else:
+            print(f"tfmoe: {error} (TFMOE_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(2)

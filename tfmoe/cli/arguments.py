@@ -1,0 +1,27 @@
+"""Arguments that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        show_default=False,
+        help="A YAML file, or the name of a shipped config, such as lm1b/moe-256.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Change a key of the config, such as model.d_model=128 or "
+        "model.blocks[1].gate.k=2. May be given several times.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]

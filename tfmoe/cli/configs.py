@@ -1,0 +1,26 @@
+"""`tfmoe configs`."""
+
+import json as json_format
+
+from tfmoe.cli import arguments
+from tfmoe.cli.table import table
+from tfmoe.config import shipped_configs
+
+
+def configs(json: arguments.Json = False):
+    """List the shipped configs and the table row each stands for.
+
+    \b
+    Examples:
+      tfmoe configs
+      tfmoe configs --json
+
+    With --json: a list of {"path", "name", "table", "row"}. Both path and name can be given as
+    CONFIG to the other commands, from any directory.
+    """
+    found = shipped_configs()
+    if json:
+        print(json_format.dumps(found, indent=1))
+        return
+    rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in found]
+    print(table([["config", "table", "row"], *rows], "<<<"))

@@ -1,0 +1,26 @@
+"""`tfmoe prepare`: everything before training."""
+
+from tfmoe.cli import arguments
+from tfmoe.cli.tensorflow_import import import_tensorflow
+
+
+def prepare(config: arguments.Config, set_: arguments.Set = None):
+    """Check a config and its text, write generated text, count words; train nothing.
+
+    `tfmoe train` does the same first. Use it to find mistakes, or to write the embedded text,
+    before a long run.
+
+    \b
+    Examples:
+      tfmoe prepare demo/language_model
+      tfmoe prepare lm1b/moe-256 --set data.root=/data/1-billion-word-language-modeling-benchmark
+    """
+    import_tensorflow()
+    from tfmoe.cli.train import describe_model, prepare_data
+    from tfmoe.config import build_model, load_config
+
+    loaded = load_config(config, set_ or ())
+    splits, surveys, vocabulary = prepare_data(loaded)
+    describe_model(loaded, build_model(loaded, len(vocabulary)), surveys, vocabulary)
+    for name, files in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
+        print(f"{name}: {', '.join(files) or 'none'}")

@@ -1,0 +1,278 @@
+"""`tfmoe train`: from a config to a run's folder."""
+
+import pathlib
+import platform
+import time
+from typing import Annotated
+
+import typer
+
+from tfmoe.cli import arguments
+from tfmoe.cli.tensorflow_import import import_tensorflow
+
+
+def train(
+    config: arguments.Config,
+    set_: arguments.Set = None,
+    run_dir: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="The run's folder; runs/NAME-OF-CONFIG if not given."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in the folder, from its last state."),
+    ] = False,
+):
+    """Train a model, evaluate it, and keep everything in a folder.
+
+    The folder gets config.yaml (resolved), vocabulary.txt, checkpoints/ (the best weights and the
+    state to resume from), history.csv (a row per epoch), logs/ (for TensorBoard) and result.json
+    (perplexity on the test text).
+
+    Killed at any moment, --resume goes on from the last finished epoch, or from the last of every
+    N steps with training.checkpoint_every_steps=N, and ends with the weights of a run that was
+    never killed. A resumed run may have more training.epochs; nothing else may differ.
+
+    \b
+    Examples:
+      tfmoe train demo/language_model
+      tfmoe train demo/language_model --set training.seed=1 --run-dir runs/seed-1
+      tfmoe train demo/language_model --run-dir runs/seed-1 --resume
+      tfmoe train demo/language_model --set data.name=text \\
+        --set "data.train=my/train-*.txt" --set data.valid=my/valid.txt --set data.test=my/test.txt
+    """
+    import_tensorflow()
+    from tfmoe.config import load_config
+
+    loaded = load_config(config, set_ or ())
+    run_dir = run_dir or pathlib.Path("runs") / pathlib.Path(config).stem
+    result = train_run(loaded, run_dir, resume=resume)
+    print(f"\n{summary(result)}\nEverything is in {run_dir}")
+
+
+def train_run(config, run_dir, resume=False):
+    """Trains a model and evaluates its best weights.
+
+    Args:
+        config: a `Config`.
+        run_dir: the run's folder.
+        resume: whether to go on with a run that is there; if there is none yet, it begins.
+
+    Returns:
+        What is written to `result.json`, see `finish`.
+
+    Raises:
+        FileExistsError: if the folder has a run, and `resume` is false.
+        ValueError: if text, vocabulary, config or checkpoint cannot be used.
+    """
+    import keras
+
+    from data_pipelines import batches_per_pass
+    from tfmoe.cli.progress import verbosity
+    from tfmoe.config import build_batches, build_model, build_optimizer
+    from tfmoe.training.callbacks import History, Progress, SaveState, Throughput
+    from tfmoe.training.run_directory import RunDirectory
+    from tfmoe.training.state import TrainingState
+
+    run = RunDirectory(run_dir)
+    check_folder(config, run, resume)
+    splits, surveys, vocabulary = prepare_data(config, run)
+
+    keras.utils.set_random_seed(config.training.seed)
+    model = build_model(config, len(vocabulary))
+    describe_model(config, model, surveys, vocabulary)
+    model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
+    model.build((None, None))
+    state = TrainingState(model, run.checkpoints)
+    if resume:
+        state.restore()
+
+    lengths = surveys["train"].lengths
+    steps = config.training.steps_per_epoch or batches_per_pass(
+        lengths, batch_tokens=config.data.batch_tokens, max_length=config.data.max_length
+    )
+    batches = build_batches(
+        config,
+        splits.train,
+        vocabulary,
+        training=True,
+        start_batch=state.step,
+        lengths=lengths,
+    )
+    validation = None
+    if splits.valid:
+        validation = build_batches(
+            config, splits.valid, vocabulary, training=False, lengths=surveys["valid"].lengths
+        )
+        if config.training.validation_batches:
+            validation = validation.take(config.training.validation_batches)
+    callbacks = [
+        Throughput(),
+        Progress(),
+        History(run),
+        SaveState(state, every_steps=config.training.checkpoint_every_steps),
+        keras.callbacks.TensorBoard(run.logs, write_graph=False),
+    ]
+
+    def fit(first_epoch, epochs, steps_per_epoch):
+        model.fit(
+            batches,
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=validation,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=verbosity(),
+        )
+
+    begun = time.perf_counter()
+    epoch = int(state.epoch)
+    part = state.step - epoch * steps
+    if part:  # killed within an epoch: first its rest
+        fit(epoch, epoch + 1, steps - part)
+        batches = build_batches(
+            config,
+            splits.train,
+            vocabulary,
+            training=True,
+            start_batch=state.step,
+            lengths=lengths,
+        )
+        epoch += 1
+    if epoch < config.training.epochs:
+        fit(epoch, config.training.epochs, steps)
+    return finish(config, run, model, splits, vocabulary, time.perf_counter() - begun)
+
+
+def check_folder(config, run, resume):
+    """Makes the run's folder, or checks that the run in it can be resumed with the config."""
+    from data_pipelines.atomic_write import atomic_write
+    from tfmoe.config import dump_config, load_config
+
+    if run.begun() and not resume:
+        raise FileExistsError(
+            f"{run.path} has a run already: --resume goes on with it, --run-dir names another "
+            "folder"
+        )
+    if run.begun():
+        was, now = load_config(run.config).model_dump(), config.model_dump()
+        changed = [key for key in differences(was, now) if key != "training.epochs"]
+        if changed:
+            raise ValueError(
+                f"{run.path} was begun with another config: {', '.join(changed)} differ. Resume "
+                f"with the same settings (tfmoe train {run.config} --run-dir {run.path} --resume), "
+                "or begin another run"
+            )
+    with atomic_write(run.config) as file:
+        file.write(dump_config(config))
+
+
+def differences(a, b, prefix=""):
+    """The dotted keys in which two nested dictionaries differ."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [] if a == b else [prefix.rstrip(".")]
+    return [
+        difference
+        for key in [*a, *(key for key in b if key not in a)]
+        for difference in differences(a.get(key), b.get(key), f"{prefix}{key}.")
+    ]
+
+
+def prepare_data(config, run=None):
+    """Finds or writes the text, reads it once to check and count it, and makes or reads the
+    vocabulary.
+
+    Args:
+        config: a `Config`.
+        run: the `RunDirectory` that keeps the vocabulary, or `None` to write nothing.
+
+    Returns:
+        `(Splits, {"train": Survey, …}, Vocabulary)`, without the parts that the data do not have.
+    """
+    import keras
+    import tensorflow as tf
+
+    from data_pipelines import survey
+    from tfmoe import __version__
+    from tfmoe.config import build_vocabulary, find_splits, load_vocabulary
+
+    print(f"reading {config.data.name} …", flush=True)
+    splits = find_splits(config)
+    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    surveys = {part: survey(files) for part, files in parts.items() if files}
+    if run is not None and run.facts.exists():
+        return splits, surveys, load_vocabulary(run)
+    vocabulary = build_vocabulary(config, surveys["train"].words)
+    if run is not None:
+        vocabulary.save(run.vocabulary)
+        facts = {
+            "vocabulary": vocabulary.fingerprint,
+            "files": parts,
+            "words": {part: found.tokens for part, found in surveys.items()},
+            "versions": {
+                "tfmoe": __version__,
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
+        }
+        run.write_json(run.facts, facts)
+    return splits, surveys, vocabulary
+
+
+def describe_model(config, model, surveys, vocabulary):
+    """Prints what will be trained on what."""
+    from tfmoe.cli.describe import report
+    from tfmoe.training.accounting import describe
+
+    for part, found in surveys.items():
+        oov = found.tokens - sum(count for word, count in found.words.items() if word in vocabulary)
+        print(
+            f"{part:<6} {found.sentences:>11,} sentences {found.tokens:>13,} words "
+            f"{oov / found.tokens:>7.2%} out of vocabulary"
+        )
+    print(f"vocabulary of {len(vocabulary):,}\n\n{report(config, describe(model))}\n", flush=True)
+
+
+def finish(config, run, model, splits, vocabulary, seconds):
+    """Evaluates the best weights on the test text (else the validation text) and writes
+    `result.json`.
+
+    Returns:
+        Dictionary: `perplexity`, `loss` (nats per word), `tokens`, `oov`, `evaluated_on`,
+            `ops_per_timestep`,
+        `parameters`, `words_trained`, `epochs`, `seconds` of this process's training.
+    """
+    from tfmoe.cli.evaluate import evaluate_files
+    from tfmoe.training.accounting import describe
+    from tfmoe.training.state import load_weights
+
+    counts = describe(model)
+    history = run.read_history()
+    result = {
+        "ops_per_timestep": counts["ops_per_timestep"],
+        "parameters": counts["parameters"],
+        "words_trained": int(sum(row["words"] for row in history)),
+        "epochs": config.training.epochs,
+        "seconds": sum(row["seconds"] for row in history),
+        "seconds_since_start": seconds,
+    }
+    evaluated_on = "test" if splits.test else "valid"
+    files = splits.test or splits.valid
+    if files:
+        load_weights(model, run.checkpoints, "best")
+        measured = evaluate_files(config, model, vocabulary, files)
+        result = {**measured, "evaluated_on": evaluated_on, **result}
+    run.write_json(run.result, result)
+    return result
+
+
+def summary(result):
+    """One line on a finished run."""
+    if "perplexity" not in result:
+        return "trained; no valid or test text to evaluate on"
+    return (
+        f"{result['evaluated_on']} perplexity {result['perplexity']:.2f} on {result['tokens']:,} "
+        f"tokens (end of sentence counted), {result['oov']:,} of them out of vocabulary"
+    )
