@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tfmoe import __version__
-from tfmoe.cli import configs, describe, evaluate, prepare, train
+from tfmoe.cli import configs, demo, describe, evaluate, prepare, tables, train
 from tfmoe.config.problems import ConfigError
 
 app = typer.Typer(
@@ -24,9 +24,11 @@ app = typer.Typer(
 )
 app.command()(configs.configs)
 app.command()(describe.describe)
+app.command()(tables.tables)
 app.command()(prepare.prepare)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(demo.demo)
 
 
 def _version(wanted: bool):
@@ -45,8 +47,10 @@ def tfmoe(
 
     \b
     A first look:
+      tfmoe demo                                 a mixture beside a dense model, in ten minutes
       tfmoe configs                              what there is to train
       tfmoe describe demo/language_model         what a model costs
+      tfmoe tables                               the same for the paper's models, beside its figures
       tfmoe COMMAND --help                       options, with examples
 
     CONFIG is a YAML file or the name of a shipped config. Any key of it can be changed on the
@@ -64,7 +68,7 @@ def main(arguments=None):
     """
     try:
         app(args=arguments, prog_name="tfmoe")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("TFMOE_DEBUG") == "1":
             raise
         if isinstance(error, ConfigError):

@@ -2,30 +2,57 @@
 
 import contextlib
 import json as json_format
+from typing import Annotated
+
+import typer
 
 from tfmoe.cli import arguments
 from tfmoe.cli.table import table
 from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.config import find_config
 
+Devices = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="R",
+        help="Devices that share the work, each with data.batch_tokens positions of its own.",
+    ),
+]
 
-def describe(config: arguments.Config, set_: arguments.Set = None, json: arguments.Json = False):
-    """Count a model's multiply-adds and parameters, by layer.
+
+def describe(
+    config: arguments.Config,
+    set_: arguments.Set = None,
+    devices: Devices = 1,
+    json: arguments.Json = False,
+):
+    """Count a model's multiply-adds, parameters, memory and traffic.
 
     No weight is allocated: the largest models are counted in seconds. ops/timestep is the paper's
     count, without embedding and softmax. Where the config stands for a row of the paper's tables,
     its printed figures are shown beside ours.
 
+    Memory is that of a training step on each of R devices: experts and their optimizer slots are
+    sharded over them, the rest is replicated. Table 7's and 8's batches are the paper's for all
+    devices together: divide them, as in the last but one example.
+
     \b
     Examples:
       tfmoe describe lm1b/moe-256
       tfmoe describe demo/language_model --set "model.blocks[1].num_experts=64"
+      tfmoe describe lm1b/moe-4096-h --devices 16 --set data.batch_tokens=18750
       tfmoe describe my.yaml --json
 
     \b
     With --json: {"ops_per_timestep", "ops_by_layer", "parameters": {"total",
     "excluding_embedding_and_softmax", "experts", "embedding", "softmax", "by_layer"},
-    "vocabulary_size", "paper"}.
+    "vocabulary_size", "devices", "tokens_per_device", "memory_per_device": {"weights",
+    "gradients", "optimizer_slots", "optimizer_slots_by_optimizer", "experts", "activations",
+    "activations_without_recompute", "activations_with_recompute", "total"}, "mixtures":
+    {LAYER: {"experts_per_device", "expert_batch", "bytes_sent", "compute_to_communication",
+    "multiply_adds_per_byte_sent"}}, "bytes_sent_per_device", "paper"}; memory and traffic in
+    bytes.
     """
     find_config(config)  # before the wait, in case it is not there
     tensorflow = import_tensorflow()
@@ -33,24 +60,38 @@ def describe(config: arguments.Config, set_: arguments.Set = None, json: argumen
         tensorflow.config.set_visible_devices([], "GPU")  # counting needs none
     from tfmoe.config import build_model, load_config
     from tfmoe.training.accounting import describe as describe_model
+    from tfmoe.training.memory import memory_per_device
+    from tfmoe.training.traffic import traffic
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
-    counts = describe_model(model)
+    tokens, optimizer = loaded.data.batch_tokens, loaded.training.optimizer.name
+    mixtures = traffic(model, tokens, devices)
+    result = {
+        **describe_model(model),
+        "vocabulary_size": model.vocabulary_size,
+        "devices": devices,
+        "tokens_per_device": tokens,
+        "memory_per_device": memory_per_device(model, tokens, devices, optimizer),
+        "mixtures": mixtures,
+        "bytes_sent_per_device": sum(each["bytes_sent"] for each in mixtures.values()),
+        "paper": loaded.paper.model_dump() if loaded.paper else None,
+    }
     if json:
-        paper = loaded.paper.model_dump() if loaded.paper else None
-        result = {**counts, "vocabulary_size": model.vocabulary_size, "paper": paper}
         print(json_format.dumps(result, indent=1))
-    else:
-        print(report(loaded, counts, changed=bool(set_)))
+        return
+    parts = [report(loaded, result, changed=bool(set_)), memory_report(loaded, result)]
+    if mixtures:
+        parts.append(traffic_report(result))
+    print("\n\n".join(parts))
 
 
 def report(config, counts, changed=False):
-    """What `tfmoe describe` prints.
+    """Operations and parameters, by layer.
 
     Args:
         config: a `Config`.
-        counts: what `tfmoe.training.accounting.describe` made of its model.
+        counts: what `tfmoe.training.accounting.describe` made of its model, or more.
         changed: whether the config is no longer quite the table row that it names.
     """
     parameters, paper = counts["parameters"], config.paper
@@ -75,6 +116,80 @@ def report(config, counts, changed=False):
     lines = table([heading, *rows, [""] * 4, *totals], "<>><")
     note = " (changed by --set)" if changed else ""
     return f"{paper.table}, {paper.row}{note}\n\n{lines}" if paper else lines
+
+
+def memory_report(config, result):
+    """Memory of one device, in a column for each optimizer.
+
+    Args:
+        config: a `Config`.
+        result: what `tfmoe describe --json` prints.
+    """
+    memory = result["memory_per_device"]
+    experts, by_optimizer = memory["experts"], memory["optimizer_slots_by_optimizer"]
+    fixed = memory["weights"] + memory["gradients"]
+    same = [
+        ("weights", memory["weights"]),
+        ("  of these the experts'", experts["weights"]),
+        ("gradients", memory["gradients"]),
+    ]
+    rows = [[name, *[_size(bytes_)] * len(by_optimizer)] for name, bytes_ in same]
+    rows.append(["optimizer slots", *map(_size, by_optimizer.values())])
+    expert_slots = experts["optimizer_slots_by_optimizer"].values()
+    rows.append(["  of these the experts'", *map(_size, expert_slots)])
+    if experts["weights"]:
+        shares = (f"{100 * slots / experts['weights']:.3g}%" for slots in expert_slots)
+        rows.append(["    beside the experts' weights", *shares])
+    for key, name in (("without", "all kept"), ("with", "experts' hidden ones recomputed")):
+        activations = memory[f"activations_{key}_recompute"]
+        if key == "with" and activations == memory["activations_without_recompute"]:
+            continue
+        totals = (_size(fixed + slots + activations) for slots in by_optimizer.values())
+        rows.append([f"activations, {name}", *[_size(activations)] * len(by_optimizer)])
+        rows.append(["  total", *totals])
+    heading = [f"memory per device ({_devices(result)})", *by_optimizer]
+    lines = table([heading, *rows], "<" + ">" * len(by_optimizer))
+    return (
+        f"{lines}\nthis config ({config.training.optimizer.name}, recompute as set): "
+        f"{_size(memory['total'])}"
+    )
+
+
+def traffic_report(result):
+    """Expert batches and what is sent all-to-all, a row for each mixture.
+
+    Args:
+        result: what `tfmoe describe --json` prints.
+    """
+    heading = ["mixture", "experts/device", "expert batch", "sent/device and step", "ops/number"]
+    rows = [
+        [
+            name,
+            _grouped(each["experts_per_device"]),
+            f"{each['expert_batch']:,.1f}",
+            _size(each["bytes_sent"]),
+            f"{each['compute_to_communication']:,.0f}",
+        ]
+        for name, each in result["mixtures"].items()
+    ]
+    note = (
+        "expert batch: k·b·R/n examples in a step. ops/number: an expert's multiply-adds per\n"
+        "number that it takes in or gives out, the hidden size if it has one hidden layer."
+    )
+    return f"{table([heading, *rows], '<>>>>')}\n{note}"
+
+
+def _devices(result):
+    devices, tokens = result["devices"], _grouped(result["tokens_per_device"])
+    return f"{devices} device{'s' if devices > 1 else ''}, {tokens} positions each"
+
+
+def _size(number):
+    """Bytes in decimal units: `"4.29 GB"`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:,.2f} {unit}"
+    return f"{number} B"
 
 
 def _grouped(number):

@@ -73,8 +73,7 @@ def evaluate_files(config, model, vocabulary, files):
 
     Returns:
         Dictionary: `perplexity`, `tokens` counted, `oov` of them, `loss` in nats per token, and per
-            mixture its
-        metrics of use (`moe_1_cv_load`, …).
+            mixture its metrics of use (`moe_1_cv_load`, …).
     """
     from data_pipelines import survey
     from tfmoe.cli.progress import verbosity
@@ -83,7 +82,7 @@ def evaluate_files(config, model, vocabulary, files):
 
     found = survey(files)
     if not model.compiled:
-        model.compile()
+        model.compile(jit_compile=config.training.jit_compile)
     batches = build_batches(config, files, vocabulary, training=False, lengths=found.lengths)
     logs = model.evaluate(batches, return_dict=True, verbose=verbosity(), callbacks=[Progress()])
     loss = float(model.perplexity.total.value / model.perplexity.count.value)

@@ -2,6 +2,8 @@
 
 import pathlib
 import platform
+import signal
+import sys
 import time
 from typing import Annotated
 
@@ -42,11 +44,16 @@ def train(
         --set "data.train=my/train-*.txt" --set data.valid=my/valid.txt --set data.test=my/test.txt
     """
     import_tensorflow()
+    from tfmoe.cli.resume import where_to_go_on
     from tfmoe.config import load_config
 
     loaded = load_config(config, set_ or ())
     run_dir = run_dir or pathlib.Path("runs") / pathlib.Path(config).stem
-    result = train_run(loaded, run_dir, resume=resume)
+    try:
+        result = train_run(loaded, run_dir, resume=resume)
+    except KeyboardInterrupt:
+        print(f"\ntfmoe: stopped {where_to_go_on(run_dir)}", file=sys.stderr)
+        raise typer.Exit(128 + signal.SIGINT) from None
     print(f"\n{summary(result)}\nEverything is in {run_dir}")
 
 
@@ -64,12 +71,15 @@ def train_run(config, run_dir, resume=False):
     Raises:
         FileExistsError: if the folder has a run, and `resume` is false.
         ValueError: if text, vocabulary, config or checkpoint cannot be used.
+        FloatingPointError: if the loss is not finite any more.
     """
     import keras
 
     from data_pipelines import batches_per_pass
+    from data_pipelines.atomic_write import atomic_write
     from tfmoe.cli.progress import verbosity
-    from tfmoe.config import build_batches, build_model, build_optimizer
+    from tfmoe.cli.resume import check_folder, restore
+    from tfmoe.config import build_batches, build_model, build_optimizer, dump_config
     from tfmoe.training.callbacks import History, Progress, SaveState, Throughput
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import TrainingState
@@ -83,22 +93,14 @@ def train_run(config, run_dir, resume=False):
     describe_model(config, model, surveys, vocabulary)
     model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
     model.build((None, None))
-    state = TrainingState(model, run.checkpoints)
-    if resume:
-        state.restore()
-
     lengths = surveys["train"].lengths
     steps = config.training.steps_per_epoch or batches_per_pass(
         lengths, batch_tokens=config.data.batch_tokens, max_length=config.data.max_length
     )
-    batches = build_batches(
-        config,
-        splits.train,
-        vocabulary,
-        training=True,
-        start_batch=state.step,
-        lengths=lengths,
-    )
+    state = TrainingState(model, run.checkpoints)
+    if run.begun():
+        restore(state, config, run, steps)
+
     validation = None
     if splits.valid:
         validation = build_batches(
@@ -107,14 +109,22 @@ def train_run(config, run_dir, resume=False):
         if config.training.validation_batches:
             validation = validation.take(config.training.validation_batches)
     callbacks = [
-        Throughput(),
-        Progress(),
+        Throughput(state),
+        Progress(config.training.epochs),
         History(run),
         SaveState(state, every_steps=config.training.checkpoint_every_steps),
         keras.callbacks.TensorBoard(run.logs, write_graph=False),
     ]
 
     def fit(first_epoch, epochs, steps_per_epoch):
+        batches = build_batches(
+            config,
+            splits.train,
+            vocabulary,
+            training=True,
+            start_batch=state.step,
+            lengths=lengths,
+        )
         model.fit(
             batches,
             initial_epoch=first_epoch,
@@ -126,57 +136,19 @@ def train_run(config, run_dir, resume=False):
             verbose=verbosity(),
         )
 
+    with atomic_write(run.config) as file:  # from here on, there is a run
+        file.write(dump_config(config))
     begun = time.perf_counter()
-    epoch = int(state.epoch)
+    epoch, epochs = int(state.epoch), config.training.epochs
     part = state.step - epoch * steps
+    if epoch < epochs:
+        run.result.unlink(missing_ok=True)
     if part:  # killed within an epoch: first its rest
         fit(epoch, epoch + 1, steps - part)
-        batches = build_batches(
-            config,
-            splits.train,
-            vocabulary,
-            training=True,
-            start_batch=state.step,
-            lengths=lengths,
-        )
         epoch += 1
-    if epoch < config.training.epochs:
-        fit(epoch, config.training.epochs, steps)
+    if epoch < epochs:
+        fit(epoch, epochs, steps)
     return finish(config, run, model, splits, vocabulary, time.perf_counter() - begun)
-
-
-def check_folder(config, run, resume):
-    """Makes the run's folder, or checks that the run in it can be resumed with the config."""
-    from data_pipelines.atomic_write import atomic_write
-    from tfmoe.config import dump_config, load_config
-
-    if run.begun() and not resume:
-        raise FileExistsError(
-            f"{run.path} has a run already: --resume goes on with it, --run-dir names another "
-            "folder"
-        )
-    if run.begun():
-        was, now = load_config(run.config).model_dump(), config.model_dump()
-        changed = [key for key in differences(was, now) if key != "training.epochs"]
-        if changed:
-            raise ValueError(
-                f"{run.path} was begun with another config: {', '.join(changed)} differ. Resume "
-                f"with the same settings (tfmoe train {run.config} --run-dir {run.path} --resume), "
-                "or begin another run"
-            )
-    with atomic_write(run.config) as file:
-        file.write(dump_config(config))
-
-
-def differences(a, b, prefix=""):
-    """The dotted keys in which two nested dictionaries differ."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [prefix.rstrip(".")]
-    return [
-        difference
-        for key in [*a, *(key for key in b if key not in a)]
-        for difference in differences(a.get(key), b.get(key), f"{prefix}{key}.")
-    ]
 
 
 def prepare_data(config, run=None):
@@ -185,40 +157,48 @@ def prepare_data(config, run=None):
 
     Args:
         config: a `Config`.
-        run: the `RunDirectory` that keeps the vocabulary, or `None` to write nothing.
+        run: the `RunDirectory` that keeps the vocabulary, or `None` to write nothing. If the run
+            has begun, its vocabulary is read, and the text must be what it was.
 
     Returns:
         `(Splits, {"train": Survey, …}, Vocabulary)`, without the parts that the data do not have.
     """
-    import keras
-    import tensorflow as tf
-
     from data_pipelines import survey
-    from tfmoe import __version__
+    from tfmoe.cli.resume import check_text
     from tfmoe.config import build_vocabulary, find_splits, load_vocabulary
 
     print(f"reading {config.data.name} …", flush=True)
     splits = find_splits(config)
     parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
     surveys = {part: survey(files) for part, files in parts.items() if files}
-    if run is not None and run.facts.exists():
+    text = {
+        part: {"files": parts[part], "sentences": found.sentences, "words": found.tokens}
+        for part, found in surveys.items()
+    }
+    if run is not None and run.begun():
+        check_text(run, text)
         return splits, surveys, load_vocabulary(run)
     vocabulary = build_vocabulary(config, surveys["train"].words)
     if run is not None:
         vocabulary.save(run.vocabulary)
-        facts = {
-            "vocabulary": vocabulary.fingerprint,
-            "files": parts,
-            "words": {part: found.tokens for part, found in surveys.items()},
-            "versions": {
-                "tfmoe": __version__,
-                "python": platform.python_version(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-            },
-        }
+        facts = {"vocabulary": vocabulary.fingerprint, "text": text, "versions": versions()}
         run.write_json(run.facts, facts)
     return splits, surveys, vocabulary
+
+
+def versions():
+    """What a run was trained with."""
+    import keras
+    import tensorflow as tf
+
+    from tfmoe import __version__
+
+    return {
+        "tfmoe": __version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
 
 
 def describe_model(config, model, surveys, vocabulary):
@@ -241,8 +221,8 @@ def finish(config, run, model, splits, vocabulary, seconds):
 
     Returns:
         Dictionary: `perplexity`, `loss` (nats per word), `tokens`, `oov`, `evaluated_on`,
-            `ops_per_timestep`,
-        `parameters`, `words_trained`, `epochs`, `seconds` of this process's training.
+            `ops_per_timestep`, `parameters`, `words_trained`, `epochs`, `seconds` of training,
+            `seconds_since_start` of this process, validation included.
     """
     from tfmoe.cli.evaluate import evaluate_files
     from tfmoe.training.accounting import describe

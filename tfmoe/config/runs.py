@@ -53,11 +53,12 @@ def load_vocabulary(run):
         ValueError: if the file is not the one that the run began with.
     """
     vocabulary = data_pipelines.Vocabulary.load(run.vocabulary)
-    expected = run.read_json(run.facts)["vocabulary"]
+    expected = run.read_facts()["vocabulary"]
     if vocabulary.fingerprint != expected:
         raise ValueError(
             f"{run.vocabulary} is not the vocabulary of this run: its SHA-256 is "
-            f"{vocabulary.fingerprint[:12]}…, {run.facts.name} says {expected[:12]}…; put the file back that the run began with"
+            f"{vocabulary.fingerprint[:12]}…, {run.facts.name} says {expected[:12]}…; put the file "
+            "back that the run began with"
         )
     return vocabulary
 

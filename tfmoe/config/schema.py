@@ -37,6 +37,7 @@ class Paper(Section):
         ops_per_timestep_millions: multiply-adds for a token, without embedding and softmax.
         parameters_millions: without embedding and softmax.
         total_billions: parameters with embedding and softmax.
+        cv_importance, cv_load, max_over_mean_load: how evenly the experts were used (Table 6).
     """
 
     table: str
@@ -45,6 +46,9 @@ class Paper(Section):
     ops_per_timestep_millions: Positive | None = None
     parameters_millions: Positive | None = None
     total_billions: Positive | None = None
+    cv_importance: NotNegative | None = None
+    cv_load: NotNegative | None = None
+    max_over_mean_load: Positive | None = None
 
 
 class Lstm(Section):

@@ -48,7 +48,7 @@ def merge(lower, upper, annotation, metadata=()):
 
     Where `upper` gives a section another `name`, the arguments that only the earlier one had are
     dropped: a config that says `data: {name: text, …}` need not undo what its base said of other
-        data.
+    data.
 
     Args:
         lower, upper: trees.

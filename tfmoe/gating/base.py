@@ -14,6 +14,14 @@ from tfmoe.ops import balancing
 from tfmoe.ops.expert_matmul import grouped_matmul
 
 
+def small_random():
+    """An initializer for gates without noise: with zeros, every token would go to the same experts.
+
+    Paper: not in it, whose gate has noise. As in the Switch Transformer (Fedus et al. 2021).
+    """
+    return keras.initializers.VarianceScaling(0.1, mode="fan_in", distribution="truncated_normal")
+
+
 class Selection(NamedTuple):
     """What a gate decides for each token on its own.
 
@@ -61,6 +69,8 @@ class Gate(keras.layers.Layer):
     Losses: in training, `w_importance · CV(Importance)² + w_load · CV(Load)²` goes to `add_loss`.
     In evaluation nothing is added, so that the loss of `evaluate` is the task's own.
     """
+
+    can_be_level = True  # of a hierarchical mixture
 
     def __init__(
         self, importance_weight=0.0, load_weight=0.0, num_experts=None, num_groups=None, **kwargs
@@ -110,8 +120,14 @@ class Gate(keras.layers.Layer):
         stack = () if self.num_groups is None else (self.num_groups,)
         for name in self.kernel_names:
             self.kernels[name] = self.add_weight(
-                name=name, shape=(*stack, input_shape[-1], self.num_experts), initializer="zeros"
+                name=name,
+                shape=(*stack, input_shape[-1], self.num_experts),
+                initializer=self.kernel_initializer(),
             )
+
+    def kernel_initializer(self):
+        """Of the gate's matrices: zeros, so that all experts are equally likely (App. A)."""
+        return keras.initializers.Zeros()
 
     def logits(self, name, inputs, group_sizes=None):
         """`inputs · kernel`: `[T, E]`, each row by its own group's kernel in a stack of gates."""

@@ -39,6 +39,8 @@ class Hierarchical(Gate):
             for its level.
     """
 
+    can_be_level = False
+
     def __init__(
         self,
         groups,
@@ -154,6 +156,9 @@ def flat_gate(name, gate):
     from tfmoe import gating  # imports this module for its list of gates
 
     gate = gating.get(gate)
-    if isinstance(gate, Hierarchical):
-        raise ValueError(f"{name} must be a flat Gate such as NoisyTopK(k=2), got {gate!r}")
+    if not gate.can_be_level:
+        raise ValueError(
+            f"{name} must be a gate for a level of a hierarchical mixture, such as NoisyTopK(k=2), "
+            f"got {gate!r}"
+        )
     return gate

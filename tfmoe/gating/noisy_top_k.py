@@ -5,7 +5,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection, non_negative, positive
+from tfmoe.gating.base import Gate, Selection, non_negative, positive, small_random
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
 
 
@@ -29,7 +29,8 @@ class NoisyTopK(Gate):
         importance_weight: w_importance of eq 7 (the paper's language models: 0.1, translation:
             0.01).
         load_weight: w_load of eq 11 (likewise).
-        noise: `False` for a deterministic gate, without W_noise.
+        noise: `False` for a deterministic gate, without W_noise; W_g then starts at small random
+            values, since equal logits would send every token to the same experts.
         noise_floor: a constant added to the learned standard deviation of the noise.
         seed: integer, for reproducible noise (not the same noise at both levels of a hierarchy).
 
@@ -68,6 +69,9 @@ class NoisyTopK(Gate):
     @property
     def num_selected(self):
         return self.k
+
+    def kernel_initializer(self):
+        return super().kernel_initializer() if self.noise else small_random()
 
     def build(self, input_shape):
         if self.k == 1 and self.num_experts != 1:

@@ -119,18 +119,35 @@ class MoE(keras.layers.Layer):
         self.experts.build((None, input_dim))
 
     def call(self, inputs, mask=None, training=False):
-        input_dim = self.input_spec.axes[-1]
-        tokens = tf.reshape(inputs, [-1, input_dim])
-        if mask is not None:
-            num_positions = tf.shape(tokens)[0]
-            kept = tf.where(flat_mask(mask, inputs))
-            tokens = tf.gather_nd(tokens, kept)
+        tokens, kept = self._real_tokens(inputs, mask)
         outputs = self._mix(tokens, training)
-        if mask is not None:
-            outputs = tf.scatter_nd(kept, outputs, tf.cast([num_positions, input_dim], kept.dtype))
+        if kept is not None:
+            num_positions = tf.reduce_prod(tf.shape(inputs)[:-1])  # a mask may have fewer axes
+            shape = tf.cast([num_positions, outputs.shape[-1]], kept.dtype)
+            outputs = tf.scatter_nd(kept, outputs, shape)
         outputs = tf.reshape(outputs, tf.shape(inputs))
         outputs.set_shape(inputs.shape)
         return outputs
+
+    def route(self, inputs, mask=None):
+        """How the layer routes tokens at evaluation, without computing any expert.
+
+        Args:
+            inputs, mask: as for `call`.
+
+        Returns:
+            `tfmoe.gating.Routing` for the T tokens that are not masked, in order.
+        """
+        tokens, _ = self._real_tokens(inputs, mask)
+        return self.gate.route(tf.cast(tokens, self.gate.compute_dtype))
+
+    def _real_tokens(self, inputs, mask):
+        """`[T, D]` tokens that are not masked; their places `[T, 1]`, or `None` without a mask."""
+        tokens = tf.reshape(inputs, [-1, inputs.shape[-1]])
+        if mask is None:
+            return tokens, None
+        kept = tf.where(flat_mask(mask, inputs))
+        return tf.gather_nd(tokens, kept), kept
 
     def _mix(self, tokens, training):
         """`[T, D]` to `[T, D]`."""

@@ -70,14 +70,19 @@ class LanguageModel(keras.Model):
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):
+        *_, features = self.features_by_block(tokens, training=training)
+        return features
+
+    def features_by_block(self, tokens, training=False):
+        """Yields the input of every block, `[B, S, D]`, and at last the output of the last one."""
         mask = tf.not_equal(tokens, PADDING)
         features = self.dropout(self.embedding(tokens), training=training)
         for block in self.blocks:
-            # Padding follows the sentence, so that it cannot reach a real step through a
-            # recurrence.
+            yield features
+            # Padding follows the sentence: through a recurrence it cannot reach a real step.
             needs_mask = not isinstance(block.layer, ProjectedLSTM)
             features = block(features, mask=mask if needs_mask else None, training=training)
-        return features
+        yield features
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.d_model)
@@ -124,18 +129,6 @@ class LanguageModel(keras.Model):
         logs = super().train_step(data)
         logs.pop(self.perplexity.name)  # measured by evaluation only
         return logs
-
-    def parameter_counts(self):
-        """Weights by part: `{"embedding": …, "<block>": …, "softmax": …}`, without building
-        anything."""
-        counts = {"embedding": self.vocabulary_size * self.d_model}
-        counts |= {block.layer.name: block.parameter_count(self.d_model) for block in self.blocks}
-        return {**counts, "softmax": self.softmax.parameter_count(self.d_model)}
-
-    def ops_per_timestep(self):
-        """Multiply-adds for one token by block; the paper's count leaves embedding and softmax
-        out."""
-        return {block.layer.name: block.ops_per_timestep(self.d_model) for block in self.blocks}
 
     def get_config(self):
         return {

@@ -11,42 +11,61 @@ class Throughput(keras.callbacks.Callback):
     logs.
 
     The model's logs must have `words`, as `tfmoe.models.LanguageModel`'s do.
+
+    Args:
+        state: a `TrainingState`, which keeps the seconds of an epoch that is resumed.
     """
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._begin, self._trained = time.perf_counter(), None
+    def __init__(self, state):
+        super().__init__()
+        self.state = state
 
-    def on_test_begin(self, logs=None):
-        self._trained = self._trained or time.perf_counter()
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin = time.perf_counter() - float(self.state.seconds)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.state.seconds.assign(time.perf_counter() - self._begin)
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = (self._trained or time.perf_counter()) - self._begin
-        logs["seconds"] = seconds
-        logs["words_per_second"] = logs["words"] / seconds
+        logs["seconds"] = float(self.state.seconds)
+        logs["words_per_second"] = logs["words"] / logs["seconds"]
+        self.state.seconds.assign(0)
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the few logs that one wants to see move: loss, perplexity, words a
-    second, and the largest expert load over the mean. The others are in `history.csv` and
-    TensorBoard.
+    """Keras' progress bar with few logs: the moving line must fit into 80 columns, or a terminal
+    breaks it at every step. At the end of an epoch also the largest expert load over the mean and
+    the words a second. All logs are in `history.csv` and TensorBoard.
+
+    Args:
+        epochs: of the whole run, of which a `fit` may be a part; `None` for those of the `fit`.
     """
 
-    SHOWN = ("loss", "perplexity", "words_per_second", "max_over_mean_load")
+    AT_THE_END = ("perplexity", "max_over_mean_load", "words_per_second")
 
-    def _shown(self, logs):
-        return {name: value for name, value in (logs or {}).items() if name.endswith(self.SHOWN)}
+    def __init__(self, epochs=None):
+        super().__init__()
+        self.all_epochs = epochs
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.epochs = self.all_epochs or self.epochs
 
     def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, self._shown(logs))
+        super().on_train_batch_end(batch, {"loss": logs["loss"]})
 
     def on_test_batch_end(self, batch, logs=None):
-        super().on_test_batch_end(batch, self._shown(logs))
+        super().on_test_batch_end(batch, {"perplexity": logs["perplexity"]})
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, self._shown(logs))
+        shown = {"loss": logs["loss"]}
+        for name, value in logs.items():
+            if name == "val_perplexity" or not name.startswith("val_"):
+                shown |= {name: value} if name.endswith(self.AT_THE_END) else {}
+        super().on_epoch_end(epoch, shown)
 
     def on_test_end(self, logs=None):
-        super().on_test_end(self._shown(logs))
+        super().on_test_end({"perplexity": logs["perplexity"]})
 
 
 class History(keras.callbacks.Callback):
@@ -70,6 +89,8 @@ class History(keras.callbacks.Callback):
 class SaveState(keras.callbacks.Callback):
     """Saves the training state after every epoch, and the weights when they are the best so far.
 
+    An epoch that is resumed goes on with the metrics of its first part.
+
     Args:
         state: a `TrainingState`.
         monitor: the log to be lowest for the best weights; where it is missing, the last weights
@@ -77,8 +98,8 @@ class SaveState(keras.callbacks.Callback):
         every_steps: also save the state every so many steps; `None` for after epochs only.
 
     Raises:
-        FloatingPointError: if an epoch's loss is not finite. The state is then not saved, so that
-            the last good one remains.
+        FloatingPointError: as soon as the loss, the monitored log or a weight to be saved is not
+            finite. The state is then not saved, so that the last good one remains.
     """
 
     def __init__(self, state, monitor="val_perplexity", every_steps=None):
@@ -87,19 +108,39 @@ class SaveState(keras.callbacks.Callback):
         self.monitor = monitor
         self.every_steps = every_steps
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+        self.state.restore_metrics()
+
     def on_train_batch_end(self, batch, logs=None):
-        if self.every_steps and self.state.step % self.every_steps == 0:
-            self.state.save()
+        self._check("loss", logs["loss"])
+        # After the last step of an epoch there is nothing to train until its end, which saves.
+        is_last = batch + 1 == self.params["steps"]
+        if self.every_steps and not is_last and self.state.step % self.every_steps == 0:
+            self._save(self.state.save)
 
     def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"the loss became {logs['loss']} in epoch {epoch + 1}: try a lower learning rate, "
-                "a longer warm-up or global_clip_norm; the state before this epoch is kept"
-            )
         value = logs.get(self.monitor)
+        self._check(self.monitor, 0.0 if value is None else value)
         if value is None or value < float(self.state.best):
             self.state.best.assign(math.inf if value is None else value)
-            self.state.save_best()
+            self._save(self.state.save_best)
         self.state.epoch.assign(epoch + 1)
-        self.state.save()
+        self.model.reset_metrics()
+        self._save(self.state.save)
+
+    def _check(self, name, value):
+        if not math.isfinite(value):
+            self._diverged(f"{name} became {value}")
+
+    def _save(self, save):
+        try:
+            save()
+        except FloatingPointError as error:
+            self._diverged(str(error))
+
+    def _diverged(self, what):
+        raise FloatingPointError(
+            f"{what} in epoch {self._epoch}, at step {self.state.step}: try a lower learning rate, "
+            "a longer warm-up or global_clip_norm; the last saved state is kept"
+        )

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import pathlib
+import shutil
 
 from data_pipelines.atomic_write import atomic_write
 
@@ -12,7 +14,9 @@ class RunDirectory:
 
     `config.yaml` (resolved), `run.json` (versions, vocabulary fingerprint, data files),
     `vocabulary.txt`, `checkpoints/`, `history.csv` (a row per epoch), `logs/` (TensorBoard),
-    `result.json` (once it is finished). Every file is written under a temporary name and renamed.
+    `result.json` (once it is finished). Every file is written under a temporary name and renamed;
+    `config.yaml` comes last of those that training needs, so that a mistake found before training
+    leaves no run behind.
 
     Args:
         path: of the folder; it need not exist.
@@ -31,6 +35,13 @@ class RunDirectory:
     def begun(self):
         """Whether there is a run in the folder."""
         return self.config.exists()
+
+    def clear(self):
+        """Removes the run, and nothing else that may lie in the folder."""
+        for file in (self.config, self.result, self.facts, self.vocabulary, self.history):
+            file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.logs):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def check(self):
         """Raises a FileNotFoundError that says what is missing, if this is not a run."""
@@ -52,14 +63,37 @@ class RunDirectory:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8: {error.reason}") from error
+
+    def read_facts(self):
+        """What `run.json` holds; a ValueError says what is missing."""
+        facts = self.read_json(self.facts)
+        for key in ("vocabulary", "text"):
+            if not isinstance(facts, dict) or key not in facts:
+                raise ValueError(f"{self.facts}: is not what a run began with: it has no {key!r}")
+        return facts
 
     def read_history(self):
-        """The finished epochs: a list of `{column: float}`, in order."""
+        """The finished epochs: a list of `{column: float}`, in order; a ValueError names a broken
+        line.
+        """
         if not self.history.exists():
             return []
-        with open(self.history, encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            return [{name: float(value) for name, value in row.items() if value} for row in rows]
+        with open(self.history, encoding="utf-8", errors="replace", newline="") as file:
+            columns, *lines = [*csv.reader(file)] or [[]]
+        if not lines or columns[:1] != ["epoch"]:
+            raise ValueError(f"{self.history}:1: not a history: its first column must be epoch")
+        rows = []
+        for number, values in enumerate(lines, 2):
+            try:
+                pairs = zip(columns, values, strict=True)
+                rows.append({name: float(value) for name, value in pairs if value})
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.history}:{number}: not a row of numbers: {error}"
+                ) from error
+        return rows
 
     def write_history(self, rows):
         """Writes the whole history; columns in the order in which they first occur."""
@@ -67,4 +101,9 @@ class RunDirectory:
         with atomic_write(self.history) as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({name: _number(value) for name, value in row.items()} for row in rows)
+
+
+def _number(value):
+    """Whole numbers without a point: an epoch is 3, not 3.0."""
+    return int(value) if math.isfinite(value) and value == int(value) else value

@@ -1,0 +1,39 @@
+from tfmoe.config.gates import GATE_SECTIONS, NOT_NAMED, gate_section
+from tfmoe.gating import GATES, Gate, get
+
+
+class Threshold(Gate):
+    """A gate that nobody wrote a section for."""
+
+    def __init__(self, m, slope=1.0, mode: str | None = None, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_every_gate_has_a_section():
+    assert set(GATE_SECTIONS) | NOT_NAMED == set(GATES)
+
+
+def test_sections_make_gates():
+    for name, section in GATE_SECTIONS.items():
+        gate = get(section().model_dump())
+        assert type(gate) is GATES[name]
+
+
+def test_fields_follow_the_constructor():
+    section = gate_section("threshold", Threshold)
+    assert list(section.model_fields) == [
+        "name", "m", "slope", "mode", "importance_weight", "load_weight",
+    ]  # fmt: skip
+    made = section(m=2, importance_weight=0.5)
+    assert made.model_dump() == {
+        "name": "threshold", "m": 2, "slope": 1.0, "mode": None,
+        "importance_weight": 0.5, "load_weight": 0.0,
+    }  # fmt: skip
+
+
+def test_defaults_of_noisy_top_k():
+    section = GATE_SECTIONS["noisy_top_k"]
+    assert section().model_dump() == {
+        "name": "noisy_top_k", "k": 4, "importance_weight": 0.0, "load_weight": 0.0,
+        "noise": True, "noise_floor": 0.0, "seed": None,
+    }  # fmt: skip

@@ -1,0 +1,313 @@
+import textwrap
+
+import pytest
+
+from tfmoe.config import ConfigError, dump_config, load_config
+
+MINIMAL = """\
+model:
+  d_model: 8
+  blocks:
+    - {name: lstm, units: 8}
+    - name: moe
+      num_experts: 4
+      hidden_units: 16
+      gate: {name: noisy_top_k, k: 2}
+data: {name: text, train: "train-*.txt"}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="config.yaml"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
+
+
+def problems(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value).replace(f"{path.parent}/", "").split("\n")
+
+
+def test_defaults_come_from_the_schema(write):
+    config = load_config(write(MINIMAL))
+    assert config.model.dropout == 0.0
+    assert config.model.blocks[1].gate.importance_weight == 0.0
+    assert config.data.train == ["train-*.txt"]
+    assert config.data.vocabulary.size is None
+    assert config.training.optimizer.schedule.name == "constant"
+
+
+def test_dump_loads_back_equal(write):
+    config = load_config(write(MINIMAL), ["training.optimizer.epsilon=1e-9"])
+    again = load_config(write(dump_config(config), "resolved.yaml"))
+    assert again == config
+    assert again.training.optimizer.epsilon == 1e-9
+
+
+class TestBase:
+    def test_merges_mappings_and_replaces_lists(self, write):
+        write(MINIMAL, "base.yaml")
+        path = write("""\
+            base: base.yaml
+            model: {dropout: 0.5, blocks: [{name: lstm, units: 8}]}
+            """)
+        config = load_config(path)
+        assert config.model.d_model == 8
+        assert config.model.dropout == 0.5
+        assert len(config.model.blocks) == 1
+
+    def test_another_name_drops_the_arguments_of_the_earlier_one(self, write):
+        write(MINIMAL + "training: {seed: 3}\n", "base.yaml")
+        path = write("base: base.yaml\ndata: {name: grammars, batch_tokens: 16}\n")
+        config = load_config(path)
+        assert config.data.name == "grammars"
+        assert config.data.batch_tokens == 16
+        assert config.training.seed == 3
+
+    def test_only_one_level(self, write):
+        write(MINIMAL, "a.yaml")
+        write("base: a.yaml\n", "b.yaml")
+        (line,) = problems(write("\nbase: b.yaml\n"))
+        assert line == "config.yaml:2: base: b.yaml has a base itself; only one level is allowed"
+
+    def test_missing(self, write):
+        assert problems(write("base: none.yaml")) == [
+            "config.yaml:1: base: there is no file none.yaml"
+        ]
+
+    def test_an_error_in_the_base_names_the_base(self, write):
+        write(MINIMAL.replace("k: 2", "k: two"), "base.yaml")
+        (line,) = problems(write("base: base.yaml\ntraining: {seed: 1}\n"))
+        assert line == "base.yaml:8: model.blocks[1].gate.k: must be an integer, got 'two'"
+
+
+class TestSet:
+    def test_values_are_yaml(self, write):
+        config = load_config(
+            write(MINIMAL),
+            [
+                "model.blocks[1].num_experts=64",
+                "model.blocks.1.gate.k=3",
+                "training.optimizer.learning_rate=1e-2",
+                "data.train=[a, b]",
+                "model.num_sampled=null",
+            ],
+        )
+        assert config.model.blocks[1].num_experts == 64
+        assert config.model.blocks[1].gate.k == 3
+        assert config.training.optimizer.learning_rate == 0.01
+        assert config.data.train == ["a", "b"]
+
+    def test_globs_need_no_quotes(self, write):
+        config = load_config(write(MINIMAL), ["data.train=*.txt", "data.valid=../*/[ab].gz"])
+        assert (config.data.train, config.data.valid) == (["*.txt"], ["../*/[ab].gz"])
+
+    def test_the_last_one_holds(self, write):
+        assert (
+            load_config(write(MINIMAL), ["training.seed=1", "training.seed=2"]).training.seed == 2
+        )
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_other_data_in_any_order(self, write, reverse):
+        path = write(
+            MINIMAL.replace('name: text, train: "train-*.txt"', "name: grammars, symbols: 5")
+        )
+        overrides = ["data.name=text", "data.train=x", "data.valid=y"]
+        config = load_config(path, overrides[::-1] if reverse else overrides)
+        assert (config.data.train, config.data.valid) == (["x"], ["y"])
+
+    def test_what_was_set_is_not_dropped_silently(self, write):
+        (line,) = problems(write(MINIMAL), "data.train=x", "data.name=grammars")
+        assert line.startswith("--set data.train=x: data.train: unknown key (its value is 'x'); ")
+        assert line.endswith("it belongs to name: text, not grammars")
+
+    def test_another_gate_and_block(self, write):
+        config = load_config(write(MINIMAL), ["model.blocks[1].gate.name=switch"])
+        assert config.model.blocks[1].gate.name == "switch"
+        config = load_config(write(MINIMAL), ["model.blocks[1].name=feed_forward"])
+        assert config.model.blocks[1].hidden_units == 16
+
+    @pytest.mark.parametrize(
+        ("override", "line"),
+        [
+            ("foo", "--set foo: must be key=value, such as model.d_model=64"),
+            (
+                "a b=1",
+                "--set a b=1: 'a b' is not a key; write it like model.d_model or "
+                "model.blocks[1].gate.k",
+            ),
+            (
+                "model.blocks[2].units=8",
+                "--set model.blocks[2].units=8: model.blocks[2]: there is no such item; "
+                "model.blocks has the items 0 to 1",
+            ),
+            (
+                "model.d_model.x=1",
+                "--set model.d_model.x=1: model.d_model.x: cannot be set: model.d_model is 8",
+            ),
+            (
+                "model.blocks.x=1",
+                "--set model.blocks.x=1: model.blocks.x: there is no such item; "
+                "model.blocks has the items 0 to 1",
+            ),
+            (
+                "modle.x=1",
+                "--set modle.x=1: modle: unknown key (its value is {'x': 1}); did you mean model? "
+                "The keys here are paper, model, data, training",
+            ),
+        ],
+    )
+    def test_errors(self, write, override, line):
+        assert problems(write(MINIMAL), override) == [line]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (
+                "model.blocks[1].gate.kk=3",
+                "model.blocks[1].gate.kk: unknown key (its value is 3); did you mean k? The keys "
+                "here are name, k, importance_weight, load_weight, noise, noise_floor, seed",
+            ),
+            ("model.d_model='8'", "model.d_model: must be an integer of at least 1, got '8'"),
+            ("model.d_model=8.0", "model.d_model: must be an integer of at least 1, got 8.0"),
+            ("model.d_model=true", "model.d_model: must be an integer of at least 1, got true"),
+            ("model.d_model=0", "model.d_model: must be an integer of at least 1, got 0"),
+            ("model.dropout=1", "model.dropout: must be a number of at least 0 and below 1, got 1"),
+            (
+                "model.dropout=false",
+                "model.dropout: must be a number of at least 0 and below 1, got false",
+            ),
+            (
+                "model.dropout=.nan",
+                "model.dropout: must be a number of at least 0 and below 1, got nan",
+            ),
+            (
+                "model.num_sampled=0",
+                "model.num_sampled: must be an integer of at least 1, or null, got 0",
+            ),
+            (
+                "model.blocks[1].use_bias=1",
+                "model.blocks[1].use_bias: must be true or false, got 1",
+            ),
+            ("data.train=3", "data.train: must be a list of at least one item, got 3"),
+            ("data.train=[]", "data.train: must be a list of at least one item, got []"),
+            ("data.train=[a, 3]", "data.train[1]: must be text, got 3"),
+            (
+                "training.dtype_policy=bfloat16",
+                "training.dtype_policy: must be float32 or mixed_bfloat16, got 'bfloat16'; "
+                "did you mean mixed_bfloat16?",
+            ),
+            (
+                "model.blocks[0].name=lsmt",
+                "model.blocks[0].name: must be one of lstm, moe, feed_forward, got 'lsmt'; "
+                "did you mean lstm?",
+            ),
+            (
+                "model.blocks[0]={units: 8}",
+                "model.blocks[0].name: is missing; it must be one of lstm, moe, feed_forward",
+            ),
+            (
+                "model.blocks[0]=lstm",
+                "model.blocks[0]: must be a mapping such as {name: lstm, …}, with the name one of "
+                "lstm, moe, feed_forward, got 'lstm'",
+            ),
+            ("model.blocks=[]", "model.blocks: must be a list of at least one item, got []"),
+            (
+                "training.optimizer.schedule.warmup_steps=5",
+                "training.optimizer.schedule.warmup_steps: unknown key (its value is 5); it "
+                "belongs to name: warmup_inverse_sqrt, not constant",
+            ),
+            (
+                "training.optimizer.name=adagrad",
+                "training.optimizer.name: must be adam, got 'adagrad'",
+            ),
+        ],
+    )
+    def test_types(self, write, override, message):
+        assert problems(write(MINIMAL), override) == [f"--set {override}: {message}"]
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (
+                "model.blocks[1].gate.k=5",
+                "model.blocks[1].gate.k: must be at most 4, the number of experts",
+            ),
+            (
+                "model.blocks[1].groups=3",
+                "model.blocks[1].groups: must divide num_experts=4, got groups=3; "
+                "possible values: 1, 2, 4",
+            ),
+            (
+                "model.blocks[1].gate.seed=x",
+                "model.blocks[1].gate.seed: must be an integer. Received: seed=x",
+            ),
+            ("model.blocks[1].gate.load_weight=-1", "model.blocks[1].gate.load_weight: must be a"),
+            (
+                "model.blocks[0].units=9",
+                "model.blocks[0].units: the block's output is 9 wide, but the residual connection "
+                "needs model.d_model=8; set projection_units: 8",
+            ),
+            (
+                "model.blocks[0].projection_units=9",
+                "model.blocks[0].projection_units: the block's output",
+            ),
+        ],
+    )
+    def test_combinations(self, write, override, message):
+        (line,) = problems(write(MINIMAL), override)
+        assert line.startswith(f"--set {override}: {message}")
+
+    def test_two_kinds_of_clipping(self, write):
+        clips = ["training.optimizer.clip_norm=1", "training.optimizer.global_clip_norm=2"]
+        (line,) = problems(write(MINIMAL), *clips)
+        assert "must be null where global_clip_norm is set, got 1.0 and 2.0" in line
+
+    def test_more_successors_than_symbols(self, write):
+        (line,) = problems(write(MINIMAL), "data={name: grammars, symbols: 3}")
+        assert "data.successors: must be at most symbols=3, got 4" in line
+
+    def test_all_together_each_on_its_line(self, write):
+        path = write("""\
+            model:
+              d_model: 8
+              dropuot: 0.1
+              blocks:
+                - {name: lstm, units: 9}
+                - {name: moe, num_experts: 2, hidden_units: 4, gate: {k: 3}}
+                - {name: moe, num_experts: 2}
+            training:
+              epochs: 0
+            """)
+        lines = problems(path)
+        assert [line.split(":")[1] for line in lines] == ["7", "3", "1", "9", "5", "6"]
+        assert lines[0] == (
+            "config.yaml:7: model.blocks[2].hidden_units: is missing; it must be an integer "
+            "of at least 1"
+        )
+        assert lines[2].startswith(
+            "config.yaml:1: data: is missing; it must be a mapping such as {name: text"
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "",
+                "config.yaml: is empty; a config is a mapping with the keys paper, model, data, "
+                "training",
+            ),
+            ("- 1", "config.yaml: holds [1]; a config is a mapping"),
+            ("base: [3]", "config.yaml:1: base: must be the path of another config"),
+        ],
+    )
+    def test_no_config_at_all(self, write, text, message):
+        (line,) = problems(write(text))
+        assert line.startswith(message)

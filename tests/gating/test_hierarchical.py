@@ -1,0 +1,238 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe import gating
+from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.ops import routing
+
+X = np.random.default_rng(0).standard_normal((9, 3))
+
+
+def built_gate(num_experts, input_dim=3, **arguments):
+    """A float64 gate with random kernels, the same at each call."""
+    gate = Hierarchical(num_experts=num_experts, dtype="float64", **arguments)
+    gate.build((None, input_dim))
+    rng = np.random.default_rng(2)
+    for weight in gate.trainable_weights:
+        weight.assign(rng.standard_normal(weight.shape))
+    return gate
+
+
+def fresh_route(gate):
+    for level in (gate.primary, gate.secondary):
+        level.seed_generator.state.assign(level.first_state)
+    return gate.route(tf.constant(X), training=True)
+
+
+def remember_noise(gate):
+    for level in (gate.primary, gate.secondary):
+        level.first_state = level.seed_generator.state.numpy()
+    return gate
+
+
+def test_dense_importance_by_hand():
+    gate = built_gate(4, input_dim=2, groups=2, primary=Softmax())
+    gate.primary.kernels["gate_kernel"].assign([[math.log(3), 0], [0, math.log(4)]])
+    gate.secondary.kernels["gate_kernel"].assign(
+        [[[math.log(4), 0], [0, 0]], [[0, math.log(9)], [math.log(3), 0]]]
+    )
+    # Token (1, 0): groups 3/4, 1/4; within them (4/5, 1/5) and (1/10, 9/10).
+    # Token (0, 1): groups 1/5, 4/5; within them (1/2, 1/2) and (3/4, 1/4).
+    routed = gate(tf.eye(2, dtype=tf.float64))
+    np.testing.assert_array_equal(routed.experts.numpy(), [[0, 1, 2, 3]] * 2)
+    expected = [[0.6, 0.15, 0.025, 0.225], [0.1, 0.1, 0.6, 0.2]]
+    np.testing.assert_allclose(routed.gates.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(routed.importance.numpy(), [0.7, 0.25, 0.625, 0.425], rtol=1e-12)
+    np.testing.assert_array_equal(routed.load.numpy(), [2, 2, 2, 2])
+
+
+@pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+def test_sparse_selection_by_hand():
+    # Logits of the groups are the first two inputs; within every group the experts' are the others.
+    gate = built_gate(6, input_dim=5, groups=2, primary=NoisyTopK(k=1, noise=False),
+                      secondary=NoisyTopK(k=2, noise=False))  # fmt: skip
+    gate.primary.kernels["gate_kernel"].assign(np.eye(5)[:, :2])
+    gate.secondary.kernels["gate_kernel"].assign([np.eye(5)[:, 2:]] * 2)
+    x = tf.constant([[0, 1, math.log(3), -9, 0], [2, 1, 0, 0, 1]], tf.float64)
+    routed = gate(x)
+    # Token 0: group 1 (experts 3 to 5), its experts 0 and 2 with 3/4, 1/4.
+    # Token 1: group 0, its expert 2 with e / (1 + e), and expert 0, the lower of two equals.
+    np.testing.assert_array_equal(routed.experts.numpy(), [[3, 5], [2, 0]])
+    high = math.e / (1 + math.e)
+    np.testing.assert_allclose(routed.gates.numpy(), [[0.75, 0.25], [high, 1 - high]])
+    np.testing.assert_array_equal(routed.load.numpy(), [1, 0, 1, 1, 0, 1])
+
+
+def level_by_numpy(logits, stddev, draw, k):
+    """Dense gates `[T, E]` and P `[T, E]` of one noisy top-k gate, token by token."""
+    noisy = logits + draw * stddev
+    gates, probability = np.zeros_like(noisy), np.zeros_like(noisy)
+    for t, row in enumerate(noisy):
+        chosen = np.argsort(-row)[:k]
+        gates[t, chosen] = np.exp(row[chosen]) / np.exp(row[chosen]).sum()
+        for i in range(len(row)):
+            z = (logits[t, i] - np.sort(np.delete(row, i))[-k]) / stddev[t, i]
+            probability[t, i] = routing.normal_cdf(tf.constant(z)).numpy()
+    return gates, probability
+
+
+def test_noisy_importance_and_load_by_the_equations():
+    groups, per_group, k = 4, 3, 2
+    gate = remember_noise(built_gate(12, groups=groups, primary=NoisyTopK(k=k, seed=3)))
+    routed = fresh_route(gate)
+
+    def kernel(level, name):
+        return level.kernels[name].numpy()
+
+    def draws(level, shape):
+        generator = keras.random.SeedGenerator(0)
+        generator.state.assign(level.first_state)
+        return keras.random.normal(shape, dtype="float64", seed=generator).numpy()
+
+    def softplus(x):
+        return np.log1p(np.exp(x))
+
+    primary, primary_p = level_by_numpy(
+        X @ kernel(gate.primary, "gate_kernel"),
+        softplus(X @ kernel(gate.primary, "noise_kernel")),
+        draws(gate.primary, (9, groups)),
+        k,
+    )
+    secondary_draw = draws(gate.secondary, (9 * k, per_group))  # rows sorted by group, then token
+    importance, load, start = [], [], 0
+    for i in range(groups):
+        members = np.flatnonzero(primary[:, i] > 0)
+        rows = X[members]
+        gates, probability = level_by_numpy(
+            rows @ kernel(gate.secondary, "gate_kernel")[i],
+            softplus(rows @ kernel(gate.secondary, "noise_kernel")[i]),
+            secondary_draw[start : start + len(members)],
+            k,
+        )
+        start += len(members)
+        importance.extend((primary[members, i, None] * gates).sum(axis=0))  # eq 13
+        load.extend(primary_p[:, i].sum() * probability.sum(axis=0) / len(members))  # eq 14
+    np.testing.assert_allclose(routed.importance.numpy(), importance, rtol=1e-10)
+    np.testing.assert_allclose(routed.load.numpy(), load, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0)])
+def test_loss_gradients_against_finite_differences(importance_weight, load_weight):
+    primary = NoisyTopK(k=2, seed=3, importance_weight=importance_weight, load_weight=load_weight)
+    gate = remember_noise(built_gate(9, groups=3, primary=primary))
+    with tf.GradientTape() as tape:
+        loss = gate.balancing_loss(fresh_route(gate))
+    gradients = tape.gradient(loss, gate.trainable_variables)
+    assert len(gradients) == 4
+    rng = np.random.default_rng(1)
+    for weight, gradient in zip(gate.trainable_variables, gradients, strict=True):
+        values = weight.numpy()
+        assert np.abs(gradient.numpy()).max() > 1e-3
+        for flat in rng.choice(values.size, 9, replace=False):
+            i = np.unravel_index(flat, values.shape)
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = values.copy()
+                moved[i] += step
+                weight.assign(moved)
+                sides.append(gate.balancing_loss(fresh_route(gate)).numpy())
+            weight.assign(values)
+            expected = (sides[0] - sides[1]) / 2e-6
+            assert gradient.numpy()[i] == pytest.approx(expected, abs=1e-8), (weight.path, i)
+
+
+def test_load_with_all_experts_of_a_group_selected_is_the_primary_load():
+    # k = 2 of 2 within a group: each of its experts has the count |X⁽ⁱ⁾|, so Load_H = Load_primary.
+    gate = remember_noise(built_gate(8, groups=4, primary=NoisyTopK(k=2, seed=3)))
+    load = fresh_route(gate).load.numpy().reshape(4, 2)
+    for level in (gate.primary,):
+        level.seed_generator.state.assign(level.first_state)
+    selection = gate.primary.select(tf.constant(X), training=True)
+    expected = tf.reduce_sum(selection.load_probability, axis=0).numpy()
+    np.testing.assert_allclose(load, np.stack([expected, expected], axis=1), rtol=1e-12)
+
+
+def test_call_adds_exactly_the_weighted_losses_of_the_whole():
+    primary = NoisyTopK(k=2, seed=3, importance_weight=0.3, load_weight=0.07)
+    gate = remember_noise(built_gate(12, groups=4, primary=primary))
+    routed = fresh_route(gate)
+    importance, load = routed.importance.numpy(), routed.load.numpy()
+    expected = 0.3 * importance.var() / importance.mean() ** 2
+    expected += 0.07 * load.var() / load.mean() ** 2
+    for level in (gate.primary, gate.secondary):
+        level.seed_generator.state.assign(level.first_state)
+    gate(tf.constant(X), training=True)
+    assert sum(gate.losses).numpy() == pytest.approx(expected, rel=1e-12)
+    gate(tf.constant(X))
+    assert gate.losses == []
+
+
+def test_weights_of_its_own_come_before_those_of_the_primary_gate():
+    primary = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.07)
+    assert Hierarchical(2, primary).load_weight == 0.07
+    gate = Hierarchical(2, primary, importance_weight=0.5, load_weight=0.0)
+    assert (gate.importance_weight, gate.load_weight) == (0.5, 0.0)
+
+
+def test_one_seed_does_not_give_both_levels_the_same_noise():
+    gate = built_gate(16, groups=4, primary=NoisyTopK(k=2, seed=3))
+    states = [level.seed_generator.state.numpy() for level in (gate.primary, gate.secondary)]
+    assert np.any(states[0] != states[1])
+
+
+def test_kernels_start_at_zero_with_one_secondary_gate_per_group():
+    gate = Hierarchical(2, NoisyTopK(k=2), num_experts=6)
+    gate.build((None, 5))
+    shapes = [tuple(weight.shape) for weight in gate.trainable_weights]
+    assert shapes == [(5, 2), (5, 2), (2, 5, 3), (2, 5, 3)]
+    assert not any(np.any(weight.numpy()) for weight in gate.trainable_weights)
+    # Parameters 2·5·2 + 2·2·5·3; operations 2·5·2 + 2 groups · 2·5·3.
+    assert gate.parameter_count(5) == 80 == gate.count_params()
+    assert gate.ops_per_timestep(5) == 80
+    # k = 1 at the first level halves the second level's operations, and no weights.
+    one = Hierarchical(2, NoisyTopK(k=1), NoisyTopK(k=2), num_experts=6)
+    assert (one.parameter_count(5), one.ops_per_timestep(5)) == (80, 50)
+
+
+def test_empty_batch():
+    gate = built_gate(8, groups=4, primary=NoisyTopK(k=2, importance_weight=1.0, load_weight=1.0))
+    routed = gate(tf.zeros([0, 3], tf.float64), training=True)
+    assert routed.experts.shape == (0, 4)
+    assert sum(gate.losses).numpy() == 0
+
+
+def test_config_round_trip_keeps_both_levels():
+    gate = Hierarchical(2, NoisyTopK(k=1, seed=4), NoisyTopK(k=2, noise=False), num_experts=6)
+    again = gating.get(keras.saving.serialize_keras_object(gate))
+    assert again.get_config() == gate.get_config()
+    assert (again.primary.k, again.secondary.k, again.secondary.noise) == (1, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": 3}, r"groups must divide num_experts=8, got groups=3; .*1, 2, 4, 8"),
+        ({"groups": 0}, r"groups must be an integer of at least 1, got 0"),
+        ({"groups": 2.0}, r"groups must be an integer of at least 1, got 2.0"),
+        ({"primary": NoisyTopK(k=5)}, r"k must be at most 4, the number of .* got k=5"),
+        ({"secondary": NoisyTopK(k=3)}, r"k must be at most 2, the number of .* got k=3"),
+        ({"primary": Hierarchical(2, Softmax())}, r"primary must be a gate for a level"),
+        ({"secondary": Hierarchical(2, Softmax())}, r"secondary must be a gate for a level"),
+        ({"primary": "noisy_topk"}, r"did you mean 'noisy_top_k'"),
+        ({"num_groups": 2}, r"cannot itself be a level"),
+        ({"load_weight": -1}, r"load_weight must be"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    defaults = {"groups": 4, "primary": NoisyTopK(k=2), "num_experts": 8}
+    with pytest.raises(ValueError, match=message):
+        Hierarchical(**{**defaults, **arguments})
+
+
+def test_use_without_a_number_of_experts():
+    with pytest.raises(ValueError, match=r"Hierarchical was not told num_experts"):
+        Hierarchical(2, NoisyTopK(k=2))(tf.zeros([2, 3]))

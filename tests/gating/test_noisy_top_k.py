@@ -1,0 +1,224 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import NoisyTopK
+from tfmoe.ops import balancing, routing
+
+X = np.random.default_rng(0).standard_normal((7, 3))
+
+
+def built_gate(num_experts, seed=5, **arguments):
+    """A float64 gate with random kernels, the same at each call."""
+    gate = NoisyTopK(num_experts=num_experts, seed=seed, dtype="float64", **arguments)
+    gate.build((None, X.shape[1]))
+    rng = np.random.default_rng(2)
+    for kernel in gate.kernels.values():
+        kernel.assign(rng.standard_normal(kernel.shape))
+    return gate
+
+
+def first_draw(gate, shape):
+    """The noise of the gate's next training step."""
+    generator = keras.random.SeedGenerator(gate.seed)
+    return keras.random.normal(shape, dtype="float64", seed=generator).numpy()
+
+
+def fresh_route(gate, x=X):
+    gate.seed_generator.state.assign([gate.seed, 0])
+    return gate.route(tf.constant(x), training=True)
+
+
+def kernel_values(gate):
+    return gate.kernels["gate_kernel"].numpy(), gate.kernels["noise_kernel"].numpy()
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def test_kernels_start_at_zero():
+    gate = NoisyTopK(k=2, num_experts=4)
+    gate.build((None, 3))
+    assert [weight.name for weight in gate.trainable_weights] == ["gate_kernel", "noise_kernel"]
+    for weight in gate.trainable_weights:
+        assert weight.shape == (3, 4)
+        np.testing.assert_array_equal(weight.numpy(), 0)
+
+
+def test_selection_in_evaluation_is_top_k_of_the_clean_logits():
+    gate = built_gate(5, k=2)
+    selection = gate.select(tf.constant(X), training=False)
+    logits = X @ kernel_values(gate)[0]
+    np.testing.assert_array_equal(
+        selection.experts.numpy(), np.argsort(-logits, axis=1, kind="stable")[:, :2]
+    )
+    highest = np.exp(-np.sort(-logits, axis=1)[:, :2])
+    expected = highest / highest.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(selection.gates.numpy(), expected, rtol=1e-12)
+    assert selection.load_probability is None
+
+
+@pytest.mark.parametrize("noise_floor", [0.0, 0.5])
+def test_selection_in_training_by_the_equations(noise_floor):
+    gate = built_gate(5, k=2, noise_floor=noise_floor)
+    gate_kernel, noise_kernel = kernel_values(gate)
+    stddev = softplus(X @ noise_kernel) + noise_floor
+    noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * stddev
+    routed = fresh_route(gate)
+    chosen = np.argsort(-noisy, axis=1)[:, :2]
+    np.testing.assert_array_equal(routed.experts.numpy(), chosen)
+    dense = np.zeros((7, 5))  # eq 4 and 5
+    for t in range(7):
+        weights = np.exp(noisy[t, chosen[t]])
+        dense[t, chosen[t]] = weights / weights.sum()
+    np.testing.assert_allclose(routed.importance.numpy(), dense.sum(axis=0), rtol=1e-10)
+    load = np.zeros(5)  # eq 8 to 10
+    for t in range(7):
+        for i in range(5):
+            kth_excluding = np.sort(np.delete(noisy[t], i))[-2]
+            z = (X[t] @ gate_kernel[:, i] - kth_excluding) / stddev[t, i]
+            load[i] += routing.normal_cdf(tf.constant(z)).numpy()
+    np.testing.assert_allclose(routed.load.numpy(), load, rtol=1e-10)
+
+
+def test_call_adds_exactly_the_weighted_losses_in_training_and_none_in_evaluation():
+    gate = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
+    routed = fresh_route(gate)
+    importance, load = routed.importance.numpy(), routed.load.numpy()
+    expected = 0.3 * importance.var() / importance.mean() ** 2
+    expected += 0.07 * load.var() / load.mean() ** 2
+    gate.seed_generator.state.assign([gate.seed, 0])
+    gate(tf.constant(X), training=True)
+    assert len(gate.losses) == 1
+    assert gate.losses[0].numpy() == pytest.approx(expected, rel=1e-12)
+    gate(tf.constant(X), training=False)
+    assert gate.losses == []
+
+
+@pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
+@pytest.mark.parametrize("k", [2, 4])
+def test_loss_gradients_against_finite_differences(k, importance_weight, load_weight):
+    gate = built_gate(5, k=k, importance_weight=importance_weight, load_weight=load_weight)
+    gate_kernel, noise_kernel = kernel_values(gate)
+    noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * softplus(X @ noise_kernel)
+    assert np.diff(np.sort(noisy, axis=1), axis=1).min() > 1e-4  # no ties within the steps' reach
+    with tf.GradientTape() as tape:
+        loss = gate.balancing_loss(fresh_route(gate))
+    gradients = tape.gradient(loss, gate.trainable_variables)
+    for weight, gradient in zip(gate.trainable_variables, gradients, strict=True):
+        values = weight.numpy()
+        expected = np.zeros_like(values)
+        for i in np.ndindex(values.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = values.copy()
+                moved[i] += step
+                weight.assign(moved)
+                sides.append(gate.balancing_loss(fresh_route(gate)).numpy())
+            expected[i] = (sides[0] - sides[1]) / 2e-6
+        weight.assign(values)
+        np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-8)
+        assert np.abs(expected).max() > 1e-3
+
+
+def test_load_is_the_count_without_gradient_where_all_are_selected():
+    gate = built_gate(3, k=3, load_weight=1.0)
+    with tf.GradientTape() as tape:
+        routed = fresh_route(gate)
+        loss = gate.balancing_loss(routed)
+    np.testing.assert_array_equal(routed.load.numpy(), [7, 7, 7])
+    assert loss.numpy() == 0
+    for gradient in tape.gradient(loss, gate.trainable_variables):
+        assert gradient is None or not np.any(gradient.numpy())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_load_is_the_count_without_noise(training):
+    gate = built_gate(5, k=2, noise=False, load_weight=1.0)
+    assert list(gate.kernels) == ["gate_kernel"]
+    with tf.GradientTape() as tape:
+        routed = gate.route(tf.constant(X), training=training)
+        loss = gate.balancing_loss(routed)
+    counts = np.bincount(routed.experts.numpy().ravel(), minlength=5)
+    np.testing.assert_array_equal(routed.load.numpy(), counts)
+    gradient = tape.gradient(loss, gate.kernels["gate_kernel"])
+    assert gradient is None or not np.any(gradient.numpy())
+
+
+def test_load_is_the_count_in_evaluation():
+    gate = built_gate(5, k=2)
+    routed = gate.route(tf.constant(X), training=False)
+    counts = np.bincount(routed.experts.numpy().ravel(), minlength=5)
+    np.testing.assert_array_equal(routed.load.numpy(), counts)
+
+
+def test_k_1_warns_and_only_the_load_loss_reaches_the_gate():
+    with pytest.warns(UserWarning, match=r"k=1.*Switch"):
+        gate = built_gate(5, k=1)
+    with tf.GradientTape(persistent=True) as tape:
+        routed = fresh_route(gate)
+        importance_loss = balancing.cv_squared(routed.importance)
+        load_loss = balancing.cv_squared(routed.load)
+    np.testing.assert_array_equal(routed.gates.numpy(), 1)
+    kernel = gate.kernels["gate_kernel"]
+    np.testing.assert_allclose(tape.gradient(importance_loss, kernel).numpy(), 0, atol=1e-12)
+    assert np.abs(tape.gradient(load_loss, kernel).numpy()).max() > 1e-3
+
+
+def test_k_1_of_one_expert_and_k_2_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NoisyTopK(k=1, num_experts=1).build((None, 3))
+        NoisyTopK(k=2, num_experts=3).build((None, 3))
+
+
+def test_all_experts_are_used_at_the_start_of_training_only_by_the_noise():
+    gate = NoisyTopK(k=2, num_experts=4, seed=1)
+    x = tf.random.stateless_normal([4000, 3], [1, 2])
+    load = np.bincount(gate(x, training=True).experts.numpy().ravel(), minlength=4)
+    np.testing.assert_allclose(load, 2000, atol=150)  # standard deviation √(4000/4) = 32
+    np.testing.assert_array_equal(gate(x).experts.numpy(), [[0, 1]] * 4000)
+
+
+def test_noise_changes_from_step_to_step_and_repeats_with_the_seed():
+    first, second = (built_gate(5, k=2, seed=3) for _ in range(2))
+    a, b = (first(tf.constant(X), training=True).gates.numpy() for _ in range(2))
+    assert np.abs(a - b).max() > 1e-3
+    np.testing.assert_array_equal(a, second(tf.constant(X), training=True).gates.numpy())
+
+
+def test_empty_batch():
+    gate = built_gate(5, k=2, importance_weight=1.0, load_weight=1.0)
+    routed = gate(tf.zeros([0, 3], tf.float64), training=True)
+    assert routed.experts.shape == (0, 2)
+    np.testing.assert_array_equal(routed.load.numpy(), 0)
+    assert gate.losses[0].numpy() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, r"k must be an integer of at least 1, got 0"),
+        ({"k": 2.0}, r"k must be an integer of at least 1, got 2.0"),
+        ({"k": True}, r"k must be an integer of at least 1, got True"),
+        ({"k": 5, "num_experts": 4}, r"k must be at most 4, the number of experts.*got k=5"),
+        ({"importance_weight": -0.1}, r"importance_weight must be .* at least 0, got -0.1"),
+        ({"load_weight": float("nan")}, r"load_weight must be .* at least 0, got nan"),
+        ({"load_weight": float("inf")}, r"load_weight must be a finite number .*, got inf"),
+        ({"load_weight": "0.1"}, r"load_weight must be .* at least 0, got '0.1'"),
+        ({"noise_floor": -1}, r"noise_floor must be .* at least 0, got -1"),
+        ({"num_experts": 0}, r"num_experts must be an integer of at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NoisyTopK(**arguments)
+
+
+def test_use_without_a_number_of_experts():
+    with pytest.raises(ValueError, match=r"NoisyTopK was not told num_experts: .*for_experts"):
+        NoisyTopK(k=2)(tf.zeros([2, 3]))

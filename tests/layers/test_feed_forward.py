@@ -1,0 +1,53 @@
+import keras
+import numpy as np
+import pytest
+
+from tfmoe.layers import FeedForward
+
+X = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("float32")
+
+
+def test_by_hand():
+    layer = FeedForward(2)
+    layer.build((None, 2))
+    layer.set_weights([np.array([[1.0, -1.0], [2.0, 1.0]]), np.array([[3.0, 0.0], [1.0, 1.0]])])
+    # (1, 2) → (5, 1) → (16, 1); (2, -1) → (0, -3), rectified (0, 0) → (0, 0).
+    result = layer(np.array([[1.0, 2.0], [2.0, -1.0]])).numpy()
+    np.testing.assert_allclose(result, [[16, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "ops", "parameters"),
+    [
+        ({}, 2 * 5 * 7, 70),
+        ({"use_bias": True}, 70, 70 + 7 + 5),
+        # MoE-1-Deep has four hidden layers: three matrices between them.
+        ({"depth": 4, "use_bias": True}, 70 + 3 * 49, 70 + 147 + 4 * 7 + 5),
+    ],
+)
+def test_operations_and_parameters(options, ops, parameters):
+    layer = FeedForward(7, **options)
+    assert (layer.ops_per_timestep(5), layer.parameter_count(5)) == (ops, parameters)
+    assert layer(X).shape == X.shape
+    assert layer.count_params() == parameters
+
+
+def test_save_and_load(tmp_path):
+    layer = FeedForward(7, depth=2, activation="tanh", use_bias=True)
+    model = keras.Sequential([keras.Input((None, 5)), layer])
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
+    assert again.layers[0].get_config() == layer.get_config()
+
+
+def test_mask_passes_through():
+    layer = FeedForward(7)
+    embedded = keras.layers.Embedding(9, 5, mask_zero=True)(np.array([[1, 2, 0]]))
+    np.testing.assert_array_equal(layer(embedded)._keras_mask.numpy(), [[True, True, False]])
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_units", 0), ("depth", 1.5)])
+def test_wrong_arguments(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
+        FeedForward(**{"hidden_units": 4, name: value})

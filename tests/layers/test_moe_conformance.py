@@ -1,0 +1,171 @@
+"""What every gate must do inside the layer, flat and in groups: one entry for each gate."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe import gating
+from tfmoe.layers import MoE
+
+pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+
+GATES = {
+    "softmax": {"name": "softmax", "importance_weight": 0.1},
+    "noisy_top_k": {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2},
+    "switch": {"name": "switch", "balance_weight": 0.1},
+    "hierarchical": {
+        "name": "hierarchical",
+        "groups": 2,
+        "primary": {"name": "noisy_top_k", "k": 1, "load_weight": 0.2},
+        "secondary": {"name": "softmax"},
+    },
+}
+VARIANTS = [(name, groups) for name in GATES for groups in (None, 2) if name != "hierarchical"]
+VARIANTS.append(("hierarchical", None))
+OPTIONS = {"depth": 2, "use_bias": True, "activation": "tanh", "capacity_factor": 4.0}
+METRICS = {"cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped"}
+X = np.random.default_rng(0).standard_normal((24, 3, 5)).astype("float32")
+Y = np.sin(X[..., :2])
+
+
+def make_layer(variant, **arguments):
+    name, groups = variant
+    return MoE(4, 6, gate=GATES[name], groups=groups, **{**OPTIONS, **arguments})
+
+
+def make_model(variant, **arguments):
+    inputs = keras.Input([None, 5])
+    hidden = make_layer(variant, name="moe", **arguments)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, name="out")(hidden))
+
+
+def train(model, epochs=2, eagerly=False):
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=eagerly)
+    return model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, shuffle=True).history
+
+
+def test_every_gate_is_here():
+    assert set(GATES) == set(gating.GATES)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}, groups {v[1]}")
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(variant):
+    keras.utils.set_random_seed(3)
+    model = make_model(variant)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    return model, before, train(model)
+
+
+def test_config_round_trip(variant):
+    layer = make_layer(variant, recompute=True)
+    for source in (layer, MoE.from_config(layer.get_config())):
+        again = MoE.from_config(source.get_config())
+        assert again.get_config() == layer.get_config()
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(source))
+        assert again.get_config() == layer.get_config()
+
+
+def test_config_of_a_built_layer_builds_nothing(variant):
+    layer = make_layer(variant)
+    layer.build((None, 5))
+    assert MoE.from_config(layer.get_config()).trainable_weights == []
+
+
+def test_fit_trains_every_weight_and_reports_the_metrics(trained):
+    model, before, history = trained
+    assert {f"moe_{name}" for name in METRICS} | {"loss"} == set(history)
+    assert np.all(np.isfinite(list(history.values())))
+    assert history["loss"][1] < history["loss"][0]
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert np.abs(weight.numpy() - old).max() > 0, weight.path
+
+
+def test_evaluate_gives_the_tasks_own_loss(trained):
+    model, _, _ = trained
+    predicted = model.predict(X, verbose=0)
+    result = model.evaluate(X, Y, verbose=0, return_dict=True, batch_size=24)
+    assert result["loss"] == pytest.approx(np.mean((predicted - Y) ** 2), rel=1e-5)
+    assert {f"moe_{name}" for name in METRICS} < set(result)
+
+
+def test_save_and_load(trained, tmp_path):
+    model, _, _ = trained
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
+    assert again.count_params() == model.count_params()
+    assert again.get_layer("moe").get_config() == model.get_layer("moe").get_config()
+
+
+def test_weights_file_round_trip(trained, variant, tmp_path):
+    model, _, _ = trained
+    model.save_weights(tmp_path / "m.weights.h5")
+    again = make_model(variant)
+    again.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
+
+
+def test_parameters(trained):
+    layer = trained[0].get_layer("moe")
+    assert layer.parameter_count(5) == sum(
+        int(np.prod(weight.shape)) for weight in layer.trainable_weights
+    )
+
+
+def test_mixed_bfloat16(variant):
+    model = make_model(variant, dtype="mixed_bfloat16")
+    layer = model.get_layer("moe")
+    y = layer(X)
+    assert y.dtype == tf.bfloat16
+    assert layer.compute_output_spec(keras.KerasTensor((None, 5))).dtype == "bfloat16"
+    routing = layer.gate(tf.cast(X[0], tf.bfloat16))
+    assert routing.gates.dtype == routing.load.dtype == routing.importance.dtype == tf.float32
+    for weight in layer.trainable_weights:
+        assert weight.dtype == "float32"
+    history = train(model, epochs=1, eagerly=True)
+    assert np.all(np.isfinite(list(history.values())))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.out = keras.layers.Dense(2)
+
+    def call(self, inputs, training=False):
+        return self.out(self.layer(inputs, training=training))
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [("subclassed", ("noisy_top_k", 2)), ("sequential", ("noisy_top_k", None))],
+    indirect=["variant"],
+)
+def test_other_kinds_of_model(kind, variant):
+    layer = make_layer(variant, name="moe")
+    if kind == "subclassed":
+        model = Subclassed(layer)
+    else:
+        model = keras.Sequential([layer, keras.layers.Dense(2)])
+    history = train(model)
+    assert {f"moe_{name}" for name in METRICS} <= set(history)
+    assert history["loss"][1] < history["loss"][0]
+    assert model.predict(X, verbose=0).shape == Y.shape
+
+
+@pytest.mark.parametrize("variant", [("noisy_top_k", None), ("noisy_top_k", 2)], indirect=True)
+def test_same_seed_same_training(variant):
+    results = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        model = make_model(variant)
+        train(model, epochs=1, eagerly=True)
+        results.append(np.concatenate([w.numpy().ravel() for w in model.trainable_weights]))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[0] - results[2]).max() > 1e-3

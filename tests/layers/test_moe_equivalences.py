@@ -1,0 +1,248 @@
+"""The sparse layer against dense formulas written down here, values and gradients, in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.layers import FeedForward, MoE
+
+D, HIDDEN, EXPERTS = 5, 7, 6
+X = np.random.default_rng(0).standard_normal((11, D))
+WEIGHTS_OF_OUTPUTS = np.random.default_rng(1).standard_normal((11, D))
+
+
+def randomised(layer, input_dim=D):
+    """Builds a layer and gives every weight, gates and biases included, a random value."""
+    layer.build((None, input_dim))
+    rng = np.random.default_rng(2)
+    for weight in layer.trainable_weights:
+        weight.assign(rng.standard_normal(weight.shape) / np.sqrt(input_dim))
+    return layer
+
+
+def keep_top_k(logits, k):
+    """`softmax(KeepTopK(logits, k))` over the last axis, dense."""
+    threshold = tf.sort(logits, axis=-1)[..., -k, None]
+    return tf.nn.softmax(tf.where(logits >= threshold, logits, -np.inf))
+
+
+def expert_outputs(layer, x):
+    """`[T, E, D]`: every token through every expert, as plain matrix products."""
+    h = tf.repeat(x[:, None, :], layer.num_experts, axis=1)
+    experts = layer.experts
+    for i, kernel in enumerate(experts.kernels):
+        h = tf.einsum("tei,eio->teo", h, tf.convert_to_tensor(kernel))
+        h = h + experts.biases[i] if experts.use_bias else h
+        h = experts.activation(h) if i < experts.depth else h
+    return h
+
+
+def mixture(gates, outputs):
+    return tf.einsum("te,ted->td", gates, outputs)
+
+
+def values_and_gradients(function, x, variables):
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+        total = tf.reduce_sum(y * WEIGHTS_OF_OUTPUTS)
+    sources = [x, *variables]
+    gradients = tape.gradient(total, sources, unconnected_gradients="zero")
+    return [y, *(tf.convert_to_tensor(gradient) for gradient in gradients)]
+
+
+def assert_equivalent(layer, dense, function=None):
+    variables = layer.trainable_variables
+    actual = values_and_gradients(function or layer, X, variables)
+    expected = values_and_gradients(dense, X, variables)
+    names = ["outputs", "inputs", *(variable.path for variable in variables)]
+    for name, a, b in zip(names, actual, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10, err_msg=name)
+    return names, expected
+
+
+OPTIONS = {
+    "plain": {},
+    "deep": {"depth": 3},
+    "bias": {"use_bias": True},
+    "tanh": {"activation": "tanh"},
+    "deep, bias, gelu": {"depth": 2, "use_bias": True, "activation": "gelu"},
+    "recompute": {"recompute": True, "depth": 2, "use_bias": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("k", [2, 6])
+def test_flat_noisy_top_k(k, options):
+    gate = NoisyTopK(k=k, noise=False)
+    layer = randomised(MoE(EXPERTS, HIDDEN, gate=gate, dtype="float64", **options))
+
+    def dense(x):
+        gates = keep_top_k(x @ layer.gate.kernels["gate_kernel"], k)
+        return mixture(gates, expert_outputs(layer, x))
+
+    names, expected = assert_equivalent(layer, dense)
+    for name, value in zip(names, expected, strict=True):  # nothing is equal by being zero
+        assert np.abs(value.numpy()).max() > 1e-3, name
+
+
+def test_softmax_gate_is_the_dense_mixture():
+    layer = randomised(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
+
+    def dense(x):
+        gates = tf.nn.softmax(x @ layer.gate.kernels["gate_kernel"])
+        return mixture(gates, expert_outputs(layer, x))
+
+    assert_equivalent(layer, dense)
+
+
+def test_all_experts_selected_is_the_soft_mixture():
+    sparse = randomised(
+        MoE(EXPERTS, HIDDEN, gate=NoisyTopK(k=EXPERTS, noise=False), dtype="float64")
+    )
+    soft = randomised(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
+    actual = values_and_gradients(sparse, X, sparse.trainable_variables)
+    expected = values_and_gradients(soft, X, soft.trainable_variables)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("gate", [NoisyTopK(k=1), Softmax()], ids=["noisy_top_k", "softmax"])
+@pytest.mark.parametrize("options", [{}, {"depth": 3, "use_bias": True, "activation": "tanh"}])
+def test_one_expert_is_a_feed_forward_layer(gate, options, training):
+    layer = randomised(MoE(1, HIDDEN, gate=gate, dtype="float64", **options))
+    dense = FeedForward(HIDDEN, dtype="float64", **options)
+    dense.build((None, D))
+    expert_weights = layer.experts.trainable_weights
+    for weight, source in zip(dense.trainable_weights, expert_weights, strict=True):
+        weight.assign(source[0])
+    actual = values_and_gradients(lambda x: layer(x, training=training), X, expert_weights)
+    expected = values_and_gradients(dense, X, dense.trainable_variables)
+    for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+        a = a if i < 2 else a[0]
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10)
+
+
+def hierarchical_dense(layer, gate_of):
+    """`Σ_i Σ_j G_primary(x)_i G_i(x)_j E_ij(x)` with both gates evaluated everywhere."""
+
+    def dense(x):
+        primary = gate_of[0](x @ layer.gate.primary.kernels["gate_kernel"])
+        kernel = tf.convert_to_tensor(layer.gate.secondary.kernels["gate_kernel"])
+        secondary = gate_of[1](tf.einsum("td,gde->tge", x, kernel))
+        gates = tf.reshape(primary[:, :, None] * secondary, [-1, layer.num_experts])
+        return mixture(gates, expert_outputs(layer, x))
+
+    return dense
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("groups", "k"), [(4, 2), (2, 2), (4, 3)])
+def test_hierarchical_noisy_top_k(groups, k, recompute):
+    gate = NoisyTopK(k=k, noise=False)
+    layer = randomised(
+        MoE(12, HIDDEN, gate=gate, groups=groups, recompute=recompute, dtype="float64")
+    )
+    dense = hierarchical_dense(layer, [lambda logits: keep_top_k(logits, k)] * 2)
+    names, expected = assert_equivalent(layer, dense)
+    for name, value in zip(names, expected, strict=True):
+        assert np.abs(value.numpy()).max() > 1e-3, name
+
+
+def test_dense_hierarchical_is_the_product_of_its_softmaxes():
+    layer = randomised(MoE(6, HIDDEN, gate=Softmax(), groups=2, dtype="float64"))
+    assert_equivalent(layer, hierarchical_dense(layer, [tf.nn.softmax] * 2))
+
+
+def test_hierarchical_with_different_gates_at_its_levels():
+    gate = Hierarchical(3, NoisyTopK(k=2, noise=False), Softmax())
+    layer = randomised(MoE(6, HIDDEN, gate=gate, dtype="float64"))
+    dense = hierarchical_dense(layer, [lambda logits: keep_top_k(logits, 2), tf.nn.softmax])
+    assert_equivalent(layer, dense)
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_noise_drawn_in_training_is_the_only_difference_to_evaluation(groups):
+    """With W_noise so low that σ = 0 training selects what evaluation does."""
+    layer = randomised(MoE(4, HIDDEN, gate=NoisyTopK(k=2), groups=groups, dtype="float64"))
+    for weight in layer.gate.trainable_weights:
+        if weight.name == "noise_kernel":
+            weight.assign(np.zeros(weight.shape))
+    noisy = layer(X, training=True).numpy()
+    assert np.abs(noisy - layer(X).numpy()).max() > 1e-3
+    positive = np.abs(X)
+    for weight in layer.gate.trainable_weights:
+        if weight.name == "noise_kernel":
+            weight.assign(np.full(weight.shape, -1e4))
+    np.testing.assert_array_equal(layer(positive, training=True).numpy(), layer(positive).numpy())
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_under_tf_function_with_unknown_batch_and_time(groups, recompute):
+    gate = NoisyTopK(k=2, noise=False)
+    layer = randomised(
+        MoE(4, HIDDEN, gate=gate, groups=groups, recompute=recompute, dtype="float64")
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, D], tf.float64)])
+    def loss_and_gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            total = tf.reduce_sum(y**2)
+        assert y.shape.as_list() == [None, None, D]
+        return y, tape.gradient(total, [x, *layer.trainable_variables])
+
+    for shape in [(2, 5, D), (3, 1, D), (1, 7, D), (2, 0, D)]:
+        x = np.random.default_rng(3).standard_normal(shape)
+        y, gradients = loss_and_gradients(x)
+        x_tensor = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x_tensor)
+            eager = layer(x_tensor)
+            total = tf.reduce_sum(eager**2)
+        expected = tape.gradient(total, [x_tensor, *layer.trainable_variables])
+        np.testing.assert_allclose(y.numpy(), eager.numpy(), rtol=0, atol=1e-10)
+        for a, b in zip(gradients, expected, strict=True):
+            a, b = tf.convert_to_tensor(a).numpy(), tf.convert_to_tensor(b).numpy()
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(24, D), (4, 6, D), (2, 3, 4, D)])
+def test_leading_axes_are_all_tokens(shape):
+    layer = randomised(MoE(EXPERTS, HIDDEN, gate=NoisyTopK(k=2), dtype="float64"))
+    x = np.random.default_rng(3).standard_normal((24, D))
+    y = layer(x.reshape(shape))
+    assert y.shape == shape
+    np.testing.assert_allclose(y.numpy().reshape(24, D), layer(x).numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("shape", [(0, D), (2, 0, D)])
+def test_empty_batch(shape, groups):
+    gate = NoisyTopK(k=2, importance_weight=0.1, load_weight=0.1)
+    layer = randomised(MoE(4, HIDDEN, gate=gate, groups=groups, capacity_factor=1.0))
+    with tf.GradientTape() as tape:
+        y = layer(tf.zeros(shape), training=True)
+        total = tf.reduce_sum(y) + sum(layer.losses)
+    assert y.shape == shape
+    assert total.numpy() == 0
+    for gradient in tape.gradient(total, layer.trainable_variables):
+        assert gradient is None or np.all(np.isfinite(tf.convert_to_tensor(gradient).numpy()))
+    for metric in layer.metrics:
+        assert np.isfinite(metric.result().numpy())
+
+
+def test_gate_learns_from_the_task_alone():
+    layer = MoE(4, HIDDEN, gate=NoisyTopK(k=2, seed=1))
+    keras.utils.set_random_seed(1)
+    layer.build((None, D))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(tf.constant(X, tf.float32), training=True) ** 2)
+    for gradient in tape.gradient(total, list(layer.gate.kernels.values())):
+        assert np.abs(gradient.numpy()).max() > 0

@@ -1,0 +1,76 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import NoisyTopK
+from tfmoe.layers import FeedForward, MoE, ProjectedLSTM, Residual
+
+X = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("float32")
+
+
+def test_by_hand():
+    layer = Residual(keras.layers.Dense(2, use_bias=False), activation="sigmoid")
+    layer.build((None, 2))
+    layer.layer.set_weights([np.array([[0.0, 1.0], [0.0, 0.0]])])
+    # The layer makes (0, 3) of (3, 8): σ(0) = 1/2, σ(3) = 0.9526.
+    result = layer(np.array([[3.0, 8.0]])).numpy()
+    np.testing.assert_allclose(result, [[3.5, 8 + 1 / (1 + np.exp(-3))]], rtol=1e-6)
+
+
+def test_dropout_acts_in_training_on_the_layers_output_only():
+    layer = Residual(keras.layers.Identity(), dropout=0.5, seed=1)
+    x = np.ones((100, 10), "float32")
+    np.testing.assert_array_equal(layer(x).numpy(), 2)
+    # Dropped: 1 + 0. Kept: 1 + 1 / (1 - 0.5).
+    values, counts = np.unique(layer(x, training=True).numpy(), return_counts=True)
+    np.testing.assert_array_equal(values, [1, 3])
+    np.testing.assert_allclose(counts, 500, atol=80)
+
+
+def test_training_and_mask_reach_the_layer():
+    moe = MoE(4, 7, gate=NoisyTopK(k=2, importance_weight=1.0))
+    layer = Residual(moe)
+    mask = np.array([[True, False, False], [True, True, False]])
+    y = layer(X, mask=tf.constant(mask), training=True).numpy()
+    np.testing.assert_array_equal(y[~mask], X[~mask])
+    assert np.abs(y[mask] - X[mask]).max() > 1e-3
+    assert len(layer.losses) == 1
+
+
+@pytest.mark.parametrize(
+    "inner", [FeedForward(7), ProjectedLSTM(6, 5, return_sequences=True), MoE(4, 7)]
+)
+def test_counts_are_the_layers(inner):
+    layer = Residual(inner)
+    assert layer.ops_per_timestep(5) == inner.ops_per_timestep(5)
+    assert layer.parameter_count(5) == inner.parameter_count(5)
+    assert layer(X, mask=tf.ones([2, 3], tf.bool)).shape == X.shape
+    trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+    assert trainable == layer.parameter_count(5)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        FeedForward(7, name="inner"),
+        ProjectedLSTM(6, 5, return_sequences=True, name="inner"),
+        MoE(4, 7, gate=NoisyTopK(k=2), name="inner"),
+    ],
+)
+def test_save_and_load(inner, tmp_path):
+    layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4)
+    model = keras.Sequential([keras.Input((None, 5)), layer])
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
+    assert again.count_params() == model.count_params()
+    assert (again.layers[0].dropout.rate, again.layers[0].seed) == (0.3, 4)
+
+
+@pytest.mark.parametrize(
+    "inner", [keras.layers.Dense(4), ProjectedLSTM(4, return_sequences=True), ProjectedLSTM(5)]
+)
+def test_layer_that_changes_the_shape(inner):
+    with pytest.raises(ValueError, match=r"keeps the shape: .*projection_units=5"):
+        Residual(inner)(np.zeros((3, 3, 5), "float32"))

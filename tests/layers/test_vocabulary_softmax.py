@@ -1,0 +1,176 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.layers import VocabularySoftmax
+
+D, V = 4, 11
+FEATURES = np.random.default_rng(0).standard_normal((6, D)).astype("float32")
+TARGETS = tf.constant([0, 3, 3, 10, 1, 7])
+
+
+def randomised(vocabulary_size=V, **arguments):
+    layer = VocabularySoftmax(vocabulary_size, **arguments)
+    layer.build((None, D))
+    rng = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(rng.standard_normal(weight.shape))
+    return layer
+
+
+def plain_loss(layer, features=FEATURES, targets=TARGETS):
+    logits = features @ tf.transpose(layer.kernel) + layer.bias
+    return -tf.gather(tf.nn.log_softmax(logits), targets, batch_dims=1)
+
+
+def test_loss_by_hand():
+    layer = randomised(3)
+    layer.kernel.assign(tf.zeros([3, D]))
+    layer.bias.assign([math.log(4), math.log(2), math.log(2)])
+    # p = 1/2, 1/4, 1/4.
+    expected = [math.log(2), math.log(4), math.log(4)]
+    for loss in (layer.negative_log_likelihood, layer.training_loss):
+        result = loss(FEATURES[:3], tf.constant([0, 1, 2])).numpy()
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows_of_a_block", [1, 2, 3, 5, 10, 11, 100])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_blocks_equal_the_plain_softmax(rows_of_a_block, in_graph):
+    layer = randomised()
+    layer.BLOCK_ELEMENTS = 6 * rows_of_a_block
+    loss = layer.negative_log_likelihood
+    if in_graph:
+        spec = [tf.TensorSpec([None, D]), tf.TensorSpec([None], tf.int32)]
+        loss = tf.function(loss, input_signature=spec)
+    result = loss(FEATURES, TARGETS).numpy()
+    np.testing.assert_allclose(result, plain_loss(layer).numpy(), rtol=2e-6)
+
+
+def test_more_tokens_than_a_block_holds_and_no_tokens():
+    layer = randomised()
+    layer.BLOCK_ELEMENTS = 2
+    result = layer.negative_log_likelihood(FEATURES, TARGETS).numpy()
+    np.testing.assert_allclose(result, plain_loss(layer).numpy(), rtol=2e-6)
+    assert layer.negative_log_likelihood(FEATURES[:0], TARGETS[:0]).shape == (0,)
+
+
+def test_large_logits_do_not_overflow():
+    layer = randomised()
+    layer.BLOCK_ELEMENTS = 18
+    layer.bias.assign(np.linspace(-2000, 2000, V))
+    result = layer.negative_log_likelihood(FEATURES, TARGETS).numpy()
+    np.testing.assert_allclose(result, plain_loss(layer).numpy(), rtol=1e-5)
+
+
+class Recording(VocabularySoftmax):
+    """Writes down the shape of every block of logits that is computed."""
+
+    def _logits(self, *arguments):
+        logits = super()._logits(*arguments)
+        self.shapes = [*getattr(self, "shapes", []), tuple(logits.shape)]
+        return logits
+
+
+def test_no_block_is_larger_than_asked():
+    layer = Recording(V)
+    layer.build((None, D))
+    layer.BLOCK_ELEMENTS = 12
+    layer.negative_log_likelihood(FEATURES, TARGETS)
+    assert list(layer.shapes) == [(6, 2)] * 5 + [(6, 1)]
+
+
+def gradients(layer, loss):
+    features = tf.constant(FEATURES)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        total = tf.reduce_mean(loss(features, TARGETS))
+    found = tape.gradient(total, [features, layer.kernel, layer.bias])
+    return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
+
+
+def full_loss(layer):
+    return lambda features, targets: plain_loss(layer, features, targets)
+
+
+def test_sampled_loss_with_every_word_a_candidate_is_the_full_loss():
+    # 5000 draws miss the rarest of 11 words with (1 - 0.035)^5000 = 1e-77; log q is 0 for all. Each
+    # target is among the candidates too: were it not taken out, it would count twice.
+    layer = randomised(num_sampled=5000, seed=1)
+    result = layer.training_loss(tf.constant(FEATURES), TARGETS).numpy()
+    np.testing.assert_allclose(result, plain_loss(layer).numpy(), rtol=1e-5)
+    for a, b in zip(
+        gradients(layer, layer.training_loss), gradients(layer, full_loss(layer)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_sampled_gradient_nears_the_full_one_as_candidates_grow():
+    errors = []
+    for num_sampled in (2, 8, 32):
+        layer = randomised(num_sampled=num_sampled, seed=1)
+        draws = [gradients(layer, layer.training_loss)[1] for _ in range(60)]
+        error = np.mean(draws, axis=0) - gradients(layer, full_loss(layer))[1]
+        errors.append(np.linalg.norm(error))
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2], errors
+
+
+def test_sampled_loss_by_its_definition():
+    layer = randomised(num_sampled=4, seed=9)
+    generator = keras.random.SeedGenerator(9)
+    uniform = keras.random.uniform([4], seed=generator).numpy().astype("float64")
+    candidates = np.unique(np.floor(np.exp(uniform * math.log(V + 1)) - 1).astype(int))
+
+    def log_q(i):
+        return math.log(1 - (1 - math.log((i + 2) / (i + 1)) / math.log(V + 1)) ** 4)
+
+    logits = FEATURES @ layer.kernel.numpy().T + layer.bias.numpy()
+    expected = []
+    for token, target in enumerate(TARGETS.numpy()):
+        mine = math.exp(logits[token, target] - log_q(target))
+        others = sum(math.exp(logits[token, i] - log_q(i)) for i in candidates if i != target)
+        expected.append(-math.log(mine / (mine + others)))
+    result = layer.training_loss(tf.constant(FEATURES), TARGETS).numpy()
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+
+
+def test_sampled_loss_of_no_tokens_and_draws_that_change():
+    layer = randomised(num_sampled=4, seed=9)
+    assert layer.training_loss(tf.constant(FEATURES[:0]), TARGETS[:0]).shape == (0,)
+    a, b = (layer.training_loss(tf.constant(FEATURES), TARGETS).numpy() for _ in range(2))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_only_candidates_and_targets_get_a_gradient():
+    layer = randomised(1000, num_sampled=5, seed=2)
+    kernel = gradients(layer, layer.training_loss)[1]
+    assert 0 < np.count_nonzero(np.abs(kernel).max(axis=1)) <= 5 + 5  # five different targets
+
+
+def test_evaluation_in_bfloat16_keeps_its_digits():
+    layer = randomised(dtype="mixed_bfloat16")
+    features = tf.cast(FEATURES, tf.bfloat16)
+    result = layer.negative_log_likelihood(features, TARGETS)
+    assert result.dtype == tf.float32
+    expected = plain_loss(layer, tf.cast(features, tf.float32)).numpy()
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5)
+    assert layer(features).dtype == tf.float32
+    symbolic = VocabularySoftmax(V, dtype="mixed_bfloat16")(keras.KerasTensor((None, D)))
+    assert symbolic.dtype == "float32"
+
+
+def test_counts_and_config():
+    layer = randomised(num_sampled=4, seed=9)
+    trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+    assert layer.parameter_count(D) == V * (D + 1) == trainable
+    assert layer.ops_per_timestep(D) == V * D
+    assert VocabularySoftmax.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(("name", "value"), [("vocabulary_size", 0), ("num_sampled", 0)])
+def test_wrong_arguments(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
+        VocabularySoftmax(**{"vocabulary_size": 5, name: value})

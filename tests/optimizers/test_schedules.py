@@ -1,0 +1,63 @@
+import keras
+import numpy as np
+import pytest
+
+from tfmoe.optimizers import WarmupInverseSqrt
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.5),  # 2 · 1/4
+        (1, 1.0),
+        (3, 2.0),  # the fourth step has the peak
+        (4, 2 * np.sqrt(4 / 5)),
+        (15, 1.0),  # the sixteenth: 2 · √(4/16)
+        (399, 0.2),  # 2 · √(4/400)
+    ],
+)
+def test_language_model_schedule(step, rate):
+    assert float(WarmupInverseSqrt(2.0, 4)(step)) == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.5), (1, 1.0), (2, 1.0), (7, 1.0), (8, np.sqrt(8 / 9)), (31, 0.5)],
+)
+def test_translation_schedule_with_a_plateau(step, rate):
+    # Two steps up, six at the peak, then √(8 / step).
+    assert float(WarmupInverseSqrt(1.0, 2, 6)(step)) == pytest.approx(rate, rel=1e-6)
+
+
+def test_papers_numbers_never_jump():
+    schedule = WarmupInverseSqrt(1e-3, 2000, 8000)
+    rates = np.array(schedule(np.arange(30_000)))
+    assert rates.max() == pytest.approx(1e-3)
+    assert np.all(np.diff(rates[:2000]) > 0)
+    np.testing.assert_allclose(rates[1999:10_000], 1e-3, rtol=1e-6)
+    assert np.all(np.diff(rates[10_000:]) < 0)
+    assert np.abs(np.diff(rates)).max() < 1e-3 / 1999
+
+
+def test_an_optimizer_takes_and_saves_it():
+    optimizer = keras.optimizers.Adam(WarmupInverseSqrt(1.0, 4, 2))
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert again._learning_rate.get_config() == WarmupInverseSqrt(1.0, 4, 2).get_config()
+    variable = keras.Variable([0.0])
+    optimizer = keras.optimizers.SGD(WarmupInverseSqrt(2.0, 4))
+    values = []
+    for _ in range(2):
+        optimizer.apply([keras.ops.ones([1])], [variable])
+        values.append(float(variable[0]))
+    assert values == pytest.approx([-0.5, -1.5])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(0.0,), (-1.0,), (float("nan"),), (1.0, 0), (1.0, 10, -1)],
+)
+def test_wrong_arguments(arguments):
+    with pytest.raises(
+        ValueError, match=r"peak must be above 0, warmup_steps at least 1.*got peak="
+    ):
+        WarmupInverseSqrt(*arguments)
