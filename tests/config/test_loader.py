@@ -226,7 +226,8 @@ class TestErrors:
             ),
             (
                 "training.optimizer.name=adagrad",
-                "training.optimizer.name: must be adam, got 'adagrad'",
+                "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, got "
+                "'adagrad'; did you mean factored_adagrad?",
             ),
         ],
     )

@@ -9,6 +9,7 @@ from tfmoe.config import (
     shipped_configs,
 )
 from tfmoe.config.shipped import ROOT
+from tfmoe.training.accounting import describe
 
 SHIPPED = shipped_configs()
 # Table 7, models only.
@@ -17,11 +18,78 @@ TABLE_7 = {
     "MoE-4", "MoE-32", "MoE-256", "MoE-256-h", "MoE-1024-h", "MoE-4096-h", "2xLSTM-8192-1024",
     "MoE-34M", "MoE-143M",
 }  # fmt: skip
+# Table 8, models only: experts, groups, perplexity after one pass.
+TABLE_8 = {
+    "4xLSTM-512": (None, None, 47.0),
+    "MoE-32": (32, None, 40.4),
+    "MoE-256-h": (256, 32, 35.3),
+    "MoE-1024-h": (1024, 32, 32.7),
+    "MoE-4096-h": (4096, 64, 30.9),
+    "MoE-16384-h": (16384, 128, 29.7),
+    "MoE-65536-h": (65536, 256, 28.9),
+    "MoE-131072-h": (131072, 256, 29.2),
+}
+# Table 6: w_importance and w_load, perplexity, CV(Importance), CV(Load), max/mean load.
+TABLE_6 = {
+    (0.0, 0.0): (39.8, 3.04, 3.01, 17.80),
+    (0.2, 0.0): (35.6, 0.06, 0.17, 1.47),
+    (0.0, 0.2): (35.7, 0.22, 0.04, 1.15),
+    (0.1, 0.1): (35.6, 0.06, 0.05, 1.14),
+    (0.01, 0.01): (35.7, 0.48, 0.11, 1.37),
+    (1.0, 1.0): (35.7, 0.03, 0.02, 1.07),
+}
+
+
+def configs_of(table):
+    """`{row: its config}`."""
+    return {each["row"]: load_config(each["path"]) for each in SHIPPED if each["table"] == table}
 
 
 def test_table_7_is_complete():
     rows = [each["row"] for each in SHIPPED if each["table"] == "Table 7"]
     assert sorted(rows) == sorted(TABLE_7)
+
+
+def test_table_8_is_complete_and_as_the_paper_says():
+    configs = configs_of("Table 8")
+    assert set(configs) == set(TABLE_8)
+    for row, (num_experts, groups, perplexity) in TABLE_8.items():
+        config = configs[row]
+        assert config.paper.perplexity == perplexity
+        assert config.model.d_model == 512
+        assert (config.data.name, config.data.batch_tokens) == ("text", 2_500_000)
+        assert (config.training.epochs, config.training.optimizer.name) == (1, "factored_adam")
+        if num_experts is None:
+            assert [(block.name, block.units) for block in config.model.blocks] == [
+                ("lstm", 512)
+            ] * 4
+            continue
+        before, moe, after = config.model.blocks
+        assert before == after and (before.name, before.units) == ("lstm", 512)
+        assert (moe.num_experts, moe.groups, moe.hidden_units) == (num_experts, groups, 1024)
+        assert moe.recompute and moe.gate.k == (2 if groups else 4)
+        assert (moe.gate.importance_weight, moe.gate.load_weight) == (0.1, 0.1)
+
+
+def test_table_6_is_the_demo_with_other_weights():
+    configs = configs_of("Table 6")
+    demo = load_config("demo/language_model").model_dump()
+    found = {}
+    for row, config in configs.items():
+        paper, tree = config.paper, config.model_dump()
+        (gate,) = [block["gate"] for block in tree["model"]["blocks"] if "gate" in block]
+        weights = gate["importance_weight"], gate["load_weight"]
+        assert row == f"w_importance {weights[0]}, w_load {weights[1]}"
+        found[weights] = (
+            paper.perplexity,
+            paper.cv_importance,
+            paper.cv_load,
+            paper.max_over_mean_load,
+        )
+        (same,) = [block["gate"] for block in demo["model"]["blocks"] if "gate" in block]
+        gate.update({key: same[key] for key in ("importance_weight", "load_weight")})
+        assert tree | {"paper": None} == demo, f"{row}: the blocks are those of the demo"
+    assert found == TABLE_6
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: shipped["name"])
@@ -63,7 +131,7 @@ def test_every_row_of_table_7_trains_as_the_paper_says():
 def test_dense_demo_matches_the_mixture():
     for moe, dense in (("language_model", "dense"), ("grammars", "grammars_dense")):
         ops = [
-            sum(build_model(load_config(f"demo/{name}")).ops_per_timestep().values())
+            describe(build_model(load_config(f"demo/{name}")))["ops_per_timestep"]
             for name in (moe, dense)
         ]
         assert abs(ops[1] / ops[0] - 1) < 0.02

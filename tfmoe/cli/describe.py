@@ -11,6 +11,11 @@ from tfmoe.cli.table import table
 from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.config import find_config
 
+# Settings of optimizers that their slots depend on.
+SLOT_OPTIONS = ("factored", "factored_beta_1")
+# Whose slots are shown beside each other.
+COMPARED = ("adam", "factored_adam")
+
 Devices = Annotated[
     int,
     typer.Option(
@@ -65,14 +70,15 @@ def describe(
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
-    tokens, optimizer = loaded.data.batch_tokens, loaded.training.optimizer.name
+    tokens, optimizer = loaded.data.batch_tokens, loaded.training.optimizer
+    options = {key: getattr(optimizer, key) for key in SLOT_OPTIONS if hasattr(optimizer, key)}
     mixtures = traffic(model, tokens, devices)
     result = {
         **describe_model(model),
         "vocabulary_size": model.vocabulary_size,
         "devices": devices,
         "tokens_per_device": tokens,
-        "memory_per_device": memory_per_device(model, tokens, devices, optimizer),
+        "memory_per_device": memory_per_device(model, tokens, devices, optimizer.name, **options),
         "mixtures": mixtures,
         "bytes_sent_per_device": sum(each["bytes_sent"] for each in mixtures.values()),
         "paper": loaded.paper.model_dump() if loaded.paper else None,
@@ -95,6 +101,7 @@ def report(config, counts, changed=False):
         changed: whether the config is no longer quite the table row that it names.
     """
     parameters, paper = counts["parameters"], config.paper
+    printed = paper is not None and paper.parameters_millions is not None
     heading = ["layer", "ops/timestep", "parameters", ""]
     rows = [["embedding", "", _grouped(parameters["embedding"]), ""]]
     blocks = zip(counts["ops_by_layer"].items(), config.model.blocks, strict=True)
@@ -106,11 +113,11 @@ def report(config, counts, changed=False):
     totals = [
         ["without embedding and softmax", _grouped(counts["ops_per_timestep"]), _grouped(inner), ""]
     ]
-    if paper:
+    if printed:
         ops = _printed(paper.ops_per_timestep_millions, "M")
         totals.append(["  the paper", ops, _printed(paper.parameters_millions, "M"), ""])
     totals.append(["total", "", _grouped(parameters["total"]), ""])
-    if paper:
+    if printed:
         totals.append(["  the paper", "", _printed(paper.total_billions, "B"), ""])
     totals.append(["of these in experts", "", _grouped(parameters["experts"]), ""])
     lines = table([heading, *rows, [""] * 4, *totals], "<>><")
@@ -126,7 +133,8 @@ def memory_report(config, result):
         result: what `tfmoe describe --json` prints.
     """
     memory = result["memory_per_device"]
-    experts, by_optimizer = memory["experts"], memory["optimizer_slots_by_optimizer"]
+    experts = memory["experts"]
+    by_optimizer = {name: memory["optimizer_slots_by_optimizer"][name] for name in COMPARED}
     fixed = memory["weights"] + memory["gradients"]
     same = [
         ("weights", memory["weights"]),
@@ -135,7 +143,7 @@ def memory_report(config, result):
     ]
     rows = [[name, *[_size(bytes_)] * len(by_optimizer)] for name, bytes_ in same]
     rows.append(["optimizer slots", *map(_size, by_optimizer.values())])
-    expert_slots = experts["optimizer_slots_by_optimizer"].values()
+    expert_slots = [experts["optimizer_slots_by_optimizer"][name] for name in COMPARED]
     rows.append(["  of these the experts'", *map(_size, expert_slots)])
     if experts["weights"]:
         shares = (f"{100 * slots / experts['weights']:.3g}%" for slots in expert_slots)
@@ -150,7 +158,7 @@ def memory_report(config, result):
     heading = [f"memory per device ({_devices(result)})", *by_optimizer]
     lines = table([heading, *rows], "<" + ">" * len(by_optimizer))
     return (
-        f"{lines}\nthis config ({config.training.optimizer.name}, recompute as set): "
+        f"{lines}\nthis config ({config.training.optimizer.name}, its own settings): "
         f"{_size(memory['total'])}"
     )
 

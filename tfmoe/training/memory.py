@@ -1,21 +1,17 @@
 """What a training step holds in the memory of one device, counted without building the model.
 
 Axes: T positions of a batch on one device, E experts, K selected experts per position, D model,
-H hidden, U units of an LSTM, R devices.
-
-Devices share the work as in section 3.1 and App. B of the paper: every expert exists once, sharded
-with its optimizer slots over the R devices, `E/R` on each; in a hierarchical mixture whole
-secondary mixtures, with the secondary gate, `groups/R` on each. All other weights are replicated.
-Where R does not divide them, the fullest device is counted, with the next whole number.
+H hidden, U units of an LSTM, R devices. How devices share the variables: see `variables`.
 """
 
-from typing import NamedTuple
+import math
 
 import keras
 import tensorflow as tf
 
 from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
-from tfmoe.training.accounting import named_layers
+from tfmoe.optimizers.factoring import choose, slot_shapes
+from tfmoe.training.variables import variables_per_device
 
 # Numbers that a gate keeps for each expert that it weighs, per matrix: a noisy gate's gradient
 # needs 7 tensors [T, E] for its 2 matrices (draw, W_noise's product, σ, its bounded value,
@@ -25,7 +21,7 @@ KEPT_PER_GATE_PRODUCT = 4
 GRADIENT_FROM_OUTPUT = {"relu", "relu6", "sigmoid", "tanh", "elu", "selu", "linear"}
 
 
-def memory_per_device(model, tokens, devices=1, optimizer="adam"):
+def memory_per_device(model, tokens, devices=1, optimizer="adam", **options):
     """Bytes that a training step holds on one device.
 
     Weights, their gradients and slots are of the variables' type. A gradient is counted as large as
@@ -39,13 +35,14 @@ def memory_per_device(model, tokens, devices=1, optimizer="adam"):
         model: a `tfmoe.models.LanguageModel`, built or not.
         tokens: T, positions of a batch on each device.
         devices: R.
-        optimizer: the one of the config, a key of `OPTIMIZER_SLOTS`.
+        optimizer: the one to train with, a key of `OPTIMIZER_SLOTS`.
+        **options: those of its arguments that its slots depend on.
 
     Returns:
         A dictionary of integers, in bytes:
 
         - `weights`, `gradients`; `optimizer_slots` of `optimizer`, and
-          `optimizer_slots_by_optimizer` of each that is known.
+          `optimizer_slots_by_optimizer` of each that is known, with its defaults.
         - `experts`: how much of this is the experts': `weights`, `gradients` and
           `optimizer_slots_by_optimizer`.
         - `activations` as the model's layers are set; `activations_without_recompute` and
@@ -62,87 +59,79 @@ def memory_per_device(model, tokens, devices=1, optimizer="adam"):
     if devices < 1:
         raise ValueError(f"devices must be at least 1, got {devices}")
     size = tf.as_dtype(model.variable_dtype).size
-    everything, experts = weights_per_device(model, devices)
-    weights = size * everything.count()
-    slots = {name: size * slots_of(everything) for name, slots_of in OPTIMIZER_SLOTS.items()}
+    everything = variables_per_device(model, devices)
+    experts = [variable for variable in everything if variable.of_experts]
+    weights, expert_weights = size * _numbers(everything), size * _numbers(experts)
+    slots = size * OPTIMIZER_SLOTS[optimizer](everything, **options)
     kept, recomputed, own = (
         tokens * bytes_per_position(model, recompute) for recompute in (False, True, None)
     )
     return {
         "weights": weights,
         "gradients": weights,
-        "optimizer_slots": slots[optimizer],
-        "optimizer_slots_by_optimizer": slots,
+        "optimizer_slots": slots,
+        "optimizer_slots_by_optimizer": _by_optimizer(everything, size),
         "experts": {
-            "weights": size * experts.count(),
-            "gradients": size * experts.count(),
-            "optimizer_slots_by_optimizer": {
-                name: size * slots_of(experts) for name, slots_of in OPTIMIZER_SLOTS.items()
-            },
+            "weights": expert_weights,
+            "gradients": expert_weights,
+            "optimizer_slots_by_optimizer": _by_optimizer(experts, size),
         },
         "activations": own,
         "activations_without_recompute": kept,
         "activations_with_recompute": recomputed,
-        "total": 2 * weights + slots[optimizer] + own,
+        "total": 2 * weights + slots + own,
     }
 
 
-class Weights(NamedTuple):
-    """Weights, by what an optimizer makes of them.
+def adam_slots(variables):
+    """Numbers in the slots of Keras' Adam: two of each variable's size, for β1 = 0 too."""
+    return 2 * _numbers(variables)
 
-    Attributes:
-        expert_kernels: list of `(E, inputs, outputs)`, stacks of matrices.
-        others: how many numbers the other variables have together.
+
+def factored_adam_slots(variables, factored="experts", factored_beta_1=0.0):
+    """Numbers in FactoredAdam's slots (App. D): of each matrix of a factored variable the averages
+    over rows and over columns, `inputs + outputs`, and with β1 > 0 a first moment of its size;
+    Adam's for the other variables.
+
+    Args:
+        variables: list of `Variable`.
+        factored, factored_beta_1: as of `tfmoe.optimizers.FactoredAdam`.
     """
-
-    expert_kernels: list
-    others: int
-
-    def count(self):
-        """Numbers in all of them."""
-        return self.others + sum(e * inputs * outputs for e, inputs, outputs in self.expert_kernels)
+    factors, others = _factored(variables, factored)
+    momentum = _numbers(variables) - others if factored_beta_1 else 0
+    return factors + momentum + 2 * others
 
 
-def adam_slots(weights):
-    """Numbers in Adam's slots: two of each weight's size, for β1 = 0 too."""
-    return 2 * weights.count()
+def factored_adagrad_slots(variables, factored="experts"):
+    """Likewise FactoredAdagrad's, which has one slot for each of the other variables."""
+    factors, others = _factored(variables, factored)
+    return factors + others
 
 
-def factored_adam_slots(weights):
-    """Numbers in FactoredAdam's slots (App. D): of each expert's matrix the averages over rows and
-    over columns, `inputs + outputs`; Adam's for the other variables.
-    """
-    factors = sum(e * (inputs + outputs) for e, inputs, outputs in weights.expert_kernels)
-    return factors + 2 * weights.others
+OPTIMIZER_SLOTS = {
+    "adam": adam_slots,
+    "factored_adam": factored_adam_slots,
+    "factored_adagrad": factored_adagrad_slots,
+}
 
 
-OPTIMIZER_SLOTS = {"adam": adam_slots, "factored_adam": factored_adam_slots}
+def _factored(variables, rule):
+    """`(numbers in the factors of those that a rule chooses, numbers in the others)`."""
+    factors = others = 0
+    for variable, is_factored in zip(variables, choose(variables, rule), strict=True):
+        if is_factored:
+            factors += sum(math.prod(shape) for shape in slot_shapes(variable.shape))
+        else:
+            others += variable.size
+    return factors, others
 
 
-def weights_per_device(model, devices=1):
-    """The weights that one of `devices` holds: `(all, the experts' alone)`, two `Weights`."""
-    width = model.d_model
-    kernels, biases = [], 0
-    others = model.vocabulary_size * width + model.softmax.parameter_count(width)
-    for layer in named_layers(model).values():
-        others += layer.parameter_count(width)
-        if not isinstance(layer, MoE):
-            continue
-        experts, here = layer.experts, experts_per_device(layer, devices)
-        others -= experts.parameter_count(width)
-        if layer.groups is not None:
-            secondary = layer.gate.secondary.parameter_count(width)
-            others += secondary * here // layer.num_experts - secondary
-        widths = [width, *[experts.hidden_units] * experts.depth, width]
-        kernels += [(here, *widths[i : i + 2]) for i in range(len(widths) - 1)]
-        biases += here * sum(widths[1:]) if experts.use_bias else 0
-    return Weights(kernels, others + biases), Weights(kernels, biases)
+def _by_optimizer(variables, size):
+    return {name: size * slots_of(variables) for name, slots_of in OPTIMIZER_SLOTS.items()}
 
 
-def experts_per_device(moe, devices):
-    """Experts of a `MoE` on the fullest device: `⌈n/R⌉`, in whole groups if there are any."""
-    together = 1 if moe.groups is None else moe.num_experts // moe.groups
-    return -(-moe.num_experts // together // devices) * together
+def _numbers(variables):
+    return sum(variable.size for variable in variables)
 
 
 def bytes_per_position(model, recompute=None):
@@ -183,12 +172,12 @@ def kept_by_layer(layer, width):
 
     - `ProjectedLSTM`: its input D; four gates, the cell, its tanh and the output, `7·U`; the
       projected output that recurs.
-    - `FeedForward`: its input and hidden activations, `D + depth·H` (twice H for activations such
-      as gelu, whose gradient needs their input too).
+    - `FeedForward`: its input and hidden activations, `D + depth·H`; 2·H for activations such as
+      gelu, whose gradient needs their input too.
     - `MoE`: the gate's input D (and, for secondary gates, once for each group a position goes to),
       `KEPT_PER_GATE_PRODUCT` numbers for each expert weighed by each gate matrix, in the gate's
       type; the rows sent to experts and those that come back, `2·K·D`; hidden activations,
-      `K·depth·H` (or twice that).
+      `K·depth·H` (only what the activation gets: its output is always computed again).
 
     Raises:
         TypeError: for a layer of another kind.
@@ -199,19 +188,15 @@ def kept_by_layer(layer, width):
         projected = cell.projection_units or 0
         return size * (width + 7 * cell.units + projected), 0
     if isinstance(layer, FeedForward):
-        return size * (width + _hidden(layer)), 0
+        activation = keras.activations.serialize(layer.activation)
+        copies = 1 if activation in GRADIENT_FROM_OUTPUT else 2
+        return size * (width + copies * layer.depth * layer.hidden_units), 0
     if isinstance(layer, MoE):
         gate = layer.gate
         products = gate.ops_per_timestep(width) // width
         inputs = 1 if layer.groups is None else 1 + gate.primary.num_selected
         of_gate = inputs * width + KEPT_PER_GATE_PRODUCT * products
         rows = 2 * gate.num_selected * width
-        hidden = gate.num_selected * _hidden(layer.experts)
+        hidden = gate.num_selected * layer.experts.depth * layer.experts.hidden_units
         return tf.as_dtype(gate.compute_dtype).size * of_gate + size * rows, size * hidden
     raise TypeError(f"what {layer.name}, a {type(layer).__name__}, keeps is not known")
-
-
-def _hidden(layer):
-    """Numbers kept of the hidden layers of one network."""
-    from_output = keras.activations.serialize(layer.activation) in GRADIENT_FROM_OUTPUT
-    return layer.depth * layer.hidden_units * (1 if from_output else 2)

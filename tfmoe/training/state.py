@@ -167,8 +167,8 @@ def read(checkpoint, path):
     """Restores a checkpoint; a ValueError names what does not fit."""
     try:
         _read(checkpoint, path)
-    except tf.errors.OpError as error:
-        raise ValueError(f"{path} is damaged: {error.message}") from error
+    except (tf.errors.OpError, IndexError) as error:  # TensorFlow raises both
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _read(checkpoint, path):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfmoe.layers import MoE
 from tfmoe.training.accounting import named_layers
-from tfmoe.training.memory import experts_per_device
+from tfmoe.training.variables import experts_per_device
 
 
 def traffic(model, tokens, devices=1):

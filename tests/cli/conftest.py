@@ -1,0 +1,138 @@
+"""A tiny corpus and a run trained on it, which the tests of this folder share."""
+
+import logging
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+import tfmoe
+from tfmoe.cli import main
+
+# 30 sentences of 3 words; the vocabulary of 8 has the five words a to e.
+TRAIN = "a b c\n" * 12 + "b c d\n" * 8 + "c d e\n" * 6 + "d e rare\n" * 4
+VALID = "a b c\nb c d\nd e f\n"
+TEST = "a b c d\nx a\n\nc y\n"  # 8 words, of which x and y are unknown, in 3 sentences
+CONFIG = """\
+model:
+  name: language_model
+  d_model: 4
+  dropout: 0.1
+  num_sampled: 4
+  blocks:
+    - name: moe
+      num_experts: 4
+      hidden_units: 4
+      gate: {name: noisy_top_k, k: 2, importance_weight: 0.1, load_weight: 0.1}
+data:
+  name: text
+  train: train.txt
+  valid: valid.txt
+  test: test.txt
+  vocabulary: {size: 8}
+  batch_tokens: 64
+  max_length: 8
+training: {epochs: 4, checkpoint_every_steps: 3}
+"""
+
+
+class Finished(NamedTuple):
+    """A finished run of `tfmoe train tiny.yaml --run-dir finished`, and what it wrote."""
+
+    path: pathlib.Path
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder with train.txt, valid.txt, test.txt and tiny.yaml. Not to be changed."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "train.txt").write_text(TRAIN)
+    (folder / "valid.txt").write_text(VALID)
+    (folder / "test.txt").write_text(TEST)
+    (folder / "tiny.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(corpus, tmp_path_factory):
+    """A `Finished` run. Not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    process = subprocess.run(
+        [*TFMOE, "train", "tiny.yaml", "--run-dir", str(path)],
+        cwd=corpus,
+        env=environment(path),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return Finished(path, process.stdout, process.stderr)
+
+
+TFMOE = [sys.executable, "-m", "tfmoe"]
+
+
+def environment(cache):
+    """For a process that runs this tfmoe: its generated text goes to the folder `cache`."""
+    root = str(pathlib.Path(tfmoe.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": root, "TFMOE_CACHE": str(cache)}
+
+
+@pytest.fixture(scope="session")
+def start():
+    """A function that starts a `tfmoe` process in a folder."""
+
+    def start(folder, *arguments):
+        return subprocess.Popen(
+            [*TFMOE, *arguments],
+            cwd=folder,
+            env=environment(folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def command(corpus, capfd, caplog, monkeypatch, tmp_path):
+    """A function that runs a `tfmoe` command in this process and the corpus' folder, and gives
+    `(exit status, standard output, standard error)`.
+    """
+    monkeypatch.chdir(corpus)
+    monkeypatch.setenv("TFMOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TFMOE_DEBUG", raising=False)
+    # TensorFlow warns where many models of one process are traced.
+    caplog.set_level(logging.ERROR, logger="tensorflow")
+
+    def command(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        # If a test imported TensorFlow before the command could, its C++ side is not silent.
+        err = re.sub(r"(?m)^[IWE]\d{4} \d\d:.*\n", "", err)
+        return caught.value.code or 0, out, err
+
+    return command
+
+
+@pytest.fixture
+def refused(command):
+    """A function that runs a command which must fail before training: with exit status 2, one line
+    on standard error, and no traceback. Gives that line.
+    """
+
+    def refused(*arguments):
+        status, _, err = command(*arguments)
+        assert status == 2, err
+        assert err.count("\n") == 1 and "Traceback" not in err, err
+        return err
+
+    return refused

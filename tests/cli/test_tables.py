@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from tfmoe.cli import main
+
+# All that is not within rounding.
+EXPECTED = {
+    ("Table 1", "MoE-34M (medium-budget)", "parameters"),
+    ("Table 7", "2xLSTM-8192-1024", "parameters"),
+    ("Table 7", "MoE-34M", "total"),
+    ("Table 7", "MoE-256", "ops_per_timestep"),
+}
+
+
+def run(capfd, *arguments):
+    """`(exit status, standard output, standard error)` of `tfmoe tables`."""
+    with pytest.raises(SystemExit) as caught:
+        main(["tables", *arguments])
+    return (caught.value.code or 0, *capfd.readouterr())
+
+
+def test_every_row(capfd):
+    status, out, err = run(capfd, "--json")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)
+    count = {table: sum(each["table"] == table for each in rows) for table in
+             ("Table 1", "Table 7", "Table 8")}  # fmt: skip
+    assert count == {"Table 1": 4, "Table 7": 15, "Table 8": 8} and len(rows) == 27
+    entries = {
+        (row["table"], row["row"], column): row[column]
+        for row in rows
+        for column in ("ops_per_timestep", "parameters", "total")
+    }
+    # Table 1 has no total; every other figure is there.
+    assert {key for key, entry in entries.items() if entry is None} == {
+        (row["table"], row["row"], "total") for row in rows if row["table"] == "Table 1"
+    }
+    outside = {key for key, entry in entries.items() if entry and not entry["within_rounding"]}
+    assert outside == EXPECTED
+    for key, entry in entries.items():
+        if entry:
+            assert all(isinstance(entry[name], int) for name in ("ours", "paper", "difference"))
+            assert entry["difference"] == entry["ours"] - entry["paper"]
+            assert (entry["reason"] is not None) == (key in EXPECTED)
+            assert entry["reason"] != "not explained"
+
+
+# Typed from the tables: operations and parameters in millions.
+@pytest.mark.parametrize(
+    ("table", "row", "ops", "parameters"),
+    [
+        ("1", "2xLSTM-8192-1024 (best published)", 151, 151),
+        ("1", "MoE-4096-h (low-budget)", 8.9, 4303),
+        ("1", "MoE-34M (medium-budget)", 33.8, 4313),
+        ("1", "MoE-143M (high-budget)", 142.7, 4371),
+        ("7", "MoE-1024-h", 8.5, 1079.0),
+        ("8", "MoE-65536-h", 9.2, 68791.0),
+    ],
+)
+def test_printed_figures(capfd, table, row, ops, parameters):
+    status, out, _ = run(capfd, "--table", table, "--row", row, "--json")
+    (found,) = json.loads(out)
+    assert (status, found["table"], found["row"]) == (0, f"Table {table}", row)
+    assert found["ops_per_timestep"]["paper"] == pytest.approx(ops * 1e6)
+    assert found["parameters"]["paper"] == pytest.approx(parameters * 1e6)
+
+
+def test_one_row(capfd):
+    _, out, _ = run(capfd, "--table", "Table 7", "--row", "MoE-256", "--json")
+    (row,) = json.loads(out)
+    reason = row["ops_per_timestep"].pop("reason")
+    assert row["ops_per_timestep"] == {
+        "ours": 8_650_752,
+        "paper": 8_600_000,
+        "difference": 50_752,
+        "within_rounding": False,
+    }
+    assert "8.65" in reason
+    assert row["config"] == "lm1b/moe-256"
+
+
+def test_text(capfd):
+    status, out, _ = run(capfd, "--table", "7")
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["MoE-256", "lm1b/moe-256", "8.651", "8.6", "+0.051", "[3]", "272.896", "272.9",
+            "-0.004", "1.086", "1.1", "-0.014"] in lines  # fmt: skip
+    assert [line[0] for line in lines[-3:]] == ["[1]", "[2]", "[3]"]
+    _, out, _ = run(capfd, "--table", "8")
+    assert out.endswith("All within rounding.\n") and "Table 7" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table", "9"], "--table must be 1, 7 or 8"),
+        (["--table", "x"], "got 'x'"),
+        (["--row", "moe256"], "--row: there is no row 'moe256'; did you mean 'MoE-256'?"),
+        (["--table", "8", "--row", "zzz"], "rows: 4xLSTM-512, MoE-32, MoE-256-h"),
+    ],
+)
+def test_mistakes(capfd, monkeypatch, arguments, message):
+    monkeypatch.delenv("TFMOE_DEBUG", raising=False)
+    status, out, err = run(capfd, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err and "Traceback" not in err
