@@ -96,6 +96,14 @@ def test_optimizer(load):
     np.testing.assert_allclose([schedule(0), schedule(3), schedule(15)], [0.125, 0.5, 0.25])
 
 
+def test_cosine_learning_rate(load):
+    cosine = "{name: cosine_decay, steps: 12, warmup_steps: 4, final_fraction: 0.2}"
+    schedule = build_optimizer(load(f"training.optimizer.schedule={cosine}"))._learning_rate
+    # Up to 0.5 in 4 steps; half-way down after 4 of the other 8: 0.5·(0.2 + 0.8/2); then 0.5·0.2.
+    values = [schedule(step) for step in (0, 2, 4, 8, 12, 20)]
+    np.testing.assert_allclose(values, [0, 0.25, 0.5, 0.3, 0.1, 0.1], atol=1e-7)
+
+
 def test_constant_learning_rate(load):
     optimizer = build_optimizer(load("training.optimizer.schedule={name: constant}"))
     assert float(optimizer.learning_rate) == 0.5

@@ -222,12 +222,12 @@ class TestErrors:
             (
                 "training.optimizer.schedule.warmup_steps=5",
                 "training.optimizer.schedule.warmup_steps: unknown key (its value is 5); it "
-                "belongs to name: warmup_inverse_sqrt, not constant",
+                "belongs to name: warmup_inverse_sqrt or cosine_decay, not constant",
             ),
             (
                 "training.optimizer.name=adagrad",
-                "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, got "
-                "'adagrad'; did you mean factored_adagrad?",
+                "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, "
+                "got 'adagrad'; did you mean factored_adagrad?",
             ),
         ],
     )

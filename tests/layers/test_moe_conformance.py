@@ -21,8 +21,8 @@ GATES = {
         "secondary": {"name": "softmax"},
     },
 }
-VARIANTS = [(name, groups) for name in GATES for groups in (None, 2) if name != "hierarchical"]
-VARIANTS.append(("hierarchical", None))
+VARIANTS = [(name, None) for name in GATES]
+VARIANTS += [(name, 2) for name, gate in gating.GATES.items() if gate.can_be_level]
 OPTIONS = {"depth": 2, "use_bias": True, "activation": "tanh", "capacity_factor": 4.0}
 METRICS = {"cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped"}
 X = np.random.default_rng(0).standard_normal((24, 3, 5)).astype("float32")

@@ -3,7 +3,7 @@
 import keras
 
 import data_pipelines
-from tfmoe import layers
+from tfmoe import layers, optimizers
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.optimizers import WarmupInverseSqrt
@@ -12,6 +12,11 @@ BLOCKS = {
     "lstm": lambda **arguments: layers.ProjectedLSTM(return_sequences=True, **arguments),
     "moe": layers.MoE,
     "feed_forward": layers.FeedForward,
+}
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "factored_adam": optimizers.FactoredAdam,
+    "factored_adagrad": optimizers.FactoredAdagrad,
 }
 
 
@@ -82,19 +87,26 @@ def build_optimizer(config):
 
 def build_optimizer_from(optimizer):
     """The optimizer of the section `training.optimizer`."""
-    return keras.optimizers.Adam(
+    shared = {"name", "learning_rate", "schedule", "clip_norm", "global_clip_norm"}
+    return OPTIMIZERS[optimizer.name](
         learning_rate=_schedule(optimizer.schedule, optimizer.learning_rate),
-        beta_1=optimizer.beta_1,
-        beta_2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
         clipnorm=optimizer.clip_norm,
         global_clipnorm=optimizer.global_clip_norm,
+        **optimizer.model_dump(exclude=shared),
     )
 
 
 def _schedule(schedule, learning_rate):
     if schedule.name == "constant":
         return learning_rate
+    if schedule.name == "cosine_decay":
+        return keras.optimizers.schedules.CosineDecay(
+            0.0,
+            max(1, schedule.steps - schedule.warmup_steps),
+            alpha=schedule.final_fraction,
+            warmup_target=learning_rate,
+            warmup_steps=schedule.warmup_steps,
+        )
     return WarmupInverseSqrt(learning_rate, schedule.warmup_steps, schedule.constant_steps)
 
 

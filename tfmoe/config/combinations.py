@@ -67,7 +67,9 @@ def _block_problems(tree):
 
 
 def _argument_path(path, block, message):
-    """Puts a layer's message, which begins with the argument's name, under the argument's key."""
+    """Puts the message of a layer or an optimizer, which begins with the argument's name, under the
+    argument's key.
+    """
     message = message.rpartition(WRAPPED)[2]
     argument, rest = re.match(r"(?s)(?:Argument )?`?(\w*)`?\s*(.*)", message).groups()
     if argument in type(block).model_fields:
@@ -92,7 +94,7 @@ def _optimizer_problems(tree):
     try:
         build_optimizer_from(optimizer)
     except (ValueError, TypeError) as error:
-        yield ("training", "optimizer"), str(error)
+        yield _argument_path(("training", "optimizer"), optimizer, str(error))
 
 
 def _data_problems(tree):

@@ -264,29 +264,90 @@ class WarmupInverseSqrt(Section):
     constant_steps: AtLeastZero = 0
 
 
-class Adam(Section):
-    """Keras' Adam.
+class CosineDecay(Section):
+    """Rises linearly to the optimizer's learning rate, then falls along half a cosine. Not the
+    paper's; better where the number of steps is known beforehand, and small.
+
+    Keys:
+        steps: of the rise and the fall together; afterwards the rate stays.
+        warmup_steps: of the rise.
+        final_fraction: of the highest rate, at the end.
+    """
+
+    name: Literal["cosine_decay"] = "cosine_decay"
+    steps: AtLeastOne
+    warmup_steps: AtLeastZero = 0
+    final_fraction: Fraction = 0.0
+
+
+class _Optimizer(Section):
+    """What all optimizers have.
 
     Keys:
         learning_rate: the highest of the schedule.
-        schedule: see `WarmupInverseSqrt` and `Constant`.
+        schedule: see `WarmupInverseSqrt`, `CosineDecay` and `Constant`.
         clip_norm: the most that the norm of one variable's gradient may be; null for no limit.
         global_clip_norm: the most that the norm of all gradients together may be. One of the two at
             most.
+    """
+
+    name: str
+    learning_rate: Positive = 1e-3
+    schedule: one_of(Constant, WarmupInverseSqrt, CosineDecay, default="constant") = Constant()
+    clip_norm: Positive | None = None
+    global_clip_norm: Positive | None = None
+
+
+class Adam(_Optimizer):
+    """Keras' Adam.
+
+    Keys:
         beta_1, beta_2, epsilon: Adam's own.
     """
 
     name: Literal["adam"] = "adam"
-    learning_rate: Positive = 1e-3
-    schedule: one_of(Constant, WarmupInverseSqrt, default="constant") = Constant()
-    clip_norm: Positive | None = None
-    global_clip_norm: Positive | None = None
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.999
     epsilon: Positive = 1e-7
 
 
-Optimizer = one_of(Adam)
+class FactoredAdam(_Optimizer):
+    """Adam with two vectors in place of two matrices of slots for each matrix of the experts
+    (`tfmoe.optimizers.FactoredAdam`).
+
+    Keys:
+        beta_1: of the variables that are not factored.
+        beta_2, epsilon: of all.
+        factored: experts; matrices, for all variables of rank 2 and more; none; or a list of
+            fragments of paths, such as [experts/kernel, embedding].
+        factored_beta_1: of the factored variables; above 0 they keep a full first moment.
+    """
+
+    name: Literal["factored_adam"] = "factored_adam"
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.999
+    epsilon: Positive = 1e-7
+    factored: object = "experts"  # the optimizer knows its rules
+    factored_beta_1: Fraction = 0.0
+
+
+class FactoredAdagrad(_Optimizer):
+    """Adagrad with two vectors in place of a matrix of slots for each matrix of the experts
+    (`tfmoe.optimizers.FactoredAdagrad`).
+
+    Keys:
+        initial_accumulator_value: where the sums of squared gradients begin.
+        epsilon: Adagrad's own.
+        factored: as of `FactoredAdam`.
+    """
+
+    name: Literal["factored_adagrad"] = "factored_adagrad"
+    initial_accumulator_value: NotNegative = 0.1
+    epsilon: Positive = 1e-7
+    factored: object = "experts"  # the optimizer knows its rules
+
+
+Optimizer = one_of(Adam, FactoredAdam, FactoredAdagrad, default="adam")
 
 
 class Training(Section):
@@ -296,7 +357,7 @@ class Training(Section):
         seed: of initial weights, dropout, noise and the order of batches.
         epochs: how many.
         steps_per_epoch: batches in an epoch; null for one full pass over the training text.
-        optimizer: see `Adam`.
+        optimizer: see `Adam`, `FactoredAdam` and `FactoredAdagrad`.
         dtype_policy: `mixed_bfloat16` keeps variables and gates in float32.
         jit_compile: whether XLA compiles the training step.
         validation_batches: at the end of an epoch; null for all.
