@@ -8,7 +8,7 @@ from data_pipelines.batching import (
 )
 from data_pipelines.embedded_text import available_words, write_embedded_text
 from data_pipelines.grammars import Grammars, write_grammars
-from data_pipelines.lm1b import check_test_counts, lm1b_splits, lm1b_vocabulary
+from data_pipelines.lm1b import check_test_counts, lm1b_splits
 from data_pipelines.splits import Splits
 from data_pipelines.text import Survey, TextError, find_files, read_lines, survey, text_splits
 from data_pipelines.tokenization import tokenize
@@ -30,7 +30,6 @@ __all__ = [
     "find_files",
     "language_model_batches",
     "lm1b_splits",
-    "lm1b_vocabulary",
     "read_lines",
     "sentence_lengths",
     "survey",

@@ -13,11 +13,9 @@ import pathlib
 
 from data_pipelines.splits import Splits
 from data_pipelines.text import TextError
-from data_pipelines.vocabulary import Vocabulary
 
 TRAINING = "training-monolingual.tokenized.shuffled"
 HELD_OUT = "heldout-monolingual.tokenized.shuffled"
-VOCABULARY_SIZE = 793_471  # with the three special words
 TEST_SENTENCES, TEST_WORDS = 6_075, 153_583  # of news.en.heldout-00000-of-00050
 
 
@@ -73,19 +71,3 @@ def check_test_counts(survey):
             " perplexities would not compare"
         )
     return True
-
-
-def lm1b_vocabulary(counts, path=None):
-    """Returns the vocabulary of the benchmark, 793,471 words with the special ones.
-
-    Args:
-        counts: word counts of the training files, for the vocabulary by frequency. Not used if
-            `path` is given.
-        path: the published vocabulary file, one word a line, `</S> <S> <UNK>` first.
-
-    Raises:
-        TextError: if the file is not a vocabulary.
-    """
-    return (
-        Vocabulary.load(path) if path else Vocabulary.from_counts(counts, max_size=VOCABULARY_SIZE)
-    )

@@ -59,3 +59,23 @@ def test_no_valid_and_test_text(command):
 )
 def test_mistakes(refused, setting, message):
     assert message in refused("prepare", "tiny.yaml", "--set", setting)
+
+
+def test_the_published_test_text_is_recognised_or_refused(command, tmp_path):
+    """6,075 sentences are the test set: they have 153,583 words, or were changed."""
+    training = tmp_path / "lm1b/training-monolingual.tokenized.shuffled"
+    held_out = tmp_path / "lm1b/heldout-monolingual.tokenized.shuffled"
+    training.mkdir(parents=True)
+    held_out.mkdir()
+    (training / "news.en-00001-of-00100").write_text("a b c\n")
+    (held_out / "news.en.heldout-00001-of-00050").write_text("a b\n")
+    words = [25] * 6074 + [153_583 - 25 * 6074]
+    test = held_out / "news.en.heldout-00000-of-00050"
+    test.write_text("".join("a " * number + "\n" for number in words))
+    data = f"data={{name: lm1b, root: {tmp_path}/lm1b}}"
+    prepare = ["prepare", "tiny.yaml", "--set", data]
+    status, out, err = command(*prepare)
+    assert (status, "the published one" in out) == (0, True), err
+    test.write_text("a\n" * 6075)
+    status, _, err = command(*prepare)
+    assert status == 2 and "153,583 words in 6,075 sentences" in err

@@ -2,8 +2,8 @@ import collections
 
 import pytest
 
-from data_pipelines import Survey, TextError, Vocabulary, check_test_counts, lm1b_splits
-from data_pipelines.lm1b import HELD_OUT, TRAINING, lm1b_vocabulary
+from data_pipelines import Survey, TextError, check_test_counts, lm1b_splits
+from data_pipelines.lm1b import HELD_OUT, TRAINING
 
 
 def layout(root, names):
@@ -51,11 +51,3 @@ def test_published_counts():
     assert check_test_counts(counted(6074, 153_583)) is False
     with pytest.raises(TextError, match=r"has 153,583 words in 6,075 sentences; .* 153,584 words"):
         check_test_counts(counted(6075, 153_584))
-
-
-def test_vocabulary(tmp_path):
-    counts = collections.Counter({"a": 2, "b": 3})
-    assert lm1b_vocabulary(counts).decode(range(5))[3:] == ["b", "a"]
-    path = tmp_path / "published.txt"
-    Vocabulary(["</S>", "<S>", "<UNK>", "the"]).save(path)
-    assert lm1b_vocabulary(counts, path).word(3) == "the"

@@ -163,7 +163,7 @@ def prepare_data(config, run=None):
     Returns:
         `(Splits, {"train": Survey, …}, Vocabulary)`, without the parts that the data do not have.
     """
-    from data_pipelines import survey
+    from data_pipelines import check_test_counts, survey
     from tfmoe.cli.resume import check_text
     from tfmoe.config import build_vocabulary, find_splits, load_vocabulary
 
@@ -171,6 +171,8 @@ def prepare_data(config, run=None):
     splits = find_splits(config)
     parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
     surveys = {part: survey(files) for part, files in parts.items() if files}
+    if config.data.name == "lm1b" and check_test_counts(surveys["test"]):
+        print("the test text has the sentences and words of the published one")
     text = {
         part: {"files": parts[part], "sentences": found.sentences, "words": found.tokens}
         for part, found in surveys.items()
