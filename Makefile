@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up by themselves. PYTHON must be a Python 3.11.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: install demo test test-all lint bench clean

@@ -2,7 +2,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tfmoe.training.plots import perplexity_curves, ticks_between
+from tfmoe.training.plots import (
+    perplexity_and_load,
+    perplexity_by_experts,
+    perplexity_curves,
+    ticks_between,
+)
 
 
 def rows(*perplexities):
@@ -56,3 +61,38 @@ def test_a_few_ticks_whatever_the_range(lowest, highest):
     assert 3 <= len(inside) <= 9
     places = np.diff(np.log(inside)) / np.log(highest / lowest)
     assert places.min() > 0.04  # of the axis' height: a label is less
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(64, 25.0, 0.3), (4, 30.0, 0.2), (256, 24.5, 0.0), (16, 27.0, 0.1)],  # in any order
+        [(4, 30.0, 0.0), (256, 30.0, 0.0)],
+        [(256, 30.0, 0.1), (256, 31.0, 0.1), (4, 35.0, 90.0)],
+    ],
+)
+def test_perplexity_by_experts(tmp_path, points):
+    path = tmp_path / "new" / "plot.png"
+    perplexity_by_experts(points, path, "Capacity")
+    image = picture(path)
+    assert image.shape == (675, 1050, 3) and has_color(image, BLUE)
+    assert [file.name for file in path.parent.iterdir()] == ["plot.png"]
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "training", "test"),
+    [
+        ([(39.8, 0.5), (35.6, 0.1), (35.7, 0.0)], [17.8, 1.47, 1.07], [18.0, 2.0, 1.1]),
+        ([(39.8, 0.0), (35.6, 0.0)], [None, 1.07], [None, 1.05]),  # the first without experts
+        ([(39.8, 0.0)], [None], [None]),
+        ([(39.8, 0.0)] * 30, [1.0] * 30, [60.0] * 30),
+    ],
+)
+def test_perplexity_and_load(tmp_path, perplexities, training, test):
+    labels = [f"row {index}" for index, _ in enumerate(perplexities)]
+    path = tmp_path / "plot.png"
+    perplexity_and_load(labels, perplexities, {"training": training, "test": test}, path)
+    image = picture(path)
+    assert image.shape == (round(150 * (1.8 + 0.35 * len(labels)) - 0.01), 1350, 3)
+    assert has_color(image, BLUE)
+    assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]

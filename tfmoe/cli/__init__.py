@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tfmoe import __version__
-from tfmoe.cli import configs, demo, describe, evaluate, prepare, tables, train
+from tfmoe.cli import ablate, configs, demo, describe, evaluate, prepare, tables, train
 from tfmoe.config.problems import ConfigError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(prepare.prepare)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(demo.demo)
+app.command()(ablate.ablate)
 
 
 def _version(wanted: bool):

@@ -19,7 +19,6 @@ def perplexity_curves(histories, path, title):
     """
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.set_yscale("log")
     colors = matplotlib.color_sequences["tab10"]
     drawn = []
     for (label, rows), color in zip(histories.items(), itertools.cycle(colors), strict=False):
@@ -35,17 +34,85 @@ def perplexity_curves(histories, path, title):
             axes.plot(*zip(*points, strict=True), "o-", markersize=3.5, color=color, label=named)
             drawn += [value for _, value in points]
     if drawn:
-        axes.yaxis.set_major_locator(ticks_between(min(drawn), max(drawn)))
         axes.legend(frameon=False)
-    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    logarithmic(axes.yaxis, drawn)
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axes.set_xlim(left=0)
     axes.set_xlabel("words trained on")
     axes.set_ylabel("validation perplexity per word")
     axes.grid(alpha=0.3)
     axes.set_title(title)
+    save(figure, path)
+
+
+def perplexity_by_experts(points, path, title):
+    """Draws test perplexity against the number of experts (Figure 2, left).
+
+    Args:
+        points: list of `(number of experts, mean perplexity, its standard deviation)`.
+        path: of the PNG file.
+        title: above the plot.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    numbers, means, deviations = zip(*sorted(points), strict=True)
+    axes.errorbar(numbers, means, yerr=deviations, fmt="o-", markersize=5, capsize=3)
+    logarithmic(axes.yaxis, [mean + sign * d for _, mean, d in points for sign in (-1, 1)])
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, labels=[str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel("experts")
+    axes.set_ylabel("test perplexity per word")
+    axes.grid(alpha=0.3)
+    axes.set_title(title)
+    save(figure, path)
+
+
+def perplexity_and_load(labels, perplexities, loads, path):
+    """Draws test perplexity and the largest load over the mean, a row for each model.
+
+    Args:
+        labels: of the rows, from top to bottom.
+        perplexities: list of `(mean, standard deviation)`, for each row.
+        loads: `{where measured: list of loads, None for a model without experts}`.
+        path: of the PNG file.
+    """
+    figure = Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    rows = range(len(labels))
+    means, deviations = zip(*perplexities, strict=True)
+    left.errorbar(means, rows, xerr=deviations, fmt="o", markersize=5, capsize=3)
+    left.set_yticks(rows, labels=labels)
+    left.invert_yaxis()
+    left.set_xlabel("test perplexity per word")
+    drawn = [1.0]
+    for (label, values), marker in zip(loads.items(), itertools.cycle("osD^"), strict=False):
+        points = [(value, row) for value, row in zip(values, rows, strict=True) if value]
+        if points:
+            right.plot(*zip(*points, strict=True), marker, markersize=5, alpha=0.8, label=label)
+            drawn += [value for value, _ in points]
+            right.legend(frameon=False, fontsize="small")
+    logarithmic(right.xaxis, drawn)
+    right.set_xlabel("largest load over mean load")
+    for axes in (left, right):
+        axes.margins(y=0.5 / len(labels))
+        axes.grid(alpha=0.3)
+    save(figure, path)
+
+
+def logarithmic(axis, values):
+    """Makes an axis logarithmic, with labels that suit the values drawn."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    if values:
+        axis.set_major_locator(ticks_between(min(values), max(values)))
+    axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def save(figure, path):
+    """Writes a figure as PNG, which appears under its name only when it is complete."""
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png")
     temporary.replace(path)

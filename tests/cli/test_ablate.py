@@ -1,0 +1,163 @@
+import csv
+import json
+import shutil
+import statistics
+
+import keras
+import pytest
+
+from tfmoe.cli.ablate import named_configs
+from tfmoe.training.run_directory import RunDirectory
+
+PAPER = """\
+base: tiny.yaml
+paper: {table: Table 6, row: none, perplexity: 39.8, cv_load: 3.01, max_over_mean_load: 17.8}
+training: {epochs: 2, checkpoint_every_steps: null}
+model:
+  blocks: [{name: moe, num_experts: 4, hidden_units: 4, gate: {name: noisy_top_k, k: 2}}]
+"""
+DENSE = """\
+base: tiny.yaml
+training: {epochs: 2, checkpoint_every_steps: null}
+model:
+  blocks: [{name: feed_forward, hidden_units: 12}]
+"""
+FILES = ("ablation.csv", "ablation.png", "summary.json")
+
+
+@pytest.fixture
+def folder(corpus, tmp_path, command, monkeypatch):
+    """The corpus, and the configs of a sweep: moe-0.1.yaml of the paper, and dense.yaml."""
+    for file in corpus.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "moe-0.1.yaml").write_text(PAPER)
+    (tmp_path / "dense.yaml").write_text(DENSE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stop_in_third_epoch(monkeypatch):
+    """Stops after the third epoch of all is saved: the first one of the second run."""
+    epochs = []
+
+    def on_epoch_end(*_):
+        epochs.append(1)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.callbacks.TensorBoard, "on_epoch_end", on_epoch_end)
+
+
+def contents(sweep):
+    return [(sweep / file).read_bytes() for file in FILES]
+
+
+def test_stopped_then_finished_then_more_seeds(command, refused, folder, monkeypatch):
+    sweep = folder / "sweep"
+    ablate = ["ablate", "moe-0.1.yaml", "dense.yaml", "--run-dir", sweep]
+    with monkeypatch.context() as patch:
+        stop_in_third_epoch(patch)
+        status, out, err = command(*ablate)
+    assert (status, err) == (130, "\ntfmoe: stopped; the same command goes on with it\n")
+    assert "[1/2] moe-0.1, seed 0: test perplexity " in out
+    assert {path.name for path in sweep.iterdir()} == {"moe-0.1", "dense"}
+    trained = (sweep / "moe-0.1" / "seed-0" / "result.json").stat().st_mtime_ns
+
+    status, out, err = command(*ablate, "--seeds", "2")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert (sweep / "moe-0.1" / "seed-0" / "result.json").stat().st_mtime_ns == trained
+    assert f"resuming {sweep}/dense/seed-0 after epoch 1" in lines
+    # The second epoch of the dense run, and two of each run with the other seed.
+    assert [line for line in lines if line[:6] == "Epoch "] == [
+        "Epoch 2/2",
+        *["Epoch 1/2", "Epoch 2/2"] * 2,
+    ]
+    progress = [line for line in lines if line.startswith("[")]
+    assert [line.split(":")[0] for line in progress] == [
+        "[1/4] moe-0.1, seed 0", "[2/4] dense, seed 0", "[3/4] moe-0.1, seed 1",
+        "[4/4] dense, seed 1",
+    ]  # fmt: skip
+    assert progress[0].endswith("; finished before") and progress[3].endswith(" s of training")
+    check_files(sweep)
+
+    # A run of a sweep is the run that it would be alone.
+    alone = folder / "alone"
+    seed = ["--set", "training.seed=1", "--run-dir", alone]
+    assert command("train", "moe-0.1.yaml", *seed)[0] == 0
+    for column in ("perplexity", "moe_0_cv_load"):
+        one, other = (
+            json.loads((path / "result.json").read_text())[column]
+            for path in (alone, sweep / "moe-0.1" / "seed-1")
+        )
+        assert one == other
+
+    before = contents(sweep)
+    status, again, err = command(*ablate, "--seeds", "2")
+    assert (status, err) == (0, "")
+    assert "Epoch" not in again and again.count("; finished before\n") == 4
+    assert again.splitlines()[4:] == lines[lines.index(progress[3]) + 1 :]
+    assert contents(sweep) == before
+
+    err = refused(*ablate, "--set", "training.optimizer.learning_rate=1e-4")
+    assert "moe-0.1/seed-0 was begun with another config, different in training.optimizer." in err
+    assert contents(sweep) == before
+
+
+def check_files(sweep):
+    """ablation.csv and summary.json are what the four runs measured."""
+    with open(sweep / "ablation.csv", newline="") as file:
+        rows = {(row["config"], row["seed"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [(name, seed) for seed in "01" for name in ("moe-0.1", "dense")]
+    summary = json.loads((sweep / "summary.json").read_text())
+    assert summary["seeds"] == 2 and list(summary["configs"]) == ["moe-0.1", "dense"]
+    for name, found in summary["configs"].items():
+        runs = [RunDirectory(sweep / name / f"seed-{seed}") for seed in (0, 1)]
+        results = [run.read_json(run.result) for run in runs]
+        perplexities = [result["perplexity"] for result in results]
+        assert perplexities == [float(rows[name, seed]["perplexity"]) for seed in "01"]
+        assert found["perplexity"] == pytest.approx(sum(perplexities) / 2)
+        assert found["perplexity_deviation"] == pytest.approx(statistics.stdev(perplexities))
+        last = [run.read_history()[-1] for run in runs]
+        for metric in ("cv_importance", "cv_load", "max_over_mean_load"):
+            for part, logs in (("train", last), ("test", results)):
+                values = [each.get(f"moe_0_{metric}") for each in logs]
+                texts = [rows[name, seed][f"{part}_{metric}"] for seed in "01"]
+                if name == "dense":
+                    assert (found[part][metric], texts) == (None, ["", ""])
+                else:
+                    assert found[part][metric] == pytest.approx(sum(values) / 2)
+                    assert values == [float(text) for text in texts]
+    moe, dense = summary["configs"].values()
+    assert (moe["num_experts"], dense["num_experts"]) == (4, 0)
+    assert (moe["ops_per_timestep"], dense["ops_per_timestep"]) == (96, 2 * 4 * 12)
+    assert (moe["paper"]["perplexity"], dense["paper"]) == (39.8, None)
+    assert {path.name for path in sweep.iterdir()} == {*FILES, "moe-0.1", "dense"}
+    assert (sweep / "ablation.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_shipped_sweeps():
+    assert set(named_configs(None, capacity=False)) == {
+        f"importance-{importance}-load-{load}"
+        for importance, load in (
+            (0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.1, 0.1), (0.01, 0.01), (1.0, 1.0),
+        )
+    }  # fmt: skip
+    assert list(named_configs([], capacity=True)) == [f"experts-{n}" for n in (4, 16, 64, 256)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["tiny.yaml", "nowhere.yaml"], "nowhere.yaml: no such file, and no shipped config"),
+        (["tiny.yaml", "./tiny.yaml"], "are both named tiny"),
+        (["tiny.yaml", "--capacity"], "--capacity names its configs itself"),
+        (["tiny.yaml", "--set", "training.seed=3"], "the seeds of a sweep are those of --seeds"),
+        (["tiny.yaml", "dense.yaml", "--set", "data.test=[]"], "data.test: is empty in tiny"),
+        (["tiny.yaml", "dense.yaml", "--set", "model.blocks[0].k=1"], "model.blocks[0].k"),
+    ],
+)
+def test_mistakes_before_any_training(refused, folder, arguments, message):
+    assert message in refused("ablate", *arguments)
+    assert not (folder / "runs").exists()
