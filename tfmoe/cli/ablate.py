@@ -1,6 +1,7 @@
 """`tfmoe ablate`: several configs trained over several seeds, and compared in one table."""
 
 import itertools
+import logging
 import pathlib
 import signal
 import sys
@@ -174,6 +175,7 @@ def train_all(runs):
     """
     import keras
 
+    logging.getLogger("tensorflow").addFilter(not_of_retracing)
     rows = []
     for number, run in enumerate(runs, 1):
         finished = is_finished(run)
@@ -193,3 +195,10 @@ def train_all(runs):
             flush=True,
         )
     return rows
+
+
+def not_of_retracing(record):
+    """Whether a log record is none of TensorFlow's warnings that a function is traced repeatedly:
+    here every model has its own.
+    """
+    return "triggered tf.function retracing" not in record.getMessage()

@@ -45,10 +45,10 @@ def train(
     """
     import_tensorflow()
     from tfmoe.cli.resume import where_to_go_on
-    from tfmoe.config import load_config
+    from tfmoe.config import find_config, load_config
 
     loaded = load_config(config, set_ or ())
-    run_dir = run_dir or pathlib.Path("runs") / pathlib.Path(config).stem
+    run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
     try:
         result = train_run(loaded, run_dir, resume=resume)
     except KeyboardInterrupt:
