@@ -8,9 +8,10 @@ each level.
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Routing, positive
+from tfmoe.gating.base import Gate, Routing
 from tfmoe.ops import balancing
 from tfmoe.ops import dispatch as dispatching
+from tfmoe.ops.arguments import positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")

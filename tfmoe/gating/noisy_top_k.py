@@ -5,7 +5,8 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection, non_negative, positive, small_random
+from tfmoe.gating.base import Gate, Selection, small_random
+from tfmoe.ops.arguments import non_negative, positive
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
 
 

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection, non_negative, small_random
+from tfmoe.gating.base import Gate, Selection, small_random
 from tfmoe.ops import balancing
+from tfmoe.ops.arguments import non_negative
 
 
 @keras.saving.register_keras_serializable("tfmoe")

@@ -8,8 +8,8 @@ from itertools import pairwise
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import positive
 from tfmoe.layers.initializers import per_expert
+from tfmoe.ops.arguments import positive
 from tfmoe.ops.expert_matmul import expert_ffn
 
 

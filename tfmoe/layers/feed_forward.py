@@ -5,7 +5,7 @@ Axes: D model, H hidden.
 
 import keras
 
-from tfmoe.gating.base import positive
+from tfmoe.ops.arguments import positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")

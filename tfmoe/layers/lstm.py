@@ -7,7 +7,7 @@ output.
 import keras
 from keras import ops
 
-from tfmoe.gating.base import positive
+from tfmoe.ops.arguments import positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")

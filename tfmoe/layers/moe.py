@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.gating.base import above_zero, positive
 from tfmoe.layers.experts import Experts
 from tfmoe.ops import balancing, dispatch
+from tfmoe.ops.arguments import above_zero, positive
 from tfmoe.ops.routing import drop_over_capacity
 
 

@@ -6,8 +6,8 @@ Axes: T tokens, D model, V vocabulary, U sampled candidates.
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import positive
 from tfmoe.ops import sampling
+from tfmoe.ops.arguments import positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")
