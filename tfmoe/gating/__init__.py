@@ -6,7 +6,8 @@ import inspect
 
 import keras
 
-from tfmoe.gating.base import Gate, Routing, Selection
+from tfmoe.gating.base import Gate, PairSelection, Routing, Selection
+from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.hierarchical import Hierarchical
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
@@ -16,14 +17,17 @@ GATES = {
     "softmax": Softmax,
     "noisy_top_k": NoisyTopK,
     "switch": Switch,
+    "batchwise": Batchwise,
     "hierarchical": Hierarchical,
 }
 
 __all__ = [
     "GATES",
+    "Batchwise",
     "Gate",
     "Hierarchical",
     "NoisyTopK",
+    "PairSelection",
     "Routing",
     "Selection",
     "Softmax",

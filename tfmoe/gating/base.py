@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfmoe.ops import balancing
 from tfmoe.ops.arguments import non_negative, positive
+from tfmoe.ops.dispatch import Pairs
 from tfmoe.ops.expert_matmul import grouped_matmul
 
 
@@ -36,20 +37,88 @@ class Selection(NamedTuple):
     load_probability: tf.Tensor | None = None
 
 
-class Routing(NamedTuple):
-    """What a gate decides for a batch of tokens.
+class PairSelection(NamedTuple):
+    """What a gate decides that gives tokens differing numbers of experts.
 
     Attributes:
-        experts: `[T, K]` int32 expert ids, distinct within a row.
-        gates: `[T, K]` float, their weights `G(x)_i`.
-        importance: `[E]` float, eq 6.
-        load: `[E]` float, eq 10; the plain count where there is no smooth estimate.
+        pairs: `tfmoe.ops.dispatch.Pairs`.
+        gates: float, the weight `G(x)_i` of each pair.
+        loss: a scalar for `add_loss`, or `None`.
+        measures: `{name: scalar}`, values for metrics of the gate, or `None`.
     """
 
-    experts: tf.Tensor
+    pairs: Pairs
+    gates: tf.Tensor
+    loss: tf.Tensor | None = None
+    measures: dict | None = None
+
+
+class Routing(NamedTuple):
+    """What a gate decides for a batch of tokens: K experts for each token, or pairs of a token and
+    an expert.
+
+    Attributes:
+        experts: `[T, K]` int32 expert ids, distinct within a row; `None` with `pairs`.
+        gates: `[T, K]` float, their weights `G(x)_i`; the weights of the pairs with `pairs`.
+        importance: `[E]` float, eq 6.
+        load: `[E]` float, eq 10; the plain count where there is no smooth estimate.
+        pairs: `None`, or `tfmoe.ops.dispatch.Pairs` where tokens have differing numbers of experts.
+        loss: a scalar for `add_loss` beside the balancing loss, or `None`.
+        measures: `{name: scalar}`, values for those `METRICS` of the gate that were measured, or
+            `None`.
+    """
+
+    experts: tf.Tensor | None
     gates: tf.Tensor
     importance: tf.Tensor
     load: tf.Tensor
+    pairs: Pairs | None = None
+    loss: tf.Tensor | None = None
+    measures: dict | None = None
+
+    def assignments(self):
+        """All pairs of a token and an expert, in the order of the tokens.
+
+        Returns:
+            Three tensors `[A]`: token (its number in the batch, int32), expert (int32) and gate.
+        """
+        if self.pairs is None:
+            shape = tf.shape(self.experts)
+            tokens = tf.repeat(tf.range(shape[0]), shape[1])
+            return tokens, tf.reshape(self.experts, [-1]), tf.reshape(self.gates, [-1])
+        tokens = tf.reshape(self.pairs.tokens, [-1])
+        order = tf.argsort(tokens, stable=True)
+        every = (tokens, self.pairs.experts(), tf.reshape(self.gates, [-1]))
+        return tuple(tf.gather(each, order) for each in every)
+
+
+def routing_of_pairs(selection, num_experts):
+    """The `Routing` of a `PairSelection`: importance and load are sums over its pairs, and so are
+    its measures if the selection has none.
+    """
+    pairs, gates, loss, measures = selection
+    importance = balancing.importance(pairs.experts(), gates, num_experts)
+    load = tf.cast(pairs.counts, gates.dtype)
+    if measures is None:
+        per_token = tf.math.bincount(
+            tf.reshape(pairs.tokens, [-1]), minlength=pairs.num_tokens, maxlength=pairs.num_tokens
+        )
+        measures = measures_of_use(per_token)
+    return Routing(None, gates, importance, load, pairs, loss, measures)
+
+
+def measures_of_use(experts_per_token):
+    """Metrics of a gate that gives tokens differing numbers of experts, from these numbers."""
+    experts_per_token = tf.cast(experts_per_token, tf.float32)
+    return {
+        "experts_per_token": mean(experts_per_token),
+        "unrouted": mean(tf.cast(experts_per_token == 0, tf.float32)),
+    }
+
+
+def mean(x):
+    """The mean of all elements; 0 where there are none."""
+    return tf.math.divide_no_nan(tf.reduce_sum(x), tf.cast(tf.size(x), x.dtype))
 
 
 class Gate(keras.layers.Layer):
@@ -70,6 +139,8 @@ class Gate(keras.layers.Layer):
     """
 
     can_be_level = True  # of a hierarchical mixture
+    selects_pairs = False  # whether tokens get differing numbers of experts
+    METRICS = ()  # names of what `Routing.measures` can have
 
     def __init__(
         self, importance_weight=0.0, load_weight=0.0, num_experts=None, num_groups=None, **kwargs
@@ -101,7 +172,7 @@ class Gate(keras.layers.Layer):
             group_sizes: `None`, or for a stack of gates `[G]` int32: rows of each group, in order.
 
         Returns:
-            A `Selection`.
+            A `Selection`, or a `PairSelection` if tokens have differing numbers of experts.
         """
         raise NotImplementedError
 
@@ -129,16 +200,21 @@ class Gate(keras.layers.Layer):
         return keras.initializers.Zeros()
 
     def logits(self, name, inputs, group_sizes=None):
-        """`inputs · kernel`: `[T, E]`, each row by its own group's kernel in a stack of gates."""
+        """`inputs · kernel`: `[T, E]`, each row by its own group's kernel in a stack of gates;
+        `[G, N, E]` for equally many rows of each group, `[G, N, D]`.
+        """
         kernel = tf.convert_to_tensor(self.kernels[name])
-        if self.num_groups is None:
+        if self.num_groups is None or inputs.shape.rank == 3:
             return tf.matmul(inputs, kernel)
         return grouped_matmul(inputs, group_sizes, kernel)
 
     def route(self, inputs, training=False):
         """Selects experts for a batch and measures how evenly they are used; returns a
         `Routing`."""
-        experts, gates, probability = self.select(inputs, training=training)
+        selection = self.select(inputs, training=training)
+        if isinstance(selection, PairSelection):
+            return routing_of_pairs(selection, self.num_experts)
+        experts, gates, probability = selection
         load = (
             balancing.count(experts, self.num_experts, gates.dtype)
             if probability is None
@@ -156,6 +232,8 @@ class Gate(keras.layers.Layer):
         routing = self.route(inputs, training=training)
         if training:
             self.add_loss(self.balancing_loss(routing))
+            if routing.loss is not None:
+                self.add_loss(routing.loss)
         return routing
 
     def parameter_count(self, input_dim):

@@ -8,7 +8,7 @@ each level.
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Routing
+from tfmoe.gating.base import Gate, PairSelection, Routing, routing_of_pairs
 from tfmoe.ops import balancing
 from tfmoe.ops import dispatch as dispatching
 from tfmoe.ops.arguments import positive
@@ -53,6 +53,11 @@ class Hierarchical(Gate):
     ):
         primary = flat_gate("primary", primary)
         secondary = primary if secondary is None else flat_gate("secondary", secondary)
+        if primary.selects_pairs != secondary.selects_pairs:
+            raise ValueError(
+                "secondary must be a gate that gives all tokens k experts if primary does, and "
+                f"else must not, got primary={primary!r} and secondary={secondary!r}"
+            )
         super().__init__(
             importance_weight=primary.importance_weight
             if importance_weight is None
@@ -81,6 +86,15 @@ class Hierarchical(Gate):
         )
 
     @property
+    def selects_pairs(self):
+        return self.primary.selects_pairs
+
+    @property
+    def METRICS(self):
+        """Those of the gates at the levels; where both measure one, it is the mean of the two."""
+        return self.primary.METRICS
+
+    @property
     def num_selected(self):
         return self.primary.num_selected * self.secondary.num_selected
 
@@ -93,6 +107,8 @@ class Hierarchical(Gate):
     def route(self, inputs, training=False):
         per_group = self.num_experts // self.groups
         primary = self.primary.select(inputs, training=training)
+        if isinstance(primary, PairSelection):
+            return self._route_pairs(primary, inputs, training)
         plan = dispatching.plan(primary.experts, self.groups)
         secondary = self.secondary.select(
             dispatching.dispatch(inputs, plan), training=training, group_sizes=plan.counts
@@ -115,6 +131,30 @@ class Hierarchical(Gate):
                 plan.counts,
             )
         return Routing(experts, gates, importance, load)
+
+    def _route_pairs(self, primary, inputs, training):
+        """Routes when each level decides on pairs: those of the secondary gates are of an expert
+        and a primary pair.
+        """
+        secondary = self.secondary.select(
+            dispatching.dispatch(inputs, primary.pairs),
+            training=training,
+            group_sizes=primary.pairs.counts,
+        )
+        tokens, gates = (
+            tf.gather(tf.reshape(each, [-1]), secondary.pairs.tokens)
+            for each in (primary.pairs.tokens, primary.gates)
+        )
+        pairs = dispatching.Pairs(tokens, secondary.pairs.counts, primary.pairs.num_tokens)
+        loss, measures = None, None
+        if training:
+            loss = primary.loss + secondary.loss
+            measures = {
+                name: 0.5 * (primary.measures[name] + value)
+                for name, value in secondary.measures.items()
+            }
+        gates = gates * secondary.gates
+        return routing_of_pairs(PairSelection(pairs, gates, loss, measures), self.num_experts)
 
     def _primary_load(self, selection, plan, dtype):
         if selection.load_probability is None:

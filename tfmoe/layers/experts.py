@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.layers.initializers import per_expert
 from tfmoe.ops.arguments import positive
-from tfmoe.ops.expert_matmul import expert_ffn
+from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -30,12 +30,12 @@ class Experts(keras.layers.Layer):
             fan-out.
 
     Call arguments:
-        rows: `[A, D]`, sorted by expert.
-        counts: `[E]` int32, rows of each expert. Rows from `sum(counts)` on belong to none and give
-            0.
+        rows: `[A, D]`, sorted by expert, or `[E, C, D]`, equally many for each.
+        counts: `[E]` int32, rows of each expert; not needed for `[E, C, D]`. Rows from
+            `sum(counts)` on belong to none and give 0.
 
     Returns:
-        `[A, D]`.
+        As `rows`.
     """
 
     def __init__(
@@ -78,15 +78,13 @@ class Experts(keras.layers.Layer):
                 )
                 self.biases.append(bias)
 
-    def call(self, rows, counts):
-        return expert_ffn(
-            rows,
-            counts,
-            [tf.convert_to_tensor(kernel) for kernel in self.kernels],
-            [tf.convert_to_tensor(bias) for bias in self.biases] or None,
-            activation=self.activation,
-            recompute=self.recompute,
-        )
+    def call(self, rows, counts=None):
+        kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
+        biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
+        options = {"activation": self.activation, "recompute": self.recompute}
+        if rows.shape.rank == 3:
+            return equal_expert_ffn(rows, kernels, biases, **options)
+        return expert_ffn(rows, counts, kernels, biases, **options)
 
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)

@@ -50,7 +50,7 @@ class MoE(keras.layers.Layer):
     Metrics, averaged over the batches of an epoch, prefixed by the layer's name: `cv_importance`
     and `cv_load` (coefficients of variation), `max_over_mean_load`, `unused_experts` (fraction that
     received no token in a batch) and `dropped` (fraction of assignments over capacity). Load here
-    is the count of tokens received.
+    is the count of tokens received. A gate can add metrics of its own (`Batchwise` does).
 
     Raises:
         ValueError: for arguments out of range; each message names the argument, its value and what
@@ -103,8 +103,14 @@ class MoE(keras.layers.Layer):
         self.capacity_factor = (
             None if capacity_factor is None else above_zero("capacity_factor", capacity_factor)
         )
+        if self.capacity_factor is not None and self.gate.selects_pairs:
+            raise ValueError(
+                f"capacity_factor must be None with {type(gate).__name__}, whose experts take "
+                f"equally many tokens, got {capacity_factor}"
+            )
         self.use_trackers = {
-            name: keras.metrics.Mean(name=f"{self.name}_{name}") for name in self.METRICS
+            name: MeanOfMeasured(name=f"{self.name}_{name}")
+            for name in (*self.METRICS, *self.gate.METRICS)
         }
 
     def build(self, input_shape):
@@ -152,22 +158,25 @@ class MoE(keras.layers.Layer):
     def _mix(self, tokens, training):
         """`[T, D]` to `[T, D]`."""
         routing = self.gate(tokens, training=training)
-        experts = routing.experts
-        if self.capacity_factor is not None:
-            assignments = tf.cast(tf.size(experts), tf.float32)
-            capacity = tf.math.ceil(self.capacity_factor * assignments / self.num_experts)
-            experts = drop_over_capacity(experts, self.num_experts, tf.cast(capacity, tf.int32))
-        plan = dispatch.plan(experts, self.num_experts)
+        plan = routing.pairs or dispatch.plan(self._within_capacity(routing), self.num_experts)
         self._track(routing, plan.counts)
         rows = dispatch.dispatch(tokens, plan)
         rows = self.experts(rows, plan.counts)
         return dispatch.combine(rows, tf.cast(routing.gates, rows.dtype), plan)
 
+    def _within_capacity(self, routing):
+        """`[T, K]` expert ids, n where an assignment is over the capacity."""
+        if self.capacity_factor is None:
+            return routing.experts
+        assignments = tf.cast(tf.size(routing.experts), tf.float32)
+        capacity = tf.math.ceil(self.capacity_factor * assignments / self.num_experts)
+        return drop_over_capacity(routing.experts, self.num_experts, tf.cast(capacity, tf.int32))
+
     def _track(self, routing, counts):
         load = tf.cast(counts, tf.float32)
         importance = tf.cast(routing.importance, tf.float32)
         mean = tf.reduce_mean(load)
-        assignments = tf.cast(tf.size(routing.experts), tf.float32)
+        assignments = tf.cast(tf.size(routing.gates), tf.float32)
         kept = tf.math.divide_no_nan(tf.reduce_sum(load), assignments)
         values = {
             "cv_importance": tf.sqrt(balancing.cv_squared(importance)),
@@ -175,6 +184,7 @@ class MoE(keras.layers.Layer):
             "max_over_mean_load": tf.math.divide_no_nan(tf.reduce_max(load), mean),
             "unused_experts": tf.reduce_mean(tf.cast(tf.equal(counts, 0), tf.float32)),
             "dropped": tf.where(assignments > 0, 1 - kept, 0.0),
+            **(routing.measures or {}),
         }
         for name, value in values.items():
             self.use_trackers[name].update_state(value)
@@ -202,6 +212,14 @@ class MoE(keras.layers.Layer):
             "groups": self.groups,
             "capacity_factor": self.capacity_factor,
         }
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class MeanOfMeasured(keras.metrics.Mean):
+    """A mean that is NaN, not 0, if there was nothing to measure."""
+
+    def result(self):
+        return tf.where(tf.equal(self.count, 0), float("nan"), super().result())
 
 
 EXPERT_ARGUMENTS = (

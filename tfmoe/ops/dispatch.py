@@ -28,6 +28,24 @@ class Plan(NamedTuple):
     counts: tf.Tensor
 
 
+class Pairs(NamedTuple):
+    """Pairs of a token and an expert, sorted by expert: a token can have any number of experts.
+
+    Attributes:
+        tokens: int32, the token of each pair: `[A]`, or `[E, C]` where every expert has C tokens.
+        counts: `[E]` int32, pairs of each expert.
+        num_tokens: `[]` int32, T.
+    """
+
+    tokens: tf.Tensor
+    counts: tf.Tensor
+    num_tokens: tf.Tensor
+
+    def experts(self):
+        """`[A]` int32, the expert of each pair."""
+        return tf.repeat(tf.range(tf.size(self.counts)), self.counts)
+
+
 def plan(experts, num_experts):
     """Sorts assignments by expert; within an expert, by token.
 
@@ -55,12 +73,14 @@ def dispatch(x, plan):
 
     Args:
         x: `[T, D]` floating point.
-        plan: a `Plan` for the T tokens.
+        plan: a `Plan` for the T tokens, or `Pairs`.
 
     Returns:
-        `[A, D]`, like `x`. Rows of dropped assignments (at the end) are copied too, and mean
-        nothing.
+        `[A, D]`, like `x`; `[E, C, D]` for `Pairs` of equally many tokens for each expert. Rows of
+        dropped assignments (at the end) are copied too, and mean nothing.
     """
+    if isinstance(plan, Pairs):
+        return tf.gather(x, plan.tokens)
     tokens = plan.order // tf.maximum(tf.shape(plan.inverse)[1], 1)
 
     @tf.custom_gradient
@@ -78,13 +98,16 @@ def combine(y, gates, plan):
     `out[t] = sum_k gates[t, k] * y[inverse[t, k]]`.
 
     Args:
-        y: `[A, D]` floating point, sorted by expert, zero where the assignment is dropped.
-        gates: `[T, K]`, the type of `y`.
-        plan: the `Plan` that sorted the rows.
+        y: `[A, D]` floating point, sorted by expert, zero where the assignment is dropped; for
+            `Pairs` as `dispatch` made them.
+        gates: `[T, K]`, the type of `y`; for `Pairs` of each pair, shaped like their `tokens`.
+        plan: the `Plan` or `Pairs` that sorted the rows.
 
     Returns:
-        `[T, D]`, like `y`.
+        `[T, D]`, like `y`; 0 for a token without an expert.
     """
+    if isinstance(plan, Pairs):
+        return tf.math.unsorted_segment_sum(y * gates[..., None], plan.tokens, plan.num_tokens)
     num_selected = tf.maximum(tf.shape(plan.inverse)[1], 1)
     tokens = plan.order // num_selected
 

@@ -69,3 +69,36 @@ def drop_over_capacity(experts, num_experts, capacity):
     first_row = tf.concat([tf.cumsum(plan.counts, exclusive=True), [0]], axis=0)
     place = plan.inverse - tf.gather(first_row, experts)
     return tf.where(place < capacity, experts, num_experts)
+
+
+def top_rows_of_experts(probability, num_taken):
+    """The best rows of each expert (eq 18).
+
+    Args:
+        probability: `[G, N, E]` floating point; each group is a batch of its own.
+        num_taken: C, rows that each expert takes, at most N.
+
+    Returns:
+        Their probabilities `[G, E, C]`, and the rows `[G, E, C]` int32, numbers in 0..N-1, by
+        falling probability, the lower number first among equals.
+    """
+    return tf.math.top_k(tf.transpose(probability, [0, 2, 1]), num_taken)
+
+
+def pairs_of_mask(mask, first_expert, num_experts):
+    """Lists what a mask selects, sorted by expert, for each expert by token.
+
+    Args:
+        mask: `[T, N]` bool, for the N experts that a token can choose from.
+        first_expert: int32 `[T]` or scalar: the number of the first of them.
+        num_experts: E, of all experts.
+
+    Returns:
+        `tfmoe.ops.dispatch.Pairs`, and the `[A, 2]` places of its pairs in the mask.
+    """
+    places = tf.cast(tf.where(mask), tf.int32)
+    first = tf.broadcast_to(first_expert, [tf.shape(mask)[0]])
+    experts = places[:, 1] + tf.gather(first, places[:, 0])
+    plan = dispatch.plan(experts[:, None], num_experts)
+    places = tf.gather(places, plan.order)
+    return dispatch.Pairs(places[:, 0], plan.counts, tf.shape(mask)[0]), places

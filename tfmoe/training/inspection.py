@@ -60,7 +60,7 @@ def expert_use(model, batches):
         mask = tf.not_equal(tokens, PADDING)
         inputs = zip(model.blocks, model.features_by_block(tokens), strict=False)
         return [
-            block.layer.route(features, mask=mask)[:2]
+            block.layer.route(features, mask=mask).assignments()
             for block, features in inputs
             if isinstance(block.layer, MoE)
         ]
@@ -75,9 +75,9 @@ def expert_use(model, batches):
     }
     for tokens, _ in batches:
         words = np.asarray(tokens)[np.asarray(tokens) != PADDING]
-        for use, (experts, gates) in zip(uses.values(), routings(tokens), strict=True):
-            experts, gates = experts.numpy(), gates.numpy()
-            np.add.at(use.load, experts.ravel(), 1)
-            np.add.at(use.importance, experts.ravel(), gates.ravel())
-            np.add.at(use.words, (experts, words[:, None]), 1)
+        for use, assignments in zip(uses.values(), routings(tokens), strict=True):
+            places, experts, gates = (each.numpy() for each in assignments)
+            np.add.at(use.load, experts, 1)
+            np.add.at(use.importance, experts, gates)
+            np.add.at(use.words, (experts, words[places]), 1)
     return uses
