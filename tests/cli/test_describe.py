@@ -38,6 +38,7 @@ def test_json_and_nothing_else(tmp_path):
     assert parameters["excluding_embedding_and_softmax"] == 272_891_904 + 4_096
     # 793471 · 512 twice, and the softmax's biases.
     assert parameters["total"] == 272_896_000 + 2 * 406_257_152 + 793_471
+    assert counts["ops_of_softmax"] == 0
     assert counts["paper"]["perplexity"] == 35.7
     assert counts["vocabulary_size"] == 793_471
 
@@ -153,6 +154,59 @@ def test_a_row_without_these_figures_shows_none(capfd):
     _, out, _ = run(capfd, "describe", "ablation/importance-0.1-load-0.1")
     assert out.startswith("Table 6, w_importance 0.1, w_load 0.1\n")
     assert "the paper" not in out
+
+
+def test_translation_beside_the_paper(capfd):
+    status, out, _ = run(capfd, "describe", "wmt14/en-fr-moe-2048", "--devices", "64")
+    assert status == 0
+    lines = [line.split("  ") for line in out.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells[0] == ["Table 2, MoE 2048 experts"]
+    total = cells.index(["encoder, decoder and softmax, gates aside", "84,934,656"])
+    assert cells[total + 1] == ["the paper", "85 M"]
+    assert cells[total + 2] == ["without embedding and softmax", "8,643,998,240"]
+    assert cells[total + 3] == ["total", "8,677,585,440"]
+    assert cells[total + 4] == ["the paper", "8.7 B"]
+    assert ["softmax", "16,777,216", "16,809,984"] in cells
+    assert "in sentences of data.max_length (100)" in out
+
+
+def test_translation_on_four_devices(capfd):
+    status, out, _ = run(capfd, "describe", "demo/translation", "--devices", "4", "--json")
+    counts = json.loads(out)
+    assert status == 0
+    # 4·2·128² for an LSTM and half as much again for the context; 2 experts of 2·128·256; 2000
+    # subwords.
+    assert counts["ops_by_layer"] == {
+        "encoder_lstm_0": 131_072,
+        "encoder_lstm_1": 131_072,
+        "encoder_moe_2": 131_072,
+        "encoder_lstm_3": 131_072,
+        "decoder_attention_lstm_0": 196_608,
+        "decoder_moe_1": 131_072,
+        "decoder_lstm_2": 131_072,
+    }
+    assert counts["ops_of_softmax"] == 256_000
+    assert counts["ops_per_timestep"] == sum(counts["ops_by_layer"].values()) + 256_000
+    assert (counts["devices"], counts["tokens_per_device"]) == (4, 4096)
+    # Of 4096 positions 2048 are the source's: 2·2048·4/16 for an expert.
+    for mixture in ("encoder_moe_2", "decoder_moe_1"):
+        assert counts["mixtures"][mixture]["expert_batch"] == 1024
+        assert counts["mixtures"][mixture]["bytes_sent"] == 4 * 2 * 2048 * 128 * 4 * 3 // 4
+    memory = counts["memory_per_device"]
+    experts = 2 * 16 * 2 * 128 * 256
+    assert memory["experts"]["weights"] == experts  # 4 bytes, a quarter of them
+    assert memory["weights"] == experts + 4 * (counts["parameters"]["total"] - experts)
+
+
+def test_attention_weights_follow_the_longest_sentences(capfd):
+    activations = []
+    for length in (80, 81):
+        _, out, _ = run(
+            capfd, "describe", "demo/translation", "--set", f"data.max_length={length}", "--json"
+        )
+        activations.append(json.loads(out)["memory_per_device"]["activations"])
+    assert activations[1] - activations[0] == 2048 * 2 * 4  # two weights for a target position
 
 
 @pytest.mark.parametrize(

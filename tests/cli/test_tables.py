@@ -24,17 +24,20 @@ def test_every_row(capfd):
     status, out, err = run(capfd, "--json")
     assert (status, err) == (0, "")
     rows = json.loads(out)
-    count = {table: sum(each["table"] == table for each in rows) for table in
-             ("Table 1", "Table 7", "Table 8")}  # fmt: skip
-    assert count == {"Table 1": 4, "Table 7": 15, "Table 8": 8} and len(rows) == 27
+    count = {f"Table {n}": 0 for n in (1, 2, 3, 4, 5, 7, 8)}
+    for row in rows:
+        count[row["table"]] += 1
+    assert list(count.values()) == [4, 2, 1, 1, 1, 15, 8]
     entries = {
         (row["table"], row["row"], column): row[column]
         for row in rows
         for column in ("ops_per_timestep", "parameters", "total")
     }
-    # Table 1 has no total; every other figure is there.
+    # Table 1 has no total, Tables 2 to 5 no parameters without embedding and softmax; every other
+    # figure is there.
+    missing = {"Table 1": "total"} | {f"Table {n}": "parameters" for n in (2, 3, 4, 5)}
     assert {key for key, entry in entries.items() if entry is None} == {
-        (row["table"], row["row"], "total") for row in rows if row["table"] == "Table 1"
+        (row["table"], row["row"], missing[row["table"]]) for row in rows if row["table"] in missing
     }
     outside = {key for key, entry in entries.items() if entry and not entry["within_rounding"]}
     assert outside == EXPECTED
@@ -66,6 +69,35 @@ def test_printed_figures(capfd, table, row, ops, parameters):
     assert found["parameters"]["paper"] == pytest.approx(parameters * 1e6)
 
 
+# 5 LSTMs of 4·1024·2048 + 2048·512, the context's 4·512·2048, the softmax's 512·32768.
+WITHOUT_MIXTURES = 47_185_920 + 4_194_304 + 16_777_216
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "paper", "mixtures"),
+    [
+        ("2", "MoE 2048 experts", 85, 2 * 4 * 2 * 512 * 2048),
+        ("2", "MoE 2048 experts, longer", 85, 2 * 4 * 2 * 512 * 2048),
+        ("3", "MoE 2048 experts", 85, 2 * 4 * 2 * 512 * 2048),
+        ("4", "MoE 2048 experts", 85, 2 * 4 * 2 * 512 * 2048),
+        ("5", "MoE-Multi", 102, 2 * 2 * 2 * 512 * 8192),
+    ],
+)
+def test_translation(capfd, table, row, paper, mixtures):
+    status, out, _ = run(capfd, "--table", table, "--row", row, "--json")
+    (found,) = json.loads(out)
+    ours = WITHOUT_MIXTURES + mixtures
+    assert status == 0 and found["parameters"] is None
+    assert found["ops_per_timestep"] == {
+        "ours": ours,
+        "paper": paper * 10**6,
+        "difference": ours - paper * 10**6,
+        "within_rounding": True,
+        "reason": None,
+    }
+    assert found["total"]["paper"] == 8_700_000_000 and found["total"]["within_rounding"]
+
+
 def test_one_row(capfd):
     _, out, _ = run(capfd, "--table", "Table 7", "--row", "MoE-256", "--json")
     (row,) = json.loads(out)
@@ -89,12 +121,17 @@ def test_text(capfd):
     assert [line[0] for line in lines[-3:]] == ["[1]", "[2]", "[3]"]
     _, out, _ = run(capfd, "--table", "8")
     assert out.endswith("All within rounding.\n") and "Table 7" not in out
+    _, out, _ = run(capfd, "--table", "5")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["MoE-Multi", "multilingual/moe-multi", "101.712", "102.0", "-0.288", "8.660", "8.7",
+            "-0.040"] in lines  # fmt: skip
+    assert out.endswith("All within rounding.\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "9"], "--table must be 1, 7 or 8"),
+        (["--table", "9"], "--table must be 1 to 5, 7 or 8"),
         (["--table", "x"], "got 'x'"),
         (["--row", "moe256"], "--row: there is no row 'moe256'; did you mean 'MoE-256'?"),
         (["--table", "8", "--row", "zzz"], "rows: 4xLSTM-512, MoE-32, MoE-256-h"),

@@ -124,7 +124,7 @@ class TestSet:
     def test_what_was_set_is_not_dropped_silently(self, write):
         (line,) = problems(write(MINIMAL), "data.train=x", "data.name=grammars")
         assert line.startswith("--set data.train=x: data.train: unknown key (its value is 'x'); ")
-        assert line.endswith("it belongs to name: text, not grammars")
+        assert line.endswith("it belongs to name: text or parallel, not grammars")
 
     def test_another_gate_and_block(self, write):
         config = load_config(write(MINIMAL), ["model.blocks[1].gate.name=switch"])

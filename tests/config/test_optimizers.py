@@ -6,7 +6,7 @@ import pytest
 from tfmoe.config import ConfigError, build_optimizer, dump_config, load_config
 from tfmoe.config.builders import OPTIMIZERS
 from tfmoe.config.named import name_of, sections_of
-from tfmoe.config.schema import Optimizer
+from tfmoe.config.training_schema import Optimizer
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
 
 TEXT = """\

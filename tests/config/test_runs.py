@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from data_pipelines import Vocabulary
 from tfmoe.config import build_model, build_optimizer, dump_config, load_config, load_run
-from tfmoe.config.runs import corpus_directory, find_splits, load_vocabulary
+from tfmoe.config.corpora import corpus_directory, find_splits
+from tfmoe.config.runs import load_vocabulary
+from tfmoe.config.tasks import task_of
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import TrainingState
 
@@ -76,11 +78,11 @@ def test_no_weights(run):
         load_run(run.path, "last")
 
 
-def test_vocabulary(run):
-    assert len(load_vocabulary(run)) == 5
+def test_vocabulary(run, config):
+    assert len(load_vocabulary(run, task_of(config))) == 5
     run.vocabulary.write_text("\n".join([*WORDS[:3], "b", "a"]) + "\n")  # other ids
     with pytest.raises(ValueError, match=r"vocabulary\.txt is not the vocabulary of this run: its"):
-        load_vocabulary(run)
+        load_vocabulary(run, task_of(config))
     with pytest.raises(ValueError, match=r"put the file back that the run began with$"):
         load_run(run.path)
 

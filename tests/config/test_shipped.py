@@ -29,6 +29,28 @@ TABLE_8 = {
     "MoE-65536-h": (65536, 256, 28.9),
     "MoE-131072-h": (131072, 256, 29.2),
 }
+# Tables 2 to 4: pair of languages, perplexity, BLEU.
+TRANSLATION = {
+    ("Table 2", "MoE 2048 experts"): ("en", "fr", 2.69, 40.35),
+    ("Table 2", "MoE 2048 experts, longer"): ("en", "fr", 2.63, 40.56),
+    ("Table 3", "MoE 2048 experts"): ("en", "de", 4.64, 26.03),
+    ("Table 4", "MoE 2048 experts"): ("en", "fr", None, 36.57),
+}
+# Table 5: BLEU of GNMT-Mono, GNMT-Multi, MoE-Multi.
+TABLE_5 = {
+    ("fr", "en"): ("36.47", "34.40", "37.46"),
+    ("de", "en"): ("31.77", "31.17", "34.80"),
+    ("ja", "en"): ("23.41", "21.62", "25.91"),
+    ("ko", "en"): ("25.42", "22.87", "28.71"),
+    ("pt", "en"): ("44.40", "42.53", "46.13"),
+    ("es", "en"): ("38.00", "36.04", "39.39"),
+    ("en", "fr"): ("35.37", "34.00", "36.59"),
+    ("en", "de"): ("26.43", "23.15", "24.53"),
+    ("en", "ja"): ("23.66", "21.10", "22.78"),
+    ("en", "ko"): ("19.75", "18.41", "16.62"),
+    ("en", "pt"): ("38.40", "37.35", "37.90"),
+    ("en", "es"): ("34.50", "34.25", "36.21"),
+}
 # Table 6: w_importance and w_load, perplexity, CV(Importance), CV(Load), max/mean load.
 TABLE_6 = {
     (0.0, 0.0): (39.8, 3.04, 3.01, 17.80),
@@ -101,6 +123,86 @@ def short_training(demo):
     return {**demo["training"], "epochs": 4, "steps_per_epoch": 300, "optimizer": optimizer}
 
 
+def check_translation_model(model):
+    """3 and 2 LSTMs, a mixture before the last of each side (section 5.3, App. E)."""
+    lstm = ("lstm", 2048, 512)
+    kinds = [
+        [(block.name, getattr(block, "units", None), getattr(block, "projection_units", None))
+         for block in blocks]
+        for blocks in (model.encoder, model.decoder)
+    ]  # fmt: skip
+    assert kinds[0] == [lstm, lstm, ("moe", None, None), lstm]
+    assert kinds[1] == [("attention_lstm", 2048, 512), ("moe", None, None), lstm]
+    assert model.decoder[0].attention == "multiplicative"
+    assert model.encoder[2] == model.decoder[1]
+    assert (model.d_model, model.num_sampled) == (512, None)
+    return model.encoder[2]
+
+
+def check_translation_training(config):
+    schedule = config.training.optimizer.schedule
+    assert config.training.optimizer.name == "adam"
+    assert (schedule.name, schedule.warmup_steps, schedule.constant_steps) == (
+        "warmup_inverse_sqrt", 2000, 8000,
+    )  # fmt: skip
+    assert (config.data.vocabulary.size, config.data.batch_words) == (32_768, 16_000)
+
+
+def test_tables_2_to_4_are_complete_and_as_the_paper_says():
+    found = {}
+    for table in ("Table 2", "Table 3", "Table 4"):
+        for row, config in configs_of(table).items():
+            data, paper = config.data, config.paper
+            languages = data.source_language, data.target_language
+            found[table, row] = (*languages, paper.perplexity, paper.bleu)
+            assert data.name == ("parallel" if table == "Table 4" else "wmt14")
+            assert (paper.ops_per_timestep_millions, paper.total_billions) == (85, 8.7)
+            moe = check_translation_model(config.model)
+            assert (moe.num_experts, moe.groups, moe.hidden_units) == (2048, 16, 2048)
+            assert (moe.gate.name, moe.gate.k, moe.gate.importance_weight) == ("batchwise", 2, 0.01)
+            assert config.model.dropout == 0.4
+            check_translation_training(config)
+    assert found == TRANSLATION
+
+
+def test_longer_training_is_the_same_for_twice_the_steps():
+    three_days, six_days = configs_of("Table 2").values()
+    assert six_days.training.epochs == 2 * three_days.training.epochs
+    assert (six_days.model, six_days.data) == (three_days.model, three_days.data)
+
+
+@pytest.mark.parametrize(("experts", "groups", "k"), [(32, None, 4), (512, 16, 2)])
+def test_smaller_translation_mixtures_cost_the_same(experts, groups, k):
+    config, row = (load_config(f"wmt14/en-fr-moe-{n}") for n in (experts, 2048))
+    moe = check_translation_model(config.model)
+    assert (moe.num_experts, moe.groups, moe.gate.k) == (experts, groups, k)
+    assert (config.paper, config.data, config.training) == (None, row.data, row.training)
+    costs = [describe(build_model(each))["ops_per_timestep"] for each in (config, row)]
+    assert costs[0] == costs[1]
+
+
+def test_table_5_translates_in_twelve_directions():
+    (shipped,) = [each for each in SHIPPED if each["table"] == "Table 5"]
+    config = load_config(shipped["path"])
+    assert (shipped["row"], config.paper.ops_per_timestep_millions) == ("MoE-Multi", 102)
+    moe = check_translation_model(config.model)
+    assert (moe.num_experts, moe.groups, moe.hidden_units) == (512, None, 8192)
+    assert (moe.gate.name, moe.gate.k) == ("noisy_top_k", 2)
+    assert (moe.gate.importance_weight, moe.gate.load_weight) == (0.01, 0.01)
+    check_translation_training(config)
+    directions = config.data.directions
+    pairs = [(each.source_language, each.target_language) for each in directions]
+    assert len(pairs) == 12 and set(pairs) == set(TABLE_5)
+    with open(shipped["path"], encoding="utf-8") as file:
+        lines = [line.split() for line in file]
+    for pair, figures in TABLE_5.items():
+        assert ["#", "-".join(pair), *figures] in lines
+    # The files of a pair of languages serve both directions.
+    for each in directions:
+        other = ({each.source_language, each.target_language} - {"en"}).pop()
+        assert each.train == [f"data/multilingual/train.en-{other}"]
+
+
 def test_capacity_is_the_demo_with_more_or_fewer_experts_at_one_cost():
     demo = load_config("demo/language_model").model_dump()
     names = [each["name"] for each in SHIPPED if each["name"].startswith("capacity/")]
@@ -142,7 +244,8 @@ def test_loads_builds_and_says_what_it_is(shipped, tmp_path):
     assert "# The paper: " in header and "# We: " in header
     if shipped["row"]:
         assert f"# {shipped['table']}, {shipped['row']}: " in header
-        assert str(config.paper.perplexity) in header
+        for figure in (config.paper.perplexity, config.paper.bleu):
+            assert figure is None or str(figure) in header
 
 
 def test_every_row_of_table_7_trains_as_the_paper_says():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
 
 pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
@@ -25,6 +25,13 @@ def metric_values(layer):
     for metric in layer.metrics:
         metric.reset_state()
     return values
+
+
+def set_thresholds(layer, times_mean):
+    """Thresholds of a layer with `Batchwise`: a multiple of 1/E at each level."""
+    for weight in layer.trainable_weights:
+        if weight.name == "log_thresholds":
+            weight.assign(np.full(weight.shape, np.log(times_mean / weight.shape[-1])))
 
 
 def rewind_noise(layer):
@@ -81,6 +88,37 @@ def test_batch_of_nothing_but_padding(groups):
     for gradient in tape.gradient(total, layer.trainable_variables):
         assert gradient is None or np.all(np.isfinite(tf.convert_to_tensor(gradient).numpy()))
     assert all(np.isfinite(value) for value in metric_values(layer).values())
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_masked_positions_count_nowhere_in_strictly_balanced_gating(groups, training):
+    gate = Batchwise(k=2, importance_weight=0.3)
+    layer = randomised(MoE(6, 7, gate=gate, groups=groups))
+    set_thresholds(layer, 1.0)
+    x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
+    x[~MASK] = 100 * x[MASK]  # far higher logits: they would be taken first
+    expected = layer(x[MASK], training=training).numpy()
+    expected_losses, expected_metrics = [v.numpy() for v in layer.losses], metric_values(layer)
+    outputs = layer(x, mask=tf.constant(MASK), training=training).numpy()
+    np.testing.assert_array_equal(outputs[MASK], expected)
+    np.testing.assert_array_equal(outputs[~MASK], 0)
+    np.testing.assert_array_equal([v.numpy() for v in layer.losses], expected_losses)
+    assert len(expected_losses) == (2 if training else 0)
+    np.testing.assert_equal(metric_values(layer), expected_metrics)  # NaN where not measured
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_of_nothing_but_padding_in_strictly_balanced_gating(groups, training):
+    layer = randomised(MoE(4, 7, gate=Batchwise(k=2, importance_weight=0.3), groups=groups))
+    with tf.GradientTape() as tape:
+        y = layer(tf.ones([2, 3, D]), mask=tf.zeros([2, 3], tf.bool), training=training)
+        total = tf.reduce_sum(y) + sum(layer.losses)
+    np.testing.assert_array_equal(y.numpy(), np.zeros([2, 3, D]))
+    assert total.numpy() == 0
+    for gradient in tape.gradient(total, layer.trainable_variables):
+        assert gradient is None or not np.any(tf.convert_to_tensor(gradient).numpy())
 
 
 def test_mask_of_the_first_axes_covers_the_others():
@@ -163,6 +201,34 @@ def test_metrics_by_hand_and_their_mean_over_batches():
     )
 
 
+@pytest.mark.parametrize("groups", [None, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_token_that_no_expert_took_gives_zero(groups, training):
+    layer = randomised(MoE(6, 7, gate=Batchwise(k=1), groups=groups, use_bias=True, name="moe"))
+    set_thresholds(layer, 4.0 if groups is None else 1.5)
+    x = tf.random.stateless_normal([40, D], [1, 2])
+    tokens = layer.gate.route(x, training=training).assignments()[0].numpy()
+    unrouted = np.setdiff1d(np.arange(40), tokens)
+    assert 0 < len(unrouted) < 40
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        total = tf.reduce_sum(y**2)
+    np.testing.assert_array_equal(y.numpy()[unrouted], 0)
+    assert np.all(np.abs(y.numpy()[tokens]).max(axis=1) > 0)
+    gradient = tf.convert_to_tensor(tape.gradient(total, x)).numpy()
+    np.testing.assert_array_equal(gradient[unrouted], 0)
+    values = metric_values(layer)
+    assert values["moe_dropped"] == 0
+    if training:
+        assert values["moe_cv_load"] == values["moe_unused_experts"] == 0
+        assert values["moe_max_over_mean_load"] == 1
+    else:
+        assert values["moe_unrouted"] == pytest.approx(len(unrouted) / 40)
+        assert values["moe_experts_per_token"] == pytest.approx(len(tokens) / 40)
+        assert np.isnan([values["moe_threshold_precision"], values["moe_threshold_recall"]]).all()
+
+
 def test_losses_are_those_of_the_last_call_and_of_training_only():
     layer = randomised(MoE(4, 7, gate=NoisyTopK(k=2, importance_weight=1.0, load_weight=1.0)))
     x = tf.random.stateless_normal([6, D], [1, 2])
@@ -195,7 +261,9 @@ def test_operations_and_parameters_of_the_papers_layers():
 @pytest.mark.parametrize(
     ("gate", "groups"),
     [
-        *itertools.product([NoisyTopK(k=2), NoisyTopK(k=2, noise=False), Softmax()], [None, 2]),
+        *itertools.product(
+            [NoisyTopK(k=2), NoisyTopK(k=2, noise=False), Softmax(), Batchwise(k=2)], [None, 2]
+        ),
         ("switch", None),
     ],
 )
@@ -291,6 +359,16 @@ def test_compiler_is_left_off_where_it_cannot_work():
         ({"capacity_factor": -1.0}, r"capacity_factor must be .* above 0, got -1.0"),
         ({"capacity_factor": "1"}, r"capacity_factor must be .* above 0, got '1'"),
         ({"capacity_factor": float("inf")}, r"capacity_factor must be a finite .*got inf"),
+        ({"gate": Batchwise(k=9)}, r"k must be at most 8, .*got k=9"),
+        ({"gate": Batchwise(k=3), "groups": 2}, r"k must be at most 2, .*groups.*got k=3"),
+        (
+            {"capacity_factor": 2.0, "gate": Batchwise(k=2)},
+            r"capacity_factor must be None with Batchwise.*got 2.0",
+        ),
+        (
+            {"capacity_factor": 2.0, "gate": Batchwise(k=2), "groups": 2},
+            r"capacity_factor must be None with .*got 2.0",
+        ),
         ({"activation": "relly"}, r"relly"),
         ({"unknown": 1}, r"unknown"),
     ],

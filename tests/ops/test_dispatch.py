@@ -108,3 +108,84 @@ def test_types_and_no_tokens(dtype):
 def test_ids_out_of_range_are_an_error():
     with pytest.raises(tf.errors.InvalidArgumentError, match="partitions"):
         dispatch.plan(tf.constant([[4, 0]]), 3)
+
+
+# Pairs: expert 0 has tokens 2 and 0, expert 1 none, expert 2 token 0; token 1 has no expert.
+PAIRS = dispatch.Pairs(tf.constant([2, 0, 0]), tf.constant([2, 0, 1]), tf.constant(3))
+# Two tokens for each of two experts: expert 0 has 2 and 0, expert 1 has 0 and 3.
+EQUAL_PAIRS = dispatch.Pairs(tf.constant([[2, 0], [0, 3]]), tf.constant([2, 2]), tf.constant(4))
+
+
+def test_experts_of_pairs():
+    np.testing.assert_array_equal(PAIRS.experts(), [0, 0, 2])
+    np.testing.assert_array_equal(EQUAL_PAIRS.experts(), [0, 0, 1, 1])
+    none = dispatch.Pairs(tf.zeros([0], tf.int32), tf.zeros([3], tf.int32), tf.constant(2))
+    assert none.experts().shape == (0,)
+
+
+def test_pairs_by_hand():
+    rows = dispatch.dispatch(X, PAIRS)
+    np.testing.assert_array_equal(rows[:, 0], [3, 1, 1])
+    gates = tf.constant([0.5, 0.25, 2.0])
+    # Token 0: 0.25 * y[1] + 2 * y[2]; token 1: nothing; token 2: 0.5 * y[0].
+    out = dispatch.combine(tf.constant([[1.0], [2.0], [3.0]]), gates, PAIRS)
+    np.testing.assert_array_equal(out, [[6.5], [0.0], [0.5]])
+
+
+def test_equal_pairs_by_hand():
+    x = tf.constant([[1.0], [2.0], [3.0], [4.0]])
+    rows = dispatch.dispatch(x, EQUAL_PAIRS)
+    np.testing.assert_array_equal(rows, [[[3.0], [1.0]], [[1.0], [4.0]]])
+    gates = tf.constant([[1.0, 0.5], [0.25, 0.0]])
+    # Token 0: 0.5 * 20 + 0.25 * 30; token 2: 1 * 10; token 3: 0 * 40.
+    y = tf.constant([[[10.0], [20.0]], [[30.0], [40.0]]])
+    out = dispatch.combine(y, gates, EQUAL_PAIRS)
+    np.testing.assert_array_equal(out, [[17.5], [0.0], [10.0], [0.0]])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("equal", [False, True])
+def test_pairs_have_the_values_and_gradients_of_the_one_hot_formula(equal, compiled):
+    rng = np.random.default_rng(0)
+    if equal:
+        tokens = np.stack([rng.permutation(20)[:7] for _ in range(5)])
+        counts = np.full(5, 7)
+    else:
+        mask = rng.random((5, 20)) < 0.3
+        mask[1] = False
+        tokens, counts = np.nonzero(mask)[1], mask.sum(axis=1)
+    pairs = dispatch.Pairs(
+        tf.constant(tokens, tf.int32), tf.constant(counts, tf.int32), tf.constant(20)
+    )
+    x = tf.constant(rng.standard_normal((20, 4)))
+    gates = tf.constant(rng.standard_normal(tokens.shape))
+    scale = np.repeat(np.arange(1.0, 6.0), counts).reshape(tokens.shape)
+
+    def sparse(x, gates):
+        rows = dispatch.dispatch(x, pairs) * scale[..., None]
+        return dispatch.combine(rows, gates, pairs)
+
+    def one_hot(x, gates):
+        places = tf.one_hot(tf.reshape(pairs.tokens, [-1]), 20, dtype=x.dtype)
+        return tf.einsum("at,a->t", places, tf.reshape(gates * scale, [-1]))[:, None] * x
+
+    results = []
+    for function in (tf.function(sparse) if compiled else sparse, one_hot):
+        with tf.GradientTape() as tape:
+            tape.watch([x, gates])
+            out = function(x, gates)
+            loss = tf.reduce_sum(out**2)
+        results.append([out, *tape.gradient(loss, [x, gates])])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(tf.convert_to_tensor(a), b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_pairs_without_any(shape, dtype):
+    pairs = dispatch.Pairs(tf.zeros(shape, tf.int32), tf.zeros([3], tf.int32), tf.constant(2))
+    rows = dispatch.dispatch(tf.ones([2, 4], dtype), pairs)
+    assert rows.shape == (*shape, 4)
+    out = dispatch.combine(rows, tf.zeros(shape, dtype), pairs)
+    assert out.dtype == tf.as_dtype(dtype)
+    np.testing.assert_array_equal(tf.cast(out, tf.float32), np.zeros((2, 4)))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.ops import expert_matmul
-from tfmoe.ops.expert_matmul import expert_ffn, grouped_matmul
+from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, grouped_matmul
 
 
 @pytest.fixture(params=["unrolled", "loop"])
@@ -203,3 +203,48 @@ def test_many_experts_make_a_small_graph():
 
     graph = tf.function(step).get_concrete_function(tf.TensorSpec([None, 2], tf.float64)).graph
     assert len(graph.get_operations()) < 200
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "widths, use_bias, activation",
+    [
+        ([3, 5, 4], False, tf.nn.relu),
+        ([3, 5, 6, 3], True, tf.nn.gelu),  # two hidden layers
+        ([3, 4], True, tf.nn.relu),  # none
+    ],
+)
+def test_equal_numbers_of_rows_give_what_expert_ffn_gives(
+    widths, use_bias, activation, recompute, compiled
+):
+    tf.random.set_seed(0)
+    kernels, biases = random_stacks(4, widths)
+    biases = biases if use_bias else []
+    x = tf.random.normal([4, 6, 3], dtype=tf.float64)
+
+    def equal(x, kernels, biases):
+        return equal_expert_ffn(x, kernels, biases or None, activation, recompute)
+
+    def by_counts(x, kernels, biases):
+        rows = tf.reshape(x, [24, 3])
+        y = expert_ffn(rows, tf.fill([4], 6), kernels, biases or None, activation)
+        return tf.reshape(y, [4, 6, -1])
+
+    got = value_and_gradients(tf.function(equal) if compiled else equal, x, kernels, biases)
+    assert got[0].shape == (4, 6, widths[-1])
+    assert_close(got, value_and_gradients(by_counts, x, kernels, biases))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_equal_numbers_of_no_rows(recompute):
+    kernels, biases = random_stacks(3, [3, 5, 2])
+    y, dx, *dstacks = value_and_gradients(
+        lambda x, kernels, biases: equal_expert_ffn(x, kernels, biases, recompute=recompute),
+        tf.zeros([3, 0, 3], tf.float64),
+        kernels,
+        biases,
+    )
+    assert (y.shape, dx.shape) == ((3, 0, 2), (3, 0, 3))
+    for gradient, stack in zip(dstacks, [*kernels, *biases], strict=True):
+        np.testing.assert_array_equal(gradient, tf.zeros_like(stack))

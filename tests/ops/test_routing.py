@@ -181,3 +181,62 @@ def test_drop_over_capacity_keeps_the_first_of_the_batch():
 
 def test_drop_over_capacity_of_an_empty_batch():
     assert routing.drop_over_capacity(tf.zeros([0, 2], tf.int32), 3, 0).shape == (0, 2)
+
+
+def test_top_rows_of_experts_by_hand():
+    # Group 0: expert 0 has the rows' 0.1, 0.7, 0.7, expert 1 has 0.9, 0.3, 0.4. Group 1: equal.
+    probability = tf.constant(
+        [[[0.1, 0.9], [0.7, 0.3], [0.7, 0.4]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]]
+    )
+    taken, rows = routing.top_rows_of_experts(probability, 2)
+    np.testing.assert_array_equal(rows.numpy(), [[[1, 2], [0, 2]], [[0, 1], [0, 1]]])
+    expected = np.array([[[0.7, 0.7], [0.9, 0.4]], [[0.5, 0.5], [0.5, 0.5]]], "float32")
+    np.testing.assert_array_equal(taken.numpy(), expected)
+    assert rows.dtype == tf.int32
+
+
+def test_gradient_of_top_rows_goes_to_the_rows_that_were_taken():
+    probability = tf.constant([[[0.1, 0.9], [0.7, 0.3], [0.6, 0.4]]])
+    weights = tf.constant([[[1.0, 2.0], [3.0, 4.0]]])
+    with tf.GradientTape() as tape:
+        tape.watch(probability)
+        total = tf.reduce_sum(weights * routing.top_rows_of_experts(probability, 2)[0])
+    gradient = tf.convert_to_tensor(tape.gradient(total, probability)).numpy()
+    np.testing.assert_array_equal(gradient, [[[0, 3], [1, 0], [2, 4]]])
+
+
+def test_top_rows_of_no_rows():
+    probability = tf.zeros([2, 0, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(probability)
+        taken, rows = routing.top_rows_of_experts(probability, 0)
+    assert taken.shape == rows.shape == (2, 3, 0)
+    gradient = tape.gradient(taken, probability)
+    assert gradient is None or tf.convert_to_tensor(gradient).shape == (2, 0, 3)
+
+
+def test_pairs_of_mask_by_hand():
+    mask = tf.constant([[True, True], [False, False], [False, True], [True, True]])
+    pairs, places = routing.pairs_of_mask(mask, 0, 2)
+    np.testing.assert_array_equal(pairs.tokens.numpy(), [0, 3, 0, 2, 3])
+    np.testing.assert_array_equal(pairs.counts.numpy(), [2, 3])
+    np.testing.assert_array_equal(places.numpy(), [[0, 0], [3, 0], [0, 1], [2, 1], [3, 1]])
+    assert pairs.num_tokens.numpy() == 4
+
+
+def test_pairs_of_mask_with_experts_of_groups():
+    # Rows 0 and 1 are of group 0 (experts 0, 1), row 2 of group 1, none of 2, row 3 of group 3.
+    mask = tf.constant([[False, True], [True, True], [True, False], [True, True]])
+    pairs, places = routing.pairs_of_mask(mask, tf.constant([0, 0, 2, 6]), 8)
+    np.testing.assert_array_equal(pairs.tokens.numpy(), [1, 0, 1, 2, 3, 3])
+    np.testing.assert_array_equal(pairs.counts.numpy(), [1, 2, 1, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(pairs.experts().numpy(), [0, 1, 1, 2, 6, 7])
+    np.testing.assert_array_equal(places.numpy()[:, 1], [0, 1, 1, 0, 0, 1])
+
+
+@pytest.mark.parametrize("num_tokens", [0, 3])
+def test_pairs_of_a_mask_that_selects_nothing(num_tokens):
+    pairs, places = routing.pairs_of_mask(tf.zeros([num_tokens, 2], tf.bool), 0, 2)
+    assert (pairs.tokens.shape, places.shape) == ((0,), (0, 2))
+    np.testing.assert_array_equal(pairs.counts.numpy(), [0, 0])
+    assert pairs.num_tokens.numpy() == num_tokens

@@ -2,10 +2,10 @@ import keras
 import pytest
 
 from tfmoe.config import build_model, load_config
-from tfmoe.gating import NoisyTopK, Softmax, Switch
-from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
-from tfmoe.models import LanguageModel, residual_blocks
-from tfmoe.training.accounting import describe
+from tfmoe.gating import Batchwise, NoisyTopK, Softmax, Switch
+from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
+from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
+from tfmoe.training.accounting import describe, positions_by_layer
 
 # shared/paper.md, Table 7: multiply-adds for a token and parameters without embedding and softmax
 # in millions, all parameters in billions.
@@ -88,6 +88,7 @@ def test_by_hand():
     assert counts == {
         "ops_per_timestep": 288 + 80 + 48,
         "ops_by_layer": {"lstm": 288, "moe": 128},
+        "ops_of_softmax": 0,
         "parameters": {
             "total": 44 + 320 + 288 + 55,
             "excluding_embedding_and_softmax": 320 + 288,
@@ -119,8 +120,86 @@ def test_equals_what_is_built(make):
         assert block.count_params() == count
 
 
-def lstm(*widths):
-    return ProjectedLSTM(*widths, return_sequences=True)
+def lstm(*widths, **kwargs):
+    return ProjectedLSTM(*widths, return_sequences=True, **kwargs)
+
+
+def translation_of(encoder, decoder):
+    return TranslationModel(11, 4, residual_blocks(encoder), residual_blocks(decoder))
+
+
+def test_translation_by_hand():
+    counts = describe(
+        translation_of(
+            [lstm(4, name="lstm"), MoE(6, 5, gate=Batchwise(k=2), name="moe")],
+            [AttentionLSTM(8, 4, attention_units=3, name="attention_lstm")],
+        )
+    )
+    # LSTM: 4·(4 + 4)·4, and 16 biases. Two of six experts of 2·4·5 for a token; the gate's matrix
+    # 4·6 and 6 thresholds are no operations here. Decoder: 4·(4 + 4 + 4)·8 + 8·4, 32 biases, and
+    # the attention's (4 + 4)·3 + 3. Softmax 4·11, and 11 biases; the embedding 4·11.
+    assert counts == {
+        "ops_per_timestep": 128 + 80 + 416 + 44,
+        "ops_by_layer": {"lstm": 128, "moe": 80, "attention_lstm": 416},
+        "ops_of_softmax": 44,
+        "parameters": {
+            "total": 44 + 144 + 270 + 475 + 55,
+            "excluding_embedding_and_softmax": 144 + 270 + 475,
+            "experts": 240,
+            "embedding": 44,
+            "softmax": 55,
+            "by_layer": {"lstm": 144, "moe": 270, "attention_lstm": 475},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        lambda: MoE(6, 5, gate=Batchwise(k=2)),
+        lambda: MoE(12, 5, groups=3, use_bias=True, gate=Batchwise(k=2)),
+        lambda: MoE(12, 5, groups=2, gate=NoisyTopK(k=2)),
+    ],
+)
+@pytest.mark.parametrize(
+    "attention",
+    [
+        lambda: AttentionLSTM(4),
+        lambda: AttentionLSTM(8, 4, attention_units=3, attention="additive"),
+    ],
+)
+def test_translation_equals_what_is_built(mixture, attention):
+    model = translation_of([lstm(8, 4), mixture()], [attention(), mixture(), lstm(4)])
+    counts = describe(model)
+    model.build((None, None))
+    assert model.count_params() == counts["parameters"]["total"]
+    assert describe(model) == counts
+    for block, count in zip(model.blocks, counts["parameters"]["by_layer"].values(), strict=True):
+        assert block.count_params() == count
+
+
+@pytest.mark.parametrize(
+    ("name", "ops"),
+    [
+        # 5 LSTMs of 4·1024·2048 + 2048·512; the context's 4·512·2048; 2 mixtures of 4 experts of
+        # 2·512·2048; the softmax's 512·32768: 47.2, 4.2, 16.8 and 16.8 million.
+        ("wmt14/en-fr-moe-2048", 47_185_920 + 4_194_304 + 16_777_216 + 16_777_216),
+        # 2 mixtures of 2 experts of 2·512·8192.
+        ("multilingual/moe-multi", 47_185_920 + 4_194_304 + 33_554_432 + 16_777_216),
+    ],
+)
+def test_the_papers_translation_models(name, ops):
+    config = load_config(name)
+    counts = describe(build_model(config))
+    assert counts["ops_per_timestep"] == ops
+    assert round(ops / 1e6) == config.paper.ops_per_timestep_millions
+    assert round(counts["parameters"]["total"] / 1e9, 1) == config.paper.total_billions == 8.7
+
+
+def test_positions_by_layer():
+    assert positions_by_layer(model_of(FeedForward(3, name="one")), 7) == {"one": 7}
+    model = translation_of([lstm(4, name="source")], [AttentionLSTM(4, name="target")])
+    assert positions_by_layer(model, 7) == {"source": 4, "target": 4}
 
 
 def test_no_layer_is_lost_when_names_repeat():

@@ -6,12 +6,17 @@ import tensorflow as tf
 
 from tfmoe.config import build_model, load_config
 from tfmoe.config.named import name_of, sections_of
-from tfmoe.config.schema import Optimizer, Training
-from tfmoe.gating import NoisyTopK, Softmax
-from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
-from tfmoe.models import LanguageModel, residual_blocks
+from tfmoe.config.training_schema import Optimizer, Training
+from tfmoe.gating import Batchwise, NoisyTopK, Softmax
+from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
+from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
-from tfmoe.training.memory import OPTIMIZER_SLOTS, kept_by_layer, memory_per_device
+from tfmoe.training.memory import (
+    OPTIMIZER_SLOTS,
+    kept_by_layer,
+    kept_of_source,
+    memory_per_device,
+)
 from tfmoe.training.variables import variables_per_device
 
 
@@ -22,6 +27,11 @@ def lstm(*widths):
 def model_of(*layers, dropout=0.0, num_sampled=None):
     blocks = residual_blocks(layers, dropout=dropout)
     return LanguageModel(11, 4, blocks, dropout=dropout, num_sampled=num_sampled)
+
+
+def translation_of(encoder, decoder, dropout=0.0):
+    encoder, decoder = (residual_blocks(each, dropout=dropout) for each in (encoder, decoder))
+    return TranslationModel(11, 4, encoder, decoder, dropout=dropout)
 
 
 def test_by_hand():
@@ -90,6 +100,44 @@ def test_secondary_mixtures_are_whole(devices, groups):
     assert memory["experts"]["weights"] == 4 * groups * 160
 
 
+@pytest.mark.parametrize(("devices", "groups"), [(1, 3), (2, 2), (3, 1), (5, 1)])
+def test_thresholds_are_where_their_gates_are(devices, groups):
+    model = model_of(MoE(12, 5, groups=3, gate=Batchwise(k=2)))
+    memory = memory_per_device(model, tokens=10, devices=devices)
+    # A group: 4 experts of 40, a gate of 4·4 and 4 thresholds. Not sharded: 99, the primary gate's
+    # 4·3 and its 3 thresholds.
+    assert memory["weights"] == 4 * (groups * (160 + 20) + 99 + 15)
+    assert memory["experts"]["weights"] == 4 * groups * 160
+
+
+def test_translation_by_hand():
+    moe = MoE(6, 5, gate=Batchwise(k=2))
+    model = translation_of([lstm(4), moe], [AttentionLSTM(8, 4, attention_units=3)])
+    # LSTM 144, gate 24 and 6 thresholds, experts 240, decoder 4·12·8 + 32 + 32 and (4 + 4 + 1)·3,
+    # softmax 55: 944 numbers.
+    # A source position keeps: LSTM 4 + 28; gate 4 and 2·6, rows 2·2·4, hidden 2·5, sigmoid 4; for
+    # the attention 4 + 2·3. 82 and 10. A target position: 4 + 7·8 + 4, context 4, query 3, of 7
+    # source steps 2·7, loss 4 and 11 logits: 100.
+    memory = memory_per_device(model, tokens=20, source_length=7)
+    assert memory["weights"] == 4 * 944
+    assert memory["activations"] == 4 * 10 * (88 + 100)
+    assert memory["activations_with_recompute"] == 4 * 10 * (78 + 100)
+    assert memory_per_device(model, tokens=20)["activations"] == 4 * 10 * (88 + 86)
+    assert not model.built
+
+
+def test_dropout_of_a_translation_model():
+    plain, dropped = (
+        memory_per_device(
+            translation_of([lstm(4)], [AttentionLSTM(4), lstm(4)], dropout=dropout), tokens=2
+        )["activations"]
+        for dropout in (0.0, 0.1)
+    )
+    # A byte for each of 4 elements: behind the embedding and a block of the source, behind the
+    # embedding and two blocks of the target.
+    assert dropped - plain == 4 * (2 + 3)
+
+
 # What each layer keeps of a position in numbers, D = 4, without and with hidden activations.
 @pytest.mark.parametrize(
     ("layer", "always", "hidden"),
@@ -103,10 +151,26 @@ def test_secondary_mixtures_are_whole(devices, groups):
         (MoE(6, 5, depth=2, activation="silu", gate=Softmax()), 4 + 4 * 6 + 48, 6 * 10),
         # Gates: 3 groups, then 2 of 4 experts, two matrices each; 4 experts for a position.
         (MoE(12, 5, groups=3, gate=NoisyTopK(k=2)), 12 + 4 * 2 * (3 + 8) + 32, 20),
+        (MoE(6, 5, gate=Batchwise(k=2)), 4 + 2 * 6 + 16, 10),
+        (MoE(12, 5, groups=3, gate=Batchwise(k=2)), 12 + 2 * (3 + 8) + 32, 20),
+        (AttentionLSTM(4), 4 + 28 + 4 + 4, 0),
+        (AttentionLSTM(8, 4, attention_units=3), 4 + 56 + 4 + 4 + 3, 0),
+        (AttentionLSTM(8, 4, attention_units=3, attention="additive"), 4 + 56 + 4 + 4, 0),
     ],
 )
 def test_kept_by_layer(layer, always, hidden):
     assert kept_by_layer(layer, 4) == (4 * always, 4 * hidden)
+
+
+@pytest.mark.parametrize(
+    ("attention", "of_steps", "of_source"),
+    # 2 weights for each of 5 source steps, and 3 numbers each if additive; D = 4, A = 3.
+    [("multiplicative", 3 + 2 * 5, 4 + 2 * 3), ("additive", 5 * 3 + 2 * 5, 4)],
+)
+def test_kept_by_attention(attention, of_steps, of_source):
+    layer = AttentionLSTM(8, 4, attention_units=3, attention=attention)
+    assert kept_by_layer(layer, 4, source_length=5) == (4 * (4 + 56 + 4 + 4 + of_steps), 0)
+    assert kept_of_source(layer, 4) == 4 * of_source
 
 
 def test_dropout_and_sampling():
@@ -146,15 +210,33 @@ def test_kept_equals_what_the_traced_gradient_reads(layer):
     if isinstance(layer, ProjectedLSTM):
         layer.rnn.unroll = True  # a loop would hide its tensors in lists
 
-    @tf.function
-    def gradient(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            loss = tf.reduce_sum(layer(x))
-        return tape.gradient(loss, [x, *[each.value for each in layer.trainable_variables]])
+    read = read_by_gradient(layer, [batch, steps, width], call=layer)
+    of_position = sum(read.values()) / (batch * steps) + width  # and the layer's input
+    (always, _) = kept_by_layer(layer, width)
+    # After its last step an LSTM's state goes nowhere: one of `steps` cells and outputs.
+    unused = 2 * 16 / steps if isinstance(layer, ProjectedLSTM) else 0
+    assert always / 4 - unused <= of_position <= always / 4
 
-    graph = gradient.get_concrete_function(tf.TensorSpec([batch, steps, width])).graph
-    read = {
+
+def read_by_gradient(layer, *shapes, call):
+    """What the gradient of a built layer reads of the forward pass, in numbers: `{tensor: size}`,
+    but for the inputs themselves.
+
+    Args:
+        shapes: of float inputs.
+        call: a function of these inputs.
+    """
+
+    @tf.function
+    def gradient(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_sum(call(*inputs)) + sum(layer.losses)
+        variables = [each.value for each in layer.trainable_variables]
+        return tape.gradient(loss, [*inputs, *variables])
+
+    graph = gradient.get_concrete_function(*map(tf.TensorSpec, shapes)).graph
+    return {
         tensor.name: math.prod(tensor.shape)
         for op in graph.get_operations()
         for tensor in op.inputs
@@ -163,23 +245,60 @@ def test_kept_equals_what_the_traced_gradient_reads(layer):
         # Weights, sums of gradients, and other views of tensors that are counted anyway.
         if tensor.op.type not in ("Const", "ReadVariableOp", "AddN", "Reshape", "Placeholder")
     }
-    of_position = sum(read.values()) / (batch * steps) + width  # and the layer's input
-    (always, _) = kept_by_layer(layer, width)
-    # After its last step an LSTM's state goes nowhere: one of `steps` cells and outputs.
-    unused = 2 * 16 / steps if isinstance(layer, ProjectedLSTM) else 0
-    assert always / 4 - unused <= of_position <= always / 4
+
+
+@pytest.mark.parametrize("attention", ["multiplicative", "additive"])
+@pytest.mark.parametrize(("units", "projected"), [(16, 8), (8, None)])
+def test_kept_by_attention_equals_what_the_traced_gradient_reads(attention, units, projected):
+    batch, steps, sources, width = 2, 10, 7, 8
+    layer = AttentionLSTM(units, projected, attention_units=5, attention=attention)
+    layer.build((batch, steps, width))
+
+    def call(inputs, memory):  # unrolled: a loop would hide its tensors in lists
+        z, keys = layer.projected(inputs), layer.attention.keys(memory)
+        states, mask, outputs = layer.zero_states(batch), tf.ones([batch, sources], tf.bool), []
+        for t in range(steps):
+            output, states, _ = layer.step(z[:, t], states, keys, memory, mask)
+            outputs.append(output)
+        return tf.stack(outputs, axis=1)
+
+    read = read_by_gradient(layer, [batch, steps, width], [batch, sources, width], call=call)
+    # The tanh of the query is read in two views.
+    total = sum(size for name, size in read.items() if "MatVec/ExpandDims" not in name)
+    (of_target, _), of_source = kept_by_layer(layer, width, sources), kept_of_source(layer, width)
+    kept = batch * (steps * of_target + sources * of_source) / 4
+    total += batch * width * (steps + sources)  # and the inputs
+    # The first step reads zeros, and after the last the state goes nowhere.
+    assert kept - batch * 2 * (units + width) <= total <= kept
+
+
+@pytest.mark.parametrize("groups", [None, 3])
+def test_kept_by_strictly_balanced_mixture_equals_what_the_traced_gradient_reads(groups):
+    tokens, width = 60, 16
+    layer = MoE(6, 8, groups=groups, gate=Batchwise(k=2, importance_weight=0.1))
+    layer.build((tokens, width))
+    read = read_by_gradient(layer, [tokens, width], call=lambda x: layer(x, training=True))
+    of_position = sum(read.values()) / tokens + width  # and the layer's input
+    kept = sum(kept_by_layer(layer, width)) / 4
+    # Some numbers for each pair of a position and an expert, and each expert, are not counted.
+    assert kept <= of_position <= kept + 5 * layer.gate.num_selected + 1
 
 
 MODELS = [
-    lambda: [lstm(8, 4), FeedForward(6, use_bias=True, depth=2), FeedForward(5)],
-    lambda: [MoE(6, 5, depth=2, use_bias=True, gate=NoisyTopK(k=2))],
-    lambda: [MoE(12, 5, groups=3, gate=NoisyTopK(k=2)), lstm(4), MoE(3, 5, gate=Softmax())],
+    lambda: model_of(lstm(8, 4), FeedForward(6, use_bias=True, depth=2), FeedForward(5)),
+    lambda: model_of(MoE(6, 5, depth=2, use_bias=True, gate=NoisyTopK(k=2))),
+    lambda: model_of(MoE(12, 5, groups=3, gate=NoisyTopK(k=2)), lstm(4), MoE(3, 5, gate=Softmax())),
+    lambda: translation_of(
+        [lstm(8, 4), MoE(6, 5, gate=Batchwise(k=2)), lstm(4)],
+        [AttentionLSTM(8, 4, 3), MoE(12, 5, groups=3, gate=Batchwise(k=2)), FeedForward(5)],
+    ),
+    lambda: translation_of([lstm(4)], [AttentionLSTM(4, attention="additive"), lstm(4)]),
 ]
 
 
 @pytest.mark.parametrize("make", MODELS)
 def test_variables_are_those_that_are_built(make):
-    model = model_of(*make())
+    model = make()
     listed = {(each.path, each.shape) for each in variables_per_device(model)}
     model.build((None, None))
     assert listed == {(each.path, tuple(each.shape)) for each in model.trainable_variables}
@@ -193,13 +312,13 @@ def test_variables_are_those_that_are_built(make):
         ("factored_adam", FactoredAdam, {"factored_beta_1": 0.5}),
         ("factored_adam", FactoredAdam, {"factored": "matrices"}),
         ("factored_adam", FactoredAdam, {"factored": "none"}),
-        ("factored_adam", FactoredAdam, {"factored": ["kernel", "embedding"]}),
+        ("factored_adam", FactoredAdam, {"factored": ["softmax/kernel", "kernel"]}),
         ("factored_adagrad", FactoredAdagrad, {}),
     ],
 )
 @pytest.mark.parametrize("make", MODELS)
 def test_slots_are_those_of_the_real_optimizers(make, name, optimizer, options):
-    model = model_of(*make())
+    model = make()
     counted = memory_per_device(model, tokens=1, optimizer=name, **options)
     model.build((None, None))
     assert bytes_of(model.trainable_variables) == counted["weights"]

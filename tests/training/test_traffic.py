@@ -1,9 +1,9 @@
 import pytest
 
 from tfmoe.config import build_model, load_config
-from tfmoe.gating import NoisyTopK
-from tfmoe.layers import MoE, ProjectedLSTM
-from tfmoe.models import LanguageModel, residual_blocks
+from tfmoe.gating import Batchwise, NoisyTopK
+from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
+from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 from tfmoe.training.traffic import traffic, traffic_of
 
 
@@ -60,6 +60,22 @@ def test_only_mixtures():
     moe = MoE(8, 5, name="moe")
     model = LanguageModel(11, 4, residual_blocks([lstm, moe]))
     assert list(traffic(model, 10)) == ["moe"]
+
+
+def test_each_mixture_of_a_translation_model_sees_half_the_positions():
+    encoder = [MoE(8, 5, gate=Batchwise(k=2), name="source")]
+    decoder = [
+        AttentionLSTM(4),
+        MoE(12, 5, groups=3, gate=Batchwise(k=2), name="target"),
+    ]
+    model = TranslationModel(11, 4, residual_blocks(encoder), residual_blocks(decoder))
+    counts = traffic(model, 100, devices=4)
+    assert list(counts) == ["source", "target"]
+    # 2 of 8 experts for each of 50 positions, then 2 groups and 2 of 4 experts in each.
+    assert counts["source"]["expert_batch"] == 2 * 50 * 4 / 8
+    assert counts["target"]["expert_batch"] == 4 * 50 * 4 / 12
+    for name in counts:
+        assert counts[name]["bytes_sent"] == 4 * 2 * 50 * 4 * 4 * 3 // 4
 
 
 @pytest.mark.parametrize("name", ["lm1b/moe-256", "news100b/moe-131072-h"])

@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from tfmoe import __version__
-from tfmoe.cli import ablate, configs, demo, describe, evaluate, prepare, tables, train
+from tfmoe.cli import (
+    ablate,
+    configs,
+    demo,
+    describe,
+    evaluate,
+    prepare,
+    tables,
+    train,
+    translate,
+)
 from tfmoe.config.problems import ConfigError
 
 app = typer.Typer(
@@ -28,6 +38,7 @@ app.command()(tables.tables)
 app.command()(prepare.prepare)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(translate.translate)
 app.command()(demo.demo)
 app.command()(ablate.ablate)
 
@@ -44,7 +55,8 @@ def tfmoe(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ):
-    """Sparsely-gated mixtures of experts: language models from text to perplexity.
+    """Sparsely-gated mixtures of experts: language models and translation, from text to perplexity
+    and BLEU.
 
     \b
     A first look:

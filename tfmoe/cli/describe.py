@@ -13,6 +13,11 @@ from tfmoe.config import find_config
 
 # Settings of optimizers that their slots depend on.
 SLOT_OPTIONS = ("factored", "factored_beta_1")
+# What the paper counts in ops/timestep, by the kind of model.
+COUNTED = {
+    "language_model": "without embedding and softmax",
+    "translation": "encoder, decoder and softmax, gates aside",
+}
 # Whose slots are shown beside each other.
 COMPARED = ("adam", "factored_adam")
 
@@ -21,7 +26,8 @@ Devices = Annotated[
     typer.Option(
         min=1,
         metavar="R",
-        help="Devices that share the work, each with data.batch_tokens positions of its own.",
+        help="Devices that share the work, each with data.batch_tokens (data.batch_words) "
+        "positions of its own.",
     ),
 ]
 
@@ -35,22 +41,25 @@ def describe(
     """Count a model's multiply-adds, parameters, memory and traffic.
 
     No weight is allocated: the largest models are counted in seconds. ops/timestep is the paper's
-    count, without embedding and softmax. Where the config stands for a row of the paper's tables,
-    its printed figures are shown beside ours.
+    count: for a language model without embedding and softmax, for a translation model encoder,
+    decoder and softmax, gates and the attention's own matrices aside. Where the config stands for a
+    row of the paper's tables, its printed figures are shown beside ours.
 
     Memory is that of a training step on each of R devices: experts and their optimizer slots are
     sharded over them, the rest is replicated. Table 7's and 8's batches are the paper's for all
-    devices together: divide them, as in the last but one example.
+    devices together: divide them, as in the third example. Of a translation model's batch
+    half is taken to be source, half target, in sentences of data.max_length.
 
     \b
     Examples:
       tfmoe describe lm1b/moe-256
       tfmoe describe demo/language_model --set "model.blocks[1].num_experts=64"
       tfmoe describe lm1b/moe-4096-h --devices 16 --set data.batch_tokens=18750
+      tfmoe describe wmt14/en-fr-moe-2048 --devices 64
       tfmoe describe my.yaml --json
 
     \b
-    With --json: {"ops_per_timestep", "ops_by_layer", "parameters": {"total",
+    With --json: {"ops_per_timestep", "ops_by_layer", "ops_of_softmax", "parameters": {"total",
     "excluding_embedding_and_softmax", "experts", "embedding", "softmax", "by_layer"},
     "vocabulary_size", "devices", "tokens_per_device", "memory_per_device": {"weights",
     "gradients", "optimizer_slots", "optimizer_slots_by_optimizer", "experts", "activations",
@@ -70,15 +79,17 @@ def describe(
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
-    tokens, optimizer = loaded.data.batch_tokens, loaded.training.optimizer
+    tokens, optimizer = batch_positions(loaded.data), loaded.training.optimizer
     options = {key: getattr(optimizer, key) for key in SLOT_OPTIONS if hasattr(optimizer, key)}
+    source_length = loaded.data.max_length if loaded.model.name == "translation" else 0
+    memory = memory_per_device(model, tokens, devices, optimizer.name, source_length, **options)
     mixtures = traffic(model, tokens, devices)
     result = {
         **describe_model(model),
         "vocabulary_size": model.vocabulary_size,
         "devices": devices,
         "tokens_per_device": tokens,
-        "memory_per_device": memory_per_device(model, tokens, devices, optimizer.name, **options),
+        "memory_per_device": memory,
         "mixtures": mixtures,
         "bytes_sent_per_device": sum(each["bytes_sent"] for each in mixtures.values()),
         "paper": loaded.paper.model_dump() if loaded.paper else None,
@@ -101,28 +112,50 @@ def report(config, counts, changed=False):
         changed: whether the config is no longer quite the table row that it names.
     """
     parameters, paper = counts["parameters"], config.paper
-    printed = paper is not None and paper.parameters_millions is not None
     heading = ["layer", "ops/timestep", "parameters", ""]
     rows = [["embedding", "", _grouped(parameters["embedding"]), ""]]
-    blocks = zip(counts["ops_by_layer"].items(), config.model.blocks, strict=True)
+    blocks = zip(counts["ops_by_layer"].items(), blocks_of(config.model), strict=True)
     for (name, ops), block in blocks:
         count = parameters["by_layer"][name]
         rows.append([name, _grouped(ops), _grouped(count), _settings(block)])
-    rows.append(["softmax", "", _grouped(parameters["softmax"]), ""])
-    inner = parameters["excluding_embedding_and_softmax"]
-    totals = [
-        ["without embedding and softmax", _grouped(counts["ops_per_timestep"]), _grouped(inner), ""]
-    ]
-    if printed:
-        ops = _printed(paper.ops_per_timestep_millions, "M")
-        totals.append(["  the paper", ops, _printed(paper.parameters_millions, "M"), ""])
-    totals.append(["total", "", _grouped(parameters["total"]), ""])
-    if printed:
-        totals.append(["  the paper", "", _printed(paper.total_billions, "B"), ""])
-    totals.append(["of these in experts", "", _grouped(parameters["experts"]), ""])
-    lines = table([heading, *rows, [""] * 4, *totals], "<>><")
+    softmax = counts["ops_of_softmax"]
+    counted = _grouped(softmax) if softmax else ""
+    rows.append(["softmax", counted, _grouped(parameters["softmax"]), ""])
+    lines = table([heading, *rows, [""] * 4, *_totals(config, counts)], "<>><")
     note = " (changed by --set)" if changed else ""
     return f"{paper.table}, {paper.row}{note}\n\n{lines}" if paper else lines
+
+
+def _totals(config, counts):
+    """The last rows of `report`: sums, and below them what the paper printed of them."""
+    ops, parameters = counts["ops_per_timestep"], counts["parameters"]
+    inner = parameters["excluding_embedding_and_softmax"]
+    printed_ops, printed_inner, printed_total = _figures(config.paper)
+    label = COUNTED[config.model.name]
+    if config.model.name == "language_model":
+        rows = [[label, _grouped(ops), _grouped(inner)]]
+        if printed_ops or printed_inner:
+            rows.append(["  the paper", printed_ops or "-", printed_inner or "-"])
+    else:
+        rows = [[label, _grouped(ops), ""]]
+        if printed_ops:  # in whole millions
+            rows.append(["  the paper", printed_ops.replace(".0 ", " "), ""])
+        rows.append([COUNTED["language_model"], "", _grouped(inner)])
+    rows.append(["total", "", _grouped(parameters["total"])])
+    if printed_total:
+        rows.append(["  the paper", "", printed_total])
+    rows.append(["of these in experts", "", _grouped(parameters["experts"])])
+    return [[*row, ""] for row in rows]
+
+
+def batch_positions(data):
+    """Positions of a batch by a config's `data`."""
+    return data.batch_words if hasattr(data, "batch_words") else data.batch_tokens
+
+
+def blocks_of(model):
+    """All blocks of a config's `model`, in order."""
+    return model.blocks if hasattr(model, "blocks") else [*model.encoder, *model.decoder]
 
 
 def memory_report(config, result):
@@ -157,10 +190,14 @@ def memory_report(config, result):
         rows.append(["  total", *totals])
     heading = [f"memory per device ({_devices(result)})", *by_optimizer]
     lines = table([heading, *rows], "<" + ">" * len(by_optimizer))
-    return (
-        f"{lines}\nthis config ({config.training.optimizer.name}, its own settings): "
-        f"{_size(memory['total'])}"
-    )
+    own = f"{config.training.optimizer.name}, its own settings"
+    text = f"{lines}\nthis config ({own}): {_size(memory['total'])}"
+    if config.model.name == "translation":
+        text += (
+            "\npositions: half source, half target, in sentences of data.max_length "
+            f"({config.data.max_length})."
+        )
+    return text
 
 
 def traffic_report(result):
@@ -204,8 +241,18 @@ def _grouped(number):
     return f"{number:,}"
 
 
-def _printed(number, unit):
-    return "-" if number is None else f"{number} {unit}"
+def _figures(paper):
+    """What the paper printed of operations, parameters within and parameters in total, with their
+    units; `None` for what it did not.
+    """
+    if paper is None:
+        return None, None, None
+    figures = (
+        (paper.ops_per_timestep_millions, "M"),
+        (paper.parameters_millions, "M"),
+        (paper.total_billions, "B"),
+    )
+    return [None if number is None else f"{number} {unit}" for number, unit in figures]
 
 
 def _settings(section):

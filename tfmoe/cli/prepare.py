@@ -17,10 +17,11 @@ def prepare(config: arguments.Config, set_: arguments.Set = None):
     """
     import_tensorflow()
     from tfmoe.cli.train import describe_model, prepare_data
-    from tfmoe.config import build_model, load_config
+    from tfmoe.config import build_model, load_config, task_of
 
-    loaded = load_config(config, set_ or ())
-    splits, surveys, vocabulary = prepare_data(loaded)
-    describe_model(loaded, build_model(loaded, len(vocabulary)), surveys, vocabulary)
-    for name, files in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
-        print(f"{name}: {', '.join(files) or 'none'}")
+    task = task_of(load_config(config, set_ or ()))
+    vocabulary = prepare_data(task)
+    describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
+    for part in ("train", "valid", "test"):
+        files = task.facts().get(part, {"files": []})["files"]
+        print(f"{part}: {', '.join(files) or 'none'}")

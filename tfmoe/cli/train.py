@@ -27,9 +27,9 @@ def train(
 ):
     """Train a model, evaluate it, and keep everything in a folder.
 
-    The folder gets config.yaml (resolved), vocabulary.txt, checkpoints/ (the best weights and the
-    state to resume from), history.csv (a row per epoch), logs/ (for TensorBoard) and result.json
-    (perplexity on the test text).
+    The folder gets config.yaml (resolved), vocabulary.txt (or .model, of subwords), checkpoints/
+    (the best weights and the state to resume from), history.csv (a row per epoch), logs/ (for
+    TensorBoard) and result.json (perplexity on the test text; of a translation model also BLEU).
 
     Killed at any moment, --resume goes on from the last finished epoch, or from the last of every
     N steps with training.checkpoint_every_steps=N, and ends with the weights of a run that was
@@ -45,7 +45,7 @@ def train(
     """
     import_tensorflow()
     from tfmoe.cli.resume import where_to_go_on
-    from tfmoe.config import find_config, load_config
+    from tfmoe.config import find_config, load_config, task_of
 
     loaded = load_config(config, set_ or ())
     run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
@@ -54,7 +54,7 @@ def train(
     except KeyboardInterrupt:
         print(f"\ntfmoe: stopped {where_to_go_on(run_dir)}", file=sys.stderr)
         raise typer.Exit(128 + signal.SIGINT) from None
-    print(f"\n{summary(result)}\nEverything is in {run_dir}")
+    print(f"\n{summary(task_of(loaded), result)}\nEverything is in {run_dir}")
 
 
 def train_run(config, run_dir, resume=False):
@@ -75,39 +75,32 @@ def train_run(config, run_dir, resume=False):
     """
     import keras
 
-    from data_pipelines import batches_per_pass
     from data_pipelines.atomic_write import atomic_write
     from tfmoe.cli.progress import verbosity
     from tfmoe.cli.resume import check_folder, restore
-    from tfmoe.config import build_batches, build_model, build_optimizer, dump_config
+    from tfmoe.config import build_model, build_optimizer, dump_config, task_of
     from tfmoe.training.callbacks import History, Progress, SaveState, Throughput
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import TrainingState
 
     run = RunDirectory(run_dir)
     check_folder(config, run, resume)
-    splits, surveys, vocabulary = prepare_data(config, run)
+    task = task_of(config)
+    vocabulary = prepare_data(task, run)
 
     keras.utils.set_random_seed(config.training.seed)
     model = build_model(config, len(vocabulary))
-    describe_model(config, model, surveys, vocabulary)
+    describe_model(task, model, vocabulary)
     model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
     model.build((None, None))
-    lengths = surveys["train"].lengths
-    steps = config.training.steps_per_epoch or batches_per_pass(
-        lengths, batch_tokens=config.data.batch_tokens, max_length=config.data.max_length
-    )
+    steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
     state = TrainingState(model, run.checkpoints)
     if run.begun():
         restore(state, config, run, steps)
 
-    validation = None
-    if splits.valid:
-        validation = build_batches(
-            config, splits.valid, vocabulary, training=False, lengths=surveys["valid"].lengths
-        )
-        if config.training.validation_batches:
-            validation = validation.take(config.training.validation_batches)
+    validation = task.validation_batches(vocabulary)
+    if validation is not None and config.training.validation_batches:
+        validation = validation.take(config.training.validation_batches)
     callbacks = [
         Throughput(state),
         Progress(config.training.epochs),
@@ -117,16 +110,8 @@ def train_run(config, run_dir, resume=False):
     ]
 
     def fit(first_epoch, epochs, steps_per_epoch):
-        batches = build_batches(
-            config,
-            splits.train,
-            vocabulary,
-            training=True,
-            start_batch=state.step,
-            lengths=lengths,
-        )
         model.fit(
-            batches,
+            task.training_batches(vocabulary, start_batch=state.step),
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
@@ -148,44 +133,35 @@ def train_run(config, run_dir, resume=False):
         epoch += 1
     if epoch < epochs:
         fit(epoch, epochs, steps)
-    return finish(config, run, model, splits, vocabulary, time.perf_counter() - begun)
+    return finish(task, run, model, vocabulary, time.perf_counter() - begun)
 
 
-def prepare_data(config, run=None):
+def prepare_data(task, run=None):
     """Finds or writes the text, reads it once to check and count it, and makes or reads the
     vocabulary.
 
     Args:
-        config: a `Config`.
+        task: the task of a config.
         run: the `RunDirectory` that keeps the vocabulary, or `None` to write nothing. If the run
             has begun, its vocabulary is read, and the text must be what it was.
 
     Returns:
-        `(Splits, {"train": Survey, …}, Vocabulary)`, without the parts that the data do not have.
+        The vocabulary.
     """
-    from data_pipelines import check_test_counts, survey
     from tfmoe.cli.resume import check_text
-    from tfmoe.config import build_vocabulary, find_splits, load_vocabulary
+    from tfmoe.config import load_vocabulary
 
-    print(f"reading {config.data.name} …", flush=True)
-    splits = find_splits(config)
-    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
-    surveys = {part: survey(files) for part, files in parts.items() if files}
-    if config.data.name == "lm1b" and check_test_counts(surveys["test"]):
-        print("the test text has the sentences and words of the published one")
-    text = {
-        part: {"files": parts[part], "sentences": found.sentences, "words": found.tokens}
-        for part, found in surveys.items()
-    }
+    print(f"reading {task.config.data.name} …", flush=True)
+    text = task.facts()
     if run is not None and run.begun():
         check_text(run, text)
-        return splits, surveys, load_vocabulary(run)
-    vocabulary = build_vocabulary(config, surveys["train"].words)
+        return load_vocabulary(run, task)
+    vocabulary = task.new_vocabulary()
     if run is not None:
-        vocabulary.save(run.vocabulary)
+        vocabulary.save(task.vocabulary_file(run))
         facts = {"vocabulary": vocabulary.fingerprint, "text": text, "versions": versions()}
         run.write_json(run.facts, facts)
-    return splits, surveys, vocabulary
+    return vocabulary
 
 
 def versions():
@@ -203,31 +179,28 @@ def versions():
     }
 
 
-def describe_model(config, model, surveys, vocabulary):
+def describe_model(task, model, vocabulary):
     """Prints what will be trained on what."""
     from tfmoe.cli.describe import report
     from tfmoe.training.accounting import describe
 
-    for part, found in surveys.items():
-        oov = found.tokens - sum(count for word, count in found.words.items() if word in vocabulary)
-        print(
-            f"{part:<6} {found.sentences:>11,} sentences {found.tokens:>13,} words "
-            f"{oov / found.tokens:>7.2%} out of vocabulary"
-        )
-    print(f"vocabulary of {len(vocabulary):,}\n\n{report(config, describe(model))}\n", flush=True)
+    for line in task.report(vocabulary):
+        print(line)
+    print(f"\n{report(task.config, describe(model))}\n", flush=True)
 
 
-def finish(config, run, model, splits, vocabulary, seconds):
+def finish(task, run, model, vocabulary, seconds):
     """Evaluates the best weights on the test text (else the validation text) and writes
     `result.json`.
 
     Returns:
-        Dictionary: `perplexity`, `loss` (nats per word), `tokens`, `oov`, `evaluated_on`,
-            `ops_per_timestep`, `parameters`, `words_trained`, `epochs`, `seconds` of training,
-            `seconds_since_start` of this process, validation included.
+        Dictionary: what the task's `evaluate` gives, `evaluated_on`, `ops_per_timestep`,
+            `parameters`, `words_trained`, `epochs`, `seconds` of training, `seconds_since_start` of
+            this process, validation included.
     """
-    from tfmoe.cli.evaluate import evaluate_files
+    from tfmoe.cli.progress import verbosity
     from tfmoe.training.accounting import describe
+    from tfmoe.training.callbacks import Progress
     from tfmoe.training.state import load_weights
 
     counts = describe(model)
@@ -236,25 +209,22 @@ def finish(config, run, model, splits, vocabulary, seconds):
         "ops_per_timestep": counts["ops_per_timestep"],
         "parameters": counts["parameters"],
         "words_trained": int(sum(row["words"] for row in history)),
-        "epochs": config.training.epochs,
+        "epochs": task.config.training.epochs,
         "seconds": sum(row["seconds"] for row in history),
         "seconds_since_start": seconds,
     }
-    evaluated_on = "test" if splits.test else "valid"
-    files = splits.test or splits.valid
+    evaluated_on = "test" if task.splits.test else "valid"
+    files = task.splits.test or task.splits.valid
     if files:
         load_weights(model, run.checkpoints, "best")
-        measured = evaluate_files(config, model, vocabulary, files)
+        measured = task.evaluate(model, vocabulary, files, [Progress()], verbosity())
         result = {**measured, "evaluated_on": evaluated_on, **result}
     run.write_json(run.result, result)
     return result
 
 
-def summary(result):
-    """One line on a finished run."""
+def summary(task, result):
+    """One line on a finished run, or more."""
     if "perplexity" not in result:
         return "trained; no valid or test text to evaluate on"
-    return (
-        f"{result['evaluated_on']} perplexity {result['perplexity']:.2f} on {result['tokens']:,} "
-        f"tokens (end of sentence counted), {result['oov']:,} of them out of vocabulary"
-    )
+    return f"{result['evaluated_on']}: {task.summary(result)}"

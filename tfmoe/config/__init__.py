@@ -9,18 +9,22 @@ import importlib
 _HOMES = {
     "Config": "schema",
     "ConfigError": "problems",
-    "build_batches": "builders",
+    "build_batches": "language_data",
     "build_model": "builders",
     "build_optimizer": "builders",
-    "build_splits": "builders",
-    "build_vocabulary": "builders",
+    "build_parallel_batches": "translation_data",
+    "build_splits": "language_data",
+    "build_subwords": "translation_data",
+    "build_translator": "translation_task",
+    "build_vocabulary": "language_data",
     "dump_config": "loader",
     "find_config": "shipped",
-    "find_splits": "runs",
+    "find_splits": "corpora",
     "load_config": "loader",
     "load_run": "runs",
     "load_vocabulary": "runs",
     "shipped_configs": "shipped",
+    "task_of": "tasks",
 }
 
 __all__ = list(_HOMES)

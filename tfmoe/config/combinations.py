@@ -8,13 +8,23 @@ import re
 
 import pydantic
 
+from data_pipelines.parallel_sentences import LANGUAGES
 from tfmoe.config.builders import build_layer, build_optimizer_from
-from tfmoe.config.schema import Block, Grammars, Optimizer
+from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Grammars, Parallel
+from tfmoe.config.model_schema import DecoderBlock
+from tfmoe.config.named import name_of
+from tfmoe.config.training_schema import Optimizer
 
 # Keras puts this before the message of an error in a layer's constructor that it called itself.
 WRAPPED = "Exception encountered: "
 
-_BLOCK = pydantic.TypeAdapter(Block)
+# The kind of model that each kind of data is for.
+KINDS = {
+    **{name_of(section): "language_model" for section in LANGUAGE_MODEL_DATA},
+    **{name_of(section): "translation" for section in TRANSLATION_DATA},
+}
+
+_BLOCK = pydantic.TypeAdapter(DecoderBlock)
 _OPTIMIZER = pydantic.TypeAdapter(Optimizer)
 
 
@@ -44,12 +54,19 @@ def _valid(adapter, tree):
 
 
 def _block_problems(tree):
-    blocks, d_model = _at(tree, "model", "blocks"), _at(tree, "model", "d_model")
-    for index, block_tree in enumerate(blocks if isinstance(blocks, list) else []):
-        block = _valid(_BLOCK, block_tree)
+    d_model = _at(tree, "model", "d_model")
+    for path, block_tree in _block_trees(tree):
+        block, index = _valid(_BLOCK, block_tree), path[-1]
         if block is None:
             continue
-        path = ("model", "blocks", index)
+        is_first = path == ("model", "decoder", 0)
+        if path[1] == "decoder" and is_first != (block.name == "attention_lstm"):
+            which = "must" if is_first else "must not"
+            yield (
+                (*path, "name"),
+                f"{which} be attention_lstm: the first block of the decoder, and no other, feeds "
+                f"the attention; got {block.name}",
+            )
         try:
             layer = build_layer(block, name=f"{block.name}_{index}")
         except (ValueError, TypeError) as error:
@@ -64,6 +81,16 @@ def _block_problems(tree):
                     f"the block's output is {width} wide, but the residual connection needs "
                     f"model.d_model={d_model}; set projection_units: {d_model}",
                 )
+
+
+def _block_trees(tree):
+    """Yields `(path, block)` for each item of `model.blocks`, `model.encoder` and
+    `model.decoder`.
+    """
+    for key in ("blocks", "encoder", "decoder"):
+        blocks = _at(tree, "model", key)
+        for index, block in enumerate(blocks if isinstance(blocks, list) else []):
+            yield ("model", key, index), block
 
 
 def _argument_path(path, block, message):
@@ -98,12 +125,54 @@ def _optimizer_problems(tree):
 
 
 def _data_problems(tree):
-    data = _at(tree, "data")
-    if not isinstance(data, dict) or data.get("name") != "grammars":
+    data, model = _at(tree, "data"), _at(tree, "model")
+    if not isinstance(data, dict) or not isinstance(model, dict):
         return
+    name, kind = data.get("name"), model.get("name", "language_model")
+    if name in KINDS and kind in set(KINDS.values()) and KINDS[name] != kind:
+        fitting = ", ".join(each for each, used_by in KINDS.items() if used_by == kind)
+        yield ("data", "name"), f"must be one of {fitting} for model.name={kind}, got {name}"
+    elif name == "grammars":
+        yield from _grammar_problems(data)
+    elif name == "parallel":
+        yield from _parallel_problems(data)
+    elif name == "embedded_translation":
+        yield from _direction_problems(data)
+
+
+def _grammar_problems(data):
     grammars = _valid(pydantic.TypeAdapter(Grammars), data)
     if grammars is not None and grammars.successors > grammars.symbols:
         yield (
             ("data", "successors"),
             f"must be at most symbols={grammars.symbols}, got {grammars.successors}",
         )
+
+
+def _parallel_problems(data):
+    """Either one direction or a list of them."""
+    if _valid(pydantic.TypeAdapter(Parallel), data) is None:
+        return
+    one = ("source_language", "target_language", "train")
+    if not data.get("directions"):
+        for key in one:
+            if not data.get(key):
+                yield ("data", key), "is missing; or give data.directions for several"
+        return
+    for key in (*one, "valid", "test"):
+        if data.get(key):
+            yield ("data", key), "must not be given beside data.directions, which have their own"
+
+
+def _direction_problems(data):
+    """Pairs of languages as in `en-fr`."""
+    directions = data.get("directions", [])
+    for index, direction in enumerate(directions if isinstance(directions, list) else []):
+        source, _, target = str(direction).partition("-")
+        known = source in LANGUAGES and target in LANGUAGES
+        if not known or source == target or direction in directions[:index]:
+            yield (
+                ("data", "directions", index),
+                f"must be two different languages of {', '.join(LANGUAGES)}, such as en-fr, each "
+                f"direction once; got {direction!r}",
+            )

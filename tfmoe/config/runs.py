@@ -1,16 +1,13 @@
-"""From a run's folder, or a config's data, to what is in it."""
+"""From a run's folder to what is in it."""
 
-import hashlib
-import json
-import os
-import pathlib
 from typing import NamedTuple
 
 import data_pipelines
-from tfmoe.config.builders import LANGUAGE_DATA, build_model, build_splits
+from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.schema import Config
-from tfmoe.models import LanguageModel
+from tfmoe.config.tasks import task_of
+from tfmoe.models import LanguageModel, TranslationModel
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import load_weights
 
@@ -19,44 +16,26 @@ class Run(NamedTuple):
     """What a run's folder holds: see `load_run`."""
 
     config: Config
-    vocabulary: data_pipelines.Vocabulary
-    model: LanguageModel
+    vocabulary: data_pipelines.Vocabulary | data_pipelines.Subwords
+    model: LanguageModel | TranslationModel
 
 
-def corpus_directory(data):
-    """Where the generated text of a `data` section lies, shared by all runs that use it.
-
-    A folder of `$TFMOE_CACHE`, or of `tfmoe` in `$XDG_CACHE_HOME` or `~/.cache`, named by the
-    section's settings.
-    """
-    root = os.environ.get("TFMOE_CACHE")
-    if not root:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        root = pathlib.Path(cache) / "tfmoe"
-    settings = json.dumps(data.model_dump(exclude=set(LANGUAGE_DATA)), sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    return pathlib.Path(root) / f"{data.name}-{digest}"
-
-
-def find_splits(config):
-    """The text files of a config; generated text is written if it is not there yet."""
-    return build_splits(config, corpus_directory(config.data))
-
-
-def load_vocabulary(run):
+def load_vocabulary(run, task):
     """The vocabulary of a run, checked to be the one it was trained with.
 
     Args:
         run: a `RunDirectory`.
+        task: the task of its config.
 
     Raises:
         ValueError: if the file is not the one that the run began with.
     """
-    vocabulary = data_pipelines.Vocabulary.load(run.vocabulary)
+    file = task.vocabulary_file(run)
+    vocabulary = task.load_vocabulary(file)
     expected = run.read_facts()["vocabulary"]
     if vocabulary.fingerprint != expected:
         raise ValueError(
-            f"{run.vocabulary} is not the vocabulary of this run: its SHA-256 is "
+            f"{file} is not the vocabulary of this run: its SHA-256 is "
             f"{vocabulary.fingerprint[:12]}…, {run.facts.name} says {expected[:12]}…; put the file "
             "back that the run began with"
         )
@@ -80,7 +59,7 @@ def load_run(path, weights="best"):
     run = RunDirectory(path)
     run.check()
     config = load_config(run.config)
-    vocabulary = load_vocabulary(run)
+    vocabulary = load_vocabulary(run, task_of(config))
     model = build_model(config, len(vocabulary))
     model.build((None, None))
     load_weights(model, run.checkpoints, weights)

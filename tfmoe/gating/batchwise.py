@@ -4,6 +4,8 @@ Axes: T tokens, E experts, D model, G groups (a stack of gates; 1 for a single o
 group, C rows that an expert takes, A pairs of a token and an expert.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -25,11 +27,12 @@ class Batchwise(Gate):
     gets does not depend on the rest of its batch. The thresholds are trained by `L_batchwise` (eq
     20) alone, and it trains nothing else.
 
-    Paper: `L_batchwise` is a sum over the batch; here it is the mean over its tokens, so that its
-    gradient, which counts in a clipped global norm, does not grow with the batch. The variable is
-    log T: the values of G_σ are of the order 1/E, too small for the steps of an optimizer.
-    Thresholds start at 1/E. `W_g` starts at small random values: with zeros all experts would take
-    the same tokens.
+    Paper: `L_batchwise` is a sum over the batch; here it is the mean over its tokens (in a
+    secondary gate over those that its groups took), so that its gradient, which counts in a clipped
+    global norm, does not grow with the batch. The variable is log T, since the values of G_σ are of
+    the order 1/E, too small for the steps of an optimizer; it moves by the gradient with respect to
+    T, which is m less the number of tokens over the threshold. Thresholds start at 1/E. `W_g`
+    starts at small random values: with zeros all experts would take the same tokens.
 
     Args:
         k: mean number of experts per token, 1 <= k <= num_experts.
@@ -37,8 +40,8 @@ class Batchwise(Gate):
 
     Metrics of the mixture: in training `threshold_precision` and `threshold_recall`, the share of
     the threshold mask that is in the batchwise mask, and the other way round; `experts_per_token`
-    and `unrouted` (share of tokens without an expert) by the thresholds, as at inference. What is
-    not measured is NaN.
+    and `unrouted` (share of tokens without an expert) by the thresholds, as at inference; with
+    groups these two at inference only. What is not measured is NaN.
 
     Raises:
         ValueError: if k is out of its range.
@@ -73,7 +76,7 @@ class Batchwise(Gate):
         self.log_thresholds = self.add_weight(
             name="log_thresholds",
             shape=(*stack, self.num_experts),
-            initializer=keras.initializers.Constant(-tf.math.log(float(self.num_experts)).numpy()),
+            initializer=keras.initializers.Constant(-math.log(self.num_experts)),
         )
 
     @property
@@ -119,13 +122,15 @@ class Batchwise(Gate):
             taken: `[G, E, C]`, those of them that the experts took.
         """
         probability, taken = tf.stop_gradient(probability), tf.stop_gradient(taken)
-        thresholds = tf.reshape(self.thresholds, [-1, self.num_experts])
+        log_thresholds = tf.reshape(self.log_thresholds, [-1, self.num_experts])
+        # exp(log T), with 1 for its derivative.
+        thresholds = log_thresholds + tf.stop_gradient(tf.exp(log_thresholds) - log_thresholds)
         excess = probability - thresholds[:, None, :]
         taken_excess = taken - thresholds[:, :, None]
         num_tokens = tf.cast(tf.size(probability) // self.num_experts, probability.dtype)
         # Σ (M_threshold - M_batchwise)·(G_σ - T), in which M_threshold·(G_σ - T) = relu(G_σ - T).
         total = tf.reduce_sum(tf.nn.relu(excess)) - tf.reduce_sum(taken_excess)
-        over, both = positive_share(excess), positive_share(taken_excess)
+        over, both = count_positive(excess), count_positive(taken_excess)
         measures = {
             "threshold_precision": tf.math.divide_no_nan(both, over),
             "threshold_recall": tf.math.divide_no_nan(both, tf.cast(tf.size(taken), both.dtype)),
@@ -152,12 +157,10 @@ class Batchwise(Gate):
         return super().parameter_count(input_dim) + thresholds
 
     def get_config(self):
-        config = super().get_config()
-        config.pop("load_weight")
-        return {**config, "k": self.k}
+        return {**super().get_config(), "k": self.k}
 
 
-def positive_share(x):
+def count_positive(x):
     """How many elements of `x` are over 0, in its type."""
     return tf.reduce_sum(tf.cast(x > 0, x.dtype))
 

@@ -55,8 +55,8 @@ class Hierarchical(Gate):
         secondary = primary if secondary is None else flat_gate("secondary", secondary)
         if primary.selects_pairs != secondary.selects_pairs:
             raise ValueError(
-                "secondary must be a gate that gives all tokens k experts if primary does, and "
-                f"else must not, got primary={primary!r} and secondary={secondary!r}"
+                "primary and secondary must both be gates that give every token k experts, or both "
+                f"Batchwise, got primary={primary!r} and secondary={secondary!r}"
             )
         super().__init__(
             importance_weight=primary.importance_weight

@@ -1,5 +1,7 @@
 """Keras layers."""
 
+from tfmoe.layers.attention import Attention
+from tfmoe.layers.attention_lstm import AttentionLSTM
 from tfmoe.layers.experts import Experts
 from tfmoe.layers.feed_forward import FeedForward
 from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
@@ -8,6 +10,8 @@ from tfmoe.layers.residual import Residual
 from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
 
 __all__ = [
+    "Attention",
+    "AttentionLSTM",
     "Experts",
     "FeedForward",
     "MoE",

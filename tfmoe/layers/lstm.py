@@ -151,6 +151,22 @@ class ProjectedLSTM(keras.layers.Layer):
         z = ops.add(ops.matmul(inputs, self.kernel), self.bias)
         return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
 
+    def step(self, inputs, states):
+        """One step.
+
+        Args:
+            inputs: `[B, D]`.
+            states: `[r, c]`, `[B, R]` and `[B, U]`; `zero_states` before the first step.
+
+        Returns:
+            Output `[B, R]` and the new states.
+        """
+        return self.cell(ops.add(ops.matmul(inputs, self.kernel), self.bias), states)
+
+    def zero_states(self, batch_size):
+        """The states before the first step."""
+        return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.cell.state_size]
+
     def compute_mask(self, inputs, mask=None):
         return self.rnn.compute_mask(inputs, mask)
 

@@ -50,8 +50,13 @@ class Residual(keras.layers.Layer):
 
     def call(self, inputs, mask=None, training=False):
         kwargs = {"mask": mask} if self._takes_mask else {}
-        outputs = self.activation(self.layer(inputs, training=training, **kwargs))
-        return inputs + self.dropout(outputs, training=training)
+        return self.join(inputs, self.layer(inputs, training=training, **kwargs), training)
+
+    def join(self, inputs, outputs, training=False):
+        """`x + dropout(activation(y))`, for outputs `y` of the layer that the caller has already
+        (those of a single step of a recurrent one, for example).
+        """
+        return inputs + self.dropout(self.activation(outputs), training=training)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

@@ -1,6 +1,15 @@
 """Keras models."""
 
-from tfmoe.models.language_model import LanguageModel, residual_blocks
+from tfmoe.models.beam_search import Hypotheses
+from tfmoe.models.blocks import residual_blocks
+from tfmoe.models.language_model import LanguageModel
 from tfmoe.models.perplexity import Perplexity
+from tfmoe.models.translation import TranslationModel
 
-__all__ = ["LanguageModel", "Perplexity", "residual_blocks"]
+__all__ = [
+    "Hypotheses",
+    "LanguageModel",
+    "Perplexity",
+    "TranslationModel",
+    "residual_blocks",
+]

@@ -1,11 +1,13 @@
 """Send every token to its experts and bring the results back.
 
-Axes: T tokens, E experts, K selected experts per token, A = T * K assignments, D model.
+Axes: T tokens, E experts, K selected experts per token, A = T * K assignments, D model, C tokens of
+each expert where they are equally many.
 
 An assignment is one (token, selected expert) pair. They are sorted by expert once (`plan`); then
 the rows of one expert lie side by side, and both directions and both gradients are gathers of rows:
 no one-hot tensor, no scatter, no padding to a capacity. Nothing here depends on how the load is
-spread over the experts.
+spread over the experts. Only `Pairs`, where tokens have differing numbers of experts, need sums by
+token.
 """
 
 from typing import NamedTuple

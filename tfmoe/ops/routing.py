@@ -82,7 +82,10 @@ def top_rows_of_experts(probability, num_taken):
         Their probabilities `[G, E, C]`, and the rows `[G, E, C]` int32, numbers in 0..N-1, by
         falling probability, the lower number first among equals.
     """
-    return tf.math.top_k(tf.transpose(probability, [0, 2, 1]), num_taken)
+    by_expert = tf.transpose(probability, [0, 2, 1])
+    # Not the values of `top_k`, whose gradient fails where there are no rows.
+    rows = tf.math.top_k(tf.stop_gradient(by_expert), num_taken).indices
+    return tf.gather(by_expert, rows, batch_dims=2), rows
 
 
 def pairs_of_mask(mask, first_expert, num_experts):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmoe.layers import MoE
-from tfmoe.models.language_model import PADDING
+from tfmoe.models.word_predictor import PADDING
 
 
 class ExpertUse(NamedTuple):

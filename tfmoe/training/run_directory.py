@@ -13,10 +13,10 @@ class RunDirectory:
     """Paths of a run, and its small files.
 
     `config.yaml` (resolved), `run.json` (versions, vocabulary fingerprint, data files),
-    `vocabulary.txt`, `checkpoints/`, `history.csv` (a row per epoch), `logs/` (TensorBoard),
-    `result.json` (once it is finished). Every file is written under a temporary name and renamed;
-    `config.yaml` comes last of those that training needs, so that a mistake found before training
-    leaves no run behind.
+    `vocabulary.txt` (words) or `vocabulary.model` (subwords), `checkpoints/`, `history.csv` (a row
+    per epoch), `logs/` (TensorBoard), `result.json` (once it is finished). Every file is written
+    under a temporary name and renamed; `config.yaml` comes last of those that training needs, so
+    that a mistake found before training leaves no run behind.
 
     Args:
         path: of the folder; it need not exist.
@@ -27,6 +27,7 @@ class RunDirectory:
         self.config = self.path / "config.yaml"
         self.facts = self.path / "run.json"
         self.vocabulary = self.path / "vocabulary.txt"
+        self.subwords = self.path / "vocabulary.model"
         self.checkpoints = self.path / "checkpoints"
         self.history = self.path / "history.csv"
         self.logs = self.path / "logs"
@@ -38,14 +39,16 @@ class RunDirectory:
 
     def clear(self):
         """Removes the run, and nothing else that may lie in the folder."""
-        for file in (self.config, self.result, self.facts, self.vocabulary, self.history):
+        files = (self.config, self.result, self.facts, self.vocabulary, self.subwords, self.history)
+        for file in files:
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.logs):
             shutil.rmtree(folder, ignore_errors=True)
 
     def check(self):
         """Raises a FileNotFoundError that says what is missing, if this is not a run."""
-        for file in (self.config, self.facts, self.vocabulary):
+        vocabulary = self.subwords if self.subwords.is_file() else self.vocabulary
+        for file in (self.config, self.facts, vocabulary):
             if not file.is_file():
                 raise FileNotFoundError(
                     f"{self.path} is not the folder of a run: it has no {file.name}"

@@ -8,7 +8,7 @@ hidden.
 import tensorflow as tf
 
 from tfmoe.layers import MoE
-from tfmoe.training.accounting import named_layers
+from tfmoe.training.accounting import named_layers, positions_by_layer
 from tfmoe.training.variables import experts_per_device
 
 
@@ -16,12 +16,14 @@ def traffic(model, tokens, devices=1):
     """What each mixture of a model sends: `{name: traffic_of(layer, …)}`, empty for a dense model.
 
     Args:
-        model: a `tfmoe.models.LanguageModel`, built or not.
-        tokens: b.
+        model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
+        tokens: b, positions of a batch on each device. Each mixture of a translation model sees
+            half of them, those of the source or those of the target.
         devices: R.
     """
+    positions = positions_by_layer(model, tokens)
     return {
-        name: traffic_of(layer, model.d_model, tokens, devices)
+        name: traffic_of(layer, model.d_model, positions[name], devices)
         for name, layer in named_layers(model).items()
         if isinstance(layer, MoE)
     }
@@ -39,6 +41,8 @@ def traffic_of(moe, width, tokens, devices=1):
 
     (rounded up). Padding does not travel, nor do the experts' weights and gradients; the gradients
     of the replicated weights, all-reduced, are not all-to-all and not in here.
+
+    With `Batchwise` gates k is the mean over the positions, and every expert's batch is as large.
 
     An expert's computation is `2·D·H` multiply-adds for an example, in and out; what travels for it
     is D numbers in and D out. The paper's ratio of computation to communication is therefore

@@ -1,18 +1,20 @@
 """The variables of a model, listed without building it, and what one of several devices holds.
 
-Axes: E experts, D model, H hidden, V vocabulary, U units of an LSTM, R devices.
+Axes: E experts, D model, H hidden, V vocabulary, U units of an LSTM, A attention units, R devices.
 
 Devices share the work as in section 3.1 and App. B of the paper: every expert exists once, sharded
 with its optimizer slots over the R devices, `E/R` on each; in a hierarchical mixture whole
-secondary mixtures, with the secondary gate, `groups/R` on each. All other variables are replicated.
-Where R does not divide them, the fullest device is meant, with the next whole number.
+secondary mixtures, with the secondary gate and its thresholds, `groups/R` on each. All other
+variables are replicated. Where R does not divide them, the fullest device is meant, with the next
+whole number.
 """
 
 import math
 from itertools import pairwise
 from typing import NamedTuple
 
-from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
+from tfmoe.gating import Batchwise
+from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
 
 
 class Variable(NamedTuple):
@@ -43,7 +45,7 @@ def variables_per_device(model, devices=1):
     """What one of `devices` holds of a model.
 
     Args:
-        model: a `tfmoe.models.LanguageModel`, built or not.
+        model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
         devices: R.
 
     Returns:
@@ -80,6 +82,8 @@ def experts_per_device(moe, devices):
 def _of_layer(layer, width, devices):
     if isinstance(layer, ProjectedLSTM):
         return _of_lstm(layer.cell, width)
+    if isinstance(layer, AttentionLSTM):
+        return _of_attention_lstm(layer, width)
     if isinstance(layer, FeedForward):
         return _of_feed_forward(layer, width)
     if isinstance(layer, MoE):
@@ -90,9 +94,24 @@ def _of_layer(layer, width, devices):
 def _of_lstm(cell, width):
     yield Variable("kernel", (width, 4 * cell.units))
     yield Variable("bias", (4 * cell.units,))
-    yield Variable("rnn/cell/recurrent_kernel", (cell.output_size, 4 * cell.units))
+    yield from _of_cell("rnn/cell", cell)
+
+
+def _of_attention_lstm(layer, width):
+    cell, attention = layer.cell, layer.attention
+    yield Variable("kernel", (width, 4 * cell.units))
+    yield Variable("context_kernel", (width, 4 * cell.units))
+    yield Variable("bias", (4 * cell.units,))
+    yield from _of_cell("cell", cell)
+    yield Variable("attention/source_kernel", (width, attention.units))
+    yield Variable("attention/query_kernel", (cell.output_size, attention.units))
+    yield Variable("attention/scale", (attention.units,))
+
+
+def _of_cell(path, cell):
+    yield Variable(f"{path}/recurrent_kernel", (cell.output_size, 4 * cell.units))
     if cell.projection_units is not None:
-        yield Variable("rnn/cell/projection_kernel", (cell.units, cell.output_size))
+        yield Variable(f"{path}/projection_kernel", (cell.units, cell.output_size))
 
 
 def _of_feed_forward(layer, width):
@@ -119,6 +138,8 @@ def _of_mixture(moe, width, devices):
 def _of_gate(path, gate, stack, width):
     for name in gate.kernel_names:
         yield Variable(f"{path}/{name}", (*stack, width, gate.num_experts))
+    if isinstance(gate, Batchwise):
+        yield Variable(f"{path}/log_thresholds", (*stack, gate.num_experts))
 
 
 def _kernel_shapes(network, width):

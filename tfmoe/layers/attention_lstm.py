@@ -1,0 +1,147 @@
+"""The LSTM that feeds the attention and is fed by it (App. E).
+
+Axes: B batch, T steps, S source steps, D input width, M width of the source vectors, U units,
+R width of the recurrent output.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe.layers.attention import Attention
+from tfmoe.layers.lstm import ProjectedLSTMCell, forget_gate_ones
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class AttentionLSTM(keras.layers.Layer):
+    """A `ProjectedLSTM` whose input at each step is `[x_t, context_t]`, the context being what the
+    attention gives for its output at the step before.
+
+    The inputs' part of all steps is one matrix product, and so is the source's part of the
+    attention. The rest is a recurrence: the context of a step depends on the output of the last.
+
+    Args:
+        units: U.
+        projection_units: R, or `None` for R = U without projection.
+        attention_units: width of the attention's own space; `None` for R.
+        attention: `"multiplicative"` (eq 22) or `"additive"` (eq 21).
+
+    Call arguments:
+        inputs: `[B, T, D]` float.
+        memory: `[B, S, D]` float, the source vectors, as wide as the inputs.
+        memory_mask: `[B, S]` bool, `False` for padding.
+        return_attention: whether to return the attention's weights too.
+
+    Returns:
+        `[B, T, R]`; with `return_attention` followed by `[B, T, S]` float32.
+    """
+
+    def __init__(
+        self,
+        units,
+        projection_units=None,
+        attention_units=None,
+        attention="multiplicative",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.cell = ProjectedLSTMCell(units, projection_units, name="cell", dtype=self.dtype_policy)
+        self.attention = Attention(
+            self.cell.output_size if attention_units is None else attention_units,
+            attention,
+            name="attention",
+            dtype=self.dtype_policy,
+        )
+        self.attention_units = attention_units
+
+    def build(self, input_shape, memory_shape=None):
+        width, units = input_shape[-1], self.cell.units
+        self.kernel = self.add_weight(
+            name="kernel", shape=(width, 4 * units), initializer="glorot_uniform"
+        )
+        self.context_kernel = self.add_weight(
+            name="context_kernel", shape=(width, 4 * units), initializer="glorot_uniform"
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(4 * units,), initializer=forget_gate_ones(units)
+        )
+        self.cell.build((None, 4 * units))
+        query_shape = (None, self.cell.output_size)
+        self.attention.build(query_shape, None, (None, None, width))
+
+    def zero_states(self, batch_size):
+        """`[r, c]` before the first step, `[B, R]` and `[B, U]`."""
+        return [tf.zeros([batch_size, size], self.compute_dtype) for size in self.cell.state_size]
+
+    def projected(self, inputs):
+        """`inputs·W + b`, the inputs' part of the gates, for any leading axes."""
+        return tf.matmul(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
+
+    def step(self, z, states, keys, memory, mask):
+        """One step.
+
+        Args:
+            z: `[B, 4·U]`, `projected` of the input.
+            states: `[r, c]`.
+            keys: `attention.keys(memory)`.
+            memory, mask: as for a call.
+
+        Returns:
+            Output `[B, R]`, states, attention `[B, S]` float32.
+        """
+        context, weights = self.attention(states[0], keys, memory, mask)
+        z = z + tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
+        output, states = self.cell(z, states)
+        return output, states, weights
+
+    def call(self, inputs, memory, memory_mask=None, return_attention=False, training=False):
+        z = tf.transpose(self.projected(inputs), [1, 0, 2])
+        keys = self.attention.keys(memory)
+        num_steps = tf.shape(z)[0]
+        inputs_by_step = tf.TensorArray(z.dtype, num_steps).unstack(z)
+        outputs = tf.TensorArray(z.dtype, num_steps)
+        attention = tf.TensorArray(tf.float32, num_steps if return_attention else 0)
+
+        def body(t, states, outputs, attention):
+            z = inputs_by_step.read(t)
+            z.set_shape([inputs.shape[0], 4 * self.cell.units])
+            output, states, weights = self.step(z, states, keys, memory, memory_mask)
+            if return_attention:
+                attention = attention.write(t, weights)
+            return t + 1, states, outputs.write(t, output), attention
+
+        _, _, outputs, attention = tf.while_loop(
+            lambda t, *_: t < num_steps,
+            body,
+            (tf.constant(0), self.zero_states(tf.shape(inputs)[0]), outputs, attention),
+            maximum_iterations=num_steps,
+        )
+        outputs = tf.transpose(outputs.stack(), [1, 0, 2])
+        outputs.set_shape([*inputs.shape[:2], self.cell.output_size])
+        if not return_attention:
+            return outputs
+        return outputs, tf.transpose(attention.stack(), [1, 0, 2])
+
+    def compute_output_shape(self, input_shape, memory_shape=None):
+        return (*input_shape[:-1], self.cell.output_size)
+
+    def parameter_count(self, input_dim):
+        """Weights of the layer for inputs and source vectors of width `input_dim`."""
+        attention = self.attention.parameter_count(self.cell.output_size, input_dim)
+        return self.ops_per_timestep(input_dim) + 4 * self.cell.units + attention
+
+    def ops_per_timestep(self, input_dim):
+        """Multiply-adds for one token, without the attention's own (the paper's count):
+        `4·(2·D + R)·U`, and `U·R` if projected.
+        """
+        cell = self.cell
+        projection = cell.units * cell.output_size if cell.projection_units is not None else 0
+        return 4 * (2 * input_dim + cell.output_size) * cell.units + projection
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.cell.units,
+            "projection_units": self.cell.projection_units,
+            "attention_units": self.attention_units,
+            "attention": self.attention.kind,
+        }

@@ -1,0 +1,249 @@
+"""The translation model of the paper: encoder, attention, decoder (section 5.3, App. E).
+
+Axes: B batch, S source steps, T target steps, D model, V vocabulary, N rows of a search (each a
+hypothesis for one sentence).
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmoe.layers import AttentionLSTM, ProjectedLSTM, VocabularySoftmax
+from tfmoe.models.beam_search import beam_search, tile
+from tfmoe.models.blocks import features_by_block
+from tfmoe.models.word_predictor import PADDING, WordPredictor
+
+END, START = 0, 1
+# Of the order of what the layers add to the residual stream.
+EMBEDDING_STDDEV = 0.25
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class TranslationModel(WordPredictor):
+    """Predicts each next subword of a translation: GNMT (Wu et al. 2016) with fewer layers and
+    mixtures of experts between them.
+
+    Source and target share the embedding. All LSTMs run forwards. The decoder's first one feeds the
+    attention and is fed by it.
+
+    Args:
+        vocabulary_size: V, of both languages together.
+        d_model: D, width of the embedding and of every block's output.
+        encoder: list of `Residual` layers, in order.
+        decoder: list of `Residual` layers, the first around an `AttentionLSTM`.
+        dropout: on the embedding's output; blocks bring their own.
+        num_sampled: draws for the sampled softmax in training, `None` for the full one.
+        seed: integer, for reproducible dropout and draws.
+
+    Call arguments:
+        inputs: `(source, target)`: `[B, S]` int32, padded at the end with 0, and `[B, T]` int32,
+            `<s> w₁ … wₙ`, padded likewise.
+
+    Returns:
+        `[B, T, D]` features; `word_logits` turns them into logits over the vocabulary.
+
+    Trained on batches `((source, target), targets)`, targets `[B, T]` int32 `w₁ … wₙ </s>`; see
+    `WordPredictor` for the loss and the metrics.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        d_model,
+        encoder,
+        decoder,
+        dropout=0.0,
+        num_sampled=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.d_model = d_model
+        self.seed = seed
+        self.encoder, self.decoder = list(encoder), list(decoder)
+        kinds = [isinstance(block.layer, AttentionLSTM) for block in self.decoder]
+        if kinds[:1] != [True] or any(kinds[1:]):
+            raise ValueError(
+                "decoder must have an AttentionLSTM in its first block, and only there"
+            )
+        if any(isinstance(block.layer, AttentionLSTM) for block in self.encoder):
+            raise ValueError(
+                "encoder must not have an AttentionLSTM: there is nothing to attend to"
+            )
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size,
+            d_model,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV),
+            name="embedding",
+            dtype=self.dtype_policy,
+        )
+        self.dropout = keras.layers.Dropout(
+            dropout, seed=seed, name="dropout", dtype=self.dtype_policy
+        )
+        self.softmax = VocabularySoftmax(
+            vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
+        )
+
+    @property
+    def blocks(self):
+        """All blocks, the encoder's first."""
+        return [*self.encoder, *self.decoder]
+
+    def build(self, inputs_shape):
+        self.embedding.build((None, None))
+        for block in self.blocks:
+            if not block.built:  # it is, where it was read from a saved model
+                block.build((None, None, self.d_model))
+        self.softmax.build((None, self.d_model))
+
+    def call(self, inputs, training=False):
+        source, target = inputs
+        memory, mask = self.encode(source, training=training)
+        *_, features = self.decoder_features(target, memory, mask, training=training)
+        return features
+
+    def predicting_tokens(self, inputs):
+        return inputs[1]
+
+    def encode(self, source, training=False):
+        """`[B, S]` int32 to the source vectors `[B, S, D]` and their mask `[B, S]`."""
+        *_, features = self.encoder_features(source, training=training)
+        return features, tf.not_equal(source, PADDING)
+
+    def encoder_features(self, source, training=False):
+        """Yields the input of every block of the encoder, `[B, S, D]`, and at last the output."""
+        mask = tf.not_equal(source, PADDING)
+        features = self.dropout(self.embedding(source), training=training)
+        yield from features_by_block(self.encoder, features, mask, training)
+
+    def decoder_features(self, target, memory, memory_mask, training=False):
+        """Yields the input of every block of the decoder, `[B, T, D]`, and at last the output.
+
+        Args:
+            target: `[B, T]` int32, `<s> w₁ … wₙ`, padded with 0.
+            memory, memory_mask: what `encode` gave.
+        """
+        mask = tf.not_equal(target, PADDING)
+        features = self.dropout(self.embedding(target), training=training)
+        yield features
+        first, *others = self.decoder
+        outputs = first.layer(features, memory, memory_mask, training=training)
+        features = first.join(features, outputs, training=training)
+        yield from features_by_block(others, features, mask, training)
+
+    def attention(self, source, target):
+        """`[B, T, S]` float32: how much each target step attends to each source step."""
+        memory, mask = self.encode(source)
+        layer = self.decoder[0].layer
+        return layer(self.embedding(target), memory, mask, return_attention=True)[1]
+
+    def word_logits(self, features):
+        """`[..., D]` features to `[..., V]` float32 logits of the next subword."""
+        flat = self.softmax(tf.reshape(features, [-1, self.d_model]))
+        return tf.reshape(flat, tf.concat([tf.shape(features)[:-1], [self.vocabulary_size]], 0))
+
+    def decoding_step(self, memory, memory_mask):
+        """The function that reads one more target token of each row.
+
+        Args:
+            memory, memory_mask: `[N, S, D]` and `[N, S]`, the source of each row.
+
+        Returns:
+            `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S] float32,
+            states)`; it begins with `zero_states(N)`.
+        """
+        first, *others = self.decoder
+        keys = first.layer.attention.keys(memory)
+
+        def step(tokens, states):
+            features = self.embedding(tokens)
+            z = first.layer.projected(features)
+            outputs, first_states, attention = first.layer.step(
+                z, states[0], keys, memory, memory_mask
+            )
+            features = first.join(features, outputs)
+            new_states = [first_states]
+            for block in others:
+                if isinstance(block.layer, ProjectedLSTM):
+                    outputs, state = block.layer.step(features, states[len(new_states)])
+                    new_states.append(state)
+                    features = block.join(features, outputs)
+                else:
+                    features = block(features)
+            return tf.nn.log_softmax(self.softmax(features)), attention, new_states
+
+        return step
+
+    def zero_states(self, num_rows):
+        """The decoder's states before its first step, for N rows."""
+        recurrent = (AttentionLSTM, ProjectedLSTM)
+        layers = [block.layer for block in self.decoder if isinstance(block.layer, recurrent)]
+        return [layer.zero_states(num_rows) for layer in layers]
+
+    @tf.autograph.experimental.do_not_convert
+    def translate(
+        self,
+        source,
+        beam_size=4,
+        max_length=None,
+        length_penalty=0.2,
+        coverage_penalty=0.2,
+        num_best=1,
+        keep_attention=False,
+    ):
+        """Translates by beam search, in the graph.
+
+        Args:
+            source: `[B, S]` int32, padded with 0.
+            beam_size: hypotheses that are followed.
+            max_length: the most subwords of a translation, its end counted: an integer, `[B]`
+                integers, or `None` for twice the length of the source and 10 more.
+            length_penalty, coverage_penalty: α and β of Wu et al. 2016.
+            num_best: translations of each sentence.
+            keep_attention: whether to return the attention.
+
+        Returns:
+            `tfmoe.models.beam_search.Hypotheses`.
+        """
+        memory, mask = self.encode(source)
+        if max_length is None:
+            max_length = 2 * tf.reduce_sum(tf.cast(mask, tf.int32), axis=1) + 10
+        batch_size = tf.shape(source)[0]
+        return beam_search(
+            self.decoding_step(*tile((memory, mask), beam_size)),
+            self.zero_states(batch_size),
+            batch_size=batch_size,
+            start_id=START,
+            end_id=END,
+            vocabulary_size=self.vocabulary_size,
+            beam_size=beam_size,
+            max_length=max_length,
+            length_penalty=length_penalty,
+            coverage_penalty=coverage_penalty,
+            source_mask=mask,
+            num_best=num_best,
+            keep_attention=keep_attention,
+        )
+
+    def compute_output_shape(self, inputs_shape):
+        return (*inputs_shape[1], self.d_model)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "d_model": self.d_model,
+            "encoder": [keras.saving.serialize_keras_object(block) for block in self.encoder],
+            "decoder": [keras.saving.serialize_keras_object(block) for block in self.decoder],
+            "dropout": self.dropout.rate,
+            "num_sampled": self.softmax.num_sampled,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        blocks = {
+            name: [keras.saving.deserialize_keras_object(block) for block in config[name]]
+            for name in ("encoder", "decoder")
+        }
+        return cls(**{**config, **blocks})

@@ -1,0 +1,128 @@
+"""From text to translated text, in one graph: tokenization, beam search, detokenization.
+
+Axes: B sentences, S subwords of a source, K translations of each sentence, L subwords of one.
+"""
+
+import sys
+import time
+
+import tensorflow as tf
+
+from tfmoe.ops.arguments import positive
+
+SECONDS_BETWEEN_REPORTS = 5
+
+
+class Translator(tf.Module):
+    """Translates strings.
+
+    Args:
+        model: a built `TranslationModel`.
+        tokenizer: with `tokenize` and `detokenize` as of
+            `tensorflow_text.SentencepieceTokenizer`, without start and end.
+        languages: `{name: id}` of the symbols that ask for a target language; empty for a model of
+            one direction.
+        beam_size, length_penalty, coverage_penalty: as for `TranslationModel.translate`.
+        batch_sentences: sentences translated together by `translate_all`.
+        num_best: K.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        languages=None,
+        beam_size=4,
+        length_penalty=0.2,
+        coverage_penalty=0.2,
+        batch_sentences=64,
+        num_best=1,
+    ):
+        super().__init__(name="translator")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.languages = dict(languages or {})
+        self.batch_sentences = positive("batch_sentences", batch_sentences)
+        self.search = {
+            "beam_size": positive("beam_size", beam_size),
+            "length_penalty": length_penalty,
+            "coverage_penalty": coverage_penalty,
+            "num_best": positive("num_best", num_best),
+        }
+        if num_best > beam_size:
+            raise ValueError(f"num_best must be at most beam_size={beam_size}, got {num_best}")
+
+    def language_id(self, language):
+        """The id of a target language's symbol; 0, for none, in a model of one direction.
+
+        Raises:
+            ValueError: if the model does not translate into the language, or into several and none
+                is given.
+        """
+        if not self.languages:
+            return 0
+        if language not in self.languages:
+            raise ValueError(
+                f"the target language must be one of {', '.join(self.languages)}, got {language!r}"
+            )
+        return self.languages[language]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)],
+        autograph=False,
+    )
+    def translate(self, sentences, language_id):
+        """Translates a batch.
+
+        Args:
+            sentences: `[B]` strings.
+            language_id: scalar int32, see the method of that name.
+
+        Returns:
+            `[B, K]` strings, best first, and their scores `[B, K]` float32. An empty sentence has
+            the empty translation; where there are fewer than K, the score is `-inf`.
+        """
+        tokens = self.tokenizer.tokenize(sentences)
+        is_empty = tokens.row_lengths() == 0
+        if self.languages:
+            tags = tf.RaggedTensor.from_tensor(tf.fill([tf.size(sentences), 1], language_id))
+            tokens = tf.concat([tags, tokens], axis=1)
+        source = tokens.to_tensor()
+        source = tf.pad(source, [[0, 0], [0, tf.cast(tf.equal(tf.shape(source)[1], 0), tf.int32)]])
+        found = self.model.translate(source, **self.search)
+        shape = tf.shape(found.ids)
+        ids = tf.RaggedTensor.from_tensor(
+            tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(found.lengths, [-1])
+        )
+        text = tf.reshape(self.tokenizer.detokenize(ids), shape[:2])
+        text = tf.where(is_empty[:, None], "", text)
+        return text, tf.where(is_empty[:, None], 0.0, found.scores)
+
+    def translate_all(self, sentences, language=None, label=None):
+        """Translates many sentences, those of similar length together.
+
+        Args:
+            sentences: list of strings.
+            language: the target language of a multilingual model.
+            label: what to call them in reports of progress, on standard error; `None` for no
+                reports.
+
+        Returns:
+            List of the best translations, in the order of the sentences.
+        """
+        language_id = self.language_id(language)
+        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+        translations, reported = [None] * len(sentences), time.monotonic()
+        for start in range(0, len(order), self.batch_sentences):
+            places = order[start : start + self.batch_sentences]
+            text, _ = self.translate([sentences[i] for i in places], language_id)
+            for place, best in zip(places, text[:, 0].numpy(), strict=True):
+                translations[place] = best.decode("utf-8", errors="replace")
+            if label and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                done = start + len(places)
+                print(f"translating {label}: {done:,} of {len(order):,}", file=sys.stderr)
+        return translations
