@@ -6,8 +6,11 @@ import io
 import os
 import random
 import re
+import tempfile
 
 import sentencepiece
+import tensorflow as tf
+from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.atomic_write import atomic_write_bytes
 from data_pipelines.text import TextError
@@ -15,6 +18,9 @@ from data_pipelines.vocabulary import END, START, UNKNOWN
 
 SPECIAL_PIECES = ("</s>", "<s>", "<unk>")
 UNKNOWN_SURFACE = "\u2047"  # ⁇
+# `▁` to a space, which decoding makes of it anyway: a model without any rule says so on standard
+# error whenever it is used.
+NORMALIZATION = "2581\t20\n"
 TRAINING_THREADS = 8  # a constant: the model depends on the number of threads
 
 
@@ -76,7 +82,7 @@ class Subwords:
             languages: names of the target languages of a multilingual model, such as `["fr",
                 "de"]`, in the order of their ids. Empty for a model of one pair of languages.
             character_coverage: share of the text's characters, by frequency, which get a piece
-                each. 1: every character that occurs. Others become `UNKNOWN`.
+                each, at least 0.98. 1: every character that occurs. Others become `UNKNOWN`.
             max_sentences: if there are more sentences, so many are drawn from all of them. So many
                 are held in memory.
             seed: integer, for this drawing.
@@ -90,9 +96,10 @@ class Subwords:
         least = len(SPECIAL_PIECES) + len(languages) + 1
         if size < least:
             raise ValueError(f"size must be at least {least}; it is {size}")
-        if not 0 < character_coverage <= 1:
+        if not 0.98 <= character_coverage <= 1:
             raise ValueError(
-                f"character_coverage must be more than 0 and at most 1; it is {character_coverage}"
+                "character_coverage must be at least 0.98 and at most 1; it is"
+                f" {character_coverage}"
             )
         if max_sentences < 1:
             raise ValueError(f"max_sentences must be at least 1; it is {max_sentences}")
@@ -101,26 +108,29 @@ class Subwords:
             raise TextError("there is no sentence to train subwords on")
         model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(drawn),
-                model_writer=model,
-                model_type="unigram",
-                vocab_size=size,
-                hard_vocab_limit=False,
-                character_coverage=character_coverage,
-                normalization_rule_name="identity",
-                control_symbols=[f"<2{language}>" for language in languages],
-                eos_id=END,
-                bos_id=START,
-                unk_id=UNKNOWN,
-                pad_id=-1,
-                eos_piece=SPECIAL_PIECES[END],
-                bos_piece=SPECIAL_PIECES[START],
-                unk_piece=SPECIAL_PIECES[UNKNOWN],
-                unk_surface=UNKNOWN_SURFACE,
-                num_threads=TRAINING_THREADS,
-                minloglevel=2,
-            )
+            with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+                rules.write(NORMALIZATION)
+                rules.flush()
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(drawn),
+                    model_writer=model,
+                    model_type="unigram",
+                    vocab_size=size,
+                    hard_vocab_limit=False,
+                    character_coverage=character_coverage,
+                    normalization_rule_tsv=rules.name,
+                    control_symbols=[f"<2{language}>" for language in languages],
+                    eos_id=END,
+                    bos_id=START,
+                    unk_id=UNKNOWN,
+                    pad_id=-1,
+                    eos_piece=SPECIAL_PIECES[END],
+                    bos_piece=SPECIAL_PIECES[START],
+                    unk_piece=SPECIAL_PIECES[UNKNOWN],
+                    unk_surface=UNKNOWN_SURFACE,
+                    num_threads=TRAINING_THREADS,
+                    minloglevel=2,
+                )
         except RuntimeError as error:
             required = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
             if required:
@@ -131,7 +141,9 @@ class Subwords:
             if "sentences_.empty()" in str(error):
                 raise TextError("all sentences to train subwords on are too long") from None
             raise ValueError(f"SentencePiece could not train on this text: {error}") from error
-        return cls(model.getvalue())
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+        proto.normalizer_spec.ClearField("normalization_rule_tsv")  # the name of a temporary file
+        return cls(proto.SerializeToString(deterministic=True))
 
     @classmethod
     def load(cls, path):
@@ -214,7 +226,29 @@ class Subwords:
         """
         import tensorflow_text  # here, as the import takes seconds and registers operations
 
-        return tensorflow_text.SentencepieceTokenizer(model=self.serialized)
+        tokenizer = tensorflow_text.SentencepieceTokenizer(model=self.serialized)
+        tokenizer._model_resource = _SharedModel(self.serialized, self.fingerprint)
+        return tokenizer
+
+
+class _SharedModel(tf.saved_model.experimental.TrackableResource):
+    """The model as a resource with a name of its own.
+
+    tensorflow_text's own belongs to the operation that made it, and is gone as soon as TensorFlow
+    empties its cache of operations, which setting a random seed does.
+    """
+
+    def __init__(self, serialized, name):
+        super().__init__()
+        self._serialized, self._shared_name = serialized, name
+        _ = self.resource_handle  # makes it
+
+    def _create_resource(self):
+        from tensorflow_text.python.ops import sentencepiece_tokenizer as operations
+
+        return operations.gen_sentencepiece_tokenizer.sentencepiece_op(
+            model=self._serialized, shared_name=f"subwords_{self._shared_name}"
+        )
 
 
 def _checked_languages(languages):

@@ -40,7 +40,7 @@ data:
   max_length: 20
 """
 EMBEDDED = f"""\
-data: {{name: embedded_translation, directions: [en-fr, fr-en, en-ja], sentences: 30,
+data: {{name: embedded_translation, pairs: [en-fr, fr-en, en-ja], sentences: 30,
        valid_sentences: 4, test_sentences: 5, {SIZES.replace("60", "400")}}}
 """
 TEXT = {  # 12, 2, 3 and 4 pairs

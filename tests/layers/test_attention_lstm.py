@@ -299,7 +299,7 @@ def test_save_and_load(tmp_path):
     model = keras.Model([inputs, memory, mask], outputs)
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
-    x, source, real = X.astype("f"), MEMORY.astype("f"), tf.constant(MASK)
+    x, source, real = (tf.constant(each) for each in (X.astype("f"), MEMORY.astype("f"), MASK))
     expected = model([x, source, real]).numpy()
     np.testing.assert_array_equal(again([x, source, real]).numpy(), expected)
     assert np.abs(expected).max() > 1e-3

@@ -114,12 +114,12 @@ def test_translation_by_hand():
     moe = MoE(6, 5, gate=Batchwise(k=2))
     model = translation_of([lstm(4), moe], [AttentionLSTM(8, 4, attention_units=3)])
     # LSTM 144, gate 24 and 6 thresholds, experts 240, decoder 4·12·8 + 32 + 32 and (4 + 4 + 1)·3,
-    # softmax 55: 944 numbers.
+    # embedding 44, softmax 55: 988 numbers.
     # A source position keeps: LSTM 4 + 28; gate 4 and 2·6, rows 2·2·4, hidden 2·5, sigmoid 4; for
     # the attention 4 + 2·3. 82 and 10. A target position: 4 + 7·8 + 4, context 4, query 3, of 7
     # source steps 2·7, loss 4 and 11 logits: 100.
     memory = memory_per_device(model, tokens=20, source_length=7)
-    assert memory["weights"] == 4 * 944
+    assert memory["weights"] == 4 * 988
     assert memory["activations"] == 4 * 10 * (88 + 100)
     assert memory["activations_with_recompute"] == 4 * 10 * (78 + 100)
     assert memory_per_device(model, tokens=20)["activations"] == 4 * 10 * (88 + 86)
@@ -312,7 +312,7 @@ def test_variables_are_those_that_are_built(make):
         ("factored_adam", FactoredAdam, {"factored_beta_1": 0.5}),
         ("factored_adam", FactoredAdam, {"factored": "matrices"}),
         ("factored_adam", FactoredAdam, {"factored": "none"}),
-        ("factored_adam", FactoredAdam, {"factored": ["softmax/kernel", "kernel"]}),
+        ("factored_adam", FactoredAdam, {"factored": ["kernel", "embedding"]}),
         ("factored_adagrad", FactoredAdagrad, {}),
     ],
 )

@@ -132,12 +132,16 @@ def _data_problems(tree):
     if name in KINDS and kind in set(KINDS.values()) and KINDS[name] != kind:
         fitting = ", ".join(each for each, used_by in KINDS.items() if used_by == kind)
         yield ("data", "name"), f"must be one of {fitting} for model.name={kind}, got {name}"
-    elif name == "grammars":
+    if kind == "translation" and _at(data, "vocabulary", "file") is None:
+        vocabulary = data.get("vocabulary", {})
+        if isinstance(vocabulary, dict) and vocabulary.get("size", 0) is None:
+            yield ("data", "vocabulary", "size"), "must be given where vocabulary.file is not"
+    if name == "grammars":
         yield from _grammar_problems(data)
     elif name == "parallel":
         yield from _parallel_problems(data)
     elif name == "embedded_translation":
-        yield from _direction_problems(data)
+        yield from _pair_problems(data)
 
 
 def _grammar_problems(data):
@@ -164,15 +168,15 @@ def _parallel_problems(data):
             yield ("data", key), "must not be given beside data.directions, which have their own"
 
 
-def _direction_problems(data):
+def _pair_problems(data):
     """Pairs of languages as in `en-fr`."""
-    directions = data.get("directions", [])
-    for index, direction in enumerate(directions if isinstance(directions, list) else []):
-        source, _, target = str(direction).partition("-")
+    pairs = data.get("pairs", [])
+    for index, pair in enumerate(pairs if isinstance(pairs, list) else []):
+        source, _, target = str(pair).partition("-")
         known = source in LANGUAGES and target in LANGUAGES
-        if not known or source == target or direction in directions[:index]:
+        if not known or source == target or pair in pairs[:index]:
             yield (
-                ("data", "directions", index),
+                ("data", "pairs", index),
                 f"must be two different languages of {', '.join(LANGUAGES)}, such as en-fr, each "
-                f"direction once; got {direction!r}",
+                f"pair once; got {pair!r}",
             )

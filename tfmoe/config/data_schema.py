@@ -132,13 +132,14 @@ class Subwords(Section):
     Keys:
         size: the most ids, those of `</s> <s> <unk>` and of target languages included; null for
             that of `file`.
-        character_coverage: share of the text's characters, by frequency, that get a piece.
+        character_coverage: share of the text's characters, by frequency, that get a piece, at least
+            0.98.
         file: a model to use instead of one trained on the training text, `vocabulary.model` of
             another run.
     """
 
     size: Annotated[int, Field(ge=5)] | None = 32_000
-    character_coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
+    character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 1.0
     file: str | None = None
 
 
@@ -215,14 +216,14 @@ class EmbeddedTranslation(_ParallelData):
     """The default parallel text, made of CLDR's names and patterns and of numbers in words.
 
     Keys:
-        directions: such as [en-fr] or [en-fr, fr-en, en-ja]; languages are en, fr, de, es, pt, ja,
-            ko. With several, a symbol for the target language begins each source.
+        pairs: such as [en-fr] or [en-fr, fr-en, en-ja], source first; languages are en, fr, de, es,
+            pt, ja, ko. With several, a symbol for the target language begins each source.
         sentences, valid_sentences, test_sentences: of each pair of languages.
         seed: of the corpus; the training has its own.
     """
 
     name: Literal["embedded_translation"] = "embedded_translation"
-    directions: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["en-fr"])
+    pairs: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["en-fr"])
     sentences: AtLeastOne = 40_000
     valid_sentences: AtLeastOne = 1_000
     test_sentences: AtLeastOne = 1_000

@@ -17,7 +17,8 @@ class Paper(Section):
     Keys:
         table, row: such as "Table 7" and "MoE-256".
         perplexity, bleu: on the test set.
-        ops_per_timestep_millions: multiply-adds for a token, without embedding and softmax.
+        ops_per_timestep_millions: multiply-adds for a token: of a language model without embedding
+            and softmax, of a translation model with the softmax and without gates.
         parameters_millions: without embedding and softmax.
         total_billions: parameters with embedding and softmax.
         cv_importance, cv_load, max_over_mean_load: how evenly the experts were used (Table 6).

@@ -45,7 +45,7 @@ def build_parallel_splits(config, directory):
 def _directions(data, directory):
     """List of `(source language, target language, weight, {part: prefixes})`."""
     if data.name == "embedded_translation":
-        pairs = [tuple(direction.split("-")) for direction in data.directions]
+        pairs = language_pairs(data)
         written = data_pipelines.write_embedded_translation(
             directory, pairs=pairs, **data.model_dump(include=CORPUS_KEYS)
         )
@@ -64,14 +64,17 @@ def _directions(data, directory):
 
 def target_languages(data):
     """The languages that a source must ask for with a symbol: sorted, none for one direction."""
-    directions = getattr(data, "directions", [])
-    if len(directions) < 2:
-        return []
-    names = (
-        each.rpartition("-")[2] if isinstance(each, str) else each.target_language
-        for each in directions
-    )
-    return sorted(set(names))
+    directions = language_pairs(data)
+    return sorted({target for _, target in directions}) if len(directions) > 1 else []
+
+
+def language_pairs(data):
+    """The directions of a config's `data`, each once: `[("en", "fr"), …]`."""
+    if data.name == "embedded_translation":
+        return [tuple(pair.split("-")) for pair in data.pairs]
+    directions = getattr(data, "directions", None) or [data]
+    pairs = ((each.source_language, each.target_language) for each in directions)
+    return list(dict.fromkeys(pairs))
 
 
 def empty_sides(data):

@@ -9,6 +9,7 @@ from tfmoe.config.translation_data import (
     build_parallel_batches,
     build_subwords,
     empty_sides,
+    language_pairs,
 )
 from tfmoe.models.translator import Translator
 from tfmoe.training.translation_quality import bleu, multi_bleu
@@ -143,7 +144,7 @@ class TranslationTask:
             patterns: prefixes of files; none for the run's own test text.
             direction: `"en-fr"`, or `None` if the model has one only.
         """
-        known = [f"{each.source_language}-{each.target_language}" for each in self.splits.train]
+        known = {"-".join(pair): pair for pair in language_pairs(self.config.data)}
         if direction is None and patterns and len(known) > 1:
             raise ValueError(
                 f"--direction must say what to translate --data from and to: {', '.join(known)}"
@@ -151,12 +152,13 @@ class TranslationTask:
         if direction is not None and direction not in known:
             raise ValueError(f"--direction must be one of {', '.join(known)}, got {direction!r}")
         if patterns:
-            source, _, target = (direction or known[0]).partition("-")
-            return [data_pipelines.find_parallel(patterns, source, target)]
+            pair = known[direction or next(iter(known))]
+            return [data_pipelines.find_parallel(patterns, *pair)]
         return [
             each
-            for each in self.splits.test
-            if direction in (None, f"{each.source_language}-{each.target_language}")
+            for name, some in by_direction(self.splits.test).items()
+            for each in some
+            if direction in (None, name)
         ]
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
@@ -178,13 +180,17 @@ class TranslationTask:
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
         translator = build_translator(self.config, vocabulary, model)
         directions = {}
-        for each in files:
-            name = f"{each.source_language}-{each.target_language}"
-            pairs = data_pipelines.sentence_pairs(each, empty=empty_sides(self.config.data))
+        for name, some in by_direction(files).items():
+            pairs = [
+                pair
+                for each in some
+                for pair in data_pipelines.sentence_pairs(each, empty=empty_sides(self.config.data))
+            ]
             sources, references = map(list, zip(*pairs, strict=True))
-            found = translator.translate_all(sources, each.target_language, label=name)
+            language = some[0].target_language
+            found = translator.translate_all(sources, language, label=name)
             directions[name] = {
-                **bleu(found, references, each.target_language),
+                **bleu(found, references, language),
                 "multi_bleu": multi_bleu(found, references),
             }
         quality = dict(next(iter(directions.values())))
@@ -212,6 +218,15 @@ class TranslationTask:
             f"{result['sentences']:,} sentences"
         )
         return "\n".join(lines)
+
+
+def by_direction(files):
+    """`{"en-fr": [ParallelFiles, …], …}` of a list of them."""
+    directions = {}
+    for each in files:
+        name = f"{each.source_language}-{each.target_language}"
+        directions.setdefault(name, []).append(each)
+    return directions
 
 
 def build_translator(config, subwords, model, **changes):

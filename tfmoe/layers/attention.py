@@ -57,10 +57,11 @@ class Attention(keras.layers.Layer):
 
     def keys(self, memory):
         """`[B, S, M]` to `[B, S, A]`: the part of the scores that is the same for all queries."""
-        product = tf.matmul(memory, tf.convert_to_tensor(self.source_kernel))
+        # Outside of a call Keras casts no weight.
+        product = tf.matmul(memory, tf.cast(self.source_kernel, memory.dtype))
         if self.kind == "additive":
             return product
-        return tf.tanh(product) * tf.convert_to_tensor(self.scale)
+        return tf.tanh(product) * tf.cast(self.scale, memory.dtype)
 
     def call(self, query, keys, memory, mask=None):
         product = tf.matmul(query, tf.convert_to_tensor(self.query_kernel))

@@ -53,8 +53,8 @@ class AttentionLSTM(keras.layers.Layer):
         )
         self.attention_units = attention_units
 
-    def build(self, input_shape, memory_shape=None):
-        width, units = input_shape[-1], self.cell.units
+    def build(self, inputs_shape, memory_shape=None):
+        width, units = inputs_shape[-1], self.cell.units
         self.kernel = self.add_weight(
             name="kernel", shape=(width, 4 * units), initializer="glorot_uniform"
         )
@@ -74,7 +74,9 @@ class AttentionLSTM(keras.layers.Layer):
 
     def projected(self, inputs):
         """`inputs·W + b`, the inputs' part of the gates, for any leading axes."""
-        return tf.matmul(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
+        # Outside of a call Keras casts no weight; nor in `step`.
+        kernel, bias = (tf.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
+        return tf.matmul(inputs, kernel) + bias
 
     def step(self, z, states, keys, memory, mask):
         """One step.
@@ -89,7 +91,7 @@ class AttentionLSTM(keras.layers.Layer):
             Output `[B, R]`, states, attention `[B, S]` float32.
         """
         context, weights = self.attention(states[0], keys, memory, mask)
-        z = z + tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
+        z = z + tf.matmul(context, tf.cast(self.context_kernel, context.dtype))
         output, states = self.cell(z, states)
         return output, states, weights
 
@@ -121,8 +123,8 @@ class AttentionLSTM(keras.layers.Layer):
             return outputs
         return outputs, tf.transpose(attention.stack(), [1, 0, 2])
 
-    def compute_output_shape(self, input_shape, memory_shape=None):
-        return (*input_shape[:-1], self.cell.output_size)
+    def compute_output_shape(self, inputs_shape, memory_shape=None):
+        return (*inputs_shape[:-1], self.cell.output_size)
 
     def parameter_count(self, input_dim):
         """Weights of the layer for inputs and source vectors of width `input_dim`."""

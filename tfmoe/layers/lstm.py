@@ -161,7 +161,9 @@ class ProjectedLSTM(keras.layers.Layer):
         Returns:
             Output `[B, R]` and the new states.
         """
-        return self.cell(ops.add(ops.matmul(inputs, self.kernel), self.bias), states)
+        # Outside of a call Keras casts no weight.
+        kernel, bias = (ops.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
+        return self.cell(ops.add(ops.matmul(inputs, kernel), bias), states)
 
     def zero_states(self, batch_size):
         """The states before the first step."""

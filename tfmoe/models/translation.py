@@ -96,6 +96,13 @@ class TranslationModel(WordPredictor):
                 block.build((None, None, self.d_model))
         self.softmax.build((None, self.d_model))
 
+    @property
+    def _default_save_signature(self):
+        """None: Keras would trace a call with the shape given to `build`, which is not that of a
+        pair.
+        """
+        return None
+
     def call(self, inputs, training=False):
         source, target = inputs
         memory, mask = self.encode(source, training=training)

@@ -8,7 +8,7 @@ import time
 
 import tensorflow as tf
 
-from tfmoe.ops.arguments import positive
+from tfmoe.ops.arguments import non_negative, positive
 
 SECONDS_BETWEEN_REPORTS = 5
 
@@ -48,8 +48,8 @@ class Translator(tf.Module):
         self.batch_sentences = positive("batch_sentences", batch_sentences)
         self.search = {
             "beam_size": positive("beam_size", beam_size),
-            "length_penalty": length_penalty,
-            "coverage_penalty": coverage_penalty,
+            "length_penalty": non_negative("length_penalty", length_penalty),
+            "coverage_penalty": non_negative("coverage_penalty", coverage_penalty),
             "num_best": positive("num_best", num_best),
         }
         if num_best > beam_size:
