@@ -314,7 +314,7 @@ def test_target_languages_are_sorted_and_of_several_directions_only():
     assert target_languages(load(SEVERAL).data) == ["de", "en", "fr"]
     assert target_languages(load(ONE).data) == []
     assert target_languages(load(EMBEDDED).data) == ["en", "fr", "ja"]
-    assert target_languages(load(EMBEDDED, "data.directions=[en-ja]").data) == []
+    assert target_languages(load(EMBEDDED, "data.pairs=[en-ja]").data) == []
 
 
 def test_text_of_both_directions_is_read_once_for_the_vocabulary():
@@ -449,12 +449,12 @@ def test_no_size_and_no_file_of_a_vocabulary():
         *(
             (
                 EMBEDDED,
-                [f"data.directions={directions}"],
-                f"--set data.directions={directions}: data.directions[{index}]: must be two "
-                "different languages of en, fr, de, es, pt, ja, ko, such as en-fr, each direction "
+                [f"data.pairs={pairs}"],
+                f"--set data.pairs={pairs}: data.pairs[{index}]: must be two "
+                "different languages of en, fr, de, es, pt, ja, ko, such as en-fr, each pair "
                 f"once; got '{got}'",
             )
-            for directions, index, got in [
+            for pairs, index, got in [
                 ("[en-xx]", 0, "en-xx"),
                 ("[en-fr, fr-fr]", 1, "fr-fr"),
                 ("[en-fr, en-fr]", 1, "en-fr"),
@@ -464,9 +464,8 @@ def test_no_size_and_no_file_of_a_vocabulary():
         ),
         (
             EMBEDDED,
-            ["data.directions=[]"],
-            "--set data.directions=[]: data.directions: must be a list of at least one item, "
-            "got []",
+            ["data.pairs=[]"],
+            "--set data.pairs=[]: data.pairs: must be a list of at least one item, got []",
         ),
         (
             ONE,

@@ -153,7 +153,10 @@ def test_load_of_a_model_with_other_ids(tmp_path):
     [
         ({"size": 3}, "size must be at least 4; it is 3"),
         ({"size": 10}, r"size must be at least \d\d, for the special pieces and for each char"),
-        ({"character_coverage": 0}, "character_coverage must be at least 0.98 and at most 1; it is"),
+        (
+            {"character_coverage": 0},
+            "character_coverage must be at least 0.98 and at most 1; it is",
+        ),
         ({"max_sentences": 0}, "max_sentences must be at least 1; it is 0"),
         ({"languages": "fr"}, "languages must be a list of names; it is the string 'fr'"),
         ({"languages": ["fr", "fr"]}, "the language 'fr' is named twice"),
