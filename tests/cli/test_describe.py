@@ -175,26 +175,26 @@ def test_translation_on_four_devices(capfd):
     status, out, _ = run(capfd, "describe", "demo/translation", "--devices", "4", "--json")
     counts = json.loads(out)
     assert status == 0
-    # 4·2·128² for an LSTM and half as much again for the context; 2 experts of 2·128·256; 2000
+    # 4·2·256² for an LSTM and half as much again for the context; 2 experts of 2·256·512; 4000
     # subwords.
     assert counts["ops_by_layer"] == {
-        "encoder_lstm_0": 131_072,
-        "encoder_lstm_1": 131_072,
-        "encoder_moe_2": 131_072,
-        "encoder_lstm_3": 131_072,
-        "decoder_attention_lstm_0": 196_608,
-        "decoder_moe_1": 131_072,
-        "decoder_lstm_2": 131_072,
+        "encoder_lstm_0": 524_288,
+        "encoder_lstm_1": 524_288,
+        "encoder_moe_2": 524_288,
+        "encoder_lstm_3": 524_288,
+        "decoder_attention_lstm_0": 786_432,
+        "decoder_moe_1": 524_288,
+        "decoder_lstm_2": 524_288,
     }
-    assert counts["ops_of_softmax"] == 256_000
-    assert counts["ops_per_timestep"] == sum(counts["ops_by_layer"].values()) + 256_000
-    assert (counts["devices"], counts["tokens_per_device"]) == (4, 4096)
-    # Of 4096 positions 2048 are the source's: 2·2048·4/16 for an expert.
+    assert counts["ops_of_softmax"] == 1_024_000
+    assert counts["ops_per_timestep"] == sum(counts["ops_by_layer"].values()) + 1_024_000
+    assert (counts["devices"], counts["tokens_per_device"]) == (4, 2048)
+    # Of 2048 positions 1024 are the source's: 2·1024·4/16 for an expert.
     for mixture in ("encoder_moe_2", "decoder_moe_1"):
-        assert counts["mixtures"][mixture]["expert_batch"] == 1024
-        assert counts["mixtures"][mixture]["bytes_sent"] == 4 * 2 * 2048 * 128 * 4 * 3 // 4
+        assert counts["mixtures"][mixture]["expert_batch"] == 512
+        assert counts["mixtures"][mixture]["bytes_sent"] == 4 * 2 * 1024 * 256 * 4 * 3 // 4
     memory = counts["memory_per_device"]
-    experts = 2 * 16 * 2 * 128 * 256
+    experts = 2 * 16 * 2 * 256 * 512
     assert memory["experts"]["weights"] == experts  # 4 bytes, a quarter of them
     assert memory["weights"] == experts + 4 * (counts["parameters"]["total"] - experts)
 
@@ -206,7 +206,7 @@ def test_attention_weights_follow_the_longest_sentences(capfd):
             capfd, "describe", "demo/translation", "--set", f"data.max_length={length}", "--json"
         )
         activations.append(json.loads(out)["memory_per_device"]["activations"])
-    assert activations[1] - activations[0] == 2048 * 2 * 4  # two weights for a target position
+    assert activations[1] - activations[0] == 1024 * 2 * 4  # two weights for a target position
 
 
 @pytest.mark.parametrize(

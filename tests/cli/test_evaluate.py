@@ -39,8 +39,8 @@ def test_other_text(command, finished, tmp_path):
     status, out, _ = command("evaluate", finished.path, *other, "--weights", "last")
     assert status == 0
     assert out == (
-        f"perplexity {measured['perplexity']:.3f} ({measured['loss']:.4f} nats) per token on "
-        "12 tokens, 3 of them out of vocabulary\n"
+        f"perplexity {measured['perplexity']:.2f} ({measured['loss']:.4f} nats) per token on "
+        "12 tokens (end of sentence counted), 3 of them out of vocabulary\n"
     )
 
 
