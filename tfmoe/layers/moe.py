@@ -112,6 +112,10 @@ class MoE(keras.layers.Layer):
             name: MeanOfMeasured(name=f"{self.name}_{name}")
             for name in (*self.METRICS, *self.gate.METRICS)
         }
+        # Keras does not show a metric's variables to TensorFlow, whose SavedModel must have them.
+        self._tracked_by_tensorflow = [
+            variable.value for metric in self.use_trackers.values() for variable in metric.variables
+        ]
 
     def build(self, input_shape):
         input_dim = input_shape[-1]
