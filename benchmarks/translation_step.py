@@ -1,10 +1,10 @@
 """Where the time of a translation model's training step goes.
 
 Forward and backward passes are timed in turn, in one process, on random sentences of one length: of
-the config's model, of the model without its mixtures, of the model with a softmax over 100 words,
-and of the decoder's first LSTM with and without attention. What a part costs is a difference.
-Processor time, which other processes disturb less than the clock; the least of all rounds. No
-optimizer.
+the config's model, of the model without its mixtures, of the model with a vocabulary of 100 words
+(softmax and embedding), and of the decoder's first LSTM with and without attention. What a part
+costs is a difference. Processor time, which other processes disturb less than the clock; the least
+of all rounds. No optimizer.
 
     python benchmarks/translation_step.py                     # demo/translation
     python benchmarks/translation_step.py wmt14/en-fr-moe-32 --rounds 3
@@ -47,12 +47,12 @@ def main():
     parts = {
         "mixtures": whole - best["without mixtures"],
         "attention": best["attention LSTM"] - best["plain LSTM"],
-        "softmax": whole - best["few words"],
+        "softmax and embedding": whole - best["few words"],
     }
     parts["LSTMs and all else"] = whole - sum(parts.values())
     words = 2 * pairs * arguments.length
     print(f"{arguments.config}: {pairs} pairs of {arguments.length} + {arguments.length} subwords")
-    print(f"{'forward and backward':<22}{1e3 * whole:8.1f} ms {words / whole:12,.0f} words/s")
+    print(f"{'processor time':<22}{1e3 * whole:8.1f} ms {words / whole:12,.0f} words/s")
     for name, seconds in parts.items():
         print(f"{name:<22}{1e3 * seconds:8.1f} ms {seconds / whole:12.1%}")
 

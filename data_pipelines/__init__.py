@@ -13,6 +13,7 @@ from data_pipelines.lm1b import check_test_counts, lm1b_splits
 from data_pipelines.parallel import (
     ParallelFiles,
     ParallelSurvey,
+    count_longer,
     find_parallel,
     sentence_pairs,
     survey_parallel,
@@ -23,6 +24,7 @@ from data_pipelines.parallel_batching import (
     parallel_batches,
     parallel_batches_per_pass,
 )
+from data_pipelines.parallel_sentences import LANGUAGES as EMBEDDED_LANGUAGES
 from data_pipelines.splits import Splits
 from data_pipelines.subwords import Subwords
 from data_pipelines.text import Survey, TextError, find_files, read_lines, survey, text_splits
@@ -30,6 +32,7 @@ from data_pipelines.tokenization import tokenize
 from data_pipelines.vocabulary import END, START, UNKNOWN, Vocabulary
 
 __all__ = [
+    "EMBEDDED_LANGUAGES",
     "END",
     "START",
     "UNKNOWN",
@@ -45,6 +48,7 @@ __all__ = [
     "batches_per_pass",
     "bucket_boundaries",
     "check_test_counts",
+    "count_longer",
     "find_files",
     "find_parallel",
     "language_model_batches",

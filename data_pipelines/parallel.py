@@ -101,14 +101,17 @@ class ParallelSurvey:
     target_words: int
     lengths: list[collections.Counter] | None
 
-    def longer_than(self, max_length):
-        """Returns how many pairs have more than `max_length` pieces on either side."""
-        return sum(
-            count
-            for counter in self.lengths
-            for pair, count in counter.items()
-            if max(pair) > max_length
-        )
+
+def count_longer(lengths, max_length):
+    """Returns how many pairs have more than `max_length` pieces on either side.
+
+    Args:
+        lengths: list of `Counter` of `(source pieces, target pieces)`.
+        max_length: integer.
+    """
+    return sum(
+        count for counter in lengths for pair, count in counter.items() if max(pair) > max_length
+    )
 
 
 def find_parallel(prefixes, source_language, target_language, weight=1.0):

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.parallel import (
     ParallelFiles,
+    count_longer,
     find_parallel,
     read_sgm,
     sentence_pairs,
@@ -138,9 +139,9 @@ def test_survey(tmp_path):
         pairs[2:],
     ]
     longest = sorted(map(max, pairs))
-    assert survey.longer_than(longest[-1]) == 0
-    assert survey.longer_than(longest[-1] - 1) == longest.count(longest[-1])
-    assert survey.longer_than(0) == 3
+    assert count_longer(survey.lengths, longest[-1]) == 0
+    assert count_longer(survey.lengths, longest[-1] - 1) == longest.count(longest[-1])
+    assert count_longer(survey.lengths, 0) == 3
 
 
 SGM = """<?xml version="1.0" encoding="UTF-8"?>

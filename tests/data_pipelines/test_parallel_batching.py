@@ -9,7 +9,13 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.parallel import ParallelFiles, find_parallel, sentence_pairs, survey_parallel
+from data_pipelines.parallel import (
+    ParallelFiles,
+    count_longer,
+    find_parallel,
+    sentence_pairs,
+    survey_parallel,
+)
 from data_pipelines.parallel_batching import (
     pair_lengths,
     parallel_batches,
@@ -154,7 +160,7 @@ def test_every_pair_comes_once(german, subwords, lengths, shuffle):
     limit = 20 if shuffle else None
     assert read_back(found, subwords) == expected(german, subwords, limit)
     assert len(found) == parallel_batches_per_pass(lengths, batch_words=120, max_length=limit)
-    left_out = survey_parallel(german, subwords).longer_than(20)
+    left_out = count_longer(survey_parallel(german, subwords).lengths, 20)
     assert 0 < left_out < 450
     assert sum(len(batch[0]) for batch in found) == 450 - (left_out if shuffle else 0)
     for source, inputs, _ in found:

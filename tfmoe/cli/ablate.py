@@ -151,6 +151,10 @@ def planned_runs(names, seeds, overrides, run_dir):
     for run in runs:
         check_folder(run.config, run.folder, resume=True)
     for name, config in {run.name: run.config for run in runs if not is_finished(run)}.items():
+        if config.model.name != "language_model":
+            raise ValueError(
+                f"{name} is a {config.model.name}: a comparison is of language models so far"
+            )
         if not find_splits(config).test:
             raise ValueError(f"data.test: is empty in {name}, but a comparison needs test text")
     return runs

@@ -1,4 +1,4 @@
-"""`tfmoe evaluate`: the perplexity of a trained model."""
+"""`tfmoe evaluate`: perplexity and BLEU of a trained model."""
 
 import contextlib
 import json as json_format
@@ -31,7 +31,7 @@ def evaluate(
     weights: Annotated[str, typer.Option(help="best (by validation perplexity) or last.")] = "best",
     json: arguments.Json = False,
 ):
-    """Measure a trained model: perplexity per word, and BLEU of translations.
+    """Measure a trained model: perplexity per word or subword, and BLEU of translations.
 
     Perplexity is by the full softmax. By the 1B Word protocol the end of every sentence is
     predicted and counted, its beginning never is; words out of the vocabulary are predicted as
@@ -43,6 +43,7 @@ def evaluate(
       tfmoe evaluate runs/demo/moe
       tfmoe evaluate runs/demo/moe --data "my/*.txt" --json
       tfmoe evaluate runs/translation --data my/newstest
+      tfmoe evaluate runs/multilingual --data my/newstest --direction en-fr
 
     \b
     With --json, for a language model: {"perplexity", "tokens" (predictions), "oov" (of these, out
@@ -64,7 +65,7 @@ def evaluate(
         files = task.find_files(data, direction) if data or direction else task.splits.test
         if not files:
             raise ValueError(
-                f"{run} has no test text (data.test in its config): name one with --data"
+                f"{run} has no such test text (test in its config): name one with --data"
             )
         model.compile(jit_compile=config.training.jit_compile)
         result = task.evaluate(model, vocabulary, files, [Progress()], verbosity())

@@ -5,7 +5,7 @@ from tfmoe.cli.tensorflow_import import import_tensorflow
 
 
 def prepare(config: arguments.Config, set_: arguments.Set = None):
-    """Check a config and its text, write generated text, count words; train nothing.
+    """Check a config and its text, write generated text, count words; train no model.
 
     `tfmoe train` does the same first. Use it to find mistakes, or to write the embedded text,
     before a long run.
@@ -24,4 +24,4 @@ def prepare(config: arguments.Config, set_: arguments.Set = None):
     describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
     for part in ("train", "valid", "test"):
         files = task.facts().get(part, {"files": []})["files"]
-        print(f"{part}: {', '.join(files) or 'none'}")
+        print(f"{part}: {', '.join(dict.fromkeys(files)) or 'none'}")

@@ -17,7 +17,11 @@ def check_folder(config, run, resume):
         )
     run.check()
     was, now = load_config(run.config).model_dump(), config.model_dump()
-    changed = [key for key in differences(was, now) if key != "training.epochs"]
+    changed = [
+        key
+        for key in differences(was, now)
+        if key != "training.epochs" and not key.startswith("model.decoding.")
+    ]
     if changed:
         raise ValueError(
             f"{run.path} was begun with another config, different in {', '.join(changed)}. Resume "

@@ -33,7 +33,8 @@ def train(
 
     Killed at any moment, --resume goes on from the last finished epoch, or from the last of every
     N steps with training.checkpoint_every_steps=N, and ends with the weights of a run that was
-    never killed. A resumed run may have more training.epochs; nothing else may differ.
+    never killed. A resumed run may have more training.epochs and another model.decoding; nothing
+    else may differ.
 
     \b
     Examples:
@@ -137,8 +138,7 @@ def train_run(config, run_dir, resume=False):
 
 
 def prepare_data(task, run=None):
-    """Finds or writes the text, reads it once to check and count it, and makes or reads the
-    vocabulary.
+    """Finds or writes the text, reads it to check and count it, and makes or reads the vocabulary.
 
     Args:
         task: the task of a config.

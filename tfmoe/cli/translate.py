@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -31,7 +32,10 @@ def translate(
     ] = None,
     beam: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Hypotheses that are followed; else as in the config."),
+        typer.Option(
+            metavar="N",
+            help="Hypotheses that are followed; else as in the config, at least --nbest.",
+        ),
     ] = None,
     nbest: Annotated[
         int, typer.Option(metavar="N", help="Translations of each line, with their scores.")
@@ -45,7 +49,7 @@ def translate(
     standard error. With --nbest N there are up to N lines for each, best first: the number of the
     input line from 1, the score, the translation, separated by tabs.
 
-    \\b
+    \b
     Examples:
       echo "Monday, May 4, 2020" | tfmoe translate runs/translation
       tfmoe translate runs/translation --input my/text.en > my/text.fr
@@ -73,7 +77,15 @@ def translate(
         raise ValueError(f"--to {to}: {run} translates in one direction only; leave --to out")
     with contextlib.ExitStack() as stack:
         lines = sys.stdin.buffer if input_ is None else stack.enter_context(open(input_, "rb"))
-        translate_lines(lines, translator, language_id, nbest, sys.stdout)
+        try:
+            translate_lines(lines, translator, language_id, nbest, sys.stdout)
+        except BrokenPipeError:  # whoever read our output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plain_sentence(line):
+    """A line as training reads it: no byte order mark, no `\\r`, single spaces. Bytes."""
+    return b" ".join(line.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"").split())
 
 
 def translate_lines(lines, translator, language_id, nbest, out):
@@ -88,7 +100,7 @@ def translate_lines(lines, translator, language_id, nbest, out):
     """
     done, reported = 0, time.monotonic()
     while batch := list(itertools.islice(lines, translator.batch_sentences)):
-        sentences = [line.strip().removeprefix(b"\xef\xbb\xbf") for line in batch]
+        sentences = [plain_sentence(line) for line in batch]
         found, scores = (each.numpy() for each in translator.translate(sentences, language_id))
         for number, (best, score) in enumerate(zip(found, scores, strict=True), done + 1):
             texts = [text.decode("utf-8", errors="replace") for text in best]

@@ -8,7 +8,7 @@ import re
 
 import pydantic
 
-from data_pipelines.parallel_sentences import LANGUAGES
+from data_pipelines import EMBEDDED_LANGUAGES as LANGUAGES
 from tfmoe.config.builders import build_layer, build_optimizer_from
 from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Grammars, Parallel
 from tfmoe.config.model_schema import DecoderBlock
@@ -162,10 +162,19 @@ def _parallel_problems(data):
         for key in one:
             if not data.get(key):
                 yield ("data", key), "is missing; or give data.directions for several"
+        yield from _same_language(data, ("data",))
         return
+    for index, direction in enumerate(data["directions"]):
+        yield from _same_language(direction, ("data", "directions", index))
     for key in (*one, "valid", "test"):
         if data.get(key):
             yield ("data", key), "must not be given beside data.directions, which have their own"
+
+
+def _same_language(direction, path):
+    language = direction.get("target_language")
+    if language is not None and direction.get("source_language") == language:
+        yield (*path, "target_language"), f"must differ from source_language, got {language!r}"
 
 
 def _pair_problems(data):

@@ -3,6 +3,9 @@
 import data_pipelines
 from tfmoe.config.problems import ConfigError, Problem
 
+# Keys that all data for language models share.
+LANGUAGE_DATA = ("vocabulary", "batch_tokens", "max_length", "shuffle_buffer")
+
 
 def build_splits(config, directory):
     """The text of a config: found, or written where it is generated.
@@ -28,10 +31,6 @@ def build_splits(config, directory):
         "grammars": data_pipelines.write_grammars,
     }[data.name]
     return write(directory, **arguments)
-
-
-# Keys of `data` that all kinds of data share.
-LANGUAGE_DATA = ("vocabulary", "batch_tokens", "max_length", "shuffle_buffer")
 
 
 def build_vocabulary(config, counts=None):

@@ -14,8 +14,6 @@ class LanguageTask:
         config: a `Config` of a language model.
     """
 
-    unit = "words"
-
     def __init__(self, config):
         self.config = config
 

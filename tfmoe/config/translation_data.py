@@ -123,7 +123,7 @@ def build_subwords(config, files):
     if wanted.size is not None and len(subwords) != wanted.size:
         message = f"is {wanted.size}, but {wanted.file} has {len(subwords)} ids; set it to null"
         raise ConfigError([Problem("", "data.vocabulary.size", message)])
-    if subwords.languages != languages:
+    if sorted(subwords.languages) != languages:
         message = (
             f"{wanted.file} has symbols for the languages {subwords.languages}, but this config "
             f"translates into {languages}; set it to null to train a new one"

@@ -23,20 +23,20 @@ class TranslationTask:
         config: a `Config` of a translation model.
     """
 
-    unit = "subwords"
-
     def __init__(self, config):
         self.config = config
 
     @functools.cached_property
     def splits(self):
-        """`data_pipelines.Splits` of `data_pipelines.ParallelFiles`, one for each direction."""
+        """`data_pipelines.Splits` of `data_pipelines.ParallelFiles`, one for each direction of the
+        config.
+        """
         return find_splits(self.config)
 
     @functools.cached_property
     def surveys(self):
         """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: the whole text, read
-        once and checked.
+        and checked.
         """
         empty = empty_sides(self.config.data)
         return {
@@ -84,12 +84,7 @@ class TranslationTask:
                     f"{empty}"
                 )
         longest = self.config.data.max_length
-        left_out = sum(
-            count
-            for counter in self._lengths("train", vocabulary)
-            for pair, count in counter.items()
-            if max(pair) > longest
-        )
+        left_out = data_pipelines.count_longer(self._lengths("train", vocabulary), longest)
         if left_out:
             yield f"{left_out:,} pairs for training are longer than max_length={longest}"
         yield f"vocabulary of {len(vocabulary):,} subwords"

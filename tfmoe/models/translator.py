@@ -99,7 +99,8 @@ class Translator(tf.Module):
         )
         text = tf.reshape(self.tokenizer.detokenize(ids), shape[:2])
         text = tf.where(is_empty[:, None], "", text)
-        return text, tf.where(is_empty[:, None], 0.0, found.scores)
+        only_one = tf.where(tf.range(shape[1]) == 0, 0.0, float("-inf"))
+        return text, tf.where(is_empty[:, None], only_one, found.scores)
 
     def translate_all(self, sentences, language=None, label=None):
         """Translates many sentences, those of similar length together.

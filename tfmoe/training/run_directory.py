@@ -47,12 +47,14 @@ class RunDirectory:
 
     def check(self):
         """Raises a FileNotFoundError that says what is missing, if this is not a run."""
-        vocabulary = self.subwords if self.subwords.is_file() else self.vocabulary
-        for file in (self.config, self.facts, vocabulary):
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{self.path} is not the folder of a run: it has no {file.name}"
-                )
+        missing = [file.name for file in (self.config, self.facts) if not file.is_file()]
+        vocabularies = (self.vocabulary, self.subwords)
+        if not any(file.is_file() for file in vocabularies):
+            missing.append(" or ".join(file.name for file in vocabularies))
+        if missing:
+            raise FileNotFoundError(
+                f"{self.path} is not the folder of a run: it has no {missing[0]}"
+            )
 
     def write_json(self, path, value):
         """Writes a JSON file of the run."""
