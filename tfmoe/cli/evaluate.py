@@ -65,7 +65,7 @@ def evaluate(
         files = task.find_files(data, direction) if data or direction else task.splits.test
         if not files:
             raise ValueError(
-                f"{run} has no such test text (test in its config): name one with --data"
+                f"{run} has no test text (data.test in its config): name one with --data"
             )
         model.compile(jit_compile=config.training.jit_compile)
         result = task.evaluate(model, vocabulary, files, [Progress()], verbosity())
