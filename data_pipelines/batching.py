@@ -89,12 +89,12 @@ def language_model_batches(
         ValueError: if an argument is out of its range.
         TextError: if a file is missing, or if there is no sentence in the files or in the shard.
     """
-    _check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, shard_count=shard_count)
-    _check_at_least(0, start_batch=start_batch, shard_index=shard_index)
+    check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, shard_count=shard_count)
+    check_at_least(0, start_batch=start_batch, shard_index=shard_index)
     if shuffle:
-        _check_at_least(1, shuffle_buffer=shuffle_buffer)
+        check_at_least(1, shuffle_buffer=shuffle_buffer)
     if passes is not None:
-        _check_at_least(1, passes=passes)
+        check_at_least(1, passes=passes)
     if shard_index >= shard_count:
         raise ValueError(
             f"shard_index must be less than shard_count = {shard_count}; it is {shard_index}"
@@ -303,7 +303,7 @@ def _check_not_empty(files, shard_index, shard_count):
         )
 
 
-def _check_at_least(least, **arguments):
+def check_at_least(least, **arguments):
     for name, value in arguments.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}; it is {value}")

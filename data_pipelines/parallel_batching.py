@@ -13,7 +13,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.batching import bucket_boundaries
+from data_pipelines.batching import bucket_boundaries, check_at_least
 from data_pipelines.parallel import ParallelFiles, is_sgm, read_sgm, survey_parallel
 from data_pipelines.text import TextError, drop_byte_order_mark
 from data_pipelines.vocabulary import START
@@ -85,14 +85,14 @@ def parallel_batches(
             `lengths`, as `survey_parallel`.
         tf.errors.InvalidArgumentError: while reading, if `lengths` are not those of the files.
     """
-    _check_at_least(1, batch_words=batch_words)
-    _check_at_least(0, start_batch=start_batch)
+    check_at_least(1, batch_words=batch_words)
+    check_at_least(0, start_batch=start_batch)
     if max_length is not None:
-        _check_at_least(1, max_length=max_length)
+        check_at_least(1, max_length=max_length)
     if shuffle:
-        _check_at_least(1, shuffle_buffer=shuffle_buffer)
+        check_at_least(1, shuffle_buffer=shuffle_buffer)
     if passes is not None:
-        _check_at_least(1, passes=passes)
+        check_at_least(1, passes=passes)
     files_list = _as_list(files_list)
     tags = [0] * len(files_list)
     if tag_language:
@@ -554,9 +554,3 @@ def _bucket(chunks, layout, batch_words, flush_every):
         chunks = chunks.map(lambda *chunk: (*chunk, False))
         chunks = chunks.concatenate(tf.data.Dataset.from_tensors((*nothing, True)))
     return chunks.scan(nothing, fill).flat_map(cut)
-
-
-def _check_at_least(least, **arguments):
-    for name, value in arguments.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}; it is {value}")

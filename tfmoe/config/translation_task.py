@@ -25,6 +25,7 @@ class TranslationTask:
 
     def __init__(self, config):
         self.config = config
+        self._known_lengths = {}
 
     @functools.cached_property
     def splits(self):
@@ -94,10 +95,6 @@ class TranslationTask:
             files = getattr(self.splits, part)
             self._known_lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
         return self._known_lengths[part]
-
-    @functools.cached_property
-    def _known_lengths(self):
-        return {}
 
     def batches_per_epoch(self, vocabulary):
         """Batches of one pass over the training text."""

@@ -153,6 +153,16 @@ class Gate(keras.layers.Layer):
         self.num_groups = num_groups
         self.kernels = {}
 
+    def checked_k(self, k):
+        """A subclass's number of experts per token, if it is one."""
+        k = positive("k", k)
+        if self.num_experts is not None and k > self.num_experts:
+            raise ValueError(
+                f"k must be at most {self.num_experts}, the number of experts (of groups, at the "
+                f"first level of a hierarchical mixture) to choose from, got k={k}"
+            )
+        return k
+
     @property
     def kernel_names(self):
         """The names of the gate's `[D, E]` matrices; they count in operations per timestep."""

@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from tfmoe.gating.base import Gate, PairSelection, measures_of_use, small_random
-from tfmoe.ops.arguments import positive
 from tfmoe.ops.dispatch import Pairs
 from tfmoe.ops.routing import pairs_of_mask, top_rows_of_experts
 
@@ -56,12 +55,7 @@ class Batchwise(Gate):
 
     def __init__(self, k=4, importance_weight=0.0, **kwargs):
         super().__init__(importance_weight=importance_weight, **kwargs)
-        self.k = positive("k", k)
-        if self.num_experts is not None and self.k > self.num_experts:
-            raise ValueError(
-                f"k must be at most {self.num_experts}, the number of experts (of groups, at the "
-                f"first level of a hierarchical mixture) to choose from, got k={k}"
-            )
+        self.k = self.checked_k(k)
 
     @property
     def num_selected(self):

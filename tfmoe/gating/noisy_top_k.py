@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.gating.base import Gate, Selection, small_random
-from tfmoe.ops.arguments import non_negative, positive
+from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
 
 
@@ -50,12 +50,7 @@ class NoisyTopK(Gate):
         **kwargs,
     ):
         super().__init__(importance_weight=importance_weight, load_weight=load_weight, **kwargs)
-        self.k = positive("k", k)
-        if self.num_experts is not None and self.k > self.num_experts:
-            raise ValueError(
-                f"k must be at most {self.num_experts}, the number of experts (of groups, at the "
-                f"first level of a hierarchical mixture) to choose from, got k={k}"
-            )
+        self.k = self.checked_k(k)
         self.noise = bool(noise)
         self.noise_floor = non_negative("noise_floor", noise_floor)
         self.seed = seed

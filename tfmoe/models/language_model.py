@@ -77,11 +77,6 @@ class LanguageModel(WordPredictor):
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.d_model)
 
-    def word_logits(self, features):
-        """`[..., D]` features to `[..., V]` float32 logits of the next word."""
-        flat = self.softmax(tf.reshape(features, [-1, self.d_model]))
-        return tf.reshape(flat, tf.concat([tf.shape(features)[:-1], [self.vocabulary_size]], 0))
-
     def predicting_tokens(self, tokens):
         return tokens
 

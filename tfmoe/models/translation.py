@@ -144,11 +144,6 @@ class TranslationModel(WordPredictor):
         layer = self.decoder[0].layer
         return layer(self.embedding(target), memory, mask, return_attention=True)[1]
 
-    def word_logits(self, features):
-        """`[..., D]` features to `[..., V]` float32 logits of the next subword."""
-        flat = self.softmax(tf.reshape(features, [-1, self.d_model]))
-        return tf.reshape(flat, tf.concat([tf.shape(features)[:-1], [self.vocabulary_size]], 0))
-
     def decoding_step(self, memory, memory_mask):
         """The function that reads one more target token of each row.
 

@@ -1,6 +1,6 @@
 """What language models and translation models have in common: each position predicts a word.
 
-Axes: B batch, S steps, T real (not padded) positions, D model.
+Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 """
 
 import keras
@@ -14,7 +14,8 @@ PADDING = 0
 class WordPredictor(keras.Model):
     """Base class of models whose features at each position go through a softmax over words.
 
-    A subclass sets `softmax`, a `tfmoe.layers.VocabularySoftmax`, gives features `[B, S, D]` when
+    A subclass sets `vocabulary_size`, `d_model` and `softmax`, a
+    `tfmoe.layers.VocabularySoftmax`, gives features `[B, S, D]` when
     called, and implements `predicting_tokens`.
 
     Trained on batches `(inputs, targets)`, targets `[B, S]` int32: the loss is the mean over real
@@ -31,6 +32,11 @@ class WordPredictor(keras.Model):
     def predicting_tokens(self, inputs):
         """`[B, S]` int32, the tokens at whose positions a target is predicted, 0 for padding."""
         raise NotImplementedError
+
+    def word_logits(self, features):
+        """`[..., D]` features to `[..., V]` float32 logits of the next word."""
+        flat = self.softmax(tf.reshape(features, [-1, self.d_model]))
+        return tf.reshape(flat, tf.concat([tf.shape(features)[:-1], [self.vocabulary_size]], 0))
 
     def real_positions(self, inputs, targets, features):
         """`[T, D]` features and `[T]` targets of the positions that are not padding."""
