@@ -158,7 +158,7 @@ class TestSet:
             (
                 "modle.x=1",
                 "--set modle.x=1: modle: unknown key (its value is {'x': 1}); did you mean model? "
-                "The keys here are paper, model, data, training",
+                "The keys here are paper, model, data, training, distribute",
             ),
         ],
     )

@@ -132,7 +132,7 @@ def test_what_a_killed_write_leaves_is_ignored(tmp_path):
     ("arguments", "message"),
     [
         ({"units": 4}, r"000_kernel has shape \(2, 4\) in the model and shape \(2, 3\)"),
-        ({"extra": 1}, r"_kernel has shape \(1, 1\) in the model and no such weight"),
+        ({"extra": 1}, r"_kernel has shape \(1, 1\) in the model and no such variable"),
     ],
 )
 @pytest.mark.parametrize("which", ["best", "last", "state"])

@@ -20,7 +20,7 @@ def check_folder(config, run, resume):
     changed = [
         key
         for key in differences(was, now)
-        if key != "training.epochs" and not key.startswith("model.decoding.")
+        if key != "training.epochs" and not key.startswith(("model.decoding.", "distribute."))
     ]
     if changed:
         raise ValueError(

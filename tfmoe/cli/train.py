@@ -33,8 +33,11 @@ def train(
 
     Killed at any moment, --resume goes on from the last finished epoch, or from the last of every
     N steps with training.checkpoint_every_steps=N, and ends with the weights of a run that was
-    never killed. A resumed run may have more training.epochs and another model.decoding; nothing
-    else may differ.
+    never killed. A resumed run may have more training.epochs, another model.decoding and another
+    distribute; nothing else may differ.
+
+    distribute.name=local trains on all GPUs of this machine, experts sharded over them;
+    distribute.name=cluster on the workers that TF_CONFIG names, of which each runs this command.
 
     \b
     Examples:
@@ -55,7 +58,8 @@ def train(
     except KeyboardInterrupt:
         print(f"\ntfmoe: stopped {where_to_go_on(run_dir)}", file=sys.stderr)
         raise typer.Exit(128 + signal.SIGINT) from None
-    print(f"\n{summary(task_of(loaded), result)}\nEverything is in {run_dir}")
+    if result is not None:  # another worker has it
+        print(f"\n{summary(task_of(loaded), result)}\nEverything is in {run_dir}")
 
 
 def train_run(config, run_dir, resume=False):
@@ -67,83 +71,106 @@ def train_run(config, run_dir, resume=False):
         resume: whether to go on with a run that is there; if there is none yet, it begins.
 
     Returns:
-        What is written to `result.json`, see `finish`.
+        What is written to `result.json`, see `finish`; `None` on all workers of a cluster but the
+        first, which writes everything.
 
     Raises:
         FileExistsError: if the folder has a run, and `resume` is false.
         ValueError: if text, vocabulary, config or checkpoint cannot be used.
         FloatingPointError: if the loss is not finite any more.
+        ConnectionError: if another worker of a cluster is gone.
     """
     import keras
 
     from data_pipelines.atomic_write import atomic_write
     from tfmoe.cli.progress import verbosity
     from tfmoe.cli.resume import check_folder, restore
-    from tfmoe.config import build_model, build_optimizer, dump_config, task_of
-    from tfmoe.training.callbacks import History, Progress, SaveState, Throughput
+    from tfmoe.config import build_model, build_optimizer, build_strategy, dump_config, task_of
+    from tfmoe.distribute import stopping_when_a_worker_is_gone
+    from tfmoe.training.callbacks import History, Progress, SaveState, StopWhenStuck, Throughput
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import TrainingState
 
     run = RunDirectory(run_dir)
-    check_folder(config, run, resume)
-    task = task_of(config)
-    vocabulary = prepare_data(task, run)
+    strategy = build_strategy(config)
+    with stopping_when_a_worker_is_gone():
+        check_folder(config, run, resume)
+        begun_before = run.begun()
+        wait_for_workers(strategy)  # before anything is written that others look for
+        task = task_of(config)
+        vocabulary = prepare_data(task, run, begun_before, writes=is_first_worker(strategy))
 
-    keras.utils.set_random_seed(config.training.seed)
-    model = build_model(config, len(vocabulary))
-    describe_model(task, model, vocabulary)
-    model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
-    model.build((None, None))
-    steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
-    state = TrainingState(model, run.checkpoints)
-    if run.begun():
-        restore(state, config, run, steps)
+        keras.utils.set_random_seed(config.training.seed)
+        with strategy.scope():
+            model = build_model(config, len(vocabulary))
+            describe_model(task, model, vocabulary)
+            model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
+            model.build((None, None))
+        steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
+        state = TrainingState(model, run.checkpoints)
+        if begun_before:
+            restore(state, config, run, steps)
 
-    validation = task.validation_batches(vocabulary)
-    if validation is not None and config.training.validation_batches:
-        validation = validation.take(config.training.validation_batches)
-    callbacks = [
-        Throughput(state),
-        Progress(config.training.epochs),
-        History(run),
-        SaveState(state, every_steps=config.training.checkpoint_every_steps),
-        keras.callbacks.TensorBoard(run.logs, write_graph=False),
-    ]
+        validation = task.validation_batches(vocabulary)
+        if validation is not None and config.training.validation_batches:
+            validation = validation.take(config.training.validation_batches)
+        callbacks = [
+            Throughput(state),
+            SaveState(state, every_steps=config.training.checkpoint_every_steps),
+        ]
+        if config.distribute.name == "cluster":
+            callbacks.append(StopWhenStuck(config.distribute.step_timeout_seconds))
+        if is_first_worker(strategy):
+            callbacks[1:1] = [Progress(config.training.epochs), History(run)]
+            callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+            with atomic_write(run.config) as file:  # from here on, there is a run
+                file.write(dump_config(config))
 
-    def fit(first_epoch, epochs, steps_per_epoch):
-        model.fit(
-            task.training_batches(vocabulary, start_batch=state.step),
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=validation,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=verbosity(),
-        )
+        def fit(first_epoch, epochs, steps_per_epoch):
+            model.fit(
+                task.training_batches(vocabulary, start_batch=state.step),
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=validation,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=verbosity() if is_first_worker(strategy) else 0,
+            )
 
-    with atomic_write(run.config) as file:  # from here on, there is a run
-        file.write(dump_config(config))
-    begun = time.perf_counter()
-    epoch, epochs = int(state.epoch), config.training.epochs
-    part = state.step - epoch * steps
-    if epoch < epochs:
-        run.result.unlink(missing_ok=True)
-    if part:  # killed within an epoch: first its rest
-        fit(epoch, epoch + 1, steps - part)
-        epoch += 1
-    if epoch < epochs:
-        fit(epoch, epochs, steps)
-    return finish(task, run, model, vocabulary, time.perf_counter() - begun)
+        begun = time.perf_counter()
+        epoch, epochs = int(state.epoch), config.training.epochs
+        part = state.step - epoch * steps
+        if epoch < epochs and is_first_worker(strategy):
+            run.result.unlink(missing_ok=True)
+        if part:  # killed within an epoch: first its rest
+            fit(epoch, epoch + 1, steps - part)
+            epoch += 1
+        if epoch < epochs:
+            fit(epoch, epochs, steps)
+        return finish(task, run, model, vocabulary, time.perf_counter() - begun)
 
 
-def prepare_data(task, run=None):
+def is_first_worker(strategy):
+    """Whether this process is the one that writes; always, where there is but one."""
+    return getattr(strategy, "worker", 0) == 0
+
+
+def wait_for_workers(strategy):
+    """Waits for all workers of a cluster, if there is one."""
+    if getattr(strategy, "num_workers", 1) > 1:
+        strategy.sum_over_workers(0)
+
+
+def prepare_data(task, run=None, begun=False, writes=True):
     """Finds or writes the text, reads it to check and count it, and makes or reads the vocabulary.
 
     Args:
         task: the task of a config.
-        run: the `RunDirectory` that keeps the vocabulary, or `None` to write nothing. If the run
-            has begun, its vocabulary is read, and the text must be what it was.
+        run: the `RunDirectory` that keeps the vocabulary, or `None`.
+        begun: whether the run was there: then its vocabulary is read, and the text must be what it
+            was.
+        writes: whether this process is the one that writes to the run's folder.
 
     Returns:
         The vocabulary.
@@ -153,11 +180,11 @@ def prepare_data(task, run=None):
 
     print(f"reading {task.config.data.name} …", flush=True)
     text = task.facts()
-    if run is not None and run.begun():
+    if begun:
         check_text(run, text)
         return load_vocabulary(run, task)
     vocabulary = task.new_vocabulary()
-    if run is not None:
+    if run is not None and writes:
         vocabulary.save(task.vocabulary_file(run))
         facts = {"vocabulary": vocabulary.fingerprint, "text": text, "versions": versions()}
         run.write_json(run.facts, facts)
@@ -191,12 +218,12 @@ def describe_model(task, model, vocabulary):
 
 def finish(task, run, model, vocabulary, seconds):
     """Evaluates the best weights on the test text (else the validation text) and writes
-    `result.json`.
+    `result.json`. All workers of a cluster must call it.
 
     Returns:
         Dictionary: what the task's `evaluate` gives, `evaluated_on`, `ops_per_timestep`,
             `parameters`, `words_trained`, `epochs`, `seconds` of training, `seconds_since_start` of
-            this process, validation included.
+            this process, validation included. `None` on all workers but the first.
     """
     from tfmoe.cli.progress import verbosity
     from tfmoe.training.accounting import describe
@@ -215,10 +242,14 @@ def finish(task, run, model, vocabulary, seconds):
     }
     evaluated_on = "test" if task.splits.test else "valid"
     files = task.splits.test or task.splits.valid
+    is_first = is_first_worker(model.distribute_strategy)
     if files:
         load_weights(model, run.checkpoints, "best")
-        measured = task.evaluate(model, vocabulary, files, [Progress()], verbosity())
+        callbacks, verbose = ([Progress()], verbosity()) if is_first else ([], 0)
+        measured = task.evaluate(model, vocabulary, files, callbacks, verbose)
         result = {**measured, "evaluated_on": evaluated_on, **result}
+    if not is_first:
+        return None
     run.write_json(run.result, result)
     return result
 

@@ -14,6 +14,7 @@ _HOMES = {
     "build_optimizer": "builders",
     "build_parallel_batches": "translation_data",
     "build_splits": "language_data",
+    "build_strategy": "builders",
     "build_subwords": "translation_data",
     "build_translator": "translation_task",
     "build_vocabulary": "language_data",

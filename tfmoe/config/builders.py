@@ -1,8 +1,9 @@
 """From a config to objects: the only place that knows both."""
 
 import keras
+import tensorflow as tf
 
-from tfmoe import layers, optimizers
+from tfmoe import distribute, layers, optimizers
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 from tfmoe.optimizers import WarmupInverseSqrt
@@ -85,6 +86,29 @@ def _blocks(sections, prefix, dropout, seed):
         build_layer(block, f"{prefix}{block.name}_{index}") for index, block in enumerate(sections)
     ]
     return residual_blocks(made, dropout=dropout, seed=seed)
+
+
+def build_strategy(config):
+    """The strategy of a config, to be made before any other use of TensorFlow.
+
+    Args:
+        config: a `Config`.
+
+    Returns:
+        `tfmoe.distribute.MixedStrategy`, or TensorFlow's default one, which changes nothing.
+
+    Raises:
+        ValueError: if there are fewer devices than wanted, or no cluster is described.
+    """
+    section = config.distribute
+    if section.name == "local":
+        return distribute.MixedStrategy(distribute.local_devices(section.devices))
+    if section.name == "cluster":
+        resolver = distribute.cluster_resolver(section.resolver)
+        return distribute.MixedStrategy(
+            cluster_resolver=resolver, start_timeout_seconds=section.start_timeout_seconds
+        )
+    return tf.distribute.get_strategy()
 
 
 def build_optimizer(config):

@@ -5,6 +5,7 @@ registered things only.
 """
 
 from tfmoe.config.data_schema import Data
+from tfmoe.config.distribute_schema import Distribute, OneDevice
 from tfmoe.config.model_schema import LanguageModel, Translation
 from tfmoe.config.named import Section, one_of
 from tfmoe.config.number_types import NotNegative, Positive
@@ -37,9 +38,12 @@ class Paper(Section):
 
 
 class Config(Section):
-    """A whole config: a model, its data, its training, and the table row it stands for, if any."""
+    """A whole config: a model, its data, its training, the devices to train on, and the table row
+    it stands for, if any.
+    """
 
     paper: Paper | None = None
     model: one_of(LanguageModel, Translation, default="language_model")
     data: Data
     training: Training = Training()
+    distribute: Distribute = OneDevice()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.collectives import all_reduce_sums
 from tfmoe.ops import balancing
 from tfmoe.ops.arguments import non_negative, positive
 from tfmoe.ops.dispatch import Pairs
@@ -93,12 +94,12 @@ class Routing(NamedTuple):
 
 
 def routing_of_pairs(selection, num_experts):
-    """The `Routing` of a `PairSelection`: importance and load are sums over its pairs, and so are
-    its measures if the selection has none.
+    """The `Routing` of a `PairSelection`: importance and load are sums over the pairs of all
+    replicas, and so are its measures if the selection has none.
     """
     pairs, gates, loss, measures = selection
     importance = balancing.importance(pairs.experts(), gates, num_experts)
-    load = tf.cast(pairs.counts, gates.dtype)
+    importance, load = all_reduce_sums(importance, tf.cast(pairs.counts, gates.dtype))
     if measures is None:
         per_token = tf.math.bincount(
             tf.reshape(pairs.tokens, [-1]), minlength=pairs.num_tokens, maxlength=pairs.num_tokens
@@ -117,8 +118,8 @@ def measures_of_use(experts_per_token):
 
 
 def mean(x):
-    """The mean of all elements; 0 where there are none."""
-    return tf.math.divide_no_nan(tf.reduce_sum(x), tf.cast(tf.size(x), x.dtype))
+    """The mean of all elements of all replicas; 0 where there are none."""
+    return tf.math.divide_no_nan(*all_reduce_sums(tf.reduce_sum(x), tf.cast(tf.size(x), x.dtype)))
 
 
 class Gate(keras.layers.Layer):
@@ -205,6 +206,13 @@ class Gate(keras.layers.Layer):
                 initializer=self.kernel_initializer(),
             )
 
+    @property
+    def num_local_groups(self):
+        """How many gates of a stack this replica has; 1 for a single gate."""
+        if self.num_groups is None:
+            return 1
+        return tf.convert_to_tensor(self.kernels[self.kernel_names[0]]).shape[0]
+
     def kernel_initializer(self):
         """Of the gate's matrices: zeros, so that all experts are equally likely (App. A)."""
         return keras.initializers.Zeros()
@@ -219,8 +227,10 @@ class Gate(keras.layers.Layer):
         return grouped_matmul(inputs, group_sizes, kernel)
 
     def route(self, inputs, training=False):
-        """Selects experts for a batch and measures how evenly they are used; returns a
-        `Routing`."""
+        """Selects experts for a batch and measures how evenly they are used; returns a `Routing`.
+
+        Importance and load are those of the global batch, if this is one replica's part of it.
+        """
         selection = self.select(inputs, training=training)
         if isinstance(selection, PairSelection):
             return routing_of_pairs(selection, self.num_experts)
@@ -230,7 +240,8 @@ class Gate(keras.layers.Layer):
             if probability is None
             else tf.reduce_sum(probability, axis=0)
         )
-        return Routing(experts, gates, balancing.importance(experts, gates, self.num_experts), load)
+        importance = balancing.importance(experts, gates, self.num_experts)
+        return Routing(experts, gates, *all_reduce_sums(importance, load))
 
     def balancing_loss(self, routing):
         """`w_importance · CV(Importance)² + w_load · CV(Load)²` (eq 7 and 11) of a `Routing`."""
@@ -241,10 +252,14 @@ class Gate(keras.layers.Layer):
     def call(self, inputs, training=False):
         routing = self.route(inputs, training=training)
         if training:
-            self.add_loss(self.balancing_loss(routing))
-            if routing.loss is not None:
-                self.add_loss(routing.loss)
+            self.add_losses(routing)
         return routing
+
+    def add_losses(self, routing):
+        """Adds the losses of a `Routing` to those of the layer."""
+        self.add_loss(self.balancing_loss(routing))
+        if routing.loss is not None:
+            self.add_loss(routing.loss)
 
     def parameter_count(self, input_dim):
         """Weights of the gate (of all gates, in a stack) for inputs of width `input_dim`."""

@@ -9,6 +9,8 @@ import math
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
+from tfmoe.distribute.candidates import taken_of_candidates
 from tfmoe.gating.base import Gate, PairSelection, measures_of_use, small_random
 from tfmoe.ops.dispatch import Pairs
 from tfmoe.ops.routing import pairs_of_mask, top_rows_of_experts
@@ -96,38 +98,75 @@ class Batchwise(Gate):
 
     def _select_best(self, inputs):
         probability = tf.nn.softmax(self.logits("gate_kernel", inputs))
-        probability = tf.reshape(probability, [self.num_groups or 1, -1, self.num_experts])
-        num_rows = tf.shape(probability)[1]
-        num_taken = -(-self.k * num_rows // self.num_experts)
-        taken, rows = top_rows_of_experts(probability, num_taken)  # [G, E, C]
-        num_tokens = tf.shape(probability)[0] * num_rows
-        first = tf.range(tf.shape(probability)[0]) * num_rows
-        tokens = tf.reshape(rows + first[:, None, None], [-1, num_taken])
-        gates = renormalised(tf.reshape(taken, [-1, num_taken]), tokens, num_tokens)
-        counts = tf.fill([tf.shape(tokens)[0]], num_taken)
-        loss, measures = self._compare_masks(probability, taken)
+        if self.num_groups is None:
+            probability = probability[None]
+        num_groups, num_rows = self.num_local_groups, tf.shape(probability)[1]
+        num_tokens = num_groups * num_rows
+        if self.num_groups is None and collectives.num_replicas() > 1:
+            taken, tokens, counts = self._best_of_all_replicas(probability)
+        else:
+            num_taken = -(-self.k * num_rows // self.num_experts)
+            taken, rows = top_rows_of_experts(probability, num_taken)  # [G, E, C]
+            first = tf.range(num_groups) * num_rows
+            shape = [num_groups * self.num_experts, num_taken]
+            taken = tf.reshape(taken, shape)
+            tokens = tf.reshape(rows + first[:, None, None], shape)
+            counts = tf.fill(shape[:1], num_taken)
+        gates = renormalised(taken, tokens, num_tokens)
+        loss, measures = self._compare_masks(probability, taken, counts)
         return PairSelection(Pairs(tokens, counts, num_tokens), gates, loss, measures)
 
-    def _compare_masks(self, probability, taken):
+    def _best_of_all_replicas(self, probability):
+        """What each expert takes of this replica's tokens: its best are those of the global batch.
+
+        Args:
+            probability: `[1, T, E]`.
+
+        Returns:
+            Of the pairs, by expert: probability `[A]` and token `[A]`; `[E]` int32, the number of
+            pairs of each expert.
+        """
+        num_tokens = collectives.all_gather(tf.shape(probability)[1])  # [R]
+        num_taken = -(-self.k * tf.reduce_sum(num_tokens) // self.num_experts)
+        num_candidates = tf.minimum(num_taken, tf.reduce_max(num_tokens))
+        own = tf.minimum(num_candidates, tf.shape(probability)[1])
+        best, tokens = (each[0] for each in top_rows_of_experts(probability, own))  # [E, ≤ C]
+        missing = [[0, 0], [0, num_candidates - own]]
+        counts = taken_of_candidates(
+            tf.pad(tf.stop_gradient(best), missing, constant_values=-1), num_taken
+        )
+        mask = tf.sequence_mask(counts, own)
+        return tf.boolean_mask(best, mask), tf.boolean_mask(tokens, mask), counts
+
+    def _compare_masks(self, probability, taken, counts):
         """`L_batchwise` and how far the two masks agree.
 
         Args:
             probability: `[G, N, E]` G_σ.
-            taken: `[G, E, C]`, those of them that the experts took.
+            taken: those of them that the experts took, sorted by expert.
+            counts: `[G·E]` int32, how many each took.
         """
-        probability, taken = tf.stop_gradient(probability), tf.stop_gradient(taken)
+        probability, taken = (
+            tf.stop_gradient(probability),
+            tf.stop_gradient(tf.reshape(taken, [-1])),
+        )
         log_thresholds = tf.reshape(self.log_thresholds, [-1, self.num_experts])
         # exp(log T), with 1 for its derivative.
         thresholds = log_thresholds + tf.stop_gradient(tf.exp(log_thresholds) - log_thresholds)
         excess = probability - thresholds[:, None, :]
-        taken_excess = taken - thresholds[:, :, None]
-        num_tokens = tf.cast(tf.size(probability) // self.num_experts, probability.dtype)
-        # Σ (M_threshold - M_batchwise)·(G_σ - T), in which M_threshold·(G_σ - T) = relu(G_σ - T).
-        total = tf.reduce_sum(tf.nn.relu(excess)) - tf.reduce_sum(taken_excess)
-        over, both = count_positive(excess), count_positive(taken_excess)
+        taken_excess = taken - tf.repeat(tf.reshape(thresholds, [-1]), counts)
+        dtype = probability.dtype
+        total, num_tokens, over, both, num_taken = collectives.all_reduce_sums(
+            # Σ (M_threshold - M_batchwise)·(G_σ - T); M_threshold·(G_σ - T) = relu(G_σ - T).
+            tf.reduce_sum(tf.nn.relu(excess)) - tf.reduce_sum(taken_excess),
+            tf.cast(tf.size(probability) // self.num_experts, dtype),
+            count_positive(excess),
+            count_positive(taken_excess),
+            tf.cast(tf.size(taken), dtype),
+        )
         measures = {
             "threshold_precision": tf.math.divide_no_nan(both, over),
-            "threshold_recall": tf.math.divide_no_nan(both, tf.cast(tf.size(taken), both.dtype)),
+            "threshold_recall": tf.math.divide_no_nan(both, num_taken),
         }
         if self.num_groups is None:  # else the tokens of a level are not those of the mixture
             measures |= measures_of_use(tf.math.count_nonzero(excess > 0, axis=2))
@@ -138,10 +177,10 @@ class Batchwise(Gate):
         num_tokens = tf.shape(probability)[0]
         thresholds, first_expert = self.thresholds, 0
         if self.num_groups is not None:
-            group = tf.repeat(tf.range(self.num_groups), group_sizes)
+            group = tf.repeat(tf.range(self.num_local_groups), group_sizes)
             thresholds = tf.gather(thresholds, group)
             first_expert = group * self.num_experts
-        num_experts = (self.num_groups or 1) * self.num_experts
+        num_experts = self.num_local_groups * self.num_experts
         pairs, places = pairs_of_mask(probability > thresholds, first_expert, num_experts)
         gates = renormalised(tf.gather_nd(probability, places), pairs.tokens, num_tokens)
         return PairSelection(pairs, gates)

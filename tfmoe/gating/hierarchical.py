@@ -8,6 +8,8 @@ each level.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
+from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.gating.base import Gate, PairSelection, Routing, routing_of_pairs
 from tfmoe.ops import balancing
 from tfmoe.ops import dispatch as dispatching
@@ -102,7 +104,8 @@ class Hierarchical(Gate):
         if self.num_experts is None:
             super().build(input_shape)  # raises: it says how to set num_experts
         self.primary.build(input_shape)
-        self.secondary.build(input_shape)
+        with sharded():
+            self.secondary.build(input_shape)
 
     def route(self, inputs, training=False):
         per_group = self.num_experts // self.groups
@@ -127,10 +130,82 @@ class Hierarchical(Gate):
         else:
             load = balancing.hierarchical_load(
                 self._primary_load(primary, plan, gates.dtype),
-                self._secondary_load(secondary, plan),
+                self._secondary_load(secondary, plan.counts),
                 plan.counts,
             )
         return Routing(experts, gates, importance, load)
+
+    def route_within(self, primary, secondary, exchange, weights, counts):
+        """The `Routing` of a mixture whose groups lie on different devices, as far as it concerns
+        all of them: importance and load of every expert, the loss and the measures.
+
+        Args:
+            primary: what the primary gate selected for this replica's tokens.
+            secondary: what this replica's secondary gates selected for what arrived.
+            exchange: `tfmoe.distribute.exchange.Exchange` between the groups.
+            weights: `[A]`, the primary gate's value of each row that arrived.
+            counts: `[E_r]` int32, rows that each expert of this replica gets.
+
+        Returns:
+            A `Routing` without experts and gates, and the `[E]` rows that each expert gets.
+        """
+        per_group = self.num_experts // self.groups
+        bounds = shard_bounds(self.num_experts, collectives.num_replicas(), per_group)
+        begin, end = bounds[collectives.replica_id()]
+
+        def of_all(values):
+            """`[E_r, …]` of this replica to `[E, …]`, 0 for the experts of others."""
+            return tf.pad(values, [[begin, self.num_experts - end]])
+
+        is_smooth = False
+        if isinstance(primary, PairSelection):
+            rows = tf.reshape(secondary.pairs.tokens, [-1])
+            experts = secondary.pairs.experts()
+            values = tf.gather(weights, rows) * tf.reshape(secondary.gates, [-1])
+            importance = tf.math.unsorted_segment_sum(values, experts, end - begin)
+            load = tf.cast(secondary.pairs.counts, importance.dtype)
+            primary_load = tf.zeros([0], importance.dtype)
+        else:
+            group = tf.repeat(tf.range((end - begin) // per_group), exchange.counts)
+            experts = group[:, None] * per_group + secondary.experts
+            importance = balancing.importance(
+                experts, weights[:, None] * secondary.gates, end - begin
+            )
+            probability = primary.load_probability, secondary.load_probability
+            is_smooth = any(each is not None for each in probability)
+            load = balancing.count(experts, end - begin, importance.dtype)
+            primary_load = tf.zeros([0], importance.dtype)
+            if is_smooth:
+                load = tf.reshape(self._secondary_load(secondary, exchange.counts), [-1])
+                primary_load = (
+                    balancing.count(primary.experts, self.groups, importance.dtype)
+                    if probability[0] is None
+                    else tf.reduce_sum(probability[0], axis=0)
+                )
+        importance, counts, load, primary_load = collectives.all_reduce_sums(
+            of_all(importance),
+            of_all(tf.cast(counts, importance.dtype)),
+            of_all(load),
+            primary_load,
+        )
+        if is_smooth:
+            load = balancing.hierarchical_load(
+                primary_load, tf.reshape(load, [self.groups, per_group]), exchange.counts_of_all
+            )
+        loss, measures = self._loss_and_measures(primary, secondary)
+        return Routing(None, None, importance, load, None, loss, measures), counts
+
+    def _loss_and_measures(self, primary, secondary):
+        """The sum of what two levels of pairs add, and the mean of what they measure; `None` where
+        they do not.
+        """
+        if getattr(primary, "loss", None) is None:
+            return None, None
+        measures = {
+            name: 0.5 * (primary.measures[name] + value)
+            for name, value in secondary.measures.items()
+        }
+        return primary.loss + secondary.loss, measures
 
     def _route_pairs(self, primary, inputs, training):
         """Routes when each level decides on pairs: those of the secondary gates are of an expert
@@ -146,13 +221,7 @@ class Hierarchical(Gate):
             for each in (primary.pairs.tokens, primary.gates)
         )
         pairs = dispatching.Pairs(tokens, secondary.pairs.counts, primary.pairs.num_tokens)
-        loss, measures = None, None
-        if training:
-            loss = primary.loss + secondary.loss
-            measures = {
-                name: 0.5 * (primary.measures[name] + value)
-                for name, value in secondary.measures.items()
-            }
+        loss, measures = self._loss_and_measures(primary, secondary)
         gates = gates * secondary.gates
         return routing_of_pairs(PairSelection(pairs, gates, loss, measures), self.num_experts)
 
@@ -161,7 +230,7 @@ class Hierarchical(Gate):
             return tf.cast(plan.counts, dtype)
         return tf.reduce_sum(selection.load_probability, axis=0)
 
-    def _secondary_load(self, selection, plan):
+    def _secondary_load(self, selection, group_sizes):
         """`[G, E/G]`: `Load_i(X⁽ⁱ⁾)`, summed over the tokens of each group."""
         probability = selection.load_probability
         if probability is None:
@@ -171,8 +240,9 @@ class Hierarchical(Gate):
                 ),
                 axis=1,
             )
-        group = tf.repeat(tf.range(self.groups), plan.counts)
-        return tf.math.unsorted_segment_sum(probability, group, self.groups)
+        num_groups = self.secondary.num_local_groups
+        group = tf.repeat(tf.range(num_groups), group_sizes)
+        return tf.math.unsorted_segment_sum(probability, group, num_groups)
 
     def parameter_count(self, input_dim):
         return self.primary.parameter_count(input_dim) + self.secondary.parameter_count(input_dim)

@@ -7,6 +7,9 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
+from tfmoe.distribute import collectives
+from tfmoe.distribute.exchange import plan_exchange
+from tfmoe.distribute.shards import sharded
 from tfmoe.layers.experts import Experts
 from tfmoe.ops import balancing, dispatch
 from tfmoe.ops.arguments import above_zero, positive
@@ -126,7 +129,9 @@ class MoE(keras.layers.Layer):
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
         self.gate.build((None, input_dim))
-        self.experts.build((None, input_dim))
+        # Whole groups stay together, on the device of their secondary gate (App. B).
+        with sharded(together=self.num_experts // (self.groups or self.num_experts)):
+            self.experts.build((None, input_dim))
 
     def call(self, inputs, mask=None, training=False):
         tokens, kept = self._real_tokens(inputs, mask)
@@ -161,37 +166,99 @@ class MoE(keras.layers.Layer):
 
     def _mix(self, tokens, training):
         """`[T, D]` to `[T, D]`."""
+        if self.groups is not None and collectives.num_replicas() > 1:
+            return self._mix_groups_across_devices(tokens, training)
         routing = self.gate(tokens, training=training)
-        plan = routing.pairs or dispatch.plan(self._within_capacity(routing), self.num_experts)
-        self._track(routing, plan.counts)
-        rows = dispatch.dispatch(tokens, plan)
-        rows = self.experts(rows, plan.counts)
-        return dispatch.combine(rows, tf.cast(routing.gates, rows.dtype), plan)
+        plan, selected = routing.pairs, None
+        if plan is None:
+            experts, selected = self._within_capacity(routing.experts)
+            plan = dispatch.plan(experts, self.num_experts)
+        exchange = plan_exchange(plan, routing.gates, self.num_experts)
+        self._track(routing, exchange.counts_of_all, selected)
+        rows = self.experts(exchange.dispatch(tokens), exchange.counts)
+        return exchange.combine(rows, tf.shape(tokens)[0])
 
-    def _within_capacity(self, routing):
-        """`[T, K]` expert ids, n where an assignment is over the capacity."""
+    def _mix_groups_across_devices(self, tokens, training):
+        """`_mix` where groups of experts lie on several devices: tokens travel by the primary gate
+        alone, once there and once back, and within a device are routed on (App. B).
+        """
+        gate, per_group = self.gate, self.num_experts // self.groups
+        primary = gate.primary.select(tokens, training=training)
+        plan = primary.pairs if gate.selects_pairs else dispatch.plan(primary.experts, self.groups)
+        exchange = plan_exchange(plan, primary.gates, self.groups)
+        rows, weights = exchange.dispatch(tokens), exchange.dispatch_gates()
+        num_arrived = tf.reduce_sum(exchange.counts)
+        padding = tf.shape(rows)[0] - num_arrived
+        rows, weights = rows[:num_arrived], weights[:num_arrived]
+
+        num_groups = gate.secondary.num_local_groups
+        inputs = rows
+        if gate.selects_pairs and training:  # every group took equally many
+            num_rows = num_arrived // max(num_groups, 1)
+            inputs = tf.reshape(rows, [num_groups, num_rows, rows.shape[-1]])
+        secondary = gate.secondary.select(inputs, training=training, group_sizes=exchange.counts)
+        inner, selected = None, None
+        if gate.selects_pairs:
+            inner = secondary.pairs
+        else:
+            group = tf.repeat(tf.range(num_groups), exchange.counts)
+            of_all = tf.reduce_sum(exchange.counts_of_all) * gate.secondary.num_selected
+            experts, selected = self._within_capacity(
+                group[:, None] * per_group + secondary.experts, num_groups * per_group, of_all
+            )
+            inner = dispatch.plan(experts, num_groups * per_group)
+        routing, counts = gate.route_within(primary, secondary, exchange, weights, inner.counts)
+        if training:
+            gate.add_losses(routing)
+        self._track(routing, counts, selected)
+        results = self.experts(dispatch.dispatch(rows, inner), inner.counts)
+        results = dispatch.combine(results, tf.cast(secondary.gates, results.dtype), inner)
+        return exchange.combine(tf.pad(results, [[0, padding], [0, 0]]), tf.shape(tokens)[0])
+
+    def _within_capacity(self, experts, num_experts=None, selected=None):
+        """Drops what is over the capacity of the experts.
+
+        Args:
+            experts: `[T, K]` expert ids.
+            num_experts: of which they are; `None` for all, to which every replica sends.
+            selected: number of assignments of the global batch; with `num_experts`.
+
+        Returns:
+            `[T, K]`, `num_experts` where an assignment is dropped; and the number of assignments of
+            the global batch, `None` if nothing can be dropped.
+        """
         if self.capacity_factor is None:
-            return routing.experts
-        assignments = tf.cast(tf.size(routing.experts), tf.float32)
-        capacity = tf.math.ceil(self.capacity_factor * assignments / self.num_experts)
-        return drop_over_capacity(routing.experts, self.num_experts, tf.cast(capacity, tf.int32))
+            return experts, None
+        before = 0
+        if num_experts is None:
+            num_experts = self.num_experts
+            counts = balancing.count(experts, num_experts, tf.int32)
+            counts = collectives.all_gather(tf.ensure_shape(counts, [num_experts]))
+            before = tf.reduce_sum(counts[: collectives.replica_id()], axis=0)
+            selected = tf.reduce_sum(counts)
+        capacity = self.capacity_factor * tf.cast(selected, tf.float32) / self.num_experts
+        capacity = tf.cast(tf.math.ceil(capacity), tf.int32)
+        return drop_over_capacity(experts, num_experts, capacity, before), selected
 
-    def _track(self, routing, counts):
+    def _track(self, routing, counts, selected):
         load = tf.cast(counts, tf.float32)
         importance = tf.cast(routing.importance, tf.float32)
         mean = tf.reduce_mean(load)
-        assignments = tf.cast(tf.size(routing.gates), tf.float32)
-        kept = tf.math.divide_no_nan(tf.reduce_sum(load), assignments)
+        dropped = tf.constant(0.0)
+        if selected is not None:
+            selected = tf.cast(selected, tf.float32)
+            dropped = tf.math.divide_no_nan(selected - tf.reduce_sum(load), selected)
         values = {
             "cv_importance": tf.sqrt(balancing.cv_squared(importance)),
             "cv_load": tf.sqrt(balancing.cv_squared(load)),
             "max_over_mean_load": tf.math.divide_no_nan(tf.reduce_max(load), mean),
-            "unused_experts": tf.reduce_mean(tf.cast(tf.equal(counts, 0), tf.float32)),
-            "dropped": tf.where(assignments > 0, 1 - kept, 0.0),
+            "unused_experts": tf.reduce_mean(tf.cast(tf.equal(load, 0), tf.float32)),
+            "dropped": dropped,
             **(routing.measures or {}),
         }
         for name, value in values.items():
-            self.use_trackers[name].update_state(value)
+            # The weight, 1, hangs on the value: a step that finds no more data must not count.
+            self.use_trackers[name].update_state(value, tf.ones_like(value))
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -223,7 +290,8 @@ class MeanOfMeasured(keras.metrics.Mean):
     """A mean that is NaN, not 0, if there was nothing to measure."""
 
     def result(self):
-        return tf.where(tf.equal(self.count, 0), float("nan"), super().result())
+        mean = super().result()
+        return tf.where(tf.equal(self.count, 0), tf.constant(float("nan"), mean.dtype), mean)
 
 
 EXPERT_ARGUMENTS = (

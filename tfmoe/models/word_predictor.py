@@ -6,6 +6,7 @@ Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.models.perplexity import Perplexity
 
 PADDING = 0
@@ -57,6 +58,10 @@ class WordPredictor(keras.Model):
         return self.softmax.negative_log_likelihood(features, targets)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of the batch; under a strategy a replica's share, all of which sum up to it.
+
+        Words count alike in the whole batch, however many of them a replica has.
+        """
         if sample_weight is not None:
             raise ValueError(
                 f"{type(self).__name__} weighs every real word alike: sample_weight must be None"
@@ -69,11 +74,42 @@ class WordPredictor(keras.Model):
             self.perplexity.update_state(values)
         every = tf.nest.flatten(x)
         self.words.update_state(sum(tf.math.count_nonzero(tokens) for tokens in every))
-        added = [tf.cast(loss, values.dtype) for loss in self.losses]
-        number = tf.cast(tf.size(values), values.dtype)
-        return tf.math.divide_no_nan(tf.reduce_sum(values), number) + sum(added)
+        number = all_reduce_sum(tf.cast(tf.size(values), values.dtype))
+        # Those of layers are the same on every replica: each is the global batch's.
+        added = sum(tf.cast(loss, values.dtype) for loss in self.losses)
+        return tf.math.divide_no_nan(tf.reduce_sum(values), number) + added / num_replicas()
 
     def train_step(self, data):
-        logs = super().train_step(data)
-        logs.pop(self.perplexity.name)  # measured by evaluation only
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            features = self(x, training=True)
+            loss = self.compute_loss(x, y, features, sample_weight)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        self._track_loss(x, loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        logs = self.get_metrics_result()
+        logs.pop(self.perplexity.name, None)  # measured by evaluation only
+        return logs
+
+    def test_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        features = self(x, training=False)
+        self._track_loss(x, self.compute_loss(x, y, features, sample_weight, training=False))
+        return self.get_metrics_result()
+
+    def _track_loss(self, x, loss):
+        """Adds a batch's loss to the mean over batches, in which it counts by its rows."""
+        rows = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], loss.dtype)
+        loss, rows = all_reduce_sums(loss, rows)
+        self._loss_tracker.update_state(loss, sample_weight=rows)
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        if (
+            tf.executing_eagerly()
+            and self.words.total.numpy()
+            and not self.perplexity.count.numpy()
+        ):
+            logs.pop(self.perplexity.name)  # after training, which does not measure it
         return logs

@@ -37,6 +37,9 @@ def expert_ffn(x, counts, kernels, biases=None, activation=tf.nn.relu, recompute
         dense tensors, 0 for experts without rows.
     """
     depth = len(kernels)
+    if kernels[0].shape[0] == 0:  # a device without experts: zeros, through which gradients flow
+        zero = tf.add_n([tf.reduce_sum(stack) for stack in (*kernels, *(biases or []))])
+        return zero + tf.matmul(x, tf.zeros([kernels[0].shape[1], kernels[-1].shape[2]], x.dtype))
 
     def layer_sums(rows, parameters):
         """`x_i · kernel_i + bias_i` of every layer, for the `[M, D]` rows of one expert."""

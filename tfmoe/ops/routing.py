@@ -53,7 +53,7 @@ def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
     return normal_cdf((clean_logits - others_kth) / tf.maximum(noise_stddev, 1e-6))
 
 
-def drop_over_capacity(experts, num_experts, capacity):
+def drop_over_capacity(experts, num_experts, capacity, before=0):
     """Drops what an expert cannot take: it keeps its first `capacity` tokens, in the order of the
     batch.
 
@@ -61,12 +61,13 @@ def drop_over_capacity(experts, num_experts, capacity):
         experts: `[T, K]` int32 expert ids.
         num_experts: E.
         capacity: C, rows an expert takes at most, int32 scalar.
+        before: `[E]` int32, rows that it has already, of an earlier part of the batch; or 0.
 
     Returns:
         `[T, K]` int32, with the id E where the assignment is dropped.
     """
     plan = dispatch.plan(experts, num_experts)
-    first_row = tf.concat([tf.cumsum(plan.counts, exclusive=True), [0]], axis=0)
+    first_row = tf.concat([tf.cumsum(plan.counts, exclusive=True) - before, [0]], axis=0)
     place = plan.inverse - tf.gather(first_row, experts)
     return tf.where(place < capacity, experts, num_experts)
 

@@ -1,9 +1,12 @@
 """Keras callbacks of a training run."""
 
 import math
+import threading
 import time
 
 import keras
+
+from tfmoe.distribute import abort_collectives
 
 
 class Throughput(keras.callbacks.Callback):
@@ -84,6 +87,52 @@ class History(keras.callbacks.Callback):
         rows = [row for row in self.run.read_history() if row["epoch"] < epoch + 1]
         logs = {name: float(value) for name, value in logs.items()}
         self.run.write_history([*rows, {"epoch": epoch + 1, **logs}])
+
+
+class StopWhenStuck(keras.callbacks.Callback):
+    """Ends training if nothing has happened for too long: another worker of a cluster may be stuck,
+    for which all others wait.
+
+    Args:
+        timeout_seconds: between one batch, of training or evaluation, and the next.
+        abort: called with a message, from another thread, to make the waiting operation fail;
+            `None` for `tfmoe.distribute.abort_collectives`.
+    """
+
+    def __init__(self, timeout_seconds, abort=None):
+        super().__init__()
+        self.timeout_seconds = timeout_seconds
+        self.abort = abort or abort_collectives
+        self._timer = None
+
+    def _restart(self):
+        self._stop()
+        message = f"nothing has happened for {self.timeout_seconds} seconds: is a worker stuck?"
+        self._timer = threading.Timer(self.timeout_seconds, self.abort, [message])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop(self):
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def on_train_begin(self, logs=None):
+        self._restart()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._restart()
+
+    def on_test_begin(self, logs=None):
+        self._restart()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._restart()
+
+    def on_test_end(self, logs=None):
+        self._restart()
+
+    def on_train_end(self, logs=None):
+        self._stop()
 
 
 class SaveState(keras.callbacks.Callback):

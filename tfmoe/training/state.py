@@ -1,13 +1,14 @@
 """Everything that decides how training goes on, saved and restored as one.
 
-A state is saved by TensorFlow's checkpoint writer: under a temporary name, then renamed, and only
-then does the `checkpoint` file point to it. A process killed at any moment leaves the state before
-it whole.
+A process killed at any moment leaves the last saved state whole; what is saved on any number of
+devices goes on with any other (`tfmoe.distribute.checkpoint`).
 """
 
 import pathlib
 
 import tensorflow as tf
+
+from tfmoe.distribute.checkpoint import Checkpoint, shapes_in
 
 
 class TrainingState:
@@ -38,22 +39,21 @@ class TrainingState:
         self.seconds = tf.Variable(0, dtype=tf.float64, trainable=False)
         self._metrics = [variable.value for variable in model.metrics_variables]
         self._metrics_to_restore = None
+        strategy = model.distribute_strategy
         weights = weight_table(model)
         own = {id(variable.value) for variable in model.weights}
-        random_states = [v.value for v in model.variables if id(v.value) not in own]
-        everything = tf.train.Checkpoint(
-            weights=Table(weights),
-            random_states=random_states,
-            optimizer=[variable.value for variable in model.optimizer.variables],
-            epoch=self.epoch,
-            best=self.best,
-            seconds=self.seconds,
-            metrics=self._metrics,
-        )
-        self._last = tf.train.CheckpointManager(
-            everything, str(self.directory), max_to_keep=1, checkpoint_name="last"
-        )
-        self._best = best_manager(model, self.directory)
+        random_states = [v for v in model.variables if id(v.value) not in own]
+        everything = {
+            **weights,
+            **numbered("random_states", random_states),
+            **numbered("optimizer", model.optimizer.variables),
+            **numbered("metrics", model.metrics_variables),
+            "epoch": self.epoch,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        self._last = Checkpoint(everything, self.directory, "last", strategy)
+        self._best = Checkpoint(weights, self.directory / "best", "best", strategy)
 
     @property
     def step(self):
@@ -73,14 +73,13 @@ class TrainingState:
         """Saves the weights alone, as the best so far. Raises as `save`."""
         self._write(self._best)
 
-    def _write(self, manager):
-        for weight in self.model.trainable_variables:
-            if not tf.reduce_all(tf.math.is_finite(weight.value)):
-                raise FloatingPointError(f"the weight {weight.path} is not finite any more")
-        try:
-            manager.save(checkpoint_number=self.step)
-        except tf.errors.OpError as error:
-            raise OSError(f"{manager.directory}: no checkpoint written: {error.message}") from error
+    def _write(self, checkpoint):
+        broken = [w.path for w in self.model.trainable_variables if not is_finite(w.value)]
+        elsewhere = sum_over_workers(self.model.distribute_strategy, len(broken)) - len(broken)
+        if broken or elsewhere:
+            which = broken[0] if broken else "of an expert on another worker"
+            raise FloatingPointError(f"the weight {which} is not finite any more")
+        checkpoint.save(self.step)
 
     def restore(self):
         """Restores the last saved state.
@@ -91,11 +90,11 @@ class TrainingState:
         Raises:
             ValueError: if it is of another model or optimizer.
         """
-        path = self._last.latest_checkpoint
+        path = self._last.latest()
         if path is None:
             return False
-        read(self._last.checkpoint, path)
-        self._metrics_to_restore = [variable.numpy() for variable in self._metrics]
+        read(self._last, path)
+        self._metrics_to_restore = [tf.convert_to_tensor(each).numpy() for each in self._metrics]
         return True
 
     def restore_metrics(self):
@@ -119,77 +118,62 @@ def load_weights(model, directory, which="best"):
         FileNotFoundError: if there are none.
         ValueError: if they are of another model.
     """
-    directory = pathlib.Path(directory)
-    if which == "best":
-        manager = best_manager(model, directory)
-    else:
-        manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(weights=Table(weight_table(model))),
-            str(directory),
-            max_to_keep=1,
-            checkpoint_name=which,
-        )
-    if manager.latest_checkpoint is None:
+    directory = pathlib.Path(directory) / ("best" if which == "best" else "")
+    checkpoint = Checkpoint(weight_table(model), directory, which, model.distribute_strategy)
+    path = checkpoint.latest()
+    if path is None:
         raise FileNotFoundError(
             f"{directory} has no {which!r} weights yet: was the run killed before its first epoch "
             "ended?"
         )
-    read(manager.checkpoint, manager.latest_checkpoint)
+    read(checkpoint, path)
 
 
-class Table(tf.train.Checkpoint):
-    """Variables by name, for names that are no Python identifiers."""
-
-    def __init__(self, variables):
-        super().__init__(**variables)
-        self.variables = variables
+def is_finite(variable):
+    """Whether all numbers of a variable, of a sharded one all here, are finite."""
+    parts = variable.local_parts() if hasattr(variable, "local_parts") else [variable]
+    return all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in parts)
 
 
-def best_manager(model, directory):
-    """The checkpoint manager of the best weights, in a folder of its own."""
-    return tf.train.CheckpointManager(
-        tf.train.Checkpoint(weights=Table(weight_table(model))),
-        str(pathlib.Path(directory) / "best"),
-        max_to_keep=1,
-        checkpoint_name="best",
-    )
+def sum_over_workers(strategy, number):
+    """A number summed over the workers of a strategy, if it has any."""
+    return int(strategy.sum_over_workers(number)) if hasattr(strategy, "worker") else number
+
+
+def numbered(group, variables):
+    """`{name: tf.Variable}` of Keras variables: group, place and name, such as
+    `weights/004_kernel`.
+
+    Keras' paths do not serve, which depend on what else was built in the process; nor do the names
+    of optimizer slots but for their last word, as they begin with such a path.
+    """
+    names = [v.name.rpartition("_")[2] if group == "optimizer" else v.name for v in variables]
+    return {f"{group}/{i:03}_{names[i]}": each.value for i, each in enumerate(variables)}
 
 
 def weight_table(model):
-    """`{place and name: tf.Variable}` of all weights, such as `004_gate_kernel`.
-
-    Keras' paths do not serve: they depend on what else was built in the process.
-    """
-    return {f"{i:03}_{weight.name}": weight.value for i, weight in enumerate(model.weights)}
+    """`{name: tf.Variable}` of all weights of a model."""
+    return numbered("weights", model.weights)
 
 
 def read(checkpoint, path):
     """Restores a checkpoint; a ValueError names what does not fit."""
-    try:
-        _read(checkpoint, path)
-    except (tf.errors.OpError, IndexError) as error:  # TensorFlow raises both
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _read(checkpoint, path):
-    saved = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    expected = checkpoint.weights.variables
-    for name, variable in expected.items():
-        shape = saved.get(f"weights/{name}/.ATTRIBUTES/VARIABLE_VALUE")
-        if shape != variable.shape.as_list():
-            found = "no such weight" if shape is None else f"shape {tuple(shape)}"
+    saved = shapes_in(path)
+    for name, variable in checkpoint.variables.items():
+        if saved.get(name) != variable.shape.as_list():
+            found = f"shape {tuple(saved[name])}" if name in saved else "no such variable"
             raise ValueError(
-                f"{path} is not of this model: {name} has shape {tuple(variable.shape)} in the "
-                f"model and {found} in the checkpoint"
+                f"{path} is not of this model{'' if is_weight(name) else ' and optimizer'}: {name} "
+                f"has shape {tuple(variable.shape)} in the model and {found} in the checkpoint"
             )
-    number = sum(name.startswith("weights/") for name in saved)
-    if number != len(expected):
+    number, expected = (sum(map(is_weight, names)) for names in (saved, checkpoint.variables))
+    if number != expected:
         raise ValueError(
-            f"{path} is not of this model: it has {number} weights, the model {len(expected)}"
+            f"{path} is not of this model: it has {number} weights, the model {expected}"
         )
-    try:
-        status = checkpoint.restore(path)
-        status.assert_existing_objects_matched()
-        status.expect_partial()
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"{path} is not of this model and optimizer: {error}") from error
+    checkpoint.restore(path)
+
+
+def is_weight(name):
+    """Whether a name in a checkpoint is that of a weight of the model."""
+    return name.startswith("weights/")

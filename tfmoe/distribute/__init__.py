@@ -1,0 +1,15 @@
+"""Mixed data and expert parallelism on `tf.distribute`."""
+
+from tfmoe.distribute.devices import cluster_resolver, local_devices, logical_cpus
+from tfmoe.distribute.failures import stopping_when_a_worker_is_gone
+from tfmoe.distribute.strategy import MixedStrategy
+from tfmoe.distribute.tensorflow_internals import abort_collectives
+
+__all__ = [
+    "MixedStrategy",
+    "abort_collectives",
+    "cluster_resolver",
+    "local_devices",
+    "logical_cpus",
+    "stopping_when_a_worker_is_gone",
+]

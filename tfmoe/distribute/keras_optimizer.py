@@ -1,0 +1,97 @@
+"""Keras' optimizers under a `MixedStrategy`.
+
+Keras clips what each replica computed, and only then sums over the replicas; and it sums every
+gradient. Here gradients are summed first, so that clipping and accumulation see those of the global
+batch, and those of sharded variables are left alone: they are whole already, for every replica's
+examples reached the expert. Norms count every shard.
+
+Keras has no place for this, so `install` replaces three methods of its base class. An optimizer
+that was not created under a `MixedStrategy` runs Keras' own.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from tfmoe.distribute import collectives, tensorflow_internals
+
+REPLACED = ("_backend_apply_gradients", "_all_reduce_sum_gradients", "_clip_gradients")
+
+
+def install():
+    """Replaces the methods, once."""
+    base = keras.optimizers.Optimizer
+    for name, replacement in zip(
+        REPLACED, (_apply_gradients, _gradients_as_they_are, _clip_gradients), strict=True
+    ):
+        original = getattr(base, name)
+        if not hasattr(original, "of_keras"):
+            setattr(base, name, _under_mixed_strategy(original, replacement))
+
+
+def _under_mixed_strategy(original, replacement):
+    @functools.wraps(original)
+    def method(self, *args):
+        if collectives.num_replicas() == 1:
+            return original(self, *args)
+        return replacement(self, functools.partial(original, self), *args)
+
+    method.of_keras = original
+    return method
+
+
+def _apply_gradients(optimizer, original, grads, trainable_variables):
+    variables = [getattr(variable, "value", variable) for variable in trainable_variables]
+    of_shards = [is_sharded(variable) for variable in variables]
+    replicated = [grad for grad, sharded in zip(grads, of_shards, strict=True) if not sharded]
+    summed = iter(
+        tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, replicated)
+        if replicated
+        else ()
+    )
+    grads = [
+        grad if sharded else next(summed) for grad, sharded in zip(grads, of_shards, strict=True)
+    ]
+    # `_clip_gradients` gets the gradients alone, in this order.
+    optimizer._gradients_of_shards = tuple(of_shards)
+    return original(grads, trainable_variables)
+
+
+def is_sharded(variable):
+    """Whether a variable, or one replica's part of it, is sharded."""
+    container = getattr(variable, "_distributed_container", lambda: variable)()
+    return isinstance(container, tensorflow_internals.ShardedVariable)
+
+
+def _gradients_as_they_are(optimizer, original, grads_and_vars):
+    return list(grads_and_vars)
+
+
+def _clip_gradients(optimizer, original, grads):
+    limit = optimizer.clipnorm or optimizer.global_clipnorm
+    if not limit or limit <= 0:
+        return original(grads)  # by value, or not at all
+    of_shards = tf.constant(optimizer._gradients_of_shards)
+    squares = tf.stack([sum_of_squares(grad) for grad in grads])
+    zeros = tf.zeros_like(squares)
+    of_all_shards = collectives.all_reduce_sum(tf.where(of_shards, squares, zeros))
+    norms = tf.sqrt(tf.where(of_shards, of_all_shards, squares))
+    if optimizer.clipnorm and optimizer.clipnorm > 0:
+        factors = tf.unstack(limit / tf.maximum(norms, limit))
+        return [scaled(grad, factor) for grad, factor in zip(grads, factors, strict=True)]
+    norm = tf.norm(norms)
+    return [grad * (limit / tf.maximum(norm, limit)) for grad in grads]
+
+
+def sum_of_squares(grad):
+    """Of a tensor, or of the rows of `tf.IndexedSlices` as they stand there, as Keras has it."""
+    values = grad.values if isinstance(grad, tf.IndexedSlices) else grad
+    return tf.reduce_sum(tf.square(values))
+
+
+def scaled(grad, factor):
+    """`grad · factor`; of `tf.IndexedSlices` these again, where a product would be dense."""
+    if isinstance(grad, tf.IndexedSlices):
+        return tf.IndexedSlices(grad.values * factor, grad.indices, grad.dense_shape)
+    return grad * factor

@@ -1,0 +1,136 @@
+"""Mixed data and expert parallelism (section 3.1 of the paper) for `model.fit`."""
+
+import tensorflow as tf
+
+from tfmoe.distribute import keras_optimizer, tensorflow_internals
+
+
+class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """Ordinary layers and gates are data-parallel; each expert exists once, sharded over the same
+    devices, and examples travel to their experts all-to-all (section 3.1).
+
+    For Keras models with mixtures of this library, whose code does not change:
+
+        strategy = tfmoe.distribute.MixedStrategy()
+        with strategy.scope():
+            model = …
+            model.compile(optimizer, …)
+        model.fit(batches, …)
+
+    What is trained equals what one device would train on the same batches: losses, metrics, norms
+    of clipped gradients and thresholds are those of the global batch. Noise and dropout are drawn
+    for each replica by itself.
+
+    Every batch of a dataset given to `fit`, `evaluate` or `predict` is a global one: replica r of R
+    takes its rows from `B·r//R` to `B·(r+1)//R`, none where B < R. Each worker reads the whole
+    dataset, which must be the same on all of them (seed its shuffling). The batch loss of a Keras
+    model with `compile(loss=…)` is the mean of the replicas' means, as with every strategy: give it
+    batches that R divides. Those of `tfmoe.models` take any.
+
+    Variables: `tensor = variable.numpy()`, saving and loading see one logical tensor with all
+    experts. With several workers, reading a sharded variable outside of `run` is a collective: all
+    workers must do it, so all must call `save` or `save_weights`, to a path of their own.
+
+    Args:
+        devices: list of local devices, such as `["GPU:0", "GPU:1"]`; `None` for the cluster, or
+            else all GPUs, or the CPU.
+        cluster_resolver: a `tf.distribute.cluster_resolver.ClusterResolver` (Slurm, Kubernetes, …);
+            `None` for the cluster in the environment variable TF_CONFIG, if there is one. The
+            strategy must then be made before any other use of TensorFlow.
+        start_timeout_seconds: how long to wait for the other workers at the beginning. One that is
+            gone later is noticed within seconds: all operations of the others fail with a
+            `tf.errors.UnavailableError`.
+
+    Raises:
+        ValueError: for a device that does not exist, and for devices together with a
+            `cluster_resolver`.
+    """
+
+    exchanges_examples = True
+
+    def __init__(self, devices=None, cluster_resolver=None, start_timeout_seconds=300):
+        if devices is not None:
+            check_devices(devices)
+        keras_optimizer.install()
+        extended = tensorflow_internals.MixedExtended(
+            self,
+            None if devices is None else tuple(devices),
+            cluster_resolver,
+            start_timeout_seconds,
+        )
+        tf.distribute.Strategy.__init__(self, extended)
+
+    @property
+    def num_workers(self):
+        """Processes of the cluster; 1 without one."""
+        return self.extended._num_workers
+
+    @property
+    def worker(self):
+        """The number of this process, from 0; worker 0 is the one that writes."""
+        return self.extended._id_in_cluster
+
+    def sum_over_workers(self, number):
+        """The sum of a Python number over all workers, each of which must call this."""
+        return tensorflow_internals.host_sum(self, number)
+
+    def experimental_distribute_dataset(self, dataset, options=None):
+        """Gives each replica its rows of every batch; see the class."""
+        replicas = self.num_replicas_in_sync
+        local = len(self.extended.worker_devices)
+        first = self.worker * local
+
+        def shares(*batch):
+            batch = batch[0] if len(batch) == 1 else batch
+            datasets = [
+                tf.data.Dataset.from_tensors(rows_of(batch, replica, replicas))
+                for replica in range(first, first + local)
+            ]
+            for each in datasets[1:]:
+                datasets[0] = datasets[0].concatenate(each)
+            return datasets[0]
+
+        return self.distribute_datasets_from_function(
+            lambda _: dataset.flat_map(shares).prefetch(2 * local), options
+        )
+
+    def reduce(self, reduce_op, value, axis):
+        """As `tf.distribute.Strategy.reduce`, for what Keras gives it: structures of values, and
+        scalars with `axis=0`.
+        """
+        if tf.nest.is_nested(value):
+            return tf.nest.map_structure(lambda each: self.reduce(reduce_op, each, axis), value)
+        locals_ = self.experimental_local_results(value)
+        if len({tuple(each.shape) for each in locals_}) > 1:
+            return locals_[0]  # shares of a batch that R does not divide: Keras asks for the shape
+        if locals_[0].shape.rank == 0:
+            axis = None
+        return super().reduce(reduce_op, value, axis)
+
+
+def check_devices(devices):
+    """Raises a ValueError that names a device that does not exist."""
+    if not devices:
+        raise ValueError("devices must not be empty; None means all of this machine")
+    known = [device.name for device in tf.config.list_logical_devices()]
+    short = [name.partition("device:")[2] for name in known]
+    for device in devices:
+        if device.removeprefix("/").removeprefix("device:") not in short:
+            raise ValueError(f"devices: there is no {device!r}; known are {', '.join(short)}")
+
+
+def rows_of(batch, replica, replicas):
+    """One replica's rows of a batch.
+
+    Args:
+        batch: structure of tensors `[B, ...]`; scalars go to all replicas.
+        replica: r.
+        replicas: R.
+    """
+    sizes = [tf.shape(each)[0] for each in tf.nest.flatten(batch) if each.shape.rank != 0]
+    if not sizes:
+        return batch
+    begin, end = sizes[0] * replica // replicas, sizes[0] * (replica + 1) // replicas
+    return tf.nest.map_structure(
+        lambda each: each if each.shape.rank == 0 else each[begin:end], batch
+    )
