@@ -26,8 +26,8 @@ Devices = Annotated[
     typer.Option(
         min=1,
         metavar="R",
-        help="Devices that share the work, each with data.batch_tokens (data.batch_words) "
-        "positions of its own.",
+        help="Devices that share the work, each with its part of data.batch_tokens "
+        "(data.batch_words).",
     ),
 ]
 
@@ -46,15 +46,14 @@ def describe(
     row of the paper's tables, its printed figures are shown beside ours.
 
     Memory is that of a training step on each of R devices: experts and their optimizer slots are
-    sharded over them, the rest is replicated. Table 7's and 8's batches are the paper's for all
-    devices together: divide them, as in the third example. Of a translation model's batch
-    half is taken to be source, half target, in sentences of data.max_length.
+    sharded over them, the rest is replicated, and a batch is divided among them. Of a translation
+    model's batch half is taken to be source, half target, in sentences of data.max_length.
 
     \b
     Examples:
       tfmoe describe lm1b/moe-256
       tfmoe describe demo/language_model --set "model.blocks[1].num_experts=64"
-      tfmoe describe lm1b/moe-4096-h --devices 16 --set data.batch_tokens=18750
+      tfmoe describe lm1b/moe-4096-h --devices 16
       tfmoe describe wmt14/en-fr-moe-2048 --devices 64
       tfmoe describe my.yaml --json
 
@@ -79,7 +78,7 @@ def describe(
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
-    tokens, optimizer = batch_positions(loaded.data), loaded.training.optimizer
+    tokens, optimizer = -(-batch_positions(loaded.data) // devices), loaded.training.optimizer
     options = {key: getattr(optimizer, key) for key in SLOT_OPTIONS if hasattr(optimizer, key)}
     source_length = loaded.data.max_length if loaded.model.name == "translation" else 0
     memory = memory_per_device(model, tokens, devices, optimizer.name, source_length, **options)

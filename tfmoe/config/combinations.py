@@ -6,7 +6,9 @@ what its layer objects to is reported under the block's key.
 
 import re
 
+import keras
 import pydantic
+import tensorflow as tf
 
 from data_pipelines import EMBEDDED_LANGUAGES as LANGUAGES
 from tfmoe.config.builders import build_layer, build_optimizer_from
@@ -68,7 +70,9 @@ def _block_problems(tree):
                 f"the attention; got {block.name}",
             )
         try:
-            layer = build_layer(block, name=f"{block.name}_{index}")
+            # A strategy must come before all use of TensorFlow, so nothing may be allocated here.
+            with keras.StatelessScope(initialize_variables=False):
+                layer = build_layer(block, name=f"{block.name}_{index}")
         except (ValueError, TypeError) as error:
             yield _argument_path(path, block, str(error))
             continue
@@ -119,7 +123,8 @@ def _optimizer_problems(tree):
         )
         return
     try:
-        build_optimizer_from(optimizer)
+        with tf.Graph().as_default():  # nor here
+            build_optimizer_from(optimizer)
     except (ValueError, TypeError) as error:
         yield _argument_path(("training", "optimizer"), optimizer, str(error))
 

@@ -33,7 +33,7 @@ class _LanguageData(Section):
 
     Keys:
         vocabulary: see `Vocabulary`.
-        batch_tokens: positions in a batch, padding included.
+        batch_tokens: positions in a batch, padding included; of all devices together.
         max_length: the most steps in a row; longer sentences continue in the next row.
         shuffle_buffer: rows held for shuffling.
     """
@@ -148,7 +148,8 @@ class _ParallelData(Section):
 
     Keys:
         vocabulary: see `Subwords`.
-        batch_words: positions in a batch, source and target together, padding included.
+        batch_words: positions in a batch, source and target together, padding included; of all
+            devices together.
         max_length: pairs with more subwords than this on a side are not trained on.
         shuffle_buffer: pairs held for shuffling.
     """

@@ -146,7 +146,7 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
         metrics that were measured.
     """
     logs = model.evaluate(batches, return_dict=True, verbose=verbose, callbacks=callbacks)
-    loss = float(model.perplexity.total.value / model.perplexity.count.value)
+    total, tokens = model.perplexity.total.numpy(), model.perplexity.count.numpy()
     use = {
         name: float(value)
         for name, value in logs.items()
@@ -154,7 +154,7 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
     }
     return {
         "perplexity": float(logs["perplexity"]),
-        "tokens": int(model.perplexity.count),
-        "loss": loss,
+        "tokens": int(tokens),
+        "loss": float(total / tokens),
         **use,
     }

@@ -11,6 +11,7 @@ from tfmoe.config.translation_data import (
     empty_sides,
     language_pairs,
 )
+from tfmoe.distribute import MixedStrategy, on_one_device
 from tfmoe.models.translator import Translator
 from tfmoe.training.translation_quality import bleu, multi_bleu
 
@@ -166,10 +167,16 @@ class TranslationTask:
             Dictionary: `bleu`, `signature`, `chrf`, `chrf_signature`, `multi_bleu` (the paper's),
             `sentences`, `perplexity` per subword, `tokens` counted, `loss` in nats per token, and
             per mixture its metrics of use. With several directions `bleu`, `chrf` and `multi_bleu`
-            are means over them, and `directions` has the figures of each.
+            are means over them, and `directions` has the figures of each. Only the first worker of
+            a cluster translates; the others return what is left.
         """
         batches = build_parallel_batches(self.config, files, vocabulary, training=False)
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
+        strategy = model.distribute_strategy
+        if isinstance(strategy, MixedStrategy):
+            model = on_one_device(model)
+            if strategy.worker != 0:
+                return measured
         translator = build_translator(self.config, vocabulary, model)
         directions = {}
         for name, some in by_direction(files).items():

@@ -2,6 +2,7 @@
 
 from tfmoe.distribute.devices import cluster_resolver, local_devices, logical_cpus
 from tfmoe.distribute.failures import stopping_when_a_worker_is_gone
+from tfmoe.distribute.one_device import on_one_device
 from tfmoe.distribute.strategy import MixedStrategy
 from tfmoe.distribute.tensorflow_internals import abort_collectives
 
@@ -11,5 +12,6 @@ __all__ = [
     "cluster_resolver",
     "local_devices",
     "logical_cpus",
+    "on_one_device",
     "stopping_when_a_worker_is_gone",
 ]

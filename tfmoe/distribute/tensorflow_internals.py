@@ -146,6 +146,12 @@ class ShardedVariable(_PartedVariable):
             return [value] * len(self._values)
         return [value[begin:end] for begin, end in self.local_bounds()]
 
+    def _export_to_saved_model_graph(self, *args, **kwargs):
+        raise ValueError(
+            f"{self._common_name} is sharded: a SavedModel holds whole variables. Export a copy, "
+            "tfmoe.distribute.on_one_device(model).export(path)"
+        )
+
     def _update_replica(self, update_fn, value, **kwargs):
         part = self._get_on_device_or_primary()
         if getattr(value, "shape", None) == self.shape != part.shape:  # the whole: zeros, say

@@ -115,10 +115,6 @@ class MoE(keras.layers.Layer):
             name: MeanOfMeasured(name=f"{self.name}_{name}")
             for name in (*self.METRICS, *self.gate.METRICS)
         }
-        # Keras does not show a metric's variables to TensorFlow, whose SavedModel must have them.
-        self._tracked_by_tensorflow = [
-            variable.value for metric in self.use_trackers.values() for variable in metric.variables
-        ]
 
     def build(self, input_shape):
         input_dim = input_shape[-1]
@@ -132,6 +128,10 @@ class MoE(keras.layers.Layer):
         # Whole groups stay together, on the device of their secondary gate (App. B).
         with sharded(together=self.num_experts // (self.groups or self.num_experts)):
             self.experts.build((None, input_dim))
+        # Keras does not show a metric's variables to TensorFlow, whose SavedModel must have them.
+        self._tracked_by_tensorflow = [
+            variable.value for metric in self.use_trackers.values() for variable in metric.variables
+        ]
 
     def call(self, inputs, mask=None, training=False):
         tokens, kept = self._real_tokens(inputs, mask)

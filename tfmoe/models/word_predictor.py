@@ -6,6 +6,7 @@ Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.models.perplexity import Perplexity
 
@@ -103,6 +104,12 @@ class WordPredictor(keras.Model):
         rows = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], loss.dtype)
         loss, rows = all_reduce_sums(loss, rows)
         self._loss_tracker.update_state(loss, sample_weight=rows)
+
+    def export(self, filepath, *args, **kwargs):
+        """As `keras.Model.export`; of a model of a `MixedStrategy` a copy with whole weights."""
+        if hasattr(self.distribute_strategy, "exchanges_examples"):
+            return on_one_device(self).export(filepath, *args, **kwargs)
+        return super().export(filepath, *args, **kwargs)
 
     def get_metrics_result(self):
         logs = super().get_metrics_result()

@@ -33,7 +33,8 @@ class TrainingState:
     def __init__(self, model, directory):
         self.model = model
         self.directory = pathlib.Path(directory)
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(float("inf"), dtype=tf.float64, trainable=False)
         self.seconds = tf.Variable(0, dtype=tf.float64, trainable=False)
@@ -58,7 +59,7 @@ class TrainingState:
     @property
     def step(self):
         """Finished training steps."""
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())
 
     def save(self):
         """Saves the state as the one to resume from.
