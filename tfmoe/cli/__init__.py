@@ -17,6 +17,7 @@ from tfmoe.cli import (
     demo,
     describe,
     evaluate,
+    launch,
     prepare,
     tables,
     train,
@@ -37,6 +38,7 @@ app.command()(describe.describe)
 app.command()(tables.tables)
 app.command()(prepare.prepare)
 app.command()(train.train)
+app.command()(launch.launch)
 app.command()(evaluate.evaluate)
 app.command()(translate.translate)
 app.command()(demo.demo)

@@ -92,8 +92,8 @@ def train_run(config, run_dir, resume=False):
     from tfmoe.training.state import TrainingState
 
     run = RunDirectory(run_dir)
-    strategy = build_strategy(config)
     with stopping_when_a_worker_is_gone():
+        strategy = build_strategy(config)
         check_folder(config, run, resume)
         begun_before = run.begun()
         wait_for_workers(strategy)  # before anything is written that others look for

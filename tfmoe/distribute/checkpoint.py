@@ -14,6 +14,7 @@ import shutil
 import tensorflow as tf
 
 from data_pipelines.atomic_write import atomic_write
+from tfmoe.distribute.failures import GONE
 from tfmoe.distribute.tensorflow_internals import ShardedVariable
 
 
@@ -72,6 +73,8 @@ class Checkpoint:
                 with atomic_write(self.directory / "checkpoint") as file:
                     file.write(f'model_checkpoint_path: "{self.name}-{number}"\n')
                 self._remove_leftovers(before, path)
+        except GONE:
+            raise  # another worker, not the files
         except tf.errors.OpError as error:
             raise OSError(f"{self.directory}: no checkpoint written: {error.message}") from error
 

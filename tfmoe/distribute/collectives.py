@@ -92,9 +92,15 @@ def all_to_all(x):
 
     @tf.custom_gradient
     def exchange(x):
-        return tensorflow_internals.collective(
-            "exchange", x, found
-        ), lambda dy: tensorflow_internals.collective("exchange", dy, found)
+        return sent(x), sent
+
+    def sent(x):
+        # TensorFlow's operation crashes the process where there is nothing to send.
+        replicas, size = found.num_replicas_in_sync, tf.size(x)
+        parts = tf.reshape(x, [replicas, size // replicas])
+        parts = tf.pad(parts, [[0, 0], [0, tf.cast(tf.equal(size, 0), tf.int32)]])
+        arrived = tensorflow_internals.collective("exchange", parts, found)[:, : size // replicas]
+        return tf.ensure_shape(tf.reshape(arrived, tf.shape(x)), x.shape)
 
     return exchange(x)
 

@@ -1,4 +1,5 @@
-"""Which rows of a sharded variable a device holds.
+"""What is to become of variables under a `MixedStrategy`: which rows of a sharded one a device
+holds, and which random generators draw the same everywhere.
 
 Axes: E experts (or groups, or whatever the first axis of a variable is), R replicas.
 """
@@ -51,3 +52,21 @@ def sharded(together=1):
 def sharding_unit():
     """`together` of the `sharded` context that the caller is in, or `None`."""
     return getattr(_scope, "together", None)
+
+
+@contextlib.contextmanager
+def drawing_alike():
+    """Random generators created in this context draw the same on all replicas of a `MixedStrategy`;
+    any other draws something else on each.
+    """
+    before = draws_alike()
+    _scope.alike = True
+    try:
+        yield
+    finally:
+        _scope.alike = before
+
+
+def draws_alike():
+    """Whether the caller is in a `drawing_alike` context."""
+    return getattr(_scope, "alike", False)

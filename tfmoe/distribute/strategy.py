@@ -95,11 +95,11 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         )
 
     def reduce(self, reduce_op, value, axis):
-        """As `tf.distribute.Strategy.reduce`, for what Keras gives it: structures of values, and
-        scalars with `axis=0`.
+        """As `tf.distribute.Strategy.reduce`, for what Keras gives it: also scalars with `axis=0`,
+        and batches, which are structures, of whose shares it asks for the shapes.
         """
-        if tf.nest.is_nested(value):
-            return tf.nest.map_structure(lambda each: self.reduce(reduce_op, each, axis), value)
+        if tf.nest.is_nested(value):  # no collective: shares of other workers may have other shapes
+            return tf.nest.map_structure(lambda x: self.experimental_local_results(x)[0], value)
         locals_ = self.experimental_local_results(value)
         if len({tuple(each.shape) for each in locals_}) > 1:
             return locals_[0]  # shares of a batch that R does not divide: Keras asks for the shape

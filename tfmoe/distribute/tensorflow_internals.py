@@ -6,6 +6,8 @@ which each replica holds a part, collectives other than all-reduce, random state
 replica. `tests/distribute/test_tensorflow_internals.py` names what is relied upon.
 """
 
+import itertools
+
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.distribute import (
@@ -18,7 +20,8 @@ from tensorflow.python.distribute import (
 from tensorflow.python.eager import context, record
 from tensorflow.python.ops import collective_ops
 
-from tfmoe.distribute.shards import shard_bounds, sharding_unit
+from tfmoe.distribute.failures import wait_for_addresses
+from tfmoe.distribute.shards import draws_alike, shard_bounds, sharding_unit
 
 # As `keras.random.SeedGenerator` names its state, `[seed, counter]`.
 SEED_STATE = "seed_generator_state"
@@ -26,6 +29,9 @@ SEED_STATE = "seed_generator_state"
 HEARTBEAT_TIMEOUT_SECONDS = 20
 # Random states of two replicas lie so far apart in the seed (a prime: seeds of users do not meet).
 SEED_DISTANCE = 1_000_003
+# TensorFlow tells groups of devices of one process apart by numbers, which every strategy counts
+# from its base: from one far beyond those of the strategy before.
+KEY_BASES = itertools.count(1_000, 1_000)
 
 
 def replica_context():
@@ -194,6 +200,7 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
 
     def __init__(self, strategy, devices, cluster_resolver, start_timeout_seconds):
         self._start_timeout_seconds = start_timeout_seconds
+        strategy._collective_key_base = next(KEY_BASES)
         # No timeout of their own for collective operations: TensorFlow starts a thread for each
         # that has one, which sleeps until then.
         super().__init__(strategy, cluster_resolver, collective_util.Options(), devices)
@@ -218,6 +225,10 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
                 cluster_register_timeout_in_ms=1000 * self._start_timeout_seconds,
                 heartbeat_timeout_in_ms=1000 * HEARTBEAT_TIMEOUT_SECONDS,
             )
+        if cluster_resolver.task_id == 0:  # the others listen before they call worker 0
+            addresses = cluster_resolver.cluster_spec().job_tasks("worker")
+            others = {f"worker {i}": each for i, each in enumerate(addresses) if i > 0}
+            wait_for_addresses(others, self._start_timeout_seconds)
         super()._initialize_multi_worker(cluster_resolver)
 
     def _use_merge_call(self):
@@ -231,7 +242,7 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
         together = sharding_unit()
         if together is not None:
             return self._create_sharded(next_creator, None, together=together, **kwargs)
-        if kwargs.get("name") == SEED_STATE:
+        if kwargs.get("name") == SEED_STATE and not draws_alike():
             return self._create_seeds(next_creator, **kwargs)
         if kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA:
             # What is assigned is the same in all replicas: nothing needs to be sent.

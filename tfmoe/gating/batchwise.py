@@ -154,7 +154,8 @@ class Batchwise(Gate):
         # exp(log T), with 1 for its derivative.
         thresholds = log_thresholds + tf.stop_gradient(tf.exp(log_thresholds) - log_thresholds)
         excess = probability - thresholds[:, None, :]
-        taken_excess = taken - tf.repeat(tf.reshape(thresholds, [-1]), counts)
+        of_taken = tf.repeat(tf.reshape(thresholds, [-1]), counts)
+        taken_excess = taken - tf.ensure_shape(of_taken, taken.shape)
         dtype = probability.dtype
         total, num_tokens, over, both, num_taken = collectives.all_reduce_sums(
             # Σ (M_threshold - M_batchwise)·(G_σ - T); M_threshold·(G_σ - T) = relu(G_σ - T).

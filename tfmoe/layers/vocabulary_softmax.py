@@ -6,6 +6,7 @@ Axes: T tokens, D model, V vocabulary, U sampled candidates.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.shards import drawing_alike
 from tfmoe.ops import sampling
 from tfmoe.ops.arguments import positive
 
@@ -35,7 +36,8 @@ class VocabularySoftmax(keras.layers.Layer):
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if num_sampled else None
+        with drawing_alike():  # the candidates are those of a batch, on however many devices
+            self.seed_generator = keras.random.SeedGenerator(seed) if num_sampled else None
         self.supports_jit = False  # the number of distinct candidates is not known beforehand
 
     def build(self, features_shape):
