@@ -51,6 +51,8 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     def __init__(self, devices=None, cluster_resolver=None, start_timeout_seconds=300):
         if devices is not None:
             check_devices(devices)
+            # TensorFlow numbers the devices of a group by name, whatever their order here.
+            devices = sorted(devices, key=lambda name: (len(name), name))
         keras_optimizer.install()
         extended = tensorflow_internals.MixedExtended(
             self,

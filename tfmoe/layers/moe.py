@@ -257,8 +257,10 @@ class MoE(keras.layers.Layer):
             **(routing.measures or {}),
         }
         for name, value in values.items():
-            # The weight, 1, hangs on the value: a step that finds no more data must not count.
-            self.use_trackers[name].update_state(value, tf.ones_like(value))
+            # All replicas add the same; together they count once. The weight hangs on the value: a
+            # step that finds no more data must not count.
+            weight = tf.ones_like(value) / collectives.num_replicas()
+            self.use_trackers[name].update_state(value, weight)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

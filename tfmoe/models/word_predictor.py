@@ -103,7 +103,8 @@ class WordPredictor(keras.Model):
         """Adds a batch's loss to the mean over batches, in which it counts by its rows."""
         rows = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], loss.dtype)
         loss, rows = all_reduce_sums(loss, rows)
-        self._loss_tracker.update_state(loss, sample_weight=rows)
+        # All replicas add the same; together they count once.
+        self._loss_tracker.update_state(loss, sample_weight=rows / num_replicas())
 
     def export(self, filepath, *args, **kwargs):
         """As `keras.Model.export`; of a model of a `MixedStrategy` a copy with whole weights."""

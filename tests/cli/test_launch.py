@@ -1,0 +1,254 @@
+"""`tfmoe launch`: a cluster of processes, and what happens to it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tfmoe.cli import launch
+
+# Training that is the same on any number of workers: nothing is drawn while it runs.
+SAME = ["model.dropout=0", "model.num_sampled=null", "model.blocks[0].gate.noise=false"]
+SAME = [word for setting in SAME for word in ("--set", setting)]
+SECONDS = 600  # after which a process that a test waits for is killed
+
+
+def run(process):
+    """`(exit status, standard output, standard error)` of a process, which has an end."""
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and its workers with it
+        raise
+    return process.returncode, out, err
+
+
+@contextlib.contextmanager
+def started(process):
+    """Leaves no process behind, whatever fails."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def perplexity(path):
+    return json.loads((path / "result.json").read_text())["perplexity"]
+
+
+def workers_of(process):
+    """The process ids of the workers that launch has started, in order."""
+    path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(each) for each in path.read_text().split()]
+
+
+def until(condition, process):
+    """Waits for a condition while a process runs."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def gone(pid):
+    """Whether a process has ended, and not only stopped."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def test_two_workers_train_what_one_process_does(command, start, corpus, tmp_path):
+    train = ["train", corpus / "tiny.yaml", *SAME, "--run-dir", tmp_path / "one"]
+    assert command(*train)[0] == 0
+    with started(
+        start(
+            corpus, "launch", "--workers", "2", "tiny.yaml", *SAME, "--run-dir",
+            str(tmp_path / "two"),
+        )
+    ) as process:  # fmt: skip
+        status, out, err = run(process)
+    assert status == 0, err
+    assert "Epoch 4/4" in out and "Everything is in" in out
+    assert perplexity(tmp_path / "two") == pytest.approx(perplexity(tmp_path / "one"), rel=1e-5)
+    log = (tmp_path / "two" / "logs" / "worker-1.log").read_text()
+    assert "of these in experts" in log and "Everything is in" not in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny.yaml", "--workers", "0"], "Invalid value for '--workers'"),
+        (["tiny.yaml", "--set", "model.d_model=x"], "model.d_model"),
+        (["nowhere"], "nowhere"),
+        (["tiny.yaml", "--set", "distribute.devices=2"], "distribute.devices"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(command, tmp_path, arguments, message):
+    status, _, err = command("launch", *arguments, "--run-dir", tmp_path / "run")
+    assert status == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_the_folder_is_not_overwritten(refused, finished):
+    err = refused("launch", "tiny.yaml", "--run-dir", finished.path)
+    assert err.startswith(f"tfmoe: {finished.path} has a run already: --resume goes on with it")
+
+
+# A worker's process in a few lines, so that a cluster's life takes no TensorFlow.
+WORKER = """\
+import json, os, time
+number = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+print("worker", number, "begins", flush=True)
+{}
+"""
+
+
+def process_of(body):
+    return [sys.executable, "-c", WORKER.format(body)]
+
+
+def ended(body, number, logs):
+    with launch.cluster(process_of(body), number, logs) as workers:
+        return launch.wait(workers)
+
+
+def test_environment_of_workers(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    body = "print(os.environ['TF_CONFIG'], os.environ['TF_NUM_INTRAOP_THREADS'])"
+    assert set(ended(body, 3, tmp_path / "logs").values()) == {"finished"}
+    found = [capfd.readouterr().out, *map(pathlib.Path.read_text, sorted(tmp_path.glob("*/*.log")))]
+    assert len(found) == 3
+    clusters = []
+    for number, text in enumerate(found):
+        assert text.startswith(f"worker {number} begins\n")
+        config, _, threads = text.splitlines()[1].rpartition(" ")
+        assert threads == "2"
+        assert json.loads(config)["task"] == {"type": "worker", "index": number}
+        clusters.append(json.loads(config)["cluster"])
+    assert clusters[0] == clusters[1] == clusters[2]
+    assert len(set(clusters[0]["worker"])) == 3
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
+    assert launch.environment(["a:1", "b:2"], 0)["TF_NUM_INTRAOP_THREADS"] == "5"
+
+
+def test_report_of_a_failure(tmp_path):
+    body = "time.sleep(number); print('no luck'); os._exit(3) if number else os.abort()"
+    found = ended(body, 2, tmp_path)
+    assert list(found.values()) == ["was ended by SIGABRT", "ended with exit status 3"]
+    log = tmp_path / "worker-1.log"
+    assert launch.report(found).splitlines() == [
+        "tfmoe: worker 0 was ended by SIGABRT; its output is above",
+        f"tfmoe: worker 1 ended with exit status 3; its output is in {log}",
+        "  | worker 1 begins",
+        "  | no luck",
+    ]
+
+
+def test_a_worker_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 1)
+    body = "os._exit(2) if number == 1 else time.sleep(600)"
+    before = time.monotonic()
+    found = ended(body, 3, tmp_path)
+    assert time.monotonic() - before < 60
+    late = "did not end within 1 seconds, and was stopped"
+    assert list(found.values()) == ["ended with exit status 2", late, late]
+    assert all(worker.process.poll() is not None for worker in found)
+
+
+LAUNCHER = f"""\
+import sys, pathlib, signal
+from tfmoe.cli import launch
+with launch.cluster([sys.executable, "-c", {WORKER.format("time.sleep(600)")!r}], 2,
+                    pathlib.Path(sys.argv[1])) as workers:
+    print(*(worker.process.pid for worker in workers), flush=True)
+    launch.wait(workers)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_orphans(tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path)],
+        cwd=pathlib.Path(launch.__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with started(process):
+        pids = []
+        while len(pids) != 2:
+            line = process.stdout.readline()
+            assert line
+            pids = [int(word) for word in line.split() if word.isdigit()]
+        until(lambda: "begins" in (tmp_path / "worker-1.log").read_text(), process)
+        process.send_signal(sent)
+        assert process.wait(SECONDS) != 0
+        end = time.monotonic() + 30
+        while not all(map(gone, pids)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert all(map(gone, pids))
+
+
+def test_ctrl_c(start, corpus, tmp_path):
+    arguments = ["launch", "tiny.yaml", "--run-dir", str(tmp_path / "run")]
+    with started(start(corpus, *arguments)) as process:
+        until((tmp_path / "run" / "logs" / "worker-1.log").exists, process)
+        until(lambda: len(workers_of(process)) == 2, process)
+        pids = workers_of(process)
+        process.send_signal(signal.SIGINT)
+        status, _, err = run(process)
+    assert status == 130 and "Traceback" not in err
+    assert f"tfmoe launch --workers 2 tiny.yaml --run-dir {tmp_path / 'run'} --resume" in err
+    assert all(map(gone, pids))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_killed_worker_then_resumed(command, start, corpus, tmp_path, victim):
+    """Killed with -9 in mid-epoch, and resumed by two workers, or by one process: both end where a
+    run does that was never killed.
+    """
+    same = [*SAME, "--set", "training.epochs=8"]
+    assert command("train", corpus / "tiny.yaml", *same, "--run-dir", tmp_path / "whole")[0] == 0
+    path = tmp_path / "run"
+    arguments = ["--workers", "2", "tiny.yaml", *same, "--run-dir", str(path)]
+    with started(start(corpus, "launch", *arguments)) as process:
+        until((path / "history.csv").exists, process)
+        time.sleep(0.3)
+        os.kill(workers_of(process)[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        status, out, err = run(process)
+        assert time.monotonic() - killed < 75
+    assert status == 1 and "Traceback" not in out + err
+    assert f"worker {victim} was ended by SIGKILL" in err
+    assert f"worker {1 - victim} ended with exit status 2" in err
+    assert f"tfmoe: worker {victim} is gone" in err
+    assert f"tfmoe launch {' '.join(arguments[:3])}" in err and "--resume" in err
+    assert not (path / "result.json").exists()
+
+    alone = tmp_path / "alone"
+    subprocess.run(["cp", "-r", path, alone], check=True)
+    assert command("train", corpus / "tiny.yaml", *same, "--run-dir", alone, "--resume")[0] == 0
+    with started(start(corpus, "launch", *arguments, "--resume")) as process:
+        status, out, err = run(process)
+    assert status == 0, err
+    assert "resuming" in out
+    for each in (path, alone):
+        assert losses(each)[-1] == pytest.approx(losses(tmp_path / "whole")[-1], rel=1e-5)
+        assert perplexity(each) == pytest.approx(perplexity(tmp_path / "whole"), rel=1e-5)
+
+
+def losses(path):
+    lines = [line.split(",") for line in (path / "history.csv").read_text().splitlines()]
+    return [float(line[lines[0].index("loss")]) for line in lines[1:]]

@@ -1,0 +1,223 @@
+import contextlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.distribute.checkpoint import Checkpoint, shapes_in, slices_of
+from tfmoe.distribute.shards import sharded
+from tfmoe.gating import NoisyTopK
+from tfmoe.layers import MoE
+from tfmoe.training.state import TrainingState, load_weights
+
+D = 4
+
+
+def variables_on(strategy, factor=1):
+    """A sharded variable `[3, 2]` and a replicated one."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        plain = tf.Variable([10.0 * factor, 20.0])
+        with sharded():
+            shard = tf.Variable(factor * tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    return {"plain": plain, "shard": shard}
+
+
+def numbers(variables):
+    return {name: tf.convert_to_tensor(v).numpy().tolist() for name, v in variables.items()}
+
+
+EXPECTED = {"plain": [10, 20], "shard": [[1, 2], [3, 4], [5, 6]]}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "expected"),
+    [
+        (1, ["3 2 0,3:0,2"]),
+        (2, ["3 2 0,2:0,2", "3 2 2,1:0,2"]),
+        (4, ["3 2 0,1:0,2", "3 2 1,1:0,2", "3 2 2,1:0,2"]),  # nothing on the last
+    ],
+)
+def test_slices_by_hand(strategy_of, replicas, expected):
+    variable = variables_on(strategy_of(replicas))["shard"]
+    found = list(slices_of(variable))
+    assert [slice_ for _, slice_ in found] == expected
+    assert sum(part.shape[0] for part, _ in found) == 3
+
+
+def test_slices_of_more_and_fewer_axes(strategy_of):
+    with strategy_of(2).scope(), sharded(together=2):
+        vector, stack = tf.Variable(tf.zeros([6])), tf.Variable(tf.zeros([4, 3, 5]))
+    assert [slice_ for _, slice_ in slices_of(vector)] == ["6 0,4", "6 4,2"]
+    assert [slice_ for _, slice_ in slices_of(stack)] == ["4 3 5 0,2:0,3:0,5", "4 3 5 2,2:0,3:0,5"]
+
+
+@pytest.mark.parametrize("before", [None, 1, 2, 4])
+@pytest.mark.parametrize("after", [None, 2, 4])
+def test_saved_on_any_number_of_devices(strategy_of, tmp_path, before, after):
+    strategy, other = (each and strategy_of(each) for each in (before, after))
+    Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(7)
+    read = variables_on(other, factor=0)
+    assert numbers(read)["shard"] == [[0, 0]] * 3
+    checkpoint = Checkpoint(read, tmp_path, "last", other)
+    assert checkpoint.latest() == str(tmp_path / "last-7")
+    assert shapes_in(checkpoint.latest()) == {"plain": [2], "shard": [3, 2]}
+    checkpoint.restore(checkpoint.latest())
+    assert numbers(read) == EXPECTED
+    parts = getattr(read["plain"], "values", [read["plain"]])
+    assert [part.numpy().tolist() for part in parts] == [[10, 20]] * (after or 1)
+
+
+def test_nothing_saved(strategy_of, tmp_path):
+    strategy = strategy_of(2)
+    assert Checkpoint(variables_on(strategy), tmp_path, "last", strategy).latest() is None
+
+
+def test_only_the_last_is_kept(strategy_of, tmp_path):
+    strategy = strategy_of(2)
+    for number in (1, 2, 2):  # the last one again
+        Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(number)
+    assert {path.name.partition(".data-")[0] for path in tmp_path.iterdir()} == {
+        "checkpoint",
+        "last-2.index",
+        "last-2",
+    }
+
+
+def test_a_crash_before_the_end_leaves_the_last_good_one(strategy_of, tmp_path):
+    strategy = strategy_of(2)
+    Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(1)
+    saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    Checkpoint(variables_on(strategy, factor=5), tmp_path, "last", strategy).save(2)
+    # As if the second one had written its parts, and of the whole one file:
+    unfinished = tmp_path / "unfinished-last-2"
+    unfinished.mkdir()
+    (unfinished / "worker-0.index").write_bytes(b"x")
+    (tmp_path / "last-2.index").unlink()
+    for name, content in saved.items():
+        (tmp_path / name).write_bytes(content)
+
+    read = variables_on(strategy, factor=0)
+    checkpoint = Checkpoint(read, tmp_path, "last", strategy)
+    assert checkpoint.latest() == str(tmp_path / "last-1")
+    checkpoint.restore(checkpoint.latest())
+    assert numbers(read) == EXPECTED
+    checkpoint.save(2)  # over the debris
+    assert not unfinished.exists()
+    assert checkpoint.latest() == str(tmp_path / "last-2")
+    checkpoint.restore(checkpoint.latest())
+    assert numbers(read) == EXPECTED
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_one(strategy_of, tmp_path):
+    strategy = strategy_of(2)
+    Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(1)
+    (tmp_path / "unfinished-last-2").write_text("a file where a folder should be")
+    read = variables_on(strategy, factor=5)
+    checkpoint = Checkpoint(read, tmp_path, "last", strategy)
+    with pytest.raises(OSError):
+        checkpoint.save(2)
+    assert checkpoint.latest() == str(tmp_path / "last-1")
+    checkpoint.restore(checkpoint.latest())
+    assert numbers(read) == EXPECTED
+
+
+@pytest.mark.parametrize("file", ["last-1.index", "last-1.data-00000-of-00001"])
+@pytest.mark.parametrize("content", [None, b"", b"x" * 100])
+def test_damaged(strategy_of, tmp_path, file, content):
+    Checkpoint(variables_on(None), tmp_path, "last").save(1)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    strategy = strategy_of(2)
+    checkpoint = Checkpoint(variables_on(strategy), tmp_path, "last", strategy)
+    with pytest.raises(ValueError, match="last-1 is damaged"):
+        shapes_in(checkpoint.latest())
+        checkpoint.restore(checkpoint.latest())
+
+
+def test_another_shape(tmp_path, strategy_of):
+    Checkpoint(variables_on(None), tmp_path, "last").save(1)
+    strategy = strategy_of(2)
+    with strategy.scope(), sharded():
+        shard = tf.Variable(tf.zeros([4, 2]))
+    with pytest.raises(ValueError, match="last-1 is damaged"):
+        Checkpoint({"shard": shard}, tmp_path, "last", strategy).restore(str(tmp_path / "last-1"))
+
+
+# Training goes on.
+
+
+def make_model(strategy, seed=3):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input([D])
+        gate = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
+        x = MoE(8, 5, gate=gate, groups=4, name="moe")(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2)(x))
+        model.compile(keras.optimizers.Adam(0.05, global_clipnorm=0.5), "mse")
+    return model
+
+
+def fit(model, seed):
+    """The losses of two steps."""
+    rng = np.random.default_rng(seed)
+    x, y = (rng.standard_normal((16, n)).astype("float32") for n in (D, 2))
+    found = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: found.append(logs["loss"])
+    )
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[callback])
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained_on_four(strategy_of, tmp_path_factory):
+    """The checkpoints of two steps on four devices, and what two more give: losses and weights."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    model = make_model(strategy_of(4))
+    state = TrainingState(model, folder)
+    fit(model, seed=1)
+    state.epoch.assign(7)
+    state.best.assign(1.5)
+    state.save()
+    state.save_best()
+    saved = model.get_weights()
+    assert state.step == 2
+    return folder, saved, fit(model, seed=2), model.get_weights()
+
+
+@pytest.mark.parametrize("replicas", [None, 1, 2])
+def test_training_goes_on_with_other_devices(strategy_of, trained_on_four, tmp_path, replicas):
+    folder, saved, losses, weights = trained_on_four
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    model = make_model(replicas and strategy_of(replicas), seed=4)
+    state = TrainingState(model, tmp_path)
+    assert state.restore()
+    assert (state.step, int(state.epoch), float(state.best)) == (2, 7, 1.5)
+    for mine, theirs in zip(model.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_allclose(fit(model, seed=2), losses, rtol=1e-5)
+    for mine, theirs in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_weights_in_a_plain_model(trained_on_four):
+    folder, saved, _, _ = trained_on_four
+    model = make_model(None, seed=5)
+    load_weights(model, folder)
+    for mine, theirs in zip(model.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_shard_that_is_not_finite_is_not_saved(strategy_of, tmp_path):
+    model = make_model(strategy_of(4))
+    state = TrainingState(model, tmp_path)
+    kernel = model.get_layer("moe").experts.kernels[1]
+    value = kernel.numpy()
+    value[7, 2, 1] = np.nan  # on the last device
+    kernel.assign(value)
+    with pytest.raises(FloatingPointError, match="experts/kernel_1 is not finite"):
+        state.save()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,168 @@
+"""Two processes that train together, against one alone; all of them run the script below."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tfmoe
+
+SECONDS = 600  # for all processes together
+SCRIPT = """\
+import contextlib, json, os, pathlib, sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmoe.distribute import MixedStrategy
+from tfmoe.gating import Batchwise, NoisyTopK
+from tfmoe.layers import MoE
+from tfmoe.models import LanguageModel, residual_blocks
+from tfmoe.training.state import TrainingState
+
+folder = pathlib.Path(sys.argv[1])
+strategy = MixedStrategy() if "TF_CONFIG" in os.environ else None
+worker = strategy.worker if strategy else 0
+# Shares of two workers that differ, that are equal, and of one row: none for worker 0.
+rng = np.random.default_rng(0)
+batches = []
+for rows, length in [(7, 5), (12, 6), (3, 9), (1, 4)]:
+    x = rng.integers(1, 20, (rows, length)).astype("int32")
+    x[np.arange(length)[None] >= rng.integers(1, length + 1, rows)[:, None]] = 0
+    batches.append((x, np.where(x > 0, rng.integers(0, 20, x.shape), 0).astype("int32")))
+data = tf.data.Dataset.from_generator(
+    lambda: iter(batches), output_signature=(tf.TensorSpec((None, None), tf.int32),) * 2
+).apply(tf.data.experimental.assert_cardinality(len(batches)))
+
+
+def train(name, gate):
+    keras.utils.set_random_seed(3)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        blocks = residual_blocks([MoE(5, 7, gate=gate, name="moe")])
+        model = LanguageModel(20, 6, blocks)
+        model.compile(keras.optimizers.Adam(1e-2, global_clipnorm=0.5))
+        model.build((None, None))
+    history = model.fit(data, epochs=2, verbose=0, shuffle=False).history
+    evaluated = model.evaluate(data, verbose=0, return_dict=True)
+    weights = [np.asarray(each.numpy()) for each in model.weights]
+    TrainingState(model, folder / f"{name}-checkpoints").save()
+    model.save_weights(folder / f"{name}-{worker}.weights.h5")
+    np.savez(folder / f"{name}-{worker}.npz", *weights)
+    return {"history": history, "evaluated": evaluated}
+
+
+def load(name, gate):
+    '''What the two workers have saved, in this one process.'''
+    model = LanguageModel(20, 6, residual_blocks([MoE(5, 7, gate=gate, name="moe")]))
+    model.compile(keras.optimizers.Adam(1e-2, global_clipnorm=0.5))
+    model.build((None, None))
+    for number in range(2):
+        model.load_weights(folder / f"{name}-{number}.weights.h5")
+        np.savez(folder / f"{name}-h5-{number}.npz", *[each.numpy() for each in model.weights])
+    for each in model.weights:
+        each.assign(np.zeros(each.shape))
+    state = TrainingState(model, folder / f"{name}-checkpoints")
+    assert state.restore() and state.step == 2 * len(batches)
+    np.savez(folder / f"{name}-checkpoint.npz", *[each.numpy() for each in model.weights])
+
+
+gates = {
+    "flat": NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1),
+    "batchwise": Batchwise(k=2, importance_weight=0.1),
+}
+for name, gate in gates.items():
+    if sys.argv[2] == "train":
+        results = train(name, gate)
+        (folder / f"{name}-{worker}.json").write_text(json.dumps(results, default=float))
+    else:
+        load(name, gate)
+"""
+
+
+def start(folder, what, cluster=None, index=0):
+    """Starts the script; `cluster` is the list of all addresses."""
+    variables = {
+        "PYTHONPATH": str(pathlib.Path(tfmoe.__file__).parents[1]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    if cluster:
+        task = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
+        variables["TF_CONFIG"] = json.dumps(task)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), what],
+        env={**os.environ, **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(processes):
+    """Waits for processes, all of which must succeed; none is left behind."""
+    try:
+        errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes), errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def free_addresses(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The folders of one process, and of two workers whose weights were then loaded into one."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    addresses = free_addresses(2)
+    finish([start(two, "train", addresses, index) for index in range(2)])
+    finish([start(one, "train"), start(two, "load")])
+    return one, two
+
+
+def weights(path):
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+def same_weights(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gate", ["flat", "batchwise"])
+def test_two_workers_train_what_one_process_does(folders, gate):
+    one, two = folders
+    expected = json.loads((one / f"{gate}-0.json").read_text())
+    assert len(expected["history"]["loss"]) == 2
+    for worker in range(2):
+        found = json.loads((two / f"{gate}-{worker}.json").read_text())
+        for part, logs in expected.items():
+            assert set(found[part]) == set(logs)
+            for name, value in logs.items():
+                assert found[part][name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), (
+                    name
+                )
+        same_weights(weights(two / f"{gate}-{worker}.npz"), weights(one / f"{gate}-0.npz"))
+
+
+@pytest.mark.parametrize("gate", ["flat", "batchwise"])
+@pytest.mark.parametrize("saved", ["h5-0", "h5-1", "checkpoint"])
+def test_what_two_workers_save_loads_into_one_process(folders, gate, saved):
+    _, two = folders
+    same_weights(weights(two / f"{gate}-{saved}.npz"), weights(two / f"{gate}-0.npz"))

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.distribute import MixedStrategy, collectives
+
+
+def test_a_single_device_needs_no_one():
+    x = tf.constant([[1.0, 2.0]])
+    assert (collectives.num_replicas(), collectives.replica_id()) == (1, 0)
+    assert collectives.all_reduce_sum(x) is x
+    assert collectives.all_to_all(x) is x
+    assert collectives.all_reduce_sums(x, 2 * x)[0] is x
+    np.testing.assert_array_equal(collectives.all_gather(x).numpy(), [[[1, 2]]])
+
+
+def test_a_strategy_of_one_replica_runs_eagerly(strategy_of):
+    found = strategy_of(1).run(lambda: (collectives.num_replicas(), collectives.replica_id()))
+    assert found == (1, 0)
+
+
+def test_replicas_of_another_strategy_are_strangers():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    values = strategy.run(lambda: collectives.all_reduce_sum(tf.constant(3.0)))
+    assert [float(each) for each in strategy.experimental_local_results(values)] == [3, 3]
+
+
+def test_replicas_are_numbered(in_replicas):
+    found = in_replicas(4, lambda r: (tf.constant(r), tf.constant(collectives.num_replicas())))
+    assert found == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+def test_sum_and_gather(in_replicas):
+    def run(r):
+        x = tf.constant([[1.0, 2.0], [10.0, 20.0]])[r]
+        return collectives.all_reduce_sum(x), collectives.all_gather(x)
+
+    for total, every in in_replicas(2, run):
+        np.testing.assert_array_equal(total, [11, 22])
+        np.testing.assert_array_equal(every, [[1, 2], [10, 20]])
+
+
+def test_sums_of_several_tensors_keep_their_shapes(in_replicas):
+    def run(r):
+        scalar, matrix = tf.constant([3, 4])[r], tf.constant([[[1, 2]], [[5, 7]]])[r]
+        sums = collectives.all_reduce_sums(scalar, matrix, tf.zeros([0, 2], tf.int32))
+        assert [each.shape for each in sums] == [[], [1, 2], [0, 2]]
+        return sums
+
+    for scalar, matrix, nothing in in_replicas(2, run):
+        assert scalar == 3 + 4
+        np.testing.assert_array_equal(matrix, [[1 + 5, 2 + 7]])
+        assert nothing.shape == (0, 2)
+
+
+def test_all_to_all_of_four(in_replicas):
+    # Replica r sends 10·r + i to replica i, which gets it in place r.
+    found = in_replicas(4, lambda r: collectives.all_to_all(10 * r + tf.range(4)))
+    for r, y in enumerate(found):
+        np.testing.assert_array_equal(y, [r, 10 + r, 20 + r, 30 + r])
+
+
+def test_all_to_all_of_nothing(in_replicas):
+    def run(r):
+        x = tf.zeros([2, 0, 3])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = collectives.all_to_all(x)
+            loss = tf.reduce_sum(y)
+        return y, tape.gradient(loss, x)
+
+    found = in_replicas(2, run)
+    assert [[each.shape for each in of_one] for of_one in found] == [[(2, 0, 3)] * 2] * 2
+
+
+def test_gradient_of_a_sum_is_that_of_all_losses(in_replicas):
+    def run(r):
+        x = tf.constant([3.0, 4.0])[r]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.constant([2.0, 5.0])[r] * collectives.all_reduce_sum(x)
+        return loss, tape.gradient(loss, x)
+
+    # Losses 2·(3 + 4) and 5·(3 + 4); x of either replica counts 2 + 5 in their sum.
+    assert in_replicas(2, run) == [(14, 7), (35, 7)]
+
+
+def test_gradient_of_several_sums(in_replicas):
+    def run(r):
+        x, y = tf.constant([3.0, 4.0])[r], tf.constant([[1.0], [2.0]])[r]
+        with tf.GradientTape() as tape:
+            tape.watch([x, y])
+            x_sum, y_sum = collectives.all_reduce_sums(x, y)
+            loss = tf.constant([2.0, 5.0])[r] * x_sum + 10.0 * y_sum[0]
+        return tape.gradient(loss, [x, y])
+
+    for of_x, of_y in in_replicas(2, run):
+        assert of_x == 2 + 5
+        np.testing.assert_array_equal(of_y, [10 + 10])
+
+
+def test_all_to_all_and_its_gradient_by_hand(in_replicas):
+    def run(r):
+        x = tf.constant([[[1.0, 2], [3, 4]], [[5, 6], [7, 8]]])[r]
+        weights = tf.constant([[[1.0, 10], [100, 1000]], [[2, 20], [200, 2000]]])[r]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = collectives.all_to_all(x)
+            loss = tf.reduce_sum(weights * y)
+        return y, tape.gradient(loss, x)
+
+    (y0, dx0), (y1, dx1) = in_replicas(2, run)
+    np.testing.assert_array_equal(y0, [[1, 2], [5, 6]])
+    np.testing.assert_array_equal(y1, [[3, 4], [7, 8]])
+    # What replica r sent to i was multiplied by weights[i][r].
+    np.testing.assert_array_equal(dx0, [[1, 10], [2, 20]])
+    np.testing.assert_array_equal(dx1, [[100, 1000], [200, 2000]])
+
+
+def test_a_gathered_value_has_no_gradient(in_replicas):
+    def run(r):
+        x = tf.constant([2.0])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(x * tf.reduce_sum(collectives.all_gather(x)))
+        return tape.gradient(loss, x)
+
+    np.testing.assert_array_equal(in_replicas(2, run), [[4], [4]])  # only that of the factor x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        collectives.num_replicas,
+        collectives.replica_id,
+        lambda: collectives.all_reduce_sum(tf.constant(1.0)),
+        lambda: collectives.all_to_all(tf.zeros([2, 1])),
+        lambda: collectives.all_gather(tf.constant(1.0)),
+    ],
+)
+def test_replicas_that_run_eagerly_cannot_meet(strategy_of, function):
+    with pytest.raises(ValueError, match=r"call strategy.run within a tf.function, and compile"):
+        strategy_of(2).run(function)
+
+
+def test_two_strategies_in_one_process(in_replicas):
+    for replicas, total in [(2, 0 + 1), (4, 0 + 1 + 2 + 3), (2, 0 + 1)]:
+        found = in_replicas(replicas, lambda r: collectives.all_reduce_sum(tf.constant(r)))
+        assert found == [total] * replicas
+
+
+def test_other_devices_than_the_first(in_replicas):
+    strategy = MixedStrategy(["CPU:3", "CPU:1"])
+    found = in_replicas(strategy, lambda r: collectives.all_to_all(10 * r + tf.range(2)))
+    np.testing.assert_array_equal(found, [[0, 10], [1, 11]])

@@ -1,0 +1,358 @@
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.distribute import MixedStrategy
+from tfmoe.distribute.strategy import rows_of
+from tfmoe.distribute.tensorflow_internals import ReplicaSeeds, ShardedVariable
+from tfmoe.gating import NoisyTopK
+from tfmoe.layers import MoE
+from tfmoe.optimizers import FactoredAdam
+
+D, H, E = 6, 5, 8
+FLOAT = 4  # bytes
+
+
+def make_model(strategy=None, num_experts=E, groups=None, optimizer="adam", seed=3, noise=False):
+    """A compiled model with one mixture, of which nothing is trained yet."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input([D])
+        gate = NoisyTopK(k=2, noise=noise, importance_weight=0.1)
+        x = MoE(num_experts, H, gate=gate, groups=groups, name="moe")(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2)(x))
+        optimizers = {"adam": lambda: keras.optimizers.Adam(0.01), "factored": FactoredAdam}
+        model.compile(optimizers[optimizer](), "mse")
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def sharded_of(model):
+    """`{path: ShardedVariable}` of a model and its optimizer."""
+    variables = [*model.variables, *model.optimizer.variables]
+    return {v.path: v.value for v in variables if isinstance(v.value, ShardedVariable)}
+
+
+def check_same_weights(model, other):
+    for mine, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# Devices and workers.
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (["CPU:0", "CPU:9"], "there is no 'CPU:9'; known are CPU:0, CPU:1, CPU:2, CPU:3"),
+        (["GPU:99"], "there is no 'GPU:99'"),
+        (["nonsense"], "there is no 'nonsense'"),
+        ([], "devices must not be empty"),
+    ],
+)
+def test_devices_that_do_not_exist(devices, message):
+    with pytest.raises(ValueError, match=message):
+        MixedStrategy(devices)
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/device:"])
+def test_spellings_of_a_device(prefix):
+    assert MixedStrategy([f"{prefix}CPU:0", f"{prefix}CPU:1"]).num_replicas_in_sync == 2
+
+
+def test_devices_or_a_cluster():
+    cluster = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": ["localhost:1"]}), task_type="worker", task_id=0
+    )
+    with pytest.raises(ValueError, match="cannot be set at the same time"):
+        MixedStrategy(["CPU:0"], cluster_resolver=cluster)
+
+
+def test_without_a_cluster_there_is_one_worker(strategy_of):
+    strategy = strategy_of(4)
+    assert (strategy.num_workers, strategy.worker, strategy.num_replicas_in_sync) == (1, 0, 4)
+    assert strategy.sum_over_workers(3) == 3
+
+
+# Rows.
+
+
+@pytest.mark.parametrize(
+    ("rows", "replicas", "expected"),
+    [
+        (8, 2, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (7, 4, [[0], [1, 2], [3, 4], [5, 6]]),  # 7/4, 14/4 and 21/4 rounded down: 1, 3, 5
+        (3, 4, [[], [0], [1], [2]]),
+        (1, 4, [[], [], [], [0]]),
+        (0, 2, [[], []]),
+        (3, 1, [[0, 1, 2]]),
+    ],
+)
+def test_rows_of_a_replica(rows, replicas, expected):
+    batch = {"x": tf.range(rows), "pair": (tf.zeros([rows, 2, 3]), tf.constant(5))}
+    for replica, numbers in enumerate(expected):
+        share = rows_of(batch, replica, replicas)
+        np.testing.assert_array_equal(share["x"], numbers)
+        assert share["pair"][0].shape == (len(numbers), 2, 3)
+        assert share["pair"][1] == 5
+
+
+def test_batch_of_scalars_goes_to_all():
+    assert rows_of((tf.constant(3), tf.constant(4)), 1, 2) == (3, 4)
+
+
+def test_dataset_gives_every_replica_its_rows_in_turn(strategy_of):
+    strategy = strategy_of(2)
+    batches = tf.data.Dataset.from_tensor_slices(tf.range(7)).batch(4)
+    found = [
+        [share.numpy().tolist() for share in strategy.experimental_local_results(batch)]
+        for batch in strategy.experimental_distribute_dataset(batches)
+    ]
+    assert found == [[[0, 1], [2, 3]], [[4], [5, 6]]]
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Kernels [8, 6, 5] and [8, 5, 6] and two Adam slots of each, on 4 devices.
+        ({}, [3 * 2 * 2 * D * H] * 4),
+        # The same, and the secondary gates [4, 6, 2] of Adam.
+        ({"groups": 4}, [3 * (2 * 2 * D * H + D * 2)] * 4),
+        # Slots of rows and columns, D + H for each matrix.
+        ({"optimizer": "factored"}, [2 * 2 * (D * H + D + H)] * 4),
+        # 9 experts: 3, 3, 3 and none.
+        ({"num_experts": 9}, [3 * 3 * 2 * D * H] * 3 + [0]),
+        # 2 groups of 4 experts with gates [6, 4] lie on the first two devices.
+        ({"groups": 2}, [3 * (4 * 2 * D * H + D * 4)] * 2 + [0, 0]),
+    ],
+)
+def test_every_device_holds_its_share(strategy_of, options, expected):
+    model = make_model(strategy_of(4), **options)
+    held = [0] * 4
+    for variable in sharded_of(model).values():
+        for part in variable.local_parts():
+            device = int(part.device.rpartition(":")[2])
+            held[device] += int(tf.size(part)) * part.dtype.size
+    assert held == [FLOAT * numbers for numbers in expected]
+
+
+@pytest.mark.parametrize("groups", [None, 4])
+def test_only_experts_and_their_gates_are_sharded(strategy_of, groups):
+    model = make_model(strategy_of(2), groups=groups)
+    assert {path for path in sharded_of(model) if not path.startswith("adam")} == {
+        "moe/experts/kernel_0",
+        "moe/experts/kernel_1",
+        *(["moe/gate/secondary/gate_kernel"] if groups else []),
+    }
+    for variable in (*model.variables, *model.optimizer.variables):
+        if not isinstance(variable.value, ShardedVariable | ReplicaSeeds):
+            assert isinstance(variable.value, tf.distribute.DistributedValues)
+            assert len(variable.value.values) == 2
+
+
+# One logical tensor.
+
+
+def test_reading_gives_the_whole(strategy_of):
+    strategy = strategy_of(4)
+    model, plain = make_model(strategy, num_experts=9), make_model(num_experts=9)
+    check_same_weights(model, plain)
+    kernel, expected = model.get_layer("moe").experts.kernels[0], plain.get_weights()
+    assert tuple(kernel.shape) == kernel.value.shape == (9, D, H)
+    whole = next(each for each in expected if each.shape == (9, D, H))
+    for value in (
+        kernel.numpy(),
+        np.array(kernel),
+        kernel.value.read_value(),
+        kernel.value.numpy(),
+    ):
+        np.testing.assert_array_equal(value, whole)
+    parts = [part.numpy() for part in kernel.value.local_parts()]
+    assert [len(part) for part in parts] == [3, 3, 3, 0]
+    np.testing.assert_array_equal(parts[1], whole[3:6])
+    assert kernel.value.local_bounds() == [(0, 3), (3, 6), (6, 9), (9, 9)]
+
+
+def test_assigning_divides_the_whole(strategy_of):
+    kernel = make_model(strategy_of(2)).get_layer("moe").experts.kernels[0]
+    new = np.arange(E * D * H, dtype=np.float32).reshape(E, D, H)
+    kernel.assign(new)
+    np.testing.assert_array_equal(kernel.numpy(), new)
+    np.testing.assert_array_equal(kernel.value.local_parts()[1].numpy(), new[4:])
+    kernel.value.assign_add(tf.ones_like(new))
+    np.testing.assert_array_equal(kernel.numpy(), new + 1)
+
+
+def test_a_replica_sees_its_part(strategy_of, in_replicas):
+    strategy = strategy_of(2)
+    kernel = make_model(strategy).get_layer("moe").experts.kernels[0]
+    found = in_replicas(strategy, lambda r: tf.convert_to_tensor(kernel))
+    np.testing.assert_array_equal(np.concatenate(found), kernel.numpy())
+    assert [each.shape for each in found] == [(4, D, H)] * 2
+
+
+def test_weights_are_saved_and_loaded(strategy_of, tmp_path):
+    path = tmp_path / "m.weights.h5"
+    model, plain = make_model(strategy_of(4), num_experts=9), make_model(num_experts=9, seed=4)
+    model.save_weights(path)
+    plain.load_weights(path)
+    check_same_weights(plain, model)
+    other = make_model(strategy_of(2), num_experts=9, seed=5)
+    other.load_weights(path)
+    check_same_weights(other, model)
+    plain = make_model(num_experts=9, seed=6)
+    plain.save_weights(path)
+    other.load_weights(path)
+    check_same_weights(other, plain)
+    np.testing.assert_array_equal(
+        other.get_layer("moe").experts.kernels[0].value.local_parts()[1].numpy(),
+        plain.get_layer("moe").experts.kernels[0].numpy()[5:],
+    )
+
+
+@pytest.mark.parametrize("groups", [None, 4])
+def test_models_are_saved_and_loaded(strategy_of, tmp_path, groups):
+    model = make_model(strategy_of(4), groups=groups)
+    model.optimizer.variables[-1].assign(tf.ones_like(model.optimizer.variables[-1]))
+    model.save(tmp_path / "m.keras")
+    plain = keras.saving.load_model(tmp_path / "m.keras")
+    check_same_weights(plain, model)
+    assert not sharded_of(plain)
+    for mine, theirs in zip(plain.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    x = np.random.default_rng(0).standard_normal((3, D)).astype("float32")
+    np.testing.assert_array_equal(plain(x), make_model(groups=groups)(x))
+    plain.save(tmp_path / "plain.keras")
+    with strategy_of(2).scope():
+        again = keras.saving.load_model(tmp_path / "plain.keras")
+    check_same_weights(again, plain)
+    assert len(sharded_of(again)) == len(sharded_of(model)) > 2
+
+
+# Random numbers.
+
+
+def dropped(strategy, in_replicas, seed=3):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        layer = keras.layers.Dropout(0.5, seed=seed)
+        layer.build((None, 40))
+    if strategy is None:
+        return [layer(tf.ones([1, 40]), training=True).numpy()]
+    return in_replicas(strategy, lambda r: layer(tf.ones([1, 40]), training=True))
+
+
+def test_dropout_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
+    first, second = dropped(strategy_of(2), in_replicas)
+    assert np.any(first != second)
+    np.testing.assert_array_equal(dropped(strategy_of(2), in_replicas), [first, second])
+    assert np.any(dropped(strategy_of(2), in_replicas, seed=4)[0] != first)
+
+
+def test_the_first_replica_draws_what_a_single_device_does(strategy_of, in_replicas):
+    (expected,) = dropped(None, in_replicas)
+    for replicas in (1, 2):
+        np.testing.assert_array_equal(dropped(strategy_of(replicas), in_replicas)[0], expected)
+
+
+def routed(strategy, in_replicas):
+    """The output of a mixture with noise for one token, the same on all replicas."""
+    x = tf.ones([1, D])
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(3)
+        layer = MoE(E, H, gate=NoisyTopK(k=2))
+        layer.build((None, D))
+    if strategy is None:
+        return [layer(x, training=True).numpy()]
+    return in_replicas(strategy, lambda r: layer(x, training=True))
+
+
+def test_noise_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
+    first, second = routed(strategy_of(2), in_replicas)
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_array_equal(routed(strategy_of(2), in_replicas), [first, second])
+    np.testing.assert_array_equal(routed(strategy_of(1), in_replicas), routed(None, in_replicas))
+    np.testing.assert_allclose(first, routed(None, in_replicas)[0], rtol=1e-6)
+
+
+def test_a_random_state_is_one_logical_value(strategy_of):
+    with strategy_of(2).scope():
+        state = keras.random.SeedGenerator(7).state
+    assert isinstance(state.value, ReplicaSeeds)
+    np.testing.assert_array_equal(state.numpy(), [7, 0])
+    state.assign([9, 5])
+    np.testing.assert_array_equal(state.numpy(), [9, 5])
+    parts = [part.numpy().tolist() for part in state.value.local_parts()]
+    assert parts == [[9, 5], [9 + 1_000_003, 5]]
+
+
+# Examples.
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_experts_that_receive_nothing(strategy_of, in_replicas, groups):
+    strategy = strategy_of(2)
+    with strategy.scope():
+        keras.utils.set_random_seed(3)
+        layer = MoE(4, H, gate=NoisyTopK(k=1, noise=False), groups=groups, name="moe")
+        layer.build((None, D))
+    for weight in layer.gate.trainable_weights:
+        weight.assign(tf.zeros(weight.shape))  # a draw: all go to expert 0, on replica 0
+    kernels = [kernel.value for kernel in layer.experts.kernels]
+
+    def run(r):
+        with tf.GradientTape() as tape:
+            y = layer(tf.constant([[1.0] * D, [-2.0] * D])[r : r + 1])
+            loss = tf.reduce_sum(y)
+        return y, tape.gradient(loss, kernels)
+
+    (y0, gradients0), (y1, gradients1) = in_replicas(strategy, run)
+    first, second = (kernel.numpy()[0] for kernel in layer.experts.kernels)
+    np.testing.assert_allclose(y0, np.maximum(np.ones([1, D]) @ first, 0) @ second, 1e-5, 1e-5)
+    np.testing.assert_allclose(y1, np.maximum(-2 * np.ones([1, D]) @ first, 0) @ second, 1e-5, 1e-5)
+    for of_0, of_1 in zip(gradients0, gradients1, strict=True):
+        assert np.any(of_0[0]) and not np.any(of_0[1]) and not np.any(of_1)
+    assert {m.name: float(m.result()) for m in layer.metrics}["moe_unused_experts"] == 3 / 4
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_nothing_but_padding(strategy_of, in_replicas, groups):
+    strategy = strategy_of(2)
+    with strategy.scope():
+        gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
+        layer = MoE(4, H, gate=gate, groups=groups, capacity_factor=1.0)
+        layer.build((None, D))
+
+    def run(r):
+        with tf.GradientTape() as tape:
+            y = layer(tf.ones([2, 3, D]), mask=tf.zeros([2, 3], tf.bool), training=True)
+            loss = tf.reduce_sum(y) + sum(layer.losses)
+        return y, loss, tape.gradient(loss, [kernel.value for kernel in layer.experts.kernels])
+
+    for y, loss, gradients in in_replicas(strategy, run):
+        np.testing.assert_array_equal(y, np.zeros([2, 3, D]))
+        assert loss == 0
+        assert not any(np.any(gradient) for gradient in gradients)
+
+
+def test_replicas_cannot_run_eagerly(strategy_of):
+    model = make_model(strategy_of(2))
+    with model.distribute_strategy.scope():
+        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match="compile Keras models with run_eagerly=False"):
+        model.fit(np.zeros([4, D]), np.zeros([4, 2]), verbose=0)
+
+
+def test_reduce_takes_what_keras_gives(strategy_of):
+    strategy = strategy_of(2)
+    values = strategy.experimental_distribute_values_from_function(
+        lambda found: tf.constant([3.0, 4.0])[found.replica_id_in_sync_group]
+    )
+    assert float(strategy.reduce("SUM", values, axis=0)) == 3 + 4
+    batch = strategy.reduce("SUM", {"a": values, "b": (values,)}, axis=0)  # for its shapes
+    assert (float(batch["a"]), float(batch["b"][0])) == (3, 3)

@@ -1,0 +1,272 @@
+"""Names that `tfmoe.distribute` takes from private interfaces of TensorFlow and Keras.
+
+A failure here says which of them changed; other tests would say only that training fails.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.distribute import (
+    collective_all_reduce_strategy,
+    collective_util,
+    cross_device_utils,
+    distribute_lib,
+    multi_worker_util,
+    values,
+)
+from tensorflow.python.eager import context, record
+from tensorflow.python.ops import collective_ops
+
+from tfmoe.distribute import collectives
+from tfmoe.distribute.tensorflow_internals import (
+    SEED_STATE,
+    initialised,
+    local_replica,
+    replica_context,
+)
+
+Extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+# TensorFlow's collective strategy.
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (
+            "__init__",
+            ["self", "container_strategy", "cluster_resolver", "communication_options", "devices"],
+        ),
+        ("_initialize_multi_worker", ["self", "cluster_resolver"]),
+        ("_use_merge_call", ["self"]),
+        ("_create_variable", ["self", "next_creator", "kwargs"]),
+        ("_get_replica_id_in_sync_group", ["self", "replica_id"]),
+        ("_in_multi_worker_mode", ["self"]),
+        ("_container_strategy", ["self"]),
+    ],
+)
+def test_methods_of_the_collective_strategy(method, expected):
+    assert parameters(getattr(Extended, method)) == expected
+
+
+def test_attributes_of_the_collective_strategy(strategy_of):
+    strategy = strategy_of(2)
+    extended = strategy.extended
+    assert (extended._num_workers, extended._id_in_cluster) == (1, 0)
+    assert extended._num_replicas_in_sync == 2
+    assert extended._in_multi_worker_mode() is False
+    assert extended._container_strategy() is strategy
+    assert "CPU:0" in extended._worker_device
+    assert len(extended.worker_devices) == 2
+    assert hasattr(extended, "_host_cross_device_ops")
+    assert extended.experimental_enable_get_next_as_optional is False
+    assert tf.distribute.MultiWorkerMirroredStrategy._collective_key_base == 0
+    bases = [each.extended._collective_key_base for each in (strategy, strategy_of(2))]
+    assert bases[0] != bases[1]  # read from the strategy, and groups of devices are told apart
+    assert extended._collective_keys.get_group_key(["new"]) > bases[0]
+
+
+def test_launchers_of_collectives(strategy_of):
+    ops = strategy_of(2).extended._cross_device_ops
+    assert len(ops._launchers) == 2
+    first, second = ops._launchers
+    assert (first._group_size, first._group_key) == (2, second._group_key)
+    assert first._device.endswith("CPU:0") and second._device.endswith("CPU:1")
+    assert isinstance(first._options.implementation.value, str)
+    Launcher = cross_device_utils.CollectiveReplicaLauncher
+    assert parameters(Launcher._next_instance_key) == ["self"]
+    assert parameters(Launcher._get_ordering_token) == ["self"]
+    assert parameters(Launcher.all_reduce)[:2] == ["self", "input_tensor"]
+
+
+@pytest.mark.parametrize("operation", ["all_gather_v2", "all_to_all_v2"])
+def test_operations_between_devices(operation):
+    assert {
+        "t",
+        "group_size",
+        "group_key",
+        "instance_key",
+        "communication_hint",
+        "ordering_token",
+    } <= set(parameters(getattr(collective_ops, operation)))
+
+
+def test_replica_contexts(strategy_of):
+    assert replica_context() is None
+    seen = []
+
+    @tf.function
+    def run():
+        return strategy_of(2).run(lambda: seen.append(local_replica(replica_context())))
+
+    run()
+    assert sorted(seen) == [0, 1]
+
+
+def test_replicas_update_without_meeting(strategy_of):
+    assert not strategy_of(2).extended._use_merge_call()
+    assert distribute_lib.get_update_replica_id() is None
+
+
+# Variables.
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("__init__", ["self", "strategy", "values", "aggregation", "var_policy"]),
+        ("_get", ["self"]),
+        ("_get_cross_replica", ["self"]),
+        ("_get_on_device_or_primary", ["self"]),
+        ("_dense_var_to_tensor", ["self", "dtype", "name", "as_ref"]),
+        ("_as_graph_element", ["self"]),
+        ("_update_replica", ["self", "update_fn", "value", "kwargs"]),
+        ("_update", ["self", "update_fn", "value", "kwargs"]),
+        ("read_value", ["self"]),
+        ("value", ["self"]),
+        ("numpy", ["self"]),
+        ("get_shape", ["self"]),
+    ],
+)
+def test_methods_of_distributed_variables(method, expected):
+    assert parameters(getattr(values.DistributedVariable, method)) == expected
+
+
+def test_attributes_of_distributed_variables(strategy_of):
+    strategy = strategy_of(2)
+    with strategy.scope():
+        variable = tf.Variable([1.0], name="name")
+    assert isinstance(variable, values.DistributedVariable)
+    assert len(variable._values) == 2
+    assert variable._distribute_strategy is strategy
+    assert variable._common_name == "name"
+
+
+@pytest.mark.parametrize("method", ["assign", "assign_add", "assign_sub"])
+def test_changes_of_a_variable_go_through_update(strategy_of, method):
+    """The one hook in which `ShardedVariable` divides values."""
+    with strategy_of(2).scope():
+        variable = tf.Variable([1.0])
+    called = []
+    variable._update = lambda **kwargs: called.append(set(kwargs))
+    # Policies of TensorFlow go another way; a variable without one is what the strategy makes.
+    variable._policy = None
+    getattr(variable, method)(tf.constant([2.0]))
+    assert len(called) == 1 and called[0] >= {"update_fn", "value"}
+
+
+# Clusters.
+
+
+def test_configuration_of_the_coordination_service():
+    assert {
+        "service_type",
+        "service_leader",
+        "coordinated_jobs",
+        "cluster_register_timeout_in_ms",
+        "heartbeat_timeout_in_ms",
+    } <= set(parameters(context.Context.configure_coordination_service))
+    fields = coordination_config_pb2.CoordinationServiceConfig.DESCRIPTOR.fields_by_name
+    assert {"cluster_register_timeout_in_ms", "heartbeat_timeout_in_ms"} <= set(fields)
+    job = coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=2)
+    assert (job.name, job.num_tasks) == ("worker", 2)
+    assert isinstance(inspect.getattr_static(context.Context, "coordination_service"), property)
+
+
+def test_leader_of_a_cluster():
+    cluster = multi_worker_util.normalize_cluster_spec({"worker": ["a:1", "b:2"]})
+    assert cluster.as_dict() == {"worker": ["a:1", "b:2"]}
+    assert multi_worker_util.coordination_leader(cluster) == "/job:worker/replica:0/task:0"
+
+
+def test_collectives_can_be_aborted():
+    assert parameters(context.Context.abort_collective_ops) == ["self", "code", "message"]
+
+
+def test_whether_devices_were_made(strategy_of):
+    strategy_of(1)
+    assert context.context()._initialized is True and initialised()
+
+
+def test_options_of_collectives_have_no_timeout():
+    assert collective_util.Options().timeout_seconds is None
+
+
+def test_recording_stops_for_initial_values():
+    with tf.GradientTape() as tape:
+        variable = tf.Variable(2.0)
+        with record.stop_recording():
+            y = variable * 3
+    assert tape.gradient(y, variable) is None
+
+
+# Keras.
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("_backend_apply_gradients", ["self", "grads", "trainable_variables"]),
+        ("_all_reduce_sum_gradients", ["self", "grads_and_vars"]),
+        ("_clip_gradients", ["self", "grads"]),
+    ],
+)
+def test_methods_of_optimizers_that_are_replaced(method, expected):
+    found = getattr(keras.optimizers.Optimizer, method)
+    assert parameters(getattr(found, "of_keras", found)) == expected
+
+
+def test_other_parts_of_optimizers():
+    optimizer = keras.optimizers.Adam()
+    assert parameters(optimizer._get_variable_index) == ["variable"]
+    assert optimizer._distribution_strategy is tf.distribute.get_strategy()
+    assert (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue) == (None,) * 3
+
+
+def test_gradients_are_clipped_by_the_method_that_is_replaced():
+    class Recording(keras.optimizers.SGD):
+        def _clip_gradients(self, grads):
+            called.append(("clip", len(grads)))
+            return super()._clip_gradients(grads)
+
+        def _backend_apply_gradients(self, grads, trainable_variables):
+            called.append(("apply", len(grads)))
+            return super()._backend_apply_gradients(grads, trainable_variables)
+
+        def _all_reduce_sum_gradients(self, grads_and_vars):
+            grads_and_vars = list(grads_and_vars)
+            called.append(("sum", len(grads_and_vars)))
+            return super()._all_reduce_sum_gradients(grads_and_vars)
+
+    called = []
+    Recording(1.0).apply([tf.constant([1.0])], [keras.Variable([0.0])])
+    assert called == [("apply", 1), ("clip", 1), ("sum", 1)]
+
+
+def test_loss_tracker_of_models():
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros([2, 2]), np.zeros([2, 1]), verbose=0)
+    assert isinstance(model._loss_tracker, keras.metrics.Mean)
+    assert model._loss_tracker.name == "loss"
+
+
+def test_name_of_random_states():
+    state = keras.random.SeedGenerator(7).state
+    assert state.name == SEED_STATE == "seed_generator_state"
+    assert state.shape == (2,)
+    assert state.numpy().tolist() == [7, 0]  # seed and counter
+
+
+def test_replicas_of_other_strategies_are_told_apart():
+    assert not hasattr(tf.distribute.MultiWorkerMirroredStrategy, "exchanges_examples")
+    assert collectives.num_replicas() == 1
