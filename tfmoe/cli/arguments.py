@@ -1,5 +1,6 @@
 """Arguments that several commands share."""
 
+import pathlib
 from typing import Annotated
 
 import typer
@@ -24,4 +25,12 @@ Set = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+RunDir = Annotated[
+    pathlib.Path | None,
+    typer.Option(help="The run's folder; runs/NAME-OF-CONFIG if not given."),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in the folder, from its last state."),
 ]

@@ -43,14 +43,8 @@ def launch(
     config: arguments.Config,
     workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
     set_: arguments.Set = None,
-    run_dir: Annotated[
-        pathlib.Path | None,
-        typer.Option(help="The run's folder; runs/NAME-OF-CONFIG if not given."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in the folder, from its last state."),
-    ] = False,
+    run_dir: arguments.RunDir = None,
+    resume: arguments.Resume = False,
 ):
     """Train on a cluster of processes on this machine, to try what a real cluster would do.
 

@@ -5,7 +5,6 @@ import platform
 import signal
 import sys
 import time
-from typing import Annotated
 
 import typer
 
@@ -16,14 +15,8 @@ from tfmoe.cli.tensorflow_import import import_tensorflow
 def train(
     config: arguments.Config,
     set_: arguments.Set = None,
-    run_dir: Annotated[
-        pathlib.Path | None,
-        typer.Option(help="The run's folder; runs/NAME-OF-CONFIG if not given."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in the folder, from its last state."),
-    ] = False,
+    run_dir: arguments.RunDir = None,
+    resume: arguments.Resume = False,
 ):
     """Train a model, evaluate it, and keep everything in a folder.
 

@@ -197,7 +197,7 @@ class MoE(keras.layers.Layer):
             num_rows = num_arrived // max(num_groups, 1)
             inputs = tf.reshape(rows, [num_groups, num_rows, rows.shape[-1]])
         secondary = gate.secondary.select(inputs, training=training, group_sizes=exchange.counts)
-        inner, selected = None, None
+        selected = None
         if gate.selects_pairs:
             inner = secondary.pairs
         else:
