@@ -213,6 +213,28 @@ def test_ctrl_c(start, corpus, tmp_path):
     assert all(map(gone, pids))
 
 
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_while_a_worker_starts(monkeypatch, tmp_path, number, error):
+    """It has come before anybody could know the worker, which is ended all the same."""
+    processes = []
+
+    def start(*_):
+        processes.append(subprocess.Popen(["sleep", "100"]))
+        signal.raise_signal(number)
+        return processes[-1]
+
+    monkeypatch.setattr(launch, "start", start)
+    try:
+        with pytest.raises(error), launch.cluster([], 2, tmp_path):
+            pytest.fail("the block was entered")
+        assert len(processes) == 1 and processes[0].returncode == -signal.SIGKILL
+    finally:
+        for process in processes:
+            process.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_killed_worker_then_resumed(command, start, corpus, tmp_path, victim):

@@ -22,6 +22,7 @@ from tfmoe.cli.tensorflow_import import import_tensorflow
 GRACE_SECONDS = 60
 # How many lines of a failed worker's output are shown.
 LAST_LINES = 15
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # which Python, unlike SIGINT, makes no exceptions of
 KILL_WHEN_PARENT_DIES = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
@@ -114,7 +115,9 @@ def cluster(command, number, logs):
         try:
             for i in range(number):
                 log = logs / f"worker-{i}.log" if i else None
-                started.append(Worker(i, start(command, environment(addresses, i), log), log))
+                with signals_postponed():  # or a worker runs that nobody knows of
+                    process = start(command, environment(addresses, i), log)
+                    started.append(Worker(i, process, log))
             yield started
         finally:
             stop(started)
@@ -123,7 +126,7 @@ def cluster(command, number, logs):
 @contextlib.contextmanager
 def ended_by_signals():
     """Lets SIGTERM and SIGHUP end this process as an exception does: blocks are left in order."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    before = {each: signal.getsignal(each) for each in ENDING}
     for each, handler in before.items():
         if handler != signal.SIG_IGN:  # as nohup has it
             signal.signal(each, _exit)
@@ -136,6 +139,23 @@ def ended_by_signals():
 
 def _exit(number, _frame):
     raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def signals_postponed():
+    """Lets the signals that end this process do so only when the block is over."""
+    came = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, *ENDING)}
+    before = {each: handler for each, handler in before.items() if handler != signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def free_addresses(number):
