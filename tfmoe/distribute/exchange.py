@@ -66,6 +66,18 @@ class Exchange(NamedTuple):
             rows = tf.pad(rows, [[0, num_dropped], [0, 0]])
         return dispatch.combine(rows, gates, self.plan)[:num_tokens]
 
+    def sums(self, values, num_tokens):
+        """`[T]`: the unweighted sum of what each token's rows have, of several replicas.
+
+        Args:
+            values: `[A]` of the rows that arrived, padding left out.
+            num_tokens: T.
+        """
+        padding = tf.size(self.arrivals.order) - tf.size(values)
+        unweighted = self._replace(gates=tf.ones_like(self.gates))
+        rows = tf.pad(tf.cast(values, self.gates.dtype), [[0, padding]])
+        return unweighted.combine(rows[:, None], num_tokens)[:, 0]
+
     def _send(self, rows):
         rows = rows[: tf.size(self.arrivals.order)]
         return permute(_all_to_all(rows), self.arrivals.order, self.arrivals.inverse[:, 0])

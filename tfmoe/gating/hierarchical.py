@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds, sharded
-from tfmoe.gating.base import Gate, PairSelection, Routing, routing_of_pairs
+from tfmoe.gating.base import Gate, PairSelection, Routing, measures_of_use, routing_of_pairs
 from tfmoe.ops import balancing
 from tfmoe.ops import dispatch as dispatching
 from tfmoe.ops.arguments import positive
@@ -135,7 +135,7 @@ class Hierarchical(Gate):
             )
         return Routing(experts, gates, importance, load)
 
-    def route_within(self, primary, secondary, exchange, weights, counts):
+    def route_within(self, primary, secondary, exchange, weights, counts, num_tokens):
         """The `Routing` of a mixture whose groups lie on different devices, as far as it concerns
         all of them: importance and load of every expert, the loss and the measures.
 
@@ -145,6 +145,7 @@ class Hierarchical(Gate):
             exchange: `tfmoe.distribute.exchange.Exchange` between the groups.
             weights: `[A]`, the primary gate's value of each row that arrived.
             counts: `[E_r]` int32, rows that each expert of this replica gets.
+            num_tokens: of this replica.
 
         Returns:
             A `Routing` without experts and gates, and the `[E]` rows that each expert gets.
@@ -193,6 +194,9 @@ class Hierarchical(Gate):
                 primary_load, tf.reshape(load, [self.groups, per_group]), exchange.counts_of_all
             )
         loss, measures = self._loss_and_measures(primary, secondary)
+        if measures is None and isinstance(primary, PairSelection):
+            per_row = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, tf.size(weights))
+            measures = measures_of_use(exchange.sums(per_row, num_tokens))
         return Routing(None, None, importance, load, None, loss, measures), counts
 
     def _loss_and_measures(self, primary, secondary):

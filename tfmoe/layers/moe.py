@@ -207,7 +207,9 @@ class MoE(keras.layers.Layer):
                 group[:, None] * per_group + secondary.experts, num_groups * per_group, of_all
             )
             inner = dispatch.plan(experts, num_groups * per_group)
-        routing, counts = gate.route_within(primary, secondary, exchange, weights, inner.counts)
+        routing, counts = gate.route_within(
+            primary, secondary, exchange, weights, inner.counts, tf.shape(tokens)[0]
+        )
         if training:
             gate.add_losses(routing)
         self._track(routing, counts, selected)
