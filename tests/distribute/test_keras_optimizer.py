@@ -79,6 +79,31 @@ def test_accumulated_gradients_are_clipped_together(strategy_of, in_replicas):
     np.testing.assert_allclose(shard, [[12 / 13], [0]], rtol=1e-6)
 
 
+def test_moving_averages(strategy_of, in_replicas):
+    """Averages 1 and 0.5·1 + 0.5·2 of steps of 1, which after the second step are the weights."""
+
+    def make():
+        return keras.optimizers.SGD(
+            1.0, clipvalue=1.0, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2
+        )
+
+    plain, shard = updates(strategy_of(2), in_replicas, make, factors=(1.0, 1.0))
+    np.testing.assert_allclose(plain, [1.5, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(shard, [[1.5], [0]], rtol=1e-6)
+
+
+def test_moving_averages_at_the_end_of_fit(strategy_of):
+    """As Keras puts them in the weights' place: outside of the replicas."""
+    with strategy_of(2).scope():
+        with sharded():
+            shard = keras.Variable([[0.0], [0.0]], name="shard")
+        optimizer = keras.optimizers.SGD(1.0, use_ema=True)
+        optimizer.build([shard])
+        optimizer._model_variables_moving_average[0].value.assign([[3.0], [4.0]])
+        optimizer.finalize_variable_values([shard])
+    np.testing.assert_array_equal(shard.numpy(), [[3], [4]])
+
+
 def test_half_of_the_accumulation_changes_nothing(strategy_of, in_replicas):
     def make():
         return keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)

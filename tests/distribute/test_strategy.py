@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.distribute import MixedStrategy
-from tfmoe.distribute.strategy import rows_of
+from tfmoe.distribute import MixedStrategy, collectives
+from tfmoe.distribute.shards import sharded
+from tfmoe.distribute.strategy import check_order, rows_of
 from tfmoe.distribute.tensorflow_internals import ReplicaSeeds, ShardedVariable
 from tfmoe.gating import NoisyTopK
 from tfmoe.layers import MoE
@@ -102,6 +103,28 @@ def test_rows_of_a_replica(rows, replicas, expected):
 
 def test_batch_of_scalars_goes_to_all():
     assert rows_of((tf.constant(3), tf.constant(4)), 1, 2) == (3, 4)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_are_numbered_as_collectives_have_them(strategy_of, replicas):
+    check_order(strategy_of(replicas))
+
+
+def test_another_order_of_devices(strategy_of, monkeypatch):
+    """As if TensorFlow had ordered the devices by how they are connected."""
+    number = collectives.replica_id
+    monkeypatch.setattr(collectives, "replica_id", lambda: 1 - number())
+    with pytest.raises(RuntimeError, match=r"orders the devices as \[1, 0\], not as"):
+        check_order(strategy_of(2))
+
+
+def test_a_scalar_cannot_be_sharded(strategy_of):
+    with (
+        strategy_of(2).scope(),
+        sharded(),
+        pytest.raises(ValueError, match="temperature is a scalar"),
+    ):
+        tf.Variable(1.0, name="temperature")
 
 
 def test_dataset_gives_every_replica_its_rows_in_turn(strategy_of):

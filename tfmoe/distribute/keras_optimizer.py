@@ -5,8 +5,10 @@ gradient. Here gradients are summed first, so that clipping and accumulation see
 batch, and those of sharded variables are left alone: they are whole already, for every replica's
 examples reached the expert. Norms count every shard.
 
-Keras has no place for this, so `install` replaces three methods of its base class. An optimizer
-that was not created under a `MixedStrategy` runs Keras' own.
+Moving averages of weights are kept, and put in the weights' place, part by part.
+
+Keras has no place for this, so `install` replaces methods of its base class. An optimizer that was
+not created under a `MixedStrategy` runs Keras' own.
 """
 
 import functools
@@ -16,24 +18,20 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives, tensorflow_internals
 
-REPLACED = ("_backend_apply_gradients", "_all_reduce_sum_gradients", "_clip_gradients")
-
 
 def install():
     """Replaces the methods, once."""
     base = keras.optimizers.Optimizer
-    for name, replacement in zip(
-        REPLACED, (_apply_gradients, _gradients_as_they_are, _clip_gradients), strict=True
-    ):
+    for name, (applies, replacement) in REPLACED.items():
         original = getattr(base, name)
         if not hasattr(original, "of_keras"):
-            setattr(base, name, _under_mixed_strategy(original, replacement))
+            setattr(base, name, _replaced(original, applies, replacement))
 
 
-def _under_mixed_strategy(original, replacement):
+def _replaced(original, applies, replacement):
     @functools.wraps(original)
     def method(self, *args):
-        if collectives.num_replicas() == 1:
+        if not applies(self):
             return original(self, *args)
         return replacement(self, functools.partial(original, self), *args)
 
@@ -59,9 +57,8 @@ def _apply_gradients(optimizer, original, grads, trainable_variables):
 
 
 def is_sharded(variable):
-    """Whether a variable, or one replica's part of it, is sharded."""
-    container = getattr(variable, "_distributed_container", lambda: variable)()
-    return isinstance(container, tensorflow_internals.ShardedVariable)
+    """Whether a `tf.Variable`, as Keras' optimizers have it, is sharded."""
+    return isinstance(variable, tensorflow_internals.ShardedVariable)
 
 
 def _gradients_as_they_are(optimizer, original, grads_and_vars):
@@ -95,3 +92,39 @@ def scaled(grad, factor):
     if isinstance(grad, tf.IndexedSlices):
         return tf.IndexedSlices(grad.values * factor, grad.indices, grad.dense_shape)
     return grad * factor
+
+
+def _update_averages(optimizer, original, variables):
+    if not optimizer.use_ema:
+        return
+    started = tf.not_equal(optimizer.iterations.value, 0)
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        if average is not None:
+            momentum = tf.cast(started, average.dtype) * optimizer.ema_momentum
+            kept, added = momentum * average.value, (1 - momentum) * variable.value
+            average.value.assign(kept + added)
+
+
+def _use_averages(optimizer, original, variables):
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        if average is not None:
+            getattr(variable, "value", variable).assign(tf.convert_to_tensor(average.value))
+
+
+def _in_replicas(optimizer):
+    return collectives.num_replicas() > 1
+
+
+def _of_mixed_strategy(optimizer):
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    return hasattr(strategy, "exchanges_examples")
+
+
+# Method: when it is replaced, by what.
+REPLACED = {
+    "_backend_apply_gradients": (_in_replicas, _apply_gradients),
+    "_all_reduce_sum_gradients": (_in_replicas, _gradients_as_they_are),
+    "_clip_gradients": (_in_replicas, _clip_gradients),
+    "_update_model_variables_moving_average": (_of_mixed_strategy, _update_averages),
+    "_overwrite_model_variables_with_average_value": (_of_mixed_strategy, _use_averages),
+}

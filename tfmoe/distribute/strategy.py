@@ -1,8 +1,9 @@
 """Mixed data and expert parallelism (section 3.1 of the paper) for `model.fit`."""
 
+import numpy as np
 import tensorflow as tf
 
-from tfmoe.distribute import keras_optimizer, tensorflow_internals
+from tfmoe.distribute import collectives, keras_optimizer, tensorflow_internals
 
 
 class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -61,6 +62,8 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             start_timeout_seconds,
         )
         tf.distribute.Strategy.__init__(self, extended)
+        if tf.DeviceSpec.from_string(extended.worker_devices[0]).device_type == "GPU":
+            check_order(self)
 
     @property
     def num_workers(self):
@@ -119,6 +122,24 @@ def check_devices(devices):
     for device in devices:
         if device.removeprefix("/").removeprefix("device:") not in short:
             raise ValueError(f"devices: there is no {device!r}; known are {', '.join(short)}")
+
+
+def check_order(strategy):
+    """Raises a RuntimeError if collective operations number the replicas in another order than the
+    strategy does: rows would reach the wrong experts. TensorFlow may order GPUs by how they are
+    connected.
+    """
+
+    @tf.function
+    def gather():
+        return strategy.run(lambda: collectives.all_gather(tf.constant(collectives.replica_id())))
+
+    found = np.ravel(strategy.experimental_local_results(gather())[0]).tolist()
+    if found != [*range(strategy.num_replicas_in_sync)]:
+        raise RuntimeError(
+            f"TensorFlow orders the devices as {found}, not as they are numbered; put them into "
+            "this order with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def rows_of(batch, replica, replicas):

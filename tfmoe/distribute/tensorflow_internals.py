@@ -251,6 +251,10 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
 
     def _create_sharded(self, next_creator, bounds, together=1, **kwargs):
         whole = _initial_value(kwargs)
+        if whole.shape.rank == 0:
+            raise ValueError(
+                f"{kwargs.get('name')} is a scalar: only variables with a first axis can be sharded"
+            )
         if bounds is None or bounds[-1][1] != whole.shape[0]:
             bounds = shard_bounds(whole.shape[0], self._num_replicas_in_sync, together)
         first = self._get_replica_id_in_sync_group(0)
