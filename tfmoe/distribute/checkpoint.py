@@ -16,6 +16,7 @@ import tensorflow as tf
 from data_pipelines.atomic_write import atomic_write
 from tfmoe.distribute.failures import GONE
 from tfmoe.distribute.tensorflow_internals import ShardedVariable
+from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_number
 
 
 class Checkpoint:
@@ -32,8 +33,8 @@ class Checkpoint:
         self.variables = variables
         self.directory = pathlib.Path(directory)
         self.name = name
-        self.worker = getattr(strategy, "worker", 0)
-        self.num_workers = getattr(strategy, "num_workers", 1)
+        self.worker = worker_number(strategy)
+        self.num_workers = num_workers(strategy)
         self._strategy = strategy
 
     def latest(self):
@@ -64,7 +65,7 @@ class Checkpoint:
                 shape_and_slices=slices,
                 tensors=tensors,
             )
-            self._wait_for_all()
+            wait_for_workers(self._strategy)
             if self.worker == 0:
                 before = self.latest()
                 tf.raw_ops.MergeV2Checkpoints(
@@ -87,10 +88,6 @@ class Checkpoint:
         value = tf.convert_to_tensor(variable)  # of metrics a sum over workers: all must ask
         if self.worker == 0:
             yield value, ""
-
-    def _wait_for_all(self):
-        if self.num_workers > 1:
-            self._strategy.sum_over_workers(0)
 
     def _remove_leftovers(self, before, path):
         if before and before != path:

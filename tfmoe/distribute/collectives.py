@@ -9,12 +9,13 @@ Axes: R replicas.
 import tensorflow as tf
 
 from tfmoe.distribute import tensorflow_internals
+from tfmoe.distribute.workers import is_mixed
 
 
 def _meeting():
     """The replica context of a `MixedStrategy` with more than one replica, or `None`."""
     found = tensorflow_internals.replica_context()
-    if found is None or not hasattr(found.strategy, "exchanges_examples"):
+    if found is None or not is_mixed(found.strategy):
         return None
     if found.num_replicas_in_sync == 1:
         return None
@@ -24,6 +25,12 @@ def _meeting():
             "tf.function, and compile Keras models with run_eagerly=False"
         )
     return found
+
+
+def in_step():
+    """Whether code runs in a step of `fit`, `evaluate` or `predict`, or else within
+    `strategy.run`."""
+    return tensorflow_internals.in_step()
 
 
 def num_replicas():

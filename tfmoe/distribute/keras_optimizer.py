@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives, tensorflow_internals
+from tfmoe.distribute.workers import is_mixed
 
 
 def install():
@@ -116,8 +117,7 @@ def _in_replicas(optimizer):
 
 
 def _of_mixed_strategy(optimizer):
-    strategy = getattr(optimizer, "_distribution_strategy", None)
-    return hasattr(strategy, "exchanges_examples")
+    return is_mixed(getattr(optimizer, "_distribution_strategy", None))
 
 
 # Method: when it is replaced, by what.

@@ -47,8 +47,6 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             `cluster_resolver`.
     """
 
-    exchanges_examples = True
-
     def __init__(self, devices=None, cluster_resolver=None, start_timeout_seconds=300):
         if devices is not None:
             check_devices(devices)

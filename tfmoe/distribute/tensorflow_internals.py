@@ -40,6 +40,14 @@ def replica_context():
     return found if found is not None and tf.distribute.has_strategy() else None
 
 
+def in_step():
+    """Whether code runs within `strategy.run`, in which Keras takes every step of fit, evaluate and
+    predict, with the default strategy too; a plain call or an export of a model is outside.
+    """
+    found = tf.distribute.get_replica_context()
+    return found is not None and not isinstance(found, distribute_lib._DefaultReplicaContext)
+
+
 def local_replica(found):
     """The number of a replica among those of its process, of its replica context."""
     return tf.get_static_value(found._replica_id)

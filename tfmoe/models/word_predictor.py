@@ -6,7 +6,7 @@ Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute import on_one_device
+from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.models.perplexity import Perplexity
 
@@ -108,7 +108,7 @@ class WordPredictor(keras.Model):
 
     def export(self, filepath, *args, **kwargs):
         """As `keras.Model.export`; of a model of a `MixedStrategy` a copy with whole weights."""
-        if hasattr(self.distribute_strategy, "exchanges_examples"):
+        if is_mixed(self.distribute_strategy):
             return on_one_device(self).export(filepath, *args, **kwargs)
         return super().export(filepath, *args, **kwargs)
 

@@ -8,6 +8,7 @@ import pathlib
 
 import tensorflow as tf
 
+from tfmoe.distribute import sum_over_workers
 from tfmoe.distribute.checkpoint import Checkpoint, shapes_in
 
 
@@ -134,11 +135,6 @@ def is_finite(variable):
     """Whether all numbers of a variable, of a sharded one all here, are finite."""
     parts = variable.local_parts() if hasattr(variable, "local_parts") else [variable]
     return all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in parts)
-
-
-def sum_over_workers(strategy, number):
-    """A number summed over the workers of a strategy, if it has any."""
-    return int(strategy.sum_over_workers(number)) if hasattr(strategy, "worker") else number
 
 
 def numbered(group, variables):
