@@ -5,7 +5,7 @@ import pytest
 from tfmoe.gating import NoisyTopK, Softmax
 from tfmoe.layers import FeedForward, MoE
 from tfmoe.models import LanguageModel, residual_blocks
-from tfmoe.training.inspection import ExpertUse, expert_use
+from tfmoe.training.inspection import ExpertUse, expert_use, joint_counts
 
 # Two sentences: <S> 3 4 and <S> 3, padded with 0. What is counted are inputs, not targets.
 BATCH = np.array([[1, 3, 4], [1, 3, 0]], np.int32), np.array([[3, 4, 0], [3, 0, 0]], np.int32)
@@ -36,7 +36,32 @@ def test_counted_by_hand():
     np.testing.assert_allclose(use.importance, expected, rtol=1e-6)
     np.testing.assert_allclose(use.importance.sum(), 5, rtol=1e-6)
     words = [[0, 2, 0, 0, 0], [0, 2, 0, 2, 1], [0, 0, 0, 2, 1]]
-    np.testing.assert_array_equal(use.words, words)
+    np.testing.assert_array_equal(use.words.matrix(3, 5), words)
+
+
+def test_summary_by_hand():
+    """Loads 2, 5, 3: mean 10/3, variance 14/9, so CV √(14/9) / (10/3) = 0.3742; the largest 1.5.
+    Entropy of the gates: of logits 1 apart twice and once, of 2 apart twice.
+    """
+    (use,) = expert_use(model_of(NoisyTopK(k=2)), [BATCH]).values()
+    summary = use.summary()
+    np.testing.assert_allclose(summary["cv_load"], 0.374166, rtol=1e-5)
+    np.testing.assert_allclose(summary["max_over_mean_load"], 1.5)
+    assert summary["unused_experts"] == 0
+    entropy = -(0.2 * np.log2(0.2) + 0.5 * np.log2(0.5) + 0.3 * np.log2(0.3))
+    np.testing.assert_allclose(summary["load_entropy"], entropy)
+    one, two = 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))
+    bits = [-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (one, two)]
+    np.testing.assert_allclose(summary["gate_entropy"], (3 * bits[0] + 2 * bits[1]) / 5, rtol=1e-6)
+
+
+def test_unused_experts():
+    """One of four has everything: mean 1, variance (9 + 3) / 4 = 3."""
+    use = ExpertUse(np.array([4, 0, 0, 0]), np.array([2.0, 0, 0, 0]), joint_counts([0], [1], 2))
+    summary = use.summary()
+    assert (summary["unused_experts"], summary["max_over_mean_load"]) == (3, 4)
+    assert summary["load_entropy"] == 0
+    np.testing.assert_allclose(summary["cv_load"], 3**0.5)
 
 
 def test_batches_add_up():
@@ -45,7 +70,7 @@ def test_batches_add_up():
     other = np.array([[4]], np.int32), np.array([[0]], np.int32)
     (more,) = expert_use(model, [BATCH, other, BATCH]).values()
     np.testing.assert_array_equal(more.load, 2 * once.load + [0, 1, 1])
-    assert more.words.sum() == more.load.sum() == (5 + 1 + 5) * 2
+    assert more.words.counts.sum() == more.load.sum() == (5 + 1 + 5) * 2
 
 
 def test_every_expert():
@@ -53,7 +78,7 @@ def test_every_expert():
     (use,) = expert_use(model_of(Softmax()), [BATCH]).values()
     np.testing.assert_array_equal(use.load, [5, 5, 5])
     np.testing.assert_allclose(use.importance.sum(), 5, rtol=1e-6)
-    np.testing.assert_array_equal(use.words, np.tile([0, 2, 0, 2, 1], (3, 1)))
+    np.testing.assert_array_equal(use.words.matrix(3, 5), np.tile([0, 2, 0, 2, 1], (3, 1)))
 
 
 def test_hierarchical():
@@ -89,5 +114,7 @@ def test_characteristic_words(at_least, number, expected):
     scores √1 = 1, √4 / 2 = 1, √6 · 2/3 = 1.63. Words 1 and 2 are equal: the lower id is first.
     """
     words = np.array([[0, 1, 4, 6], [5, 0, 4, 3]])
-    use = ExpertUse(words.sum(axis=1), words.sum(axis=1), words)
+    experts, ids = np.nonzero(words)
+    counts = joint_counts(experts, ids, 4, words[experts, ids])
+    use = ExpertUse(words.sum(axis=1), words.sum(axis=1), counts)
     assert use.characteristic_words(0, number=number, at_least=at_least) == expected

@@ -73,86 +73,92 @@ def train_run(config, run_dir, resume=False):
         FloatingPointError: if the loss is not finite any more.
         ConnectionError: if another worker of a cluster is gone.
     """
+    from tfmoe.config import build_strategy
+    from tfmoe.distribute import stopping_when_a_worker_is_gone
+
+    with stopping_when_a_worker_is_gone():
+        return train_on(build_strategy(config), config, run_dir, resume)
+
+
+def train_on(strategy, config, run_dir, resume):
+    """`train_run` on the devices of a strategy."""
     import keras
 
     from data_pipelines.atomic_write import atomic_write
     from tfmoe.cli.progress import verbosity
     from tfmoe.cli.resume import check_folder, restore
-    from tfmoe.config import build_model, build_optimizer, build_strategy, dump_config, task_of
-    from tfmoe.distribute import stopping_when_a_worker_is_gone
+    from tfmoe.config import build_model, build_optimizer, dump_config, task_of
+    from tfmoe.distribute import is_first_worker, wait_for_workers
     from tfmoe.training.callbacks import History, Progress, SaveState, StopWhenStuck, Throughput
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import TrainingState
 
     run = RunDirectory(run_dir)
-    with stopping_when_a_worker_is_gone():
-        strategy = build_strategy(config)
-        check_folder(config, run, resume)
-        begun_before = run.begun()
-        wait_for_workers(strategy)  # before anything is written that others look for
-        task = task_of(config)
-        vocabulary = prepare_data(task, run, begun_before, writes=is_first_worker(strategy))
+    check_folder(config, run, resume)
+    begun_before = run.begun()
+    wait_for_workers(strategy)  # before anything is written that others look for
+    task = task_of(config)
+    vocabulary = prepare_data(task, run, begun_before, writes=is_first_worker(strategy))
 
-        keras.utils.set_random_seed(config.training.seed)
-        with strategy.scope():
-            model = build_model(config, len(vocabulary))
-            describe_model(task, model, vocabulary)
-            model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
-            model.build((None, None))
-        steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
-        state = TrainingState(model, run.checkpoints)
-        if begun_before:
-            restore(state, config, run, steps)
+    keras.utils.set_random_seed(config.training.seed)
+    with strategy.scope():
+        model = build_model(config, len(vocabulary))
+        describe_model(task, model, vocabulary)
+        model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
+        model.build((None, None))
+    steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
+    state = TrainingState(model, run.checkpoints)
+    if begun_before:
+        restore(state, config, run, steps)
 
-        validation = task.validation_batches(vocabulary)
-        if validation is not None and config.training.validation_batches:
-            validation = validation.take(config.training.validation_batches)
-        callbacks = [
-            Throughput(state),
-            SaveState(state, every_steps=config.training.checkpoint_every_steps),
-        ]
-        if config.distribute.name == "cluster":
-            callbacks.append(StopWhenStuck(config.distribute.step_timeout_seconds))
-        if is_first_worker(strategy):
-            callbacks[1:1] = [Progress(config.training.epochs), History(run)]
-            callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
-            with atomic_write(run.config) as file:  # from here on, there is a run
-                file.write(dump_config(config))
+    validation = task.validation_batches(vocabulary)
+    if validation is not None and config.training.validation_batches:
+        validation = validation.take(config.training.validation_batches)
+    callbacks = [
+        Throughput(state),
+        SaveState(state, every_steps=config.training.checkpoint_every_steps),
+    ]
+    if config.distribute.name == "cluster":
+        callbacks.append(StopWhenStuck(config.distribute.step_timeout_seconds))
+    if is_first_worker(strategy):
+        callbacks[1:1] = [Progress(config.training.epochs), History(run)]
+        callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+        callbacks.append(expert_summaries(task, run, vocabulary))
+        with atomic_write(run.config) as file:  # from here on, there is a run
+            file.write(dump_config(config))
 
-        def fit(first_epoch, epochs, steps_per_epoch):
-            model.fit(
-                task.training_batches(vocabulary, start_batch=state.step),
-                initial_epoch=first_epoch,
-                epochs=epochs,
-                steps_per_epoch=steps_per_epoch,
-                validation_data=validation,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=verbosity() if is_first_worker(strategy) else 0,
-            )
+    def fit(first_epoch, epochs, steps_per_epoch):
+        model.fit(
+            task.training_batches(vocabulary, start_batch=state.step),
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=validation,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=verbosity() if is_first_worker(strategy) else 0,
+        )
 
-        begun = time.perf_counter()
-        epoch, epochs = int(state.epoch), config.training.epochs
-        part = state.step - epoch * steps
-        if epoch < epochs and is_first_worker(strategy):
-            run.result.unlink(missing_ok=True)
-        if part:  # killed within an epoch: first its rest
-            fit(epoch, epoch + 1, steps - part)
-            epoch += 1
-        if epoch < epochs:
-            fit(epoch, epochs, steps)
-        return finish(task, run, model, vocabulary, time.perf_counter() - begun)
-
-
-def is_first_worker(strategy):
-    """Whether this process is the one that writes; always, where there is but one."""
-    return getattr(strategy, "worker", 0) == 0
+    begun = time.perf_counter()
+    epoch, epochs = int(state.epoch), config.training.epochs
+    part = state.step - epoch * steps
+    if epoch < epochs and is_first_worker(strategy):
+        run.result.unlink(missing_ok=True)
+    if part:  # killed within an epoch: first its rest
+        fit(epoch, epoch + 1, steps - part)
+        epoch += 1
+    if epoch < epochs:
+        fit(epoch, epochs, steps)
+    return finish(task, run, model, vocabulary, time.perf_counter() - begun)
 
 
-def wait_for_workers(strategy):
-    """Waits for all workers of a cluster, if there is one."""
-    if getattr(strategy, "num_workers", 1) > 1:
-        strategy.sum_over_workers(0)
+def expert_summaries(task, run, vocabulary, sentences=200):
+    """The callback that writes what the experts do on a sample of the validation text."""
+    from tfmoe.training.expert_summaries import ExpertSummaries
+
+    files = task.splits.valid
+    sample = task.numbered_batches(vocabulary, files, sentences) if files else ()
+    return ExpertSummaries(run.logs / "experts", sample, vocabulary)
 
 
 def prepare_data(task, run=None, begun=False, writes=True):
@@ -219,6 +225,7 @@ def finish(task, run, model, vocabulary, seconds):
             this process, validation included. `None` on all workers but the first.
     """
     from tfmoe.cli.progress import verbosity
+    from tfmoe.distribute import is_first_worker
     from tfmoe.training.accounting import describe
     from tfmoe.training.callbacks import Progress
     from tfmoe.training.state import load_weights

@@ -5,6 +5,7 @@ import functools
 import data_pipelines
 from tfmoe.config.corpora import find_splits
 from tfmoe.config.language_data import build_batches, build_vocabulary
+from tfmoe.training.inspection import numbered_batches
 
 
 class LanguageTask:
@@ -94,6 +95,19 @@ class LanguageTask:
             vocabulary,
             training=False,
             lengths=self.surveys["valid"].lengths,
+        )
+
+    def numbered_batches(self, vocabulary, files, sentences=None):
+        """Batches of text files that keep their line numbers, to inspect a model on: see
+        `tfmoe.training.inspection.numbered_batches`.
+        """
+        data = self.config.data
+        return numbered_batches(
+            files,
+            vocabulary,
+            batch_tokens=data.batch_tokens,
+            max_length=data.max_length,
+            sentences=sentences,
         )
 
     def find_files(self, patterns, direction=None):

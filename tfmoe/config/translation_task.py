@@ -11,8 +11,9 @@ from tfmoe.config.translation_data import (
     empty_sides,
     language_pairs,
 )
-from tfmoe.distribute import MixedStrategy, on_one_device
+from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.models.translator import Translator
+from tfmoe.training.inspection import numbered_pairs
 from tfmoe.training.translation_quality import bleu, multi_bleu
 
 
@@ -130,6 +131,23 @@ class TranslationTask:
             lengths=self._lengths("valid", vocabulary),
         )
 
+    def numbered_batches(self, vocabulary, files, sentences=None):
+        """Batches of pairs that keep their line numbers, to inspect a model on: see
+        `tfmoe.training.inspection.numbered_pairs`.
+        """
+        return numbered_pairs(
+            files,
+            vocabulary,
+            batch_words=self.config.data.batch_words,
+            sentences=sentences,
+            empty=empty_sides(self.config.data),
+        )
+
+    def count_pairs(self, files):
+        """How many pairs of sentences a `ParallelFiles` has."""
+        pairs = data_pipelines.sentence_pairs(files, empty=empty_sides(self.config.data))
+        return sum(1 for _ in pairs)
+
     def find_files(self, patterns, direction=None):
         """The `ParallelFiles` to evaluate on that prefixes mean.
 
@@ -173,9 +191,9 @@ class TranslationTask:
         batches = build_parallel_batches(self.config, files, vocabulary, training=False)
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
         strategy = model.distribute_strategy
-        if isinstance(strategy, MixedStrategy):
+        if is_mixed(strategy):
             model = on_one_device(model)
-            if strategy.worker != 0:
+            if not is_first_worker(strategy):
                 return measured
         translator = build_translator(self.config, vocabulary, model)
         directions = {}

@@ -1,4 +1,6 @@
-"""Plots of training runs."""
+"""Plots of training runs. Each returns a matplotlib `Figure`, and writes it as PNG if it is given a
+path.
+"""
 
 import itertools
 import pathlib
@@ -8,16 +10,17 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 
-def perplexity_curves(histories, path, title):
+def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
     """Draws validation perplexity against the words trained on, one curve for each run.
 
     Args:
         histories: `{label: rows of history.csv}`, see `RunDirectory.read_history`. Rows without
             `val_perplexity` are left out.
-        path: of the PNG file.
+        path: of the PNG file; `None` to write none.
         title: above the plot.
+        size: width and height in inches.
     """
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.color_sequences["tab10"]
     drawn = []
@@ -42,15 +45,15 @@ def perplexity_curves(histories, path, title):
     axes.set_ylabel("validation perplexity per word")
     axes.grid(alpha=0.3)
     axes.set_title(title)
-    save(figure, path)
+    return saved(figure, path)
 
 
-def perplexity_by_experts(points, path, title):
+def perplexity_by_experts(points, path=None, title=""):
     """Draws test perplexity against the number of experts (Figure 2, left).
 
     Args:
         points: list of `(number of experts, mean perplexity, its standard deviation)`.
-        path: of the PNG file.
+        path: of the PNG file; `None` to write none.
         title: above the plot.
     """
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
@@ -65,17 +68,17 @@ def perplexity_by_experts(points, path, title):
     axes.set_ylabel("test perplexity per word")
     axes.grid(alpha=0.3)
     axes.set_title(title)
-    save(figure, path)
+    return saved(figure, path)
 
 
-def perplexity_and_load(labels, perplexities, loads, path):
+def perplexity_and_load(labels, perplexities, loads, path=None):
     """Draws test perplexity and the largest load over the mean, a row for each model.
 
     Args:
         labels: of the rows, from top to bottom.
         perplexities: list of `(mean, standard deviation)`, for each row.
         loads: `{where measured: list of loads, None for a model without experts}`.
-        path: of the PNG file.
+        path: of the PNG file; `None` to write none.
     """
     figure = Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -97,7 +100,7 @@ def perplexity_and_load(labels, perplexities, loads, path):
     for axes in (left, right):
         axes.margins(y=0.5 / len(labels))
         axes.grid(alpha=0.3)
-    save(figure, path)
+    return saved(figure, path)
 
 
 def logarithmic(axis, values):
@@ -107,6 +110,13 @@ def logarithmic(axis, values):
         axis.set_major_locator(ticks_between(min(values), max(values)))
     axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def saved(figure, path=None):
+    """The figure; written as PNG, if there is a path."""
+    if path is not None:
+        save(figure, path)
+    return figure
 
 
 def save(figure, path):

@@ -1,0 +1,61 @@
+"""What a trained mixture of experts does: which experts it uses, for which words, and together with
+which others.
+
+Text becomes batches that keep their line numbers (`text`); the model says where each token goes
+(`routing`); the other modules are arithmetic on that, in NumPy.
+"""
+
+from tfmoe.training.inspection.consistency import Consistency, routing_consistency
+from tfmoe.training.inspection.contexts import Context, contexts, spelling
+from tfmoe.training.inspection.information import (
+    MutualInformation,
+    information_on_labels,
+    information_on_tokens,
+    label_shares,
+    special_experts,
+)
+from tfmoe.training.inspection.joint_counts import JointCounts, joint_counts
+from tfmoe.training.inspection.noise import noise_deviation
+from tfmoe.training.inspection.pairs import CoSelection, Pair, co_selection
+from tfmoe.training.inspection.routing import RoutedText, TextRouter, route_text
+from tfmoe.training.inspection.table import routing_table, write_routing_table
+from tfmoe.training.inspection.text import (
+    NumberedBatch,
+    count_lines,
+    numbered_batches,
+    numbered_pairs,
+    read_labels,
+)
+from tfmoe.training.inspection.use import ExpertUse, expert_use, use_of_experts
+
+__all__ = [
+    "CoSelection",
+    "Consistency",
+    "Context",
+    "ExpertUse",
+    "JointCounts",
+    "MutualInformation",
+    "NumberedBatch",
+    "Pair",
+    "RoutedText",
+    "TextRouter",
+    "co_selection",
+    "contexts",
+    "count_lines",
+    "expert_use",
+    "information_on_labels",
+    "information_on_tokens",
+    "joint_counts",
+    "label_shares",
+    "noise_deviation",
+    "numbered_batches",
+    "numbered_pairs",
+    "read_labels",
+    "route_text",
+    "routing_consistency",
+    "routing_table",
+    "special_experts",
+    "spelling",
+    "use_of_experts",
+    "write_routing_table",
+]
