@@ -12,10 +12,17 @@ _MARKS = "".join(
     for character in map(chr, range(sys.maxunicode))
     if unicodedata.category(character)[0] == "M"
 )
-# Scripts written without spaces: kana, Han and Thai characters are words of their own.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
+# Classes of characters, each a regular expression for one character.
+DIGIT = r"\d"
+# Scripts written without spaces: kana, Han and Thai characters are words of their own.
+UNSPACED = rf"[{_UNSPACED}]"
+LETTER = rf"(?![\d_{_UNSPACED}])[\w{_MARKS}]"
+LETTER_AFTER_APOSTROPHE = rf"(?![\d_])[\w{_MARKS}]"
+SEPARATOR = r"[\s_]"
 _TOKEN = re.compile(
-    rf"\d+|[{_UNSPACED}]|(?:(?![\d_{_UNSPACED}])[\w{_MARKS}])+(?:['’](?:(?![\d_])[\w{_MARKS}])+)?|[^\w\s{_MARKS}]"
+    rf"{DIGIT}+|{UNSPACED}|(?:{LETTER})+(?:['’](?:{LETTER_AFTER_APOSTROPHE})+)?"
+    rf"|[^\w\s{_MARKS}]"
 )
 
 

@@ -271,3 +271,19 @@ def test_replicas_of_other_strategies_are_told_apart():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = strategy.run(lambda: tf.constant(collectives.num_replicas()))
     assert [int(each) for each in strategy.experimental_local_results(found)] == [1, 1]
+
+
+def test_steps_are_told_from_plain_calls():
+    """Keras takes its steps in `strategy.run`, with the default strategy too."""
+    assert issubclass(distribute_lib._DefaultReplicaContext, tf.distribute.ReplicaContext)
+    assert not collectives.in_step()
+    found = []
+    tf.function(lambda: found.append(collectives.in_step()))()
+    tf.distribute.get_strategy().run(lambda: found.append(collectives.in_step()))
+    inputs = keras.Input([2])
+    layer = keras.layers.Lambda(lambda x: found.append(collectives.in_step()) or x)
+    model = keras.Model(inputs, layer(inputs))
+    del found[2:]  # of the symbolic call
+    model.compile(loss="mse")
+    model.evaluate(np.zeros([2, 2]), np.zeros([2, 2]), verbose=0)
+    assert found == [False, True, True]

@@ -17,6 +17,8 @@ from tfmoe.cli import (
     demo,
     describe,
     evaluate,
+    export,
+    inspect,
     launch,
     prepare,
     tables,
@@ -41,6 +43,8 @@ app.command()(train.train)
 app.command()(launch.launch)
 app.command()(evaluate.evaluate)
 app.command()(translate.translate)
+app.command()(export.export)
+app.command()(inspect.inspect)
 app.command()(demo.demo)
 app.command()(ablate.ablate)
 

@@ -28,8 +28,7 @@ def _meeting():
 
 
 def in_step():
-    """Whether code runs in a step of `fit`, `evaluate` or `predict`, or else within
-    `strategy.run`."""
+    """Whether code runs in a step of `fit`, `evaluate` or `predict`, or else in `strategy.run`."""
     return tensorflow_internals.in_step()
 
 

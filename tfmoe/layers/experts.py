@@ -33,6 +33,7 @@ class Experts(keras.layers.Layer):
         rows: `[A, D]`, sorted by expert, or `[E, C, D]`, equally many for each.
         counts: `[E]` int32, rows of each expert; not needed for `[E, C, D]`. Rows from
             `sum(counts)` on belong to none and give 0.
+        training: whether to keep the hidden activations for a backward pass that may come.
 
     Returns:
         As `rows`.
@@ -78,13 +79,13 @@ class Experts(keras.layers.Layer):
                 )
                 self.biases.append(bias)
 
-    def call(self, rows, counts=None):
+    def call(self, rows, counts=None, training=False):
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
         options = {"activation": self.activation, "recompute": self.recompute}
         if rows.shape.rank == 3:
             return equal_expert_ffn(rows, kernels, biases, **options)
-        return expert_ffn(rows, counts, kernels, biases, **options)
+        return expert_ffn(rows, counts, kernels, biases, training=training, **options)
 
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)

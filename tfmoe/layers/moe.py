@@ -50,10 +50,12 @@ class MoE(keras.layers.Layer):
     Returns:
         `[..., D]` in the layer's compute type.
 
-    Metrics, averaged over the batches of an epoch, prefixed by the layer's name: `cv_importance`
-    and `cv_load` (coefficients of variation), `max_over_mean_load`, `unused_experts` (fraction that
-    received no token in a batch) and `dropped` (fraction of assignments over capacity). Load here
-    is the count of tokens received. A gate can add metrics of its own (`Batchwise` does).
+    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch, prefixed by the layer's
+    name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
+    `unused_experts` (fraction that received no token in a batch) and `dropped` (fraction of
+    assignments over capacity). Load here is the count of tokens received. A gate can add metrics of
+    its own (`Batchwise` does). A graph of any other kind measures only with `training=True`: that
+    of an exported model assigns no variable.
 
     Raises:
         ValueError: for arguments out of range; each message names the argument, its value and what
@@ -174,7 +176,7 @@ class MoE(keras.layers.Layer):
             experts, selected = self._within_capacity(routing.experts)
             plan = dispatch.plan(experts, self.num_experts)
         exchange = plan_exchange(plan, routing.gates, self.num_experts)
-        self._track(routing, exchange.counts_of_all, selected)
+        self._track(routing, exchange.counts_of_all, selected, training)
         rows = self.experts(exchange.dispatch(tokens), exchange.counts)
         return exchange.combine(rows, tf.shape(tokens)[0])
 
@@ -212,7 +214,7 @@ class MoE(keras.layers.Layer):
         )
         if training:
             gate.add_losses(routing)
-        self._track(routing, counts, selected)
+        self._track(routing, counts, selected, training)
         results = self.experts(dispatch.dispatch(rows, inner), inner.counts)
         results = dispatch.combine(results, tf.cast(secondary.gates, results.dtype), inner)
         return exchange.combine(tf.pad(results, [[0, padding], [0, 0]]), tf.shape(tokens)[0])
@@ -242,7 +244,9 @@ class MoE(keras.layers.Layer):
         capacity = tf.cast(tf.math.ceil(capacity), tf.int32)
         return drop_over_capacity(experts, num_experts, capacity, before), selected
 
-    def _track(self, routing, counts, selected):
+    def _track(self, routing, counts, selected, training):
+        if not (training or collectives.in_step() or tf.executing_eagerly()):
+            return  # the graph of an exported model
         load = tf.cast(counts, tf.float32)
         importance = tf.cast(routing.importance, tf.float32)
         mean = tf.reduce_mean(load)

@@ -86,13 +86,35 @@ class Translator(tf.Module):
             the empty translation; where there are fewer than K, the score is `-inf`.
         """
         tokens = self.tokenizer.tokenize(sentences)
-        is_empty = tokens.row_lengths() == 0
-        if self.languages:
-            tags = tf.RaggedTensor.from_tensor(tf.fill([tf.size(sentences), 1], language_id))
-            tokens = tf.concat([tags, tokens], axis=1)
-        source = tokens.to_tensor()
-        source = tf.pad(source, [[0, 0], [0, tf.cast(tf.equal(tf.shape(source)[1], 0), tf.int32)]])
+        source = self.source(tokens, tf.fill([tf.size(sentences)], language_id))
         found = self.model.translate(source, **self.search)
+        return self.texts(found, tf.equal(tokens.row_lengths(), 0))
+
+    def source(self, tokens, language_ids):
+        """What the model reads.
+
+        Args:
+            tokens: ragged `[B, subwords]` int32.
+            language_ids: `[B]` int32; not looked at in a model of one direction.
+
+        Returns:
+            `[B, S]` int32, padded with 0, S at least 1.
+        """
+        if self.languages:
+            tokens = tf.concat([language_ids[:, None], tokens], axis=1)
+        source = tokens.to_tensor()
+        return tf.pad(source, [[0, 0], [0, tf.cast(tf.equal(tf.shape(source)[1], 0), tf.int32)]])
+
+    def texts(self, found, is_empty):
+        """The strings of what a search found.
+
+        Args:
+            found: `Hypotheses`.
+            is_empty: `[B]` bool, sentences that have the empty translation.
+
+        Returns:
+            As `translate`.
+        """
         shape = tf.shape(found.ids)
         ids = tf.RaggedTensor.from_tensor(
             tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(found.lengths, [-1])

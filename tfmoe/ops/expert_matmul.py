@@ -18,7 +18,9 @@ UNROLLED_EXPERTS = 64
 LARGE_KERNEL = 2**18
 
 
-def expert_ffn(x, counts, kernels, biases=None, activation=tf.nn.relu, recompute=False):
+def expert_ffn(
+    x, counts, kernels, biases=None, activation=tf.nn.relu, recompute=False, training=True
+):
     """Runs each row through its expert: `x_{i+1} = activation(x_i · kernel_i[e] + bias_i[e])`, the
     last layer without the activation.
 
@@ -37,6 +39,7 @@ def expert_ffn(x, counts, kernels, biases=None, activation=tf.nn.relu, recompute
         dense tensors, 0 for experts without rows.
     """
     depth = len(kernels)
+    keeps_hidden = training and not recompute
     if kernels[0].shape[0] == 0:  # a device without experts: zeros, through which gradients flow
         zero = tf.add_n([tf.reduce_sum(stack) for stack in (*kernels, *(biases or []))])
         return zero + tf.matmul(x, tf.zeros([kernels[0].shape[1], kernels[-1].shape[2]], x.dtype))
@@ -52,11 +55,11 @@ def expert_ffn(x, counts, kernels, biases=None, activation=tf.nn.relu, recompute
 
     def forward(rows, _, parameters):
         *hidden, y = layer_sums(rows[0], parameters)
-        return y, [] if recompute else hidden, []
+        return y, hidden if keeps_hidden else [], []
 
     def backward(rows, hidden, parameters):
         rows, dsum = rows
-        if recompute:
+        if not keeps_hidden:
             hidden = layer_sums(rows, parameters)[:-1]
         dkernels, dbiases = [None] * depth, [None] * depth
         for i in reversed(range(depth)):
@@ -72,7 +75,7 @@ def expert_ffn(x, counts, kernels, biases=None, activation=tf.nn.relu, recompute
 
     @tf.custom_gradient
     def ffn(x, *stacks):
-        kept_widths = [] if recompute else [kernel.shape[2] for kernel in kernels[:-1]]
+        kept_widths = [kernel.shape[2] for kernel in kernels[:-1]] if keeps_hidden else []
         y, kept, _ = through_experts(
             forward, counts, [x], [], stacks, kernels[-1].shape[2], kept_widths, [], recompute
         )
