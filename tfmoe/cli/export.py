@@ -208,9 +208,9 @@ def example_command(path, translates, vocabulary, tokenization):
             inputs += f';language=["{vocabulary.languages[0]}"]'
         signature, program = "translate", SAVED_MODEL_CLI
     else:
-        words = [vocabulary.word(index) for index in range(3, min(6, len(vocabulary)))]
+        words = [vocabulary.word(index) for index in range(3, min(100, len(vocabulary)))]
         plain = [word for word in words if word.isalnum()] or ["a"]
-        inputs = f'sentences=["{" ".join(plain)}"]'
+        inputs = f'sentences=["{" ".join(plain[:4])}"]'
         signature = "score"
         program = SAVED_MODEL_CLI if tokenization == "text" else "saved_model_cli"
     return (
