@@ -11,10 +11,14 @@ def atomic_write(path):
 
     The text goes to a temporary file in the same directory, which is renamed on leaving the block.
     If the block raises, the temporary file is removed and whatever had the name before is
-    untouched.
+    untouched. A link is followed.
 
     Args:
         path: where the file shall be. Missing parent directories are made.
+
+    Raises:
+        OSError: if it cannot be written; also if the name is that of something else than a file,
+            such as `/dev/stdout`, which renaming would replace.
 
     Yields:
         A file open for writing UTF-8 text with `\\n` line ends.
@@ -34,9 +38,20 @@ def atomic_write_bytes(path, content):
         file.write(content)
 
 
+def check_writable(path):
+    """Raises an OSError if a file of this name could not be replaced: to be called before long work
+    whose result it is.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file"
+        raise OSError(f"{path} is {what}: give the name of a file")
+
+
 @contextlib.contextmanager
 def _renamed_when_complete(path, mode, **options):
-    path = pathlib.Path(path)
+    check_writable(path)
+    path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

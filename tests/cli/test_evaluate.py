@@ -59,10 +59,15 @@ def test_a_run_that_was_moved(command, finished, tmp_path):
     assert (status, json.loads(out)["perplexity"]) == (0, result["perplexity"])
 
 
+@pytest.mark.parametrize("name", ["evaluate", "translate", "inspect", "export"])
+def test_weights_that_do_not_exist(command, name):
+    status, _, err = command(name, "runs/none", *["out"] * (name == "export"), "--weights", "x")
+    assert status == 2 and "'--weights'" in err and "'x' is not one of 'best', 'last'" in err
+
+
 def test_mistakes(refused, finished, tmp_path):
     run = finished.path
     assert "is not the folder of a run: it has no config.yaml" in refused("evaluate", tmp_path)
-    assert "--weights must be best or last, got 'x'" in refused("evaluate", run, "--weights", "x")
     assert "no file matches this glob" in refused("evaluate", run, "--data", "no*")
     (tmp_path / "empty.txt").touch()
     assert "empty.txt: the file is empty" in refused(

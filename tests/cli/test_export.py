@@ -62,7 +62,7 @@ def test_manifest(exported, finished):
     manifest = json.loads((path / "manifest.json").read_text())
     run = RunDirectory(finished.path)
     assert manifest["config"] == run.config.read_text()
-    assert manifest["metrics"] == run.read_json(run.result)
+    assert manifest["metrics"] == {"of_weights": "best", **run.read_json(run.result)}
     assert manifest["tokenization"] == "words" and manifest["serving_default"] == "score"
     assert manifest["weights"]["which"] == "best" and manifest["weights"]["type"] == "float32"
     assert (run.checkpoints / "best" / f"best-{manifest['weights']['step']}.index").exists()
@@ -116,7 +116,6 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "worst"], "--weights must be best or last, got 'worst'"),
         (["--top", "0"], "--top must be 1 or more, got 0"),
         (["--version", "0"], "the version must be 1 or more, got 0"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),

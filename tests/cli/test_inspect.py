@@ -87,7 +87,7 @@ def test_labels(inspected, tmp_path):
     by_file = inspected(*text)
     assert by_file["labels"] == "file"
     names = by_file["layers"]["moe_0"]["labels"]["names"]
-    assert names == [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
+    assert names == ["one.txt", "two.txt"]
     labels = ["--labels", tmp_path / "two.label", "--labels", tmp_path / "one.label"]
     found = inspected(*text, *labels)
     assert found["labels"] == "label"
@@ -170,7 +170,9 @@ def test_what_training_wrote(finished):
 def test_mistakes(refused, finished, corpus, tmp_path):
     run = finished.path
     assert "is not the folder of a run: it has no config.yaml" in refused("inspect", tmp_path)
-    assert "--weights must be best or last" in refused("inspect", run, "--weights", "x")
+    assert "is a folder: give the name of a file" in refused("inspect", run, "--html", tmp_path)
+    same = ["--html", tmp_path / "x", "--csv", tmp_path / "x"]
+    assert "--csv and --html must be different files" in refused("inspect", run, *same)
     assert "--sentences must be at least 1, got 0" in refused("inspect", run, "--sentences", 0)
     assert "--shuffles must be at least 2, got 1" in refused("inspect", run, "--shuffles", 1)
     assert "--expert must be from 0 to 3, got 4" in refused("inspect", run, "--expert", 4)

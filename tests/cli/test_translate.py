@@ -84,7 +84,6 @@ def test_several_translations(translate, translator):
         (["--nbest", "0"], "--nbest must be 1 or more, got 0"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
         (["--input", "nowhere.txt"], "--input nowhere.txt: no such file"),
-        (["--weights", "worst"], "--weights must be best or last, got 'worst'"),
     ],
 )
 def test_mistakes(refused, translator, arguments, message):

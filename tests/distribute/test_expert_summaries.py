@@ -26,6 +26,6 @@ def test_on_several_devices_only_the_speed_is_written(tmp_path):
     events.Reload()
     assert set(events.Tags()["tensors"]) == {
         "training/words_per_second",
-        "training/flops",
+        "training/flops_per_device",
         "training/learning_rate",
     }

@@ -70,7 +70,7 @@ def test_read_back(tmp_path):
     assert set(found) == {
         *(f"moe/{name}" for name in numbers),
         *("moe/load_over_mean", "moe/importance_over_mean", "moe/contexts"),
-        *(f"training/{name}" for name in ("words_per_second", "flops", "learning_rate")),
+        *(f"training/{name}" for name in ("words_per_second", "flops_per_device", "learning_rate")),
     }
     assert all([step for step, _ in each] == [0, 1] for each in found.values())
     for name in numbers[:-1]:
@@ -79,10 +79,10 @@ def test_read_back(tmp_path):
     assert values(found, "training/learning_rate") == [0.25, 0.25]
     # 3 gates of 2 matrices of 3 x 3 and 2 experts of 2·3·2: 18 + 24 multiply-adds.
     assert describe(model)["ops_per_timestep"] == 42
-    assert values(found, "training/flops") == [6 * 42 * 100] * 2
+    assert values(found, "training/flops_per_device") == [6 * 42 * 100] * 2
     text = found["moe/contexts"][0][1].string_val[0].decode()
     assert text.startswith("| expert | G(x) | context |\n|---|---|---|\n| ")
-    assert r"**a\|b** &lt;i\>" in text  # as Markdown: a|b <i>
+    assert r"&lt;S\> **&lt;i\>**" in text and r"**a\|b**" in text  # as Markdown: <S> <i>, a|b
 
 
 def test_noise_at_the_beginning(tmp_path):
@@ -99,7 +99,7 @@ def test_noise_at_the_beginning(tmp_path):
 def test_a_model_without_mixtures_has_a_speed(tmp_path):
     fit(language_model(FeedForward(2)), SAMPLE[0], [ExpertSummaries(tmp_path, SAMPLE)], epochs=1)
     assert set(events(tmp_path)) == {
-        f"training/{name}" for name in ("words_per_second", "flops", "learning_rate")
+        f"training/{name}" for name in ("words_per_second", "flops_per_device", "learning_rate")
     }
 
 
@@ -117,7 +117,9 @@ def test_translation(tmp_path):
     batch = (np.array([[3, 4]], np.int32), np.array([[1, 3, 4]], np.int32)), np.array([[3, 4, 0]])
     fit(model, batch, [Speed(), ExpertSummaries(tmp_path, [batch])], epochs=1)
     found = events(tmp_path)
-    assert values(found, "training/flops") == [6 * describe(model)["ops_per_timestep"] * 50]
+    assert values(found, "training/flops_per_device") == [
+        6 * describe(model)["ops_per_timestep"] * 50
+    ]
     assert {"in/noise", "out/noise", "in/load_entropy", "out/load_entropy"} <= set(found)
 
 

@@ -20,28 +20,49 @@ def routed_text(num_experts, experts, gates=None):
 
 
 def test_pairs_by_hand():
-    """Pairs (0, 1) twice and (0, 2) once: experts are in 3, 2 and 1 of 3 pairs. By chance the pairs
-    go as 3·2, 3·1 and 2·1 of 11: 18/11, 9/11 and 6/11, 3 in all.
+    """Expert 0 is in 6 pairs, 1 to 3 in 4 each. By chance 0 meets each of the others twice, and two
+    of them meet once: 3·2 = 6, and 2 + 1 + 1 = 4. That is 2·1 and 1·1: expert 0 has chance 2.
     """
-    found = co_selection(routed_text(4, [[1, 0], [0, 1], [2, 0], [3]]))
-    assert found.in_pairs.tolist() == [3, 2, 1, 0]
+    tokens = [[1, 0], [0, 1], [1, 0], [2, 0], [0, 2], [0, 3], [1, 3], [2, 3], [3, 2], [3]]
+    found = co_selection(routed_text(5, tokens))
+    assert found.in_pairs.tolist() == [6, 4, 4, 4, 0]
     assert list(zip(*(each.tolist() for each in found.pairs), strict=True)) == [
-        (0, 1, 2),
-        (0, 2, 1),
+        (0, 1, 3),
+        (0, 2, 2),
+        (0, 3, 1),
+        (1, 3, 1),
+        (2, 3, 2),
     ]
+    np.testing.assert_allclose(found.chance, [2, 1, 1, 1, 0], rtol=1e-6)
     nan = np.nan
     expected = [
-        [nan, 11 / 9, 11 / 9, nan],
-        [11 / 9, nan, 0, nan],
-        [11 / 9, 0, nan, nan],
-        [nan] * 4,
+        [nan, 1.5, 1, 0.5, nan],
+        [1.5, nan, 0, 1, nan],
+        [1, 0, nan, 2, nan],
+        [0.5, 1, 2, nan, nan],
+        [nan] * 5,
     ]
-    np.testing.assert_allclose(found.lift([0, 1, 2, 3]), expected)
-    np.testing.assert_allclose(found.lift([2, 0]), [[nan, 11 / 9], [11 / 9, nan]])
-    first, second = found.strongest(at_least=1)
-    assert first[:3] == (0, 1, 2) and second[:3] == (0, 2, 1)
-    assert first.expected == pytest.approx(18 / 11)
-    assert found.strongest(at_least=2) == [first]
+    np.testing.assert_allclose(found.lift([0, 1, 2, 3, 4]), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.lift([3, 0]), [[nan, 0.5], [0.5, nan]], rtol=1e-6)
+    first, second = found.strongest(at_least=1, number=2)  # 1 and √½ standard deviations
+    assert first[:3] == (2, 3, 2) and second[:3] == (0, 1, 3)
+    assert second.expected == pytest.approx(2)
+    assert found.strongest(at_least=3) == [second]
+
+
+def test_an_expert_that_is_always_chosen_stands_out_in_no_pair():
+    found = co_selection(routed_text(3, [[0, 1], [0, 1], [0, 2]]))
+    np.testing.assert_allclose(found.lift([0, 1, 2])[0, 1:], 1, rtol=0.01)
+
+
+def test_uneven_experts_chosen_independently_have_a_lift_of_one():
+    """Drawn without replacement, where a product of shares would expect too few busy pairs."""
+    generator = np.random.default_rng(0)
+    shares = [0.4, 0.2, 0.1, 0.1, 0.1, 0.1]
+    keys = generator.exponential(size=(40_000, 6)) / shares  # the two smallest are such a draw
+    found = co_selection(routed_text(6, np.argsort(keys, axis=1)[:, :2].tolist()))
+    lift = found.lift(range(6))
+    np.testing.assert_allclose(lift[~np.eye(6, dtype=bool)], 1, atol=0.12)
 
 
 def test_tokens_with_differing_numbers_of_experts():

@@ -10,6 +10,7 @@ from tfmoe.training.expert_plots import (
     neighbours,
 )
 from tfmoe.training.inspection import CoSelection, ExpertUse, joint_counts
+from tfmoe.training.inspection.pairs import chances
 from tfmoe.training.plots import perplexity_curves
 
 NOTHING = joint_counts([], [], 1)
@@ -19,7 +20,9 @@ def pairs_of(num_experts, *pairs):
     """A `CoSelection` of pairs `(first, second, count)`."""
     first, second, counts = map(list, zip(*pairs, strict=True))
     in_pairs = np.bincount([*first, *second], [*counts, *counts], num_experts).astype(int)
-    return CoSelection(num_experts, joint_counts(first, second, num_experts, counts), in_pairs)
+    return CoSelection(
+        num_experts, joint_counts(first, second, num_experts, counts), in_pairs, chances(in_pairs)
+    )
 
 
 def written(draw, tmp_path):
@@ -52,11 +55,22 @@ def test_co_selection_map(tmp_path):
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (4, 4) and np.isnan(shown.filled(np.nan).diagonal()).all()
     own = co_selection_map(pairs, [0, 2]).axes[0].images[0].get_array()
-    # (0, 2) is 90 of 181 pairs; by chance they go as 91·90, 91·91, 91·90, 90·91, 90·90, 91·90.
-    products = 91 * 90 * 4 + 91 * 91 + 90 * 90
-    np.testing.assert_allclose(own[0, 1], np.log2(90 / (181 * 91 * 90 / products)))
-    written_alone = co_selection_map(pairs_of(9, (3, 4, 1)))  # most experts are in no pair
-    assert isinstance(written_alone, Figure)
+    # 0 and 1 are in 91 pairs, 2 and 3 in 90, as by chance if these have chances p and q:
+    # p·p + 2·p·q = 91 and q·q + 2·p·q = 90.
+    p, q = pairs.chance[0], pairs.chance[2]
+    np.testing.assert_allclose([p * p + 2 * p * q, q * q + 2 * p * q], [91, 90])
+    np.testing.assert_allclose(own[0, 1], np.log2(90 / (p * q)))
+
+
+def test_experts_in_no_pair_are_not_on_the_map():
+    figure = co_selection_map(pairs_of(9, (3, 4, 1)))
+    assert figure.axes[0].images[0].get_array().shape == (2, 2)
+
+
+def test_a_label_of_no_token(tmp_path):
+    """It has no share of the text, and no colour."""
+    label_map(["a", "b"], np.array([[1.0, 0.0]]), np.array([1.0, 0.0]), tmp_path / "map.png")
+    assert (tmp_path / "map.png").exists()
 
 
 def test_label_map(tmp_path):

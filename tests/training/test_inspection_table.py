@@ -116,16 +116,32 @@ def test_tokens_without_an_expert_have_no_row():
     assert table.tolist() == [(1, 0, "<S>", "moe", 0, 1.0, 1)]
 
 
+AFTER = {"c": [(2, "a,b"), (7, "")], "<S>": [(2, "a,b c"), (7, "a,b c")]}
+
+
+def test_equal_gate_values_are_shown_from_all_over_the_text():
+    """One expert, a gate value of 1 everywhere: not the first five positions."""
+    model = model_of(Batchwise(k=1))
+    model.blocks[0].layer.gate.log_thresholds.assign(np.log([0.4] * 3))
+    batch = np.ones((50, 1), np.int32), None
+    routed = route_text(model, [batch])["moe"]._replace(tokens=np.arange(50) % 4)
+    found = contexts(routed, 0, VOCABULARY, number=4)
+    assert [each.gate for each in found] == [1.0] * 4
+    assert max(each.sentence for each in found) > 10
+
+
 def test_contexts():
-    """Of expert 1: gates 0.73 at c, twice, the first with more before it; then 0.27 and 0.12."""
+    """Of expert 1: gates 0.73 at c in lines 2 and 7, which read alike up to there; so do they at
+    <S>, 0.27.
+    """
     routed = route_text(model_of(NoisyTopK(k=2)), BATCHES)["moe"]
-    found = contexts(routed, 1, VOCABULARY, number=3, around=2)
-    assert [each[:2] + each[3:] for each in found] == [
-        (2, 2, "<S> a,b", "c", "a,b"),
-        (7, 2, "<S> a,b", "c", ""),
-        (2, 0, "", "<S>", "a,b c"),  # that of line 7 reads alike
+    found = contexts(routed, 1, VOCABULARY, number=2, around=2)
+    assert [(each.position, each.before, each.token) for each in found] == [
+        (2, "<S> a,b", "c"),
+        (0, "", "<S>"),
     ]
-    np.testing.assert_allclose([each.gate for each in found], [ONE, ONE, 1 - ONE], rtol=1e-5)
+    assert all((each.sentence, each.after) in AFTER[each.token] for each in found)
+    np.testing.assert_allclose([each.gate for each in found], [ONE, 1 - ONE], rtol=1e-5)
     for expert in (-1, 3):
         with pytest.raises(ValueError, match=f"expert must be a number from 0 to 2, got {expert}"):
             contexts(routed, expert, VOCABULARY)

@@ -1,7 +1,7 @@
 """Arguments that several commands share."""
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,4 +33,20 @@ RunDir = Annotated[
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the run in the folder, from its last state."),
+]
+Weights = Annotated[
+    Literal["best", "last"], typer.Option(help="best (by validation perplexity) or last.")
+]
+Run = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Text files, one tokenised sentence a line; for translation their common PREFIX "
+        "(PREFIX.de, PREFIX.en). May be given repeatedly.",
+    ),
+]
+Direction = Annotated[
+    str | None,
+    typer.Option(metavar="FROM-TO", help="One direction of a multilingual model, such as en-fr."),
 ]

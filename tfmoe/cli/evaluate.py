@@ -2,33 +2,17 @@
 
 import contextlib
 import json as json_format
-import pathlib
 import sys
-from typing import Annotated
-
-import typer
 
 from tfmoe.cli import arguments
 from tfmoe.cli.tensorflow_import import import_tensorflow
 
 
 def evaluate(
-    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Text files, one tokenised sentence a line; for translation their common PREFIX "
-            "(PREFIX.de, PREFIX.en). May be given repeatedly.",
-        ),
-    ] = None,
-    direction: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FROM-TO", help="One direction of a multilingual model, such as en-fr."
-        ),
-    ] = None,
-    weights: Annotated[str, typer.Option(help="best (by validation perplexity) or last.")] = "best",
+    run: arguments.Run,
+    data: arguments.Data = None,
+    direction: arguments.Direction = None,
+    weights: arguments.Weights = "best",
     json: arguments.Json = False,
 ):
     """Measure a trained model: perplexity per word or subword, and BLEU of translations.
@@ -52,8 +36,6 @@ def evaluate(
     "sentences", "perplexity" (per subword), "tokens", "loss", and, if there are several,
     "directions"}. Both: how each mixture used its experts.
     """
-    if weights not in ("best", "last"):
-        raise ValueError(f"--weights must be best or last, got {weights!r}")
     import_tensorflow()
     from tfmoe.cli.progress import verbosity
     from tfmoe.config import load_run, task_of

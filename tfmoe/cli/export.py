@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.cli import arguments
 from tfmoe.cli.tensorflow_import import import_tensorflow
 
 # `saved_model_cli` itself does not load tensorflow-text, whose operations tokenization needs.
@@ -18,7 +19,7 @@ SAVED_MODEL_CLI = (
 
 
 def export(
-    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: arguments.Run,
     out: Annotated[
         pathlib.Path,
         typer.Argument(metavar="OUT", help="A folder of numbered versions; made if missing."),
@@ -27,7 +28,7 @@ def export(
         int | None,
         typer.Option(metavar="N", help="The version to write; else the one after the last."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="best (by validation perplexity) or last.")] = "best",
+    weights: arguments.Weights = "best",
     half: Annotated[
         bool,
         typer.Option(
@@ -93,8 +94,6 @@ def export(
       tfmoe export runs/language_model exported/small --half
       tfmoe export runs/multilingual exported/multilingual --beam 8 --nbest 3
     """
-    if weights not in ("best", "last"):
-        raise ValueError(f"--weights must be best or last, got {weights!r}")
     for name, value in (("--top", top), ("--beam", beam), ("--nbest", nbest)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
@@ -109,10 +108,13 @@ def export(
     from tfmoe.training import export as exporting
     from tfmoe.training.callbacks import Progress
     from tfmoe.training.run_directory import RunDirectory
+    from tfmoe.training.state import saved_step
 
     version = exporting.checked_version(out, version)
     with contextlib.redirect_stdout(sys.stderr):
         config, vocabulary, model = load_run(run, weights)
+        directory = RunDirectory(run)
+        measured = {"of_weights": "best", **directory.read_result()}
         translates = config.model.name == "translation"
         of_the_other = {
             "--top": top, "--tokenization": tokenization
@@ -145,23 +147,20 @@ def export(
         default = "translate" if translates else "score"
         print(f"tracing {', '.join(signatures)}")
         module, concrete = exporting.exported_module(signatures, default, resources)
-        directory = RunDirectory(run)
         facts = {
             "model": config.model.name,
-            "run": str(run.resolve()),
+            "run": run.resolve().name,
             "made_with": exporting.software(),
             "weights": {
                 "which": weights,
-                "step": saved_step(directory, weights),
+                "step": saved_step(directory.checkpoints, weights),
                 "type": "bfloat16" if half else "float32",
                 "change": changes,
             },
             "tokenization": "subwords" if translates else tokenization,
             "signatures": exporting.described(signatures, concrete),
             "serving_default": default,
-            "metrics": (
-                directory.read_json(directory.result) if directory.result.is_file() else None
-            ),
+            "metrics": measured,
             "config": directory.config.read_text(encoding="utf-8"),
         }
         path = exporting.write_saved_model(out, version, module, concrete, facts)
@@ -190,14 +189,6 @@ def measured_changes(config, vocabulary, model, progress, verbose):
                 f"({after - before:+.4f})"
             )
     return changes
-
-
-def saved_step(directory, weights):
-    """The training step of the weights of a run."""
-    import tensorflow as tf
-
-    folder = directory.checkpoints / ("best" if weights == "best" else "")
-    return int(tf.train.get_checkpoint_state(str(folder)).model_checkpoint_path.rpartition("-")[2])
 
 
 def example_command(path, translates, vocabulary, tokenization):

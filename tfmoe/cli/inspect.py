@@ -17,21 +17,9 @@ MOST_ROWS = 32
 
 
 def inspect(
-    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Text files, one tokenised sentence a line; for translation their common PREFIX "
-            "(PREFIX.de, PREFIX.en). May be given repeatedly.",
-        ),
-    ] = None,
-    direction: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FROM-TO", help="One direction of a multilingual model, such as en-fr."
-        ),
-    ] = None,
+    run: arguments.Run,
+    data: arguments.Data = None,
+    direction: arguments.Direction = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +38,7 @@ def inspect(
             help="Show the contexts that this expert weighs highest. May be given repeatedly.",
         ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="best (by validation perplexity) or last.")] = "best",
+    weights: arguments.Weights = "best",
     shuffles: Annotated[
         int, typer.Option(metavar="N", help="Shuffles for the baselines of information.")
     ] = 20,
@@ -89,16 +77,20 @@ def inspect(
     "information_on_labels", "consistency", "pairs", "characteristic_words", "contexts"}}}.
     The columns of --csv: sentence, position, token, layer, expert, gate, rank.
     """
-    if weights not in ("best", "last"):
-        raise ValueError(f"--weights must be best or last, got {weights!r}")
     for name, value, least in (("sentences", sentences, 1), ("shuffles", shuffles, 2)):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if csv is not None and html is not None and csv.resolve() == html.resolve():
+        raise ValueError(f"--csv and --html must be different files, got {csv} for both")
     import_tensorflow()
+    from data_pipelines.atomic_write import check_writable
     from tfmoe.cli import inspection_page
     from tfmoe.cli.inspection_report import as_json, inspect_run
     from tfmoe.training.inspection import write_routing_table
 
+    for file in (csv, html):
+        if file is not None:
+            check_writable(file)
     with contextlib.redirect_stdout(sys.stderr):
         report = inspect_run(
             run,

@@ -1,6 +1,6 @@
 """What `tfmoe inspect` finds out about a run."""
 
-import re
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +9,9 @@ import data_pipelines
 from tfmoe.config import load_run, task_of
 from tfmoe.training import inspection
 from tfmoe.training.accounting import describe
+from tfmoe.training.inspection import count_lines
 from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import load_weights
+from tfmoe.training.state import load_weights, saved_step
 
 MOST_LABELLED_FILES = 30
 SPECIAL_EXPERTS = 6
@@ -56,7 +57,7 @@ class Report(NamedTuple):
         sentences: how many were read.
         label_kind: what the labels are: `"label"`, `"direction"`, `"file"` or `None`.
         cost: what `accounting.describe` gives.
-        result: what `result.json` holds, or `{}`.
+        result: what `result.json` holds; `{}` for other weights than the best, of which it is.
         layers: list of `LayerReport`.
     """
 
@@ -108,7 +109,8 @@ def inspect_run(
     routings = router(batches)
     other = {}
     other_weights = "last" if weights == "best" else "best"
-    if step_of(run, other_weights) in (None, step_of(run, weights)):
+    steps = [saved_step(run.checkpoints, which) for which in (weights, other_weights)]
+    if steps[1] in (None, steps[0]):
         other_weights = None  # there are none, or they are the same
     else:
         load_weights(model, run.checkpoints, other_weights)
@@ -150,7 +152,7 @@ def inspect_run(
         len(np.unique(layers[0].routed.lines)),
         kind,
         describe(model),
-        run.read_json(run.result) if run.result.exists() else {},
+        run.read_result() if weights == "best" else {},
         layers,
     )
 
@@ -181,6 +183,11 @@ def labels_of(task, files, label_files):
     if label_files:
         paths = [path for each in label_files for path in data_pipelines.find_files(each)]
         texts = [path for each in files for path in each.source] if translates else files
+        if translates and sum(map(task.count_pairs, files)) != sum(map(count_lines, texts)):
+            raise ValueError(
+                "--labels: the text has pairs with an empty side, which are left out, so that the "
+                "lines of labels are of other pairs; remove these pairs from text and labels"
+            )
         return inspection.read_labels(paths, texts), "label"
     if translates:
         names = [f"{each.source_language}-{each.target_language}" for each in files]
@@ -190,8 +197,10 @@ def labels_of(task, files, label_files):
         return np.repeat(names, counts).tolist(), "direction"
     if not 1 < len(files) <= MOST_LABELLED_FILES:
         return None, None
-    counts = [inspection.count_lines(file) for file in files]
-    return np.repeat(files, counts).tolist(), "file"
+    names = [pathlib.Path(file).name for file in files]
+    if len(set(names)) < len(names):
+        names = [str(file) for file in files]
+    return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
 
 
 def names_of(files):
@@ -199,17 +208,6 @@ def names_of(files):
     if isinstance(files[0], data_pipelines.ParallelFiles):
         return [path for each in files for path in (*each.source, *each.target)]
     return list(files)
-
-
-def step_of(run, weights):
-    """After which step the weights of a run were saved; `None` if there are none."""
-    folder = run.checkpoints / ("best" if weights == "best" else "")
-    steps = [
-        int(found[1])
-        for file in folder.glob(f"{weights}-*.index")
-        if (found := re.fullmatch(rf"{weights}-(\d+)\.index", file.name))
-    ]
-    return max(steps, default=None)
 
 
 def characteristic_words(use, expert, vocabulary):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.cli import arguments
 from tfmoe.cli.tensorflow_import import import_tensorflow
 
 SECONDS_BETWEEN_REPORTS = 5
@@ -40,7 +41,7 @@ def translate(
     nbest: Annotated[
         int, typer.Option(metavar="N", help="Translations of each line, with their scores.")
     ] = 1,
-    weights: Annotated[str, typer.Option(help="best (by validation perplexity) or last.")] = "best",
+    weights: arguments.Weights = "best",
 ):
     """Translate text with a trained model.
 
@@ -55,8 +56,6 @@ def translate(
       tfmoe translate runs/translation --input my/text.en > my/text.fr
       tfmoe translate runs/multilingual --to ja --beam 8 --nbest 3 < my/text.en
     """
-    if weights not in ("best", "last"):
-        raise ValueError(f"--weights must be best or last, got {weights!r}")
     if beam is not None and beam < nbest:
         raise ValueError(f"--beam must be at least --nbest {nbest}, got {beam}")
     if nbest < 1:

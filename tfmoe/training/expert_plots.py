@@ -56,7 +56,9 @@ def co_selection_map(pairs, experts=None, path=None, title=""):
         path, title: as for `load_and_importance`.
     """
     if experts is None:
-        experts = neighbours(pairs, np.argsort(-pairs.in_pairs, kind="stable")[:64])
+        paired = np.count_nonzero(pairs.in_pairs)
+        most = np.argsort(-pairs.in_pairs, kind="stable")[: min(paired, 64)]
+        experts = neighbours(pairs, most)
     figure = Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     ratio_map(figure, axes, pairs.lift(experts), 4, "times as often as by chance")
@@ -80,7 +82,7 @@ def label_map(names, shares, of_text, path=None, title="", most=32):
     used = np.flatnonzero(shares.sum(axis=1))
     distance = np.abs(shares[used] - of_text).sum(axis=1)
     used = used[np.argsort(-distance, kind="stable")[:most]]
-    ratios = shares / of_text
+    ratios = np.divide(shares, of_text, out=np.zeros_like(shares), where=of_text > 0)
     # Experts of the same label stand together.
     rows = used[np.lexsort((-ratios[used].max(axis=1), ratios[used].argmax(axis=1)))]
     figure = Figure(figsize=(5, 4.4), dpi=150, layout="constrained")

@@ -38,9 +38,9 @@ class ExpertSummaries(keras.callbacks.Callback):
     words that some experts weigh highest (Table 9). Of the training: words and operations a second,
     learning rate.
 
-    Operations a second are the paper's TFLOPS/GPU, of all devices together: a multiply-add is two
-    operations, the backward pass takes twice the forward one, so 6 · ops/timestep · words / second.
-    A timestep of a translation is a token of the source and one of the target, words are both.
+    Operations a second of a device are the paper's TFLOPS/GPU: a multiply-add is two operations,
+    the backward pass takes twice the forward one, so 6 · ops/timestep · words / second. A timestep
+    of a translation is a token of the source and one of the target, words are both.
 
     Under a `MixedStrategy` of several devices nothing is written of the experts, of which no device
     has all; `fit`'s own metrics of their use are those of the whole batch.
@@ -106,7 +106,8 @@ class ExpertSummaries(keras.callbacks.Callback):
         if speed is not None:
             tf.summary.scalar("training/words_per_second", speed)
             timesteps = speed / 2 if isinstance(self.model, TranslationModel) else speed
-            tf.summary.scalar("training/flops", 6 * self._ops * timesteps)
+            devices = self.model.distribute_strategy.num_replicas_in_sync
+            tf.summary.scalar("training/flops_per_device", 6 * self._ops * timesteps / devices)
         rate = tf.convert_to_tensor(self.model.optimizer.learning_rate)
         tf.summary.scalar("training/learning_rate", rate)
 

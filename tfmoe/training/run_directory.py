@@ -79,6 +79,17 @@ class RunDirectory:
                 raise ValueError(f"{self.facts}: is not what a run began with: it has no {key!r}")
         return facts
 
+    def read_result(self):
+        """What `result.json` holds, measured on the best weights; `{}` before the run is finished.
+        A ValueError names a broken one.
+        """
+        if not self.result.is_file():
+            return {}
+        found = self.read_json(self.result)
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.result}: is not a result: it has no names")
+        return found
+
     def read_history(self):
         """The finished epochs: a list of `{column: float}`, in order; a ValueError names a broken
         line.

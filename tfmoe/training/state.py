@@ -120,7 +120,7 @@ def load_weights(model, directory, which="best"):
         FileNotFoundError: if there are none.
         ValueError: if they are of another model.
     """
-    directory = pathlib.Path(directory) / ("best" if which == "best" else "")
+    directory = folder_of(directory, which)
     checkpoint = Checkpoint(weight_table(model), directory, which, model.distribute_strategy)
     path = checkpoint.latest()
     if path is None:
@@ -129,6 +129,21 @@ def load_weights(model, directory, which="best"):
             "ended?"
         )
     read(checkpoint, path)
+
+
+def saved_step(directory, which="best"):
+    """After which training step weights were saved; `None` if there are none.
+
+    Args:
+        directory, which: as for `load_weights`.
+    """
+    path = Checkpoint({}, folder_of(directory, which), which).latest()
+    return None if path is None else int(path.rpartition("-")[2])
+
+
+def folder_of(directory, which):
+    """Where in a run's `checkpoints` the weights are."""
+    return pathlib.Path(directory) / ("best" if which == "best" else "")
 
 
 def is_finite(variable):

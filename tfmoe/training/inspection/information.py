@@ -123,9 +123,11 @@ def special_experts(routed, number=4):
         List of experts, first the one with the largest part `p(e) · KL(p(word | e) ‖ p(word))` in
         the mutual information of expert and token.
     """
-    tokens, shares = routed.tokens[routed.places], routed.shares
-    counts = joint_counts(routed.experts, tokens, int(routed.tokens.max(initial=0)) + 1, shares)
-    of_experts = np.bincount(routed.experts, shares, routed.num_experts)
+    given = routed.shares > 0  # a gate value can be too small for its type
+    tokens, shares = routed.tokens[routed.places][given], routed.shares[given]
+    experts = routed.experts[given]
+    counts = joint_counts(experts, tokens, int(routed.tokens.max(initial=0)) + 1, shares)
+    of_experts = np.bincount(experts, shares, routed.num_experts)
     of_tokens = np.bincount(tokens, shares)
     joint, total = counts.counts, shares.sum()
     bits = joint * np.log2(joint * total / of_experts[counts.rows] / of_tokens[counts.columns])

@@ -32,11 +32,14 @@ class CoSelection(NamedTuple):
         num_experts: E.
         pairs: `JointCounts` of the pairs, the smaller expert first.
         in_pairs: `[E]` int64, in how many pairs each expert is.
+        chance: `[E]` float64: by chance experts i and j would be in `chance[i]·chance[j]` pairs,
+            which makes each be in as many as it is (quasi-independence).
     """
 
     num_experts: int
     pairs: JointCounts
     in_pairs: np.ndarray
+    chance: np.ndarray
 
     def expected(self, first, second):
         """How often two different experts would be chosen together by chance.
@@ -44,11 +47,7 @@ class CoSelection(NamedTuple):
         Args:
             first, second: arrays of experts of one shape.
         """
-        in_pairs = self.in_pairs.astype(np.float64)
-        total = in_pairs.sum()
-        products = (total**2 - (in_pairs**2).sum()) / 2  # of all pairs of different experts
-        scale = total / 2 / products if products else 0.0
-        return scale * in_pairs[first] * in_pairs[second]
+        return self.chance[first] * self.chance[second]
 
     def lift(self, experts):
         """How many times as often as by chance experts are chosen together.
@@ -111,7 +110,29 @@ def co_selection(routed):
     in_pairs = np.zeros(num_experts, np.int64)
     for experts in (counted.rows, counted.columns):
         np.add.at(in_pairs, experts, counted.counts)
-    return CoSelection(num_experts, counted, in_pairs)
+    return CoSelection(num_experts, counted, in_pairs, chances(in_pairs))
+
+
+def chances(in_pairs, rounds=1000):
+    """Solves `q_i · Σ_{j≠i} q_j = in_pairs_i`.
+
+    Args:
+        in_pairs: `[E]`.
+        rounds: of the iteration at most. An expert that is in all pairs has no finite solution, but
+            the products come close.
+
+    Returns:
+        `[E]` float64.
+    """
+    wanted = np.asarray(in_pairs, np.float64)
+    q = wanted / np.sqrt(max(wanted.sum(), 1.0))
+    for _ in range(rounds):
+        others = q.sum() - q
+        better = np.sqrt(q * np.divide(wanted, others, out=np.zeros_like(q), where=others > 0))
+        if np.allclose(better, q, rtol=1e-9, atol=0):
+            break
+        q = better
+    return q
 
 
 def pairs_of_tokens(routed):

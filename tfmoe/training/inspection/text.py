@@ -178,7 +178,7 @@ def _lines(files):
         find_files(file)  # raises, if it is missing
         for number, words in sentences(file):
             yield before + number, words
-        before += count_lines(file) if file != files[-1] else 0
+        before += count_lines(file)
 
 
 def _fitting(rows, most, size):
