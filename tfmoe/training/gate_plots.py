@@ -98,8 +98,8 @@ def expert_map(panels, extent, title=""):
     figure = Figure(figsize=(2.2 * len(panels) + 0.4, 2.7), dpi=DPI, layout="constrained")
     values = [each for each in panels.values() if not np.issubdtype(each.dtype, np.integer)]
     low, high = (f(values) if values else 0 for f in (np.min, np.max))
-    for axes, (label, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
-                                    panels.items(), strict=True):  # fmt: skip
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (label, panel) in zip(every, panels.items(), strict=True):
         if np.issubdtype(panel.dtype, np.integer):
             last = FEW - 1
             options = {"cmap": expert_colors(), "vmin": 0, "vmax": last, "interpolation": "nearest"}
