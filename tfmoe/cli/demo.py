@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tfmoe.cli import arguments
+from tfmoe.cli.experts_table import HEAD, by_load, expert_rows
 from tfmoe.cli.table import table
 from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.cli.train import train_run
@@ -146,16 +147,11 @@ def use_report(run_dir, most=32):
     lengths = survey(files).lengths
     batches = build_batches(config, files, vocabulary, training=False, lengths=lengths)
     name, use = next(iter(expert_use(model, batches).items()))
-    order = (-use.load).argsort(kind="stable").tolist()
+    order = by_load(use)
     shown = order if len(order) <= most else order[: most // 2] + order[-most // 2 :]
-    rows = [["expert", "load/mean", "importance/mean", "words that go there more than elsewhere"]]
-    for expert in shown:
-        words = " ".join(vocabulary.decode(use.characteristic_words(expert)))
-        load = use.load[expert] / use.load.mean()
-        importance = use.importance[expert] / use.importance.mean()
-        rows.append([str(expert), f"{load:.2f}", f"{importance:.2f}", words])
+    words = {expert: vocabulary.decode(use.characteristic_words(expert)) for expert in shown}
     unused = int((use.load == 0).sum())
     head = f"Use of the {len(order)} experts of {name} on the test text; {unused} unused"
     if len(shown) < len(order):
         head += f"; the {most // 2} most and the {most // 2} least used"
-    return f"{head}\n{table(rows, '>>><')}"
+    return f"{head}\n{table([HEAD, *expert_rows(use, words)], '>>><')}"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tfmoe.cli import arguments
+from tfmoe.cli.experts_table import HEAD, by_load, expert_rows
 from tfmoe.cli.table import table
 from tfmoe.cli.tensorflow_import import import_tensorflow
 
@@ -207,22 +208,16 @@ def information(found, what):
 
 def experts(layer):
     """A table of the experts of a layer: load, importance, characteristic words."""
-    use = layer.use
-    order = (-use.load).argsort(kind="stable").tolist()
-    rows = [["expert", "load/mean", "importance/mean", "words that go there more than elsewhere"]]
-    for number in order[:MOST_ROWS]:
-        load, importance = use.load[number], use.importance[number]
-        rows.append(
-            [
-                str(number),
-                f"{load / use.load.mean():.2f}",
-                f"{importance / use.importance.mean():.2f}",
-                " ".join(layer.words[number]),
-            ]
-        )
-    left = len(order) - MOST_ROWS
-    more = f"\nand {left:,} experts with less load" if left > 0 else ""
-    return table(rows, ">>><") + more
+    rows, left = most_used(layer)
+    more = f"\nand {left:,} experts with less load" if left else ""
+    return table([HEAD, *rows], ">>><") + more
+
+
+def most_used(layer):
+    """Rows for the most used experts of a layer, and how many are left out."""
+    order = by_load(layer.use)
+    words = {expert: layer.words[expert] for expert in order[:MOST_ROWS]}
+    return expert_rows(layer.use, words), len(order) - len(words)
 
 
 def context_table(found):

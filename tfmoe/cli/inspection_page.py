@@ -9,13 +9,14 @@ import io
 import pathlib
 
 from data_pipelines.atomic_write import atomic_write
-from tfmoe.cli.inspect import MOST_ROWS, figures, headline, visible
+from tfmoe.cli.inspect import figures, headline, most_used, visible
 from tfmoe.training.expert_plots import (
     balance_curves,
     co_selection_map,
     label_map,
     load_and_importance,
 )
+from tfmoe.training.inspection import over_mean
 from tfmoe.training.plots import perplexity_curves
 
 STYLE = """
@@ -185,7 +186,7 @@ def layer_section(layer, report):
 
 def contexts(expert, found, layer):
     """Table 9 for one expert."""
-    load = layer.use.load[expert] / (layer.use.load.mean() or 1)
+    load = over_mean(layer.use.load)[expert]
     words = " ".join(layer.words[expert])
     head = f"<div><h4>Expert {expert}</h4>\n" + (
         f'<p class="quiet">Load {load:.2f} of the mean. {escape(words)}</p>'
@@ -208,16 +209,13 @@ def contexts(expert, found, layer):
 
 def experts_table(layer):
     """The most used experts, with load, importance and characteristic words."""
-    use = layer.use
-    order = (-use.load).argsort(kind="stable")[:MOST_ROWS].tolist()
+    found, left = most_used(layer)
     rows = "".join(
-        f'<tr><td class="number">{expert}</td>'
-        f'<td class="number">{use.load[expert] / (use.load.mean() or 1):.2f}</td>'
-        f'<td class="number">{use.importance[expert] / (use.importance.mean() or 1):.2f}</td>'
-        f"<td>{escape(' '.join(layer.words[expert]))}</td></tr>\n"
-        for expert in order
+        "<tr>"
+        + "".join(f'<td class="number">{number}</td>' for number in numbers)
+        + f"<td>{escape(words)}</td></tr>\n"
+        for *numbers, words in found
     )
-    left = len(use.load) - len(order)
     more = f'\n<p class="quiet">and {left:,} experts with less load</p>' if left else ""
     return (
         '<div class="wide"><table>\n<tr><th class="number">expert</th>'

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import data_pipelines
+from tfmoe.cli.experts_table import by_load
 from tfmoe.config import load_run, task_of
 from tfmoe.training import inspection
 from tfmoe.training.accounting import describe
@@ -96,16 +97,16 @@ def inspect_run(
         ValueError: if something is missing or does not fit.
     """
     config, vocabulary, model = load_run(path, weights)
-    if not any(inspection.TextRouter(model).mixtures):
+    router = inspection.TextRouter(model)
+    if not router.mixtures:
         raise ValueError(f"{path} is a model without a mixture of experts: nothing to inspect")
     task, run = task_of(config), RunDirectory(path)
     files = text_files(task, data, direction)
     if not files:
         raise ValueError(f"{path} has no test text (data.test in its config): name one with --data")
-    check_experts(model, experts)
+    check_experts(router.mixtures, experts)
     labels, kind = labels_of(task, files, label_files)
     batches = task.numbered_batches(vocabulary, files, sentences)
-    router = inspection.TextRouter(model)
     routings = router(batches)
     other = {}
     other_weights = "last" if weights == "best" else "best"
@@ -121,7 +122,7 @@ def inspect_run(
             raise ValueError(f"{path}: no token of the text goes to any expert of {name}")
         use = inspection.use_of_experts(routed)
         shown = experts or inspection.special_experts(routed, SPECIAL_EXPERTS)
-        most_used = np.argsort(-use.load, kind="stable")[:most_words].tolist()
+        most_used = by_load(use)[:most_words]
         layers.append(
             LayerReport(
                 name,
@@ -166,9 +167,9 @@ def text_files(task, data, direction):
     return list(dict.fromkeys(file for each in data for file in task.find_files([each])))
 
 
-def check_experts(model, experts):
-    """Raises a ValueError for a number that is of no expert."""
-    largest = max(layer.num_experts for layer in inspection.TextRouter(model).mixtures.values())
+def check_experts(mixtures, experts):
+    """Raises a ValueError for a number that is of no expert of any mixture."""
+    largest = max(layer.num_experts for layer in mixtures.values())
     for expert in experts:
         if not 0 <= expert < largest:
             raise ValueError(f"--expert must be from 0 to {largest - 1}, got {expert}")

@@ -126,15 +126,8 @@ def cluster(command, number, logs):
 @contextlib.contextmanager
 def ended_by_signals():
     """Lets SIGTERM and SIGHUP end this process as an exception does: blocks are left in order."""
-    before = {each: signal.getsignal(each) for each in ENDING}
-    for each, handler in before.items():
-        if handler != signal.SIG_IGN:  # as nohup has it
-            signal.signal(each, _exit)
-    try:
+    with handled(ENDING, _exit):
         yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _exit(number, _frame):
@@ -145,17 +138,26 @@ def _exit(number, _frame):
 def signals_postponed():
     """Lets the signals that end this process do so only when the block is over."""
     came = []
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, *ENDING)}
-    before = {each: handler for each, handler in before.items() if handler != signal.SIG_IGN}
+    try:
+        with handled((signal.SIGINT, *ENDING), lambda number, _frame: came.append(number)):
+            yield
+    finally:
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def handled(numbers, handler):
+    """Has a function handle signals, but for those that are ignored, as nohup has it."""
+    before = {each: signal.getsignal(each) for each in numbers}
+    before = {each: own for each, own in before.items() if own != signal.SIG_IGN}
     for each in before:
-        signal.signal(each, lambda number, _frame: came.append(number))
+        signal.signal(each, handler)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        for each, own in before.items():
+            signal.signal(each, own)
 
 
 def free_addresses(number):

@@ -123,7 +123,7 @@ def train_on(strategy, config, run_dir, resume):
     if is_first_worker(strategy):
         callbacks[1:1] = [Progress(config.training.epochs), History(run)]
         callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
-        callbacks.append(expert_summaries(task, run, vocabulary))
+        callbacks.append(expert_summaries(task, run, model, vocabulary))
         with atomic_write(run.config) as file:  # from here on, there is a run
             file.write(dump_config(config))
 
@@ -152,12 +152,13 @@ def train_on(strategy, config, run_dir, resume):
     return finish(task, run, model, vocabulary, time.perf_counter() - begun)
 
 
-def expert_summaries(task, run, vocabulary, sentences=200):
+def expert_summaries(task, run, model, vocabulary, sentences=200):
     """The callback that writes what the experts do on a sample of the validation text."""
-    from tfmoe.training.expert_summaries import ExpertSummaries
+    from tfmoe.training.expert_summaries import ExpertSummaries, has_all_experts
 
-    files = task.splits.valid
-    sample = task.numbered_batches(vocabulary, files, sentences) if files else ()
+    files, sample = task.splits.valid, ()
+    if files and has_all_experts(model):
+        sample = task.numbered_batches(vocabulary, files, sentences)
     return ExpertSummaries(run.logs / "experts", sample, vocabulary)
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmoe.layers import MoE
+
 
 class Signature(NamedTuple):
     """A function to be exported.
@@ -79,6 +81,27 @@ def padded_routing(routing, lengths):
     order = tf.argsort(gates, axis=1, direction="DESCENDING", stable=True)
     experts, gates = (tf.gather(each, order, batch_dims=1) for each in (experts, gates))
     return padded(experts, lengths, -1), padded(gates, lengths, 0.0)
+
+
+def padded_routings(blocks, features_by_block, mask, lengths):
+    """Experts and gate values of each token in each mixture of a stack of blocks.
+
+    Args:
+        blocks: list of `Residual`.
+        features_by_block: iterator over their inputs, `[R, steps, D]`.
+        mask: `[R, steps]` bool, `False` for padding.
+        lengths: `[B]` int64, tokens of each sentence.
+
+    Returns:
+        `{NAME_experts, NAME_gates}` as `padded_routing` gives them.
+    """
+    outputs = {}
+    for block, features in zip(blocks, features_by_block, strict=False):
+        if isinstance(block.layer, MoE):
+            experts, gates = padded_routing(block.layer.route(features, mask), lengths)
+            outputs[f"{block.layer.name}_experts"] = experts
+            outputs[f"{block.layer.name}_gates"] = gates
+    return outputs
 
 
 def at_least_one(rows):

@@ -6,17 +6,18 @@ all sentences, L words to write, N best words, K experts of a token, D model, V 
 
 import tensorflow as tf
 
-from tfmoe.layers import MoE, ProjectedLSTM
+from tfmoe.layers import MoE
+from tfmoe.models.blocks import step_through, zero_states
 from tfmoe.models.serving import (
     Signature,
     at_least_one,
     one_of_each,
     padded,
-    padded_routing,
+    padded_routings,
 )
+from tfmoe.models.word_predictor import END, START, UNKNOWN
 from tfmoe.ops.arguments import positive
 
-END, START, UNKNOWN = 0, 1, 2
 LONGEST_TEXT = 10_000  # words that `generate` writes at most
 
 
@@ -198,12 +199,8 @@ class ServingLanguageModel:
             lengths = inputs.row_lengths()
             outputs["tokens"] = padded(self._words(inputs.flat_values), lengths, "")
             mask = tf.not_equal(rows, END)
-            blocks = zip(self.model.blocks, self.model.features_by_block(rows), strict=False)
-            for block, features in blocks:
-                if isinstance(block.layer, MoE):
-                    experts, gates = padded_routing(block.layer.route(features, mask), lengths)
-                    outputs[f"{block.layer.name}_experts"] = experts
-                    outputs[f"{block.layer.name}_gates"] = gates
+            features = self.model.features_by_block(rows)
+            outputs |= padded_routings(self.model.blocks, features, mask, lengths)
         return outputs
 
     def _ids(self, sentences):
@@ -242,10 +239,6 @@ class ServingLanguageModel:
         features = tf.gather_nd(self.model(rows), tf.where(tf.not_equal(rows, END)))
         return features, tf.cumsum(inputs.row_lengths()) - 1
 
-    def _zero_states(self, num_rows):
-        layers = [block.layer for block in self.model.blocks]
-        return [layer.zero_states(num_rows) for layer in layers if isinstance(layer, ProjectedLSTM)]
-
     def _step(self, tokens, positions, states):
         """Reads a word of each sentence.
 
@@ -259,15 +252,7 @@ class ServingLanguageModel:
         """
         begins = tf.equal(positions % self.max_length, 0)[:, None]
         states = tf.nest.map_structure(lambda x: tf.where(begins, tf.zeros_like(x), x), states)
-        features, new_states = self.model.embedding(tokens), []
-        for block in self.model.blocks:
-            if isinstance(block.layer, ProjectedLSTM):
-                outputs, state = block.layer.step(features, states[len(new_states)])
-                new_states.append(state)
-                features = block.join(features, outputs)
-            else:
-                features = block(features)
-        return features, new_states
+        return step_through(self.model.blocks, self.model.embedding(tokens), states)
 
     def _read(self, tokens, lengths):
         """Reads prefixes.
@@ -295,7 +280,7 @@ class ServingLanguageModel:
         _, features, states = tf.while_loop(
             lambda t, *_: t < tf.shape(tokens)[1],
             body,
-            (tf.constant(0), features, self._zero_states(num_rows)),
+            (tf.constant(0), features, zero_states(self.model.blocks, num_rows)),
         )
         return features, states
 

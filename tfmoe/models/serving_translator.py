@@ -12,9 +12,9 @@ from tfmoe.models.serving import (
     at_least_one,
     one_of_each,
     padded,
-    padded_routing,
+    padded_routings,
 )
-from tfmoe.models.translation import START
+from tfmoe.models.word_predictor import START
 from tfmoe.ops.arguments import positive
 
 LONGEST_SOURCE = 500  # subwords: a search takes twice as many steps
@@ -157,13 +157,7 @@ class ServingTranslator:
         """
         mask = tf.not_equal(at_least_one(tokens), 0)
         lengths = tf.math.count_nonzero(tokens, axis=1)
-        outputs = {}
-        for block, features in zip(blocks, features_by_block, strict=False):
-            if isinstance(block.layer, MoE):
-                experts, gates = padded_routing(block.layer.route(features, mask), lengths)
-                outputs[f"{block.layer.name}_experts"] = experts
-                outputs[f"{block.layer.name}_gates"] = gates
-        return outputs
+        return padded_routings(blocks, features_by_block, mask, lengths)
 
     def _pieces(self, tokens):
         """`[B, S]` int32 to the strings of the subwords, "" for padding."""

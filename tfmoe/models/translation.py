@@ -7,12 +7,11 @@ hypothesis for one sentence).
 import keras
 import tensorflow as tf
 
-from tfmoe.layers import AttentionLSTM, ProjectedLSTM, VocabularySoftmax
+from tfmoe.layers import AttentionLSTM, VocabularySoftmax
 from tfmoe.models.beam_search import beam_search, tile
-from tfmoe.models.blocks import features_by_block
-from tfmoe.models.word_predictor import PADDING, WordPredictor
+from tfmoe.models.blocks import features_by_block, step_through, zero_states
+from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
 
-END, START = 0, 1
 # Of the order of what the layers add to the residual stream.
 EMBEDDING_STDDEV = 0.25
 
@@ -164,23 +163,15 @@ class TranslationModel(WordPredictor):
                 z, states[0], keys, memory, memory_mask
             )
             features = first.join(features, outputs)
-            new_states = [first_states]
-            for block in others:
-                if isinstance(block.layer, ProjectedLSTM):
-                    outputs, state = block.layer.step(features, states[len(new_states)])
-                    new_states.append(state)
-                    features = block.join(features, outputs)
-                else:
-                    features = block(features)
+            features, other_states = step_through(others, features, states[1:])
+            new_states = [first_states, *other_states]
             return tf.nn.log_softmax(self.softmax(features)), attention, new_states
 
         return step
 
     def zero_states(self, num_rows):
         """The decoder's states before its first step, for N rows."""
-        recurrent = (AttentionLSTM, ProjectedLSTM)
-        layers = [block.layer for block in self.decoder if isinstance(block.layer, recurrent)]
-        return [layer.zero_states(num_rows) for layer in layers]
+        return zero_states(self.decoder, num_rows)
 
     @tf.autograph.experimental.do_not_convert
     def translate(

@@ -10,7 +10,8 @@ from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.models.perplexity import Perplexity
 
-PADDING = 0
+PADDING = END = 0
+START, UNKNOWN = 1, 2
 
 
 class WordPredictor(keras.Model):

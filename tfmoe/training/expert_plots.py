@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from tfmoe.training.inspection import over_mean
 from tfmoe.training.plots import logarithmic, saved
 
 SIZE = 5, 3.4
@@ -27,9 +28,7 @@ def load_and_importance(use, path=None, title=""):
     figure, axes = empty(title)
     order = np.argsort(-use.load, kind="stable")
     places = np.arange(len(order))
-    load, importance = (
-        each[order] / (each.mean() or 1) for each in (use.load, use.importance.astype(float))
-    )
+    load, importance = (over_mean(each)[order] for each in (use.load, use.importance))
     if len(order) <= MOST_BARS:
         axes.bar(places, load, width=0.9, color=COLORS[0], alpha=0.6, label="load")
         axes.plot(places, importance, ".", markersize=4, color=COLORS[1], label="importance")

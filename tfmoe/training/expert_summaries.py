@@ -17,6 +17,7 @@ from tfmoe.training.accounting import describe
 from tfmoe.training.inspection import (
     contexts,
     noise_deviation,
+    over_mean,
     special_experts,
     use_of_experts,
 )
@@ -67,9 +68,9 @@ class ExpertSummaries(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # Raises for other models.
-        has_all = bool(mixtures_of(self.model)) and not is_spread_out(self.model)
-        self._router = TextRouter(self.model) if has_all and self.batches else None
-        self._noise = NoiseMeter(self.model) if has_all and self.batches else None
+        routes = has_all_experts(self.model) and self.batches
+        self._router = TextRouter(self.model) if routes else None
+        self._noise = NoiseMeter(self.model) if routes else None
         self._ops = describe(self.model)["ops_per_timestep"]
         self._writer = tf.summary.create_file_writer(str(self.directory))
 
@@ -112,10 +113,16 @@ class ExpertSummaries(keras.callbacks.Callback):
         tf.summary.scalar("training/learning_rate", rate)
 
 
-def is_spread_out(model):
-    """Whether a model's experts lie on several devices."""
+def has_all_experts(model):
+    """Whether a model has mixtures, and their experts lie on one device: else there is nothing to
+    follow a text through.
+
+    Raises:
+        ValueError: if the model is of another class than can be inspected.
+    """
     strategy = model.distribute_strategy
-    return is_mixed(strategy) and strategy.num_replicas_in_sync > 1
+    is_spread_out = is_mixed(strategy) and strategy.num_replicas_in_sync > 1
+    return bool(mixtures_of(model)) and not is_spread_out
 
 
 def write_use(name, use):
@@ -126,9 +133,7 @@ def write_use(name, use):
         use: an `ExpertUse`.
     """
     for what in ("load", "importance"):
-        values = getattr(use, what)
-        over_mean = values / (values.mean() or 1)
-        tf.summary.histogram(f"{name}/{what}_over_mean", over_mean)
+        tf.summary.histogram(f"{name}/{what}_over_mean", over_mean(getattr(use, what)))
     for key, value in use.summary().items():
         tf.summary.scalar(f"{name}/{key}", value)
 

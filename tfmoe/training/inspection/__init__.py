@@ -26,7 +26,7 @@ from tfmoe.training.inspection.text import (
     numbered_pairs,
     read_labels,
 )
-from tfmoe.training.inspection.use import ExpertUse, expert_use, use_of_experts
+from tfmoe.training.inspection.use import ExpertUse, expert_use, over_mean, use_of_experts
 
 __all__ = [
     "CoSelection",
@@ -50,6 +50,7 @@ __all__ = [
     "noise_deviation",
     "numbered_batches",
     "numbered_pairs",
+    "over_mean",
     "read_labels",
     "route_text",
     "routing_consistency",

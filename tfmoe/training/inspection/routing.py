@@ -71,8 +71,9 @@ class TextRouter:
         )
 
     def _assignments_of_batch(self, inputs):
+        """Of every mixture the tokens that it sees, `[B, S]`, and their assignments."""
         return [
-            layer.route(features, mask=tf.not_equal(tokens, PADDING)).assignments()
+            (tokens, layer.route(features, mask=tf.not_equal(tokens, PADDING)).assignments())
             for layer, features, tokens in mixture_inputs(self.model, inputs)
         ]
 
@@ -83,10 +84,9 @@ class TextRouter:
         for batch in batches if self.mixtures else ():
             inputs, lines, starts = numbered(batch, num_rows)
             num_rows += len(lines)
-            seen = seen_tokens(self.model, inputs)
-            every = zip(self.mixtures, self._assignments(inputs), seen, strict=True)
-            for name, (places, experts, gates), tokens in every:
-                tokens = np.asarray(tokens)
+            every = zip(self.mixtures, self._assignments(inputs), strict=True)
+            for name, (tokens, (places, experts, gates)) in every:
+                tokens = tokens.numpy()
                 rows, steps = np.nonzero(tokens != PADDING)
                 of_text = lines[rows], starts[rows] + steps, tokens[rows, steps]
                 places = places.numpy().astype(np.int64) + num_tokens[name]
@@ -153,15 +153,6 @@ def mixture_inputs(model, inputs):
         for block, features in zip(blocks, features_of_blocks, strict=False):
             if isinstance(block.layer, MoE):
                 yield block.layer, features, tokens
-
-
-def seen_tokens(model, inputs):
-    """The tokens that each mixture of a model sees, in the order of the mixtures."""
-    if isinstance(model, LanguageModel):
-        stacks = [(model.blocks, inputs)]
-    else:
-        stacks = [(model.encoder, inputs[0]), (model.decoder, inputs[1])]
-    return [tokens for blocks, tokens in stacks for block in blocks if isinstance(block.layer, MoE)]
 
 
 def numbered(batch, num_rows):
