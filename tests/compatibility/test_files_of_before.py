@@ -1,0 +1,229 @@
+"""Files that version 0.1.0 wrote (see `make_files.py`) load, and compute what they did then."""
+
+import csv
+import json
+import logging
+import pathlib
+import shutil
+import tarfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.cli import main
+from tfmoe.layers import MoE
+from tfmoe.models import LanguageModel, TranslationModel
+from tfmoe.optimizers import FactoredAdam
+
+FILES = pathlib.Path(__file__).parent / "files"
+CASES = json.loads((FILES / "layers" / "cases.json").read_text())
+
+pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+
+
+@pytest.fixture
+def command(capfd, caplog, monkeypatch, tmp_path):
+    """A function that runs a `tfmoe` command in this process, in the folder of the runs' text, and
+    gives its standard output.
+    """
+    monkeypatch.chdir(FILES / "corpus")
+    monkeypatch.setenv("TFMOE_CACHE", str(tmp_path / "cache"))
+    # TensorFlow warns where many models of one process are traced.
+    caplog.set_level(logging.ERROR, logger="tensorflow")
+
+    def command(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert not caught.value.code, err
+        return out
+
+    return command
+
+
+def load_model(path):
+    return keras.saving.load_model(path, safe_mode=True)
+
+
+def assert_close(actual, expected, rtol=1e-5):
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol)
+
+
+def assert_same(variables, recorded, group):
+    """Asserts that variables are under their recorded paths and have the recorded values.
+
+    Args:
+        variables: of Keras.
+        recorded: dictionary, see `record` in make_files.py.
+        group: "weights" or "optimizer".
+    """
+    expected = {key: value for key, value in recorded.items() if key.startswith(f"{group}/")}
+    assert sorted(f"{group}/{variable.path}" for variable in variables) == sorted(expected)
+    for variable in variables:
+        value = expected[f"{group}/{variable.path}"]
+        np.testing.assert_array_equal(variable.numpy(), value, variable.path)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def recorded(case):
+    """Inputs, outputs and variables of a case, see `record` in make_files.py."""
+    with np.load(FILES / "layers" / f"{case}.npz") as file:
+        return dict(file)
+
+
+def tolerance(case):
+    """In bfloat16, sums in another order differ by a unit of the last place, 2⁻⁸."""
+    return 2e-2 if "bfloat16" in case else 1e-5
+
+
+def test_model_of_a_mixture(case, recorded):
+    model = load_model(FILES / "layers" / f"{case}.keras")
+    assert_same(model.weights, recorded, "weights")
+    assert_same(model.optimizer.variables, recorded, "optimizer")
+    outputs = model.predict(recorded["inputs"], batch_size=8, verbose=0)
+    assert_close(outputs, recorded["outputs"], tolerance(case))
+
+
+def test_weights_of_a_mixture(case, recorded):
+    inputs = keras.Input([None, 5])
+    hidden = keras.layers.Masking()(inputs) if CASES[case]["masked"] else inputs
+    hidden = MoE(**CASES[case]["moe"])(hidden)
+    outputs = keras.layers.Dense(2, name="out", dtype="float32")(hidden)
+    model = keras.Model(inputs, outputs)
+    model.load_weights(FILES / "layers" / f"{case}.weights.h5")
+    assert_same(model.weights, recorded, "weights")
+    batches = np.split(recorded["inputs"], 3)  # a capacity is that of a batch
+    outputs = np.concatenate([model(batch).numpy() for batch in batches])
+    assert_close(outputs, recorded["outputs"], tolerance(case))
+
+
+def test_training_goes_on():
+    model = load_model(FILES / "layers" / "hierarchical.keras")
+    with np.load(FILES / "layers" / "hierarchical.npz") as file:
+        inputs = file["inputs"]
+    before = [weight.numpy() for weight in model.trainable_weights]
+    losses = model.fit(inputs, np.sin(inputs[..., :2]), epochs=2, verbose=0).history["loss"]
+    assert np.all(np.isfinite(losses))
+    assert int(model.optimizer.iterations) == 4
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert np.abs(weight.numpy() - old).max() > 0, weight.path
+
+
+def check_model(model, recorded, inputs):
+    """Asserts what language and translation models have in common."""
+    assert_same(model.weights, recorded, "weights")
+    assert_same(model.optimizer.variables, recorded, "optimizer")
+    features = model(inputs)
+    assert_close(features, recorded["features"])
+    assert_close(model.word_logits(features), recorded["logits"])
+    measured = model.evaluate(inputs, recorded["targets"], verbose=0, return_dict=True)
+    assert measured["perplexity"] == pytest.approx(float(recorded["perplexity"]), rel=1e-5)
+
+
+def test_language_model():
+    model = load_model(FILES / "models" / "language.keras")
+    assert isinstance(model, LanguageModel) and isinstance(model.optimizer, FactoredAdam)
+    with np.load(FILES / "models" / "language.npz") as file:
+        recorded = dict(file)
+    check_model(model, recorded, recorded["tokens"])
+
+
+def test_translation_model():
+    model = load_model(FILES / "models" / "translation.keras")
+    assert isinstance(model, TranslationModel)
+    with np.load(FILES / "models" / "translation.npz") as file:
+        recorded = dict(file)
+    check_model(model, recorded, (recorded["source"], recorded["target"]))
+    found = model.translate(recorded["source"], beam_size=3, max_length=6)
+    np.testing.assert_array_equal(found.ids, recorded["translated"])
+    assert_close(found.scores, recorded["scores"])
+
+
+@pytest.mark.parametrize("name", ["language", "translation"])
+def test_evaluate_a_finished_run(command, name):
+    run = FILES / "runs" / name
+    measured = json.loads(command("evaluate", run, "--json"))
+    expected = json.loads((run / "result.json").read_text())
+    names = {"perplexity", "loss", "tokens"}
+    names |= {"bleu", "chrf", "multi_bleu", "sentences"} if name == "translation" else {"oov"}
+    for each in names:
+        assert measured[each] == pytest.approx(expected[each], rel=1e-5), each
+
+
+def history(run):
+    with open(run / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def resumed(command, name, tmp_path):
+    """A copy of a run that was stopped, resumed with its own config."""
+    run = shutil.copytree(FILES / "runs" / f"{name}_unfinished", tmp_path / name)
+    out = command("train", run / "config.yaml", "--run-dir", run, "--resume")
+    assert f"resuming {run} after step " in out
+    finished = FILES / "runs" / name
+    assert [row["epoch"] for row in history(run)] == [row["epoch"] for row in history(finished)]
+    results = [json.loads((path / "result.json").read_text()) for path in (run, finished)]
+    assert results[0]["words_trained"] == results[1]["words_trained"]
+    assert results[0]["ops_per_timestep"] == results[1]["ops_per_timestep"]
+    assert results[0]["parameters"] == results[1]["parameters"]
+    return run, *results
+
+
+def test_resume_a_run_of_a_language_model(command, tmp_path):
+    run, result, expected = resumed(command, "language", tmp_path)
+    before = history(FILES / "runs" / "language_unfinished")
+    assert len(before) == 2
+    for row, old in zip(history(run), before, strict=False):
+        assert {name: row[name] for name in old} == old
+    # Noise and dropout may be drawn in another way than by version 0.1.0.
+    assert result["perplexity"] == pytest.approx(expected["perplexity"], rel=0.05)
+
+
+def test_resume_a_run_without_randomness(command, tmp_path):
+    """It ends as the run that was not stopped ended, weight by weight."""
+    run, result, expected = resumed(command, "translation", tmp_path)
+    assert result["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-4)
+    one, two = (
+        tf.train.load_checkpoint(str(path / "checkpoints"))
+        for path in (run, FILES / "runs" / "translation")
+    )
+    names = [name for name in two.get_variable_to_shape_map() if name.startswith("weights/")]
+    assert len(names) > 20
+    for name in names:
+        np.testing.assert_allclose(one.get_tensor(name), two.get_tensor(name), 1e-3, 1e-4, name)
+
+
+def check_answers(exported):
+    """Asserts that the signatures of a SavedModel answer as recorded."""
+    signatures = tf.saved_model.load(str(exported)).signatures
+    for name, answer in json.loads((FILES / "answers.json").read_text()).items():
+        inputs = {key: tf.constant(value) for key, value in answer["inputs"].items()}
+        outputs = {key: value.numpy() for key, value in signatures[name](**inputs).items()}
+        assert set(outputs) == set(answer["outputs"])
+        for key, expected in answer["outputs"].items():
+            if outputs[key].dtype == np.float32:
+                assert_close(outputs[key], expected)
+            elif outputs[key].dtype == object:
+                assert outputs[key].astype("U").tolist() == expected, key
+            else:
+                assert outputs[key].tolist() == expected, key
+
+
+def test_exported_model(tmp_path):
+    with tarfile.open(FILES / "exported.tar.xz") as file:
+        file.extractall(tmp_path, filter="data")
+    check_answers(tmp_path / "1")
+
+
+def test_export_of_a_run(command, tmp_path):
+    """What the code of the checkout exports answers as what version 0.1.0 exported."""
+    command("export", FILES / "runs" / "language", tmp_path / "out", "--top", "4")
+    check_answers(tmp_path / "out" / "1")
