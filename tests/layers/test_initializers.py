@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfmoe.layers.initializers import per_expert
+from tfmoe.layers.initializers import own, per_expert
 
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
@@ -17,8 +17,10 @@ def test_standard_deviation_is_that_of_one_matrix(mode, distribution):
 
 
 def test_initializers_that_do_not_scale_stay_as_they_are():
-    base = keras.initializers.RandomNormal(stddev=0.2)
-    assert per_expert(base, 5) is base
+    base = keras.initializers.RandomNormal(stddev=0.2, seed=3)
+    again = per_expert(base, 5)
+    assert isinstance(again, keras.initializers.RandomNormal)
+    np.testing.assert_array_equal(again((5, 2, 3)), base((5, 2, 3)))
 
 
 def test_seed_is_kept():
@@ -30,3 +32,51 @@ def test_seed_is_kept():
 def test_initializers_that_would_mix_experts(name):
     with pytest.raises(ValueError, match=r"kernel_initializer must draw .*, got"):
         per_expert(name, 3)
+
+
+def scaled_by_fan_in(shape, dtype=None):
+    return keras.random.normal(shape, dtype=dtype) / shape[0] ** 0.5
+
+
+@keras.saving.register_keras_serializable("test")
+class ScaledByFanIn(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return scaled_by_fan_in(shape, dtype)
+
+
+@pytest.mark.parametrize("base", [scaled_by_fan_in, ScaledByFanIn(), ScaledByFanIn])
+def test_functions_see_the_shape_of_one_expert(base):
+    initializer = per_expert(base, 5)
+    stacks = [keras.ops.convert_to_numpy(initializer((5, 60, 140), "float32")) for _ in range(2)]
+    stacks.append(keras.ops.convert_to_numpy(initializer.clone()((5, 60, 140), "float32")))
+    matrices = np.concatenate(stacks).reshape(15, -1)
+    np.testing.assert_allclose(matrices.std(axis=1), 60**-0.5, rtol=0.03)
+    assert np.abs(np.corrcoef(matrices) - np.eye(15)).max() < 0.05
+
+
+def test_function_of_another_dtype():
+    initializer = per_expert(lambda shape, dtype=None: np.ones(shape, dtype), 3)
+    assert keras.backend.standardize_dtype(initializer((3, 2, 4), "float64").dtype) == "float64"
+    assert initializer((3, 2, 4), "float64").shape == (3, 2, 4)
+
+
+def test_array_gives_every_expert_its_values():
+    values = np.arange(6.0, dtype="float32").reshape(2, 3)
+    np.testing.assert_array_equal(per_expert(values, 4)((4, 2, 3), "float32"), [values] * 4)
+
+
+@pytest.mark.parametrize(
+    "make", [keras.initializers.GlorotUniform, keras.initializers.RandomNormal]
+)
+@pytest.mark.parametrize(("seed", "equal"), [(None, False), (7, True), ("generator", False)])
+def test_each_kernel_gets_its_own_draw(make, seed, equal):
+    base = make(seed=keras.random.SeedGenerator(1) if seed == "generator" else seed)
+    for draws in (
+        [own(base)((4, 5)) for _ in range(2)],
+        [per_expert(base, 3)((3, 4, 5)) for _ in range(2)],
+    ):
+        assert np.array_equal(*draws) == equal
+
+
+def test_own_leaves_a_function_as_it_is():
+    assert own(scaled_by_fan_in) is scaled_by_fan_in
