@@ -246,3 +246,25 @@ def test_scale_starts_at_one():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Attention(**arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_and_masks_of_numbers(kind):
+    layer = randomised(kind, dtype="float32")
+    query, memory = np.round(3 * QUERIES), np.round(3 * MEMORY)
+    results = []
+    for dtype, mask in (("float32", tf.constant(MASK)), ("int64", MASK.astype("int32"))):
+        x, y = memory.astype(dtype), query.astype(dtype)
+        results.append(layer(y, layer.keys(x), x, mask))
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype == tf.float32
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_mask_by_either_name():
+    layer = randomised("additive")
+    memory, other = tf.constant(MEMORY), tf.zeros(MASK.shape, tf.bool)
+    keys = layer.keys(memory)
+    expected = layer(QUERIES, keys, memory, mask=tf.constant(MASK))[1].numpy()
+    for masks in ({"memory_mask": tf.constant(MASK)}, {"mask": MASK, "memory_mask": other}):
+        np.testing.assert_array_equal(layer(QUERIES, keys, memory, **masks)[1].numpy(), expected)

@@ -322,3 +322,23 @@ def test_save_and_load(tmp_path):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         AttentionLSTM(**arguments)
+
+
+def test_attention_units_are_named_in_the_error():
+    with pytest.raises(ValueError, match=r"^attention_units must be an integer of at least 1"):
+        AttentionLSTM(2, attention_units=0)
+
+
+def test_memory_of_another_width():
+    message = "memory of lstm must be as wide as its inputs, 3, got 4"
+    with pytest.raises(ValueError, match=message):
+        AttentionLSTM(2, name="lstm").build((None, None, 3), (None, None, 4))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_symbolic_outputs_with_attention(policy):
+    inputs, memory = keras.Input([5, D]), keras.Input([4, D])
+    layer = AttentionLSTM(UNITS, PROJECTION, dtype=policy)
+    outputs, attention = layer(inputs, memory, return_attention=True)
+    assert (outputs.shape, attention.shape) == ((None, 5, PROJECTION), (None, 5, 4))
+    assert (outputs.dtype, attention.dtype) == (layer.compute_dtype, "float32")

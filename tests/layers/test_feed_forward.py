@@ -51,3 +51,18 @@ def test_mask_passes_through():
 def test_wrong_arguments(name, value):
     with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
         FeedForward(**{"hidden_units": 4, name: value})
+
+
+def test_initializer_that_is_a_function():
+    def ones(shape, dtype=None):
+        return np.ones(shape, dtype)
+
+    layer = FeedForward(7, kernel_initializer=ones)
+    layer.build((None, 5))
+    assert all(np.all(weight.numpy() == 1) for weight in layer.weights)
+
+
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_use_bias_that_is_neither_true_nor_false(value):
+    with pytest.raises(ValueError, match=f"use_bias must be True or False, got {value!r}"):
+        FeedForward(7, use_bias=value)

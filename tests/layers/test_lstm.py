@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.layers import ProjectedLSTM
+from tfmoe.layers import ProjectedLSTM, ProjectedLSTMCell
 
 D, UNITS, PROJECTION = 3, 4, 2
 X = np.random.default_rng(0).standard_normal((2, 5, D))
@@ -145,3 +145,36 @@ def test_mixed_bfloat16():
 def test_wrong_arguments(name, value):
     with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
         ProjectedLSTM(**{"units": 4, name: value})
+
+
+@pytest.mark.parametrize("name", ["return_sequences", "return_state"])
+def test_arguments_that_are_true_or_false(name):
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+        ProjectedLSTM(4, **{name: "no"})
+
+
+def test_cell_built_for_another_width():
+    with pytest.raises(ValueError, match=r"must be 4·units = 16 wide, got shape \(None, 15\)"):
+        ProjectedLSTMCell(4).build((None, 15))
+
+
+def test_inputs_without_steps():
+    message = r"must have 3 dimensions, got shape \(None, 3\)"
+    with pytest.raises(ValueError, match=message):
+        ProjectedLSTM(4).build((None, D))
+
+
+def test_step_of_integers():
+    layer = ProjectedLSTM(UNITS)
+    layer.build((None, None, D))
+    x = np.arange(2 * D).reshape(2, D)
+    states = layer.zero_states(2)
+    actual, expected = (layer.step(inputs, states)[0].numpy() for inputs in (x, x.astype("f")))
+    np.testing.assert_array_equal(actual, expected)
+    assert np.abs(actual).max() > 1e-3
+
+
+def test_initializers_of_numbers_draw_for_each_kernel():
+    layer = ProjectedLSTM(8, 8, kernel_initializer="glorot_uniform")
+    layer.build((None, None, 8))
+    assert np.abs(layer.kernel.numpy()[:, :8] - layer.cell.projection_kernel.numpy()).max() > 0.1

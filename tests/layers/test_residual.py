@@ -74,3 +74,21 @@ def test_save_and_load(inner, tmp_path):
 def test_layer_that_changes_the_shape(inner):
     with pytest.raises(ValueError, match=r"keeps the shape: .*projection_units=5"):
         Residual(inner)(np.zeros((3, 3, 5), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layer": "lstm"}, "layer must be a Keras layer, got 'lstm'"),
+        ({"layer": FeedForward}, "layer must be a Keras layer, got"),
+        ({"dropout": 1}, "dropout must be a number of at least 0 and under 1, got 1"),
+        ({"dropout": -0.1}, "dropout must be a number of at least 0 and under 1, got -0.1"),
+        ({"dropout": "0.5"}, "dropout must be a number of at least 0 and under 1, got '0.5'"),
+        ({"seed": "1"}, "seed must be an integer or None, got '1'"),
+        ({"activation": "sigmoide"}, "activation must be a Keras activation, .*'sigmoide'"),
+        ({"activation": keras.layers.PReLU()}, "activation must be a function without variables"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Residual(**{"layer": FeedForward(3), **arguments})

@@ -174,3 +174,46 @@ def test_counts_and_config():
 def test_wrong_arguments(name, value):
     with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got {value}"):
         VocabularySoftmax(**{"vocabulary_size": 5, name: value})
+
+
+@pytest.mark.parametrize("num_sampled", [None, 4])
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "int32"])
+def test_word_ids_of_any_integer_type(dtype, num_sampled):
+    for convert in (tf.constant, np.asarray):
+        targets = convert(TARGETS.numpy().astype(dtype))
+        actual, expected = (
+            layer.training_loss(FEATURES, ids).numpy()
+            for layer, ids in (
+                (randomised(num_sampled=num_sampled, seed=9), targets),
+                (randomised(num_sampled=num_sampled, seed=9), TARGETS),
+            )
+        )
+        np.testing.assert_array_equal(actual, expected)
+        layer = randomised()
+        np.testing.assert_array_equal(
+            layer.negative_log_likelihood(FEATURES, targets).numpy(),
+            layer.negative_log_likelihood(FEATURES, TARGETS).numpy(),
+        )
+
+
+def test_word_ids_that_are_no_integers():
+    layer = randomised()
+    for loss in (layer.training_loss, layer.negative_log_likelihood):
+        with pytest.raises(ValueError, match="targets must be integers, got float32"):
+            loss(FEATURES, tf.cast(TARGETS, tf.float32))
+
+
+@pytest.mark.parametrize("num_sampled", [None, 4])
+def test_losses_of_integer_features(num_sampled):
+    whole = np.round(3 * FEATURES).astype("int64")
+    for name in ("training_loss", "negative_log_likelihood"):
+        actual, expected = (
+            getattr(randomised(num_sampled=num_sampled, seed=9), name)(x, TARGETS).numpy()
+            for x in (whole, whole.astype("float32"))
+        )
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_seed_that_is_no_integer():
+    with pytest.raises(ValueError, match=r"seed must be an integer or None, got 1\.5"):
+        VocabularySoftmax(5, seed=1.5)

@@ -7,7 +7,7 @@ query.
 import keras
 import tensorflow as tf
 
-from tfmoe.ops.arguments import positive
+from tfmoe.ops.arguments import float_tensor, last_dimension, positive
 
 KINDS = ("multiplicative", "additive")
 
@@ -25,45 +25,64 @@ class Attention(keras.layers.Layer):
         kind: `"multiplicative"` or `"additive"`.
 
     Call arguments:
-        query: `[B, Q]` float, y.
+        query: `[B, Q]` of any number type, y.
         keys: `[B, S, A]`, what `keys(memory)` made once for a sentence.
-        memory: `[B, S, M]` float, x.
+        memory: `[B, S, M]` of any number type, x.
         mask: `[B, S]` bool, `False` for padding, which gets the weight 0; `None` for no padding.
+        memory_mask: the same; Keras fills it in where it keeps a mask with `memory`. `mask` comes
+            first.
 
     Returns:
-        `[B, M]` context and `[B, S]` float32 weights p, which sum to 1; both are 0 for a source
-        without any real step.
+        `[B, M]` context, in the layer's compute type, and `[B, S]` float32 weights p, which sum to
+        1; both are 0 for a source without any real step.
 
     Raises:
         ValueError: for units under 1 or an unknown kind.
+
+    Example:
+        >>> attention = Attention(units=16)
+        >>> attention.build((None, 32), None, (None, None, 24))
+        >>> memory = np.ones((8, 7, 24))
+        >>> context, weights = attention(np.ones((8, 32)), attention.keys(memory), memory)
+        >>> context.shape, weights.shape
+        (TensorShape([8, 24]), TensorShape([8, 7]))
     """
 
     def __init__(self, units, kind="multiplicative", **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.units = positive("units", units)
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         self.kind = kind
 
     def build(self, query_shape, keys_shape=None, memory_shape=None):
-        memory_width = (memory_shape or query_shape)[-1]
+        query_width = memory_width = last_dimension(f"query of {self.name}", query_shape)
+        if memory_shape is not None:
+            memory_width = last_dimension(f"memory of {self.name}", memory_shape)
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: query_width})
         self.source_kernel = self.add_weight(
             name="source_kernel", shape=(memory_width, self.units), initializer="glorot_uniform"
         )
         self.query_kernel = self.add_weight(
-            name="query_kernel", shape=(query_shape[-1], self.units), initializer="glorot_uniform"
+            name="query_kernel", shape=(query_width, self.units), initializer="glorot_uniform"
         )
         self.scale = self.add_weight(name="scale", shape=(self.units,), initializer="ones")
 
     def keys(self, memory):
         """`[B, S, M]` to `[B, S, A]`: the part of the scores that is the same for all queries."""
+        memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
         # Outside of a call Keras casts no weight.
         product = tf.matmul(memory, tf.cast(self.source_kernel, memory.dtype))
         if self.kind == "additive":
             return product
         return tf.tanh(product) * tf.cast(self.scale, memory.dtype)
 
-    def call(self, query, keys, memory, mask=None):
+    def call(self, query, keys, memory, mask=None, memory_mask=None):
+        query = float_tensor(f"query of {self.name}", query, self.compute_dtype)
+        keys = float_tensor(f"keys of {self.name}", keys, self.compute_dtype)
+        memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
+        mask = memory_mask if mask is None else mask
         product = tf.matmul(query, tf.convert_to_tensor(self.query_kernel))
         if self.kind == "additive":
             scale = tf.convert_to_tensor(self.scale)
@@ -74,13 +93,25 @@ class Attention(keras.layers.Layer):
         if mask is None:
             weights = tf.nn.softmax(scores)
         else:
+            mask = tf.cast(mask, tf.bool)
             weights = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min))
             weights = tf.where(mask, weights, 0.0)
         context = tf.matmul(tf.cast(weights, memory.dtype)[:, None, :], memory)
         return context[:, 0, :], weights
 
+    def compute_mask(self, query, mask=None):
+        """None: the outputs are those of a single step."""
+        return None
+
     def compute_output_shape(self, query_shape, keys_shape, memory_shape):
         return (query_shape[0], memory_shape[-1]), tuple(keys_shape[:2])
+
+    def compute_output_spec(self, query, keys, memory, mask=None, memory_mask=None):
+        context, weights = self.compute_output_shape(query.shape, keys.shape, memory.shape)
+        return (
+            keras.KerasTensor(context, self.compute_dtype),
+            keras.KerasTensor(weights, "float32"),
+        )
 
     def parameter_count(self, query_dim, memory_dim):
         """Weights of the layer."""

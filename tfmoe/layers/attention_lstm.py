@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmoe.layers.attention import Attention
 from tfmoe.layers.lstm import ProjectedLSTMCell, forget_gate_ones
+from tfmoe.ops.arguments import float_tensor, last_dimension, positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -26,13 +27,25 @@ class AttentionLSTM(keras.layers.Layer):
         attention: `"multiplicative"` (eq 22) or `"additive"` (eq 21).
 
     Call arguments:
-        inputs: `[B, T, D]` float.
-        memory: `[B, S, D]` float, the source vectors, as wide as the inputs.
+        inputs: `[B, T, D]` of any number type. A mask that Keras keeps with them is passed on;
+            padding must follow the real steps, which it then cannot reach.
+        memory: `[B, S, D]` of any number type, the source vectors, as wide as the inputs.
         memory_mask: `[B, S]` bool, `False` for padding.
         return_attention: whether to return the attention's weights too.
 
     Returns:
-        `[B, T, R]`; with `return_attention` followed by `[B, T, S]` float32.
+        `[B, T, R]` in the layer's compute type; with `return_attention` followed by `[B, T, S]`
+        float32.
+
+    Raises:
+        ValueError: for arguments out of range; in `build`, if inputs and memory differ in width.
+
+    Example:
+        >>> lstm = AttentionLSTM(units=64, projection_units=16)
+        >>> target, source = np.ones((8, 5, 16)), np.ones((8, 7, 16))
+        >>> outputs, weights = lstm(target, source, return_attention=True)
+        >>> outputs.shape, weights.shape
+        (TensorShape([8, 5, 16]), TensorShape([8, 5, 7]))
     """
 
     def __init__(
@@ -44,6 +57,9 @@ class AttentionLSTM(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
+        if attention_units is not None:
+            attention_units = positive("attention_units", attention_units)
         self.cell = ProjectedLSTMCell(units, projection_units, name="cell", dtype=self.dtype_policy)
         self.attention = Attention(
             self.cell.output_size if attention_units is None else attention_units,
@@ -54,7 +70,15 @@ class AttentionLSTM(keras.layers.Layer):
         self.attention_units = attention_units
 
     def build(self, inputs_shape, memory_shape=None):
-        width, units = inputs_shape[-1], self.cell.units
+        width, units = last_dimension(f"inputs of {self.name}", inputs_shape, 3), self.cell.units
+        if memory_shape is not None:
+            memory_width = last_dimension(f"memory of {self.name}", memory_shape, 3)
+            if memory_width != width:
+                raise ValueError(
+                    f"memory of {self.name} must be as wide as its inputs, {width}, got "
+                    f"{memory_width}"
+                )
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.kernel = self.add_weight(
             name="kernel", shape=(width, 4 * units), initializer="glorot_uniform"
         )
@@ -74,6 +98,7 @@ class AttentionLSTM(keras.layers.Layer):
 
     def projected(self, inputs):
         """`inputs·W + b`, the inputs' part of the gates, for any leading axes."""
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         # Outside of a call Keras casts no weight; nor in `step`.
         kernel, bias = (tf.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
         return tf.matmul(inputs, kernel) + bias
@@ -97,6 +122,7 @@ class AttentionLSTM(keras.layers.Layer):
 
     def call(self, inputs, memory, memory_mask=None, return_attention=False, training=False):
         z = tf.transpose(self.projected(inputs), [1, 0, 2])
+        memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
         keys = self.attention.keys(memory)
         num_steps = tf.shape(z)[0]
         inputs_by_step = tf.TensorArray(z.dtype, num_steps).unstack(z)
@@ -125,6 +151,14 @@ class AttentionLSTM(keras.layers.Layer):
 
     def compute_output_shape(self, inputs_shape, memory_shape=None):
         return (*inputs_shape[:-1], self.cell.output_size)
+
+    def compute_output_spec(
+        self, inputs, memory, memory_mask=None, return_attention=False, training=False
+    ):
+        outputs = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
+        if not return_attention:
+            return outputs
+        return outputs, keras.KerasTensor((*inputs.shape[:2], memory.shape[1]), "float32")
 
     def parameter_count(self, input_dim):
         """Weights of the layer for inputs and source vectors of width `input_dim`."""

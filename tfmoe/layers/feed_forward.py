@@ -4,8 +4,11 @@ Axes: D model, H hidden.
 """
 
 import keras
+import tensorflow as tf
 
-from tfmoe.ops.arguments import positive
+from tfmoe.layers.initializers import own
+from tfmoe.ops import arguments
+from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -15,15 +18,22 @@ class FeedForward(keras.layers.Layer):
     Args:
         hidden_units: H.
         depth: number of hidden layers.
-        activation: of the hidden layers.
+        activation: of the hidden layers, a function without variables.
         use_bias: adds a bias to every layer.
-        kernel_initializer: a Keras initializer.
+        kernel_initializer: a Keras initializer, or a function of shape and dtype.
 
     Call arguments:
-        inputs: `[..., D]` float.
+        inputs: `[..., D]` of any number type; `[B, D]` may be sparse.
 
     Returns:
-        `[..., D]`.
+        `[..., D]` in the layer's compute type.
+
+    Raises:
+        ValueError: for arguments out of range.
+
+    Example:
+        >>> FeedForward(hidden_units=64)(np.ones((8, 16))).shape
+        TensorShape([8, 16])
     """
 
     def __init__(
@@ -37,28 +47,32 @@ class FeedForward(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.hidden_units = positive("hidden_units", hidden_units)
-        self.depth = positive("depth", depth)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.hidden_units = arguments.positive("hidden_units", hidden_units)
+        self.depth = arguments.positive("depth", depth)
+        self.activation = arguments.activation("activation", activation)
+        self.use_bias = arguments.boolean("use_bias", use_bias)
+        self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
 
     def build(self, input_shape):
+        input_dim = arguments.last_dimension(f"inputs of {self.name}", input_shape)
         self.dense = []
-        widths = [self.hidden_units] * self.depth + [input_shape[-1]]
+        widths = [self.hidden_units] * self.depth + [input_dim]
         for i, width in enumerate(widths):
             layer = keras.layers.Dense(
                 width,
                 activation=self.activation if i < self.depth else None,
                 use_bias=self.use_bias,
-                kernel_initializer=self.kernel_initializer.clone(),
+                kernel_initializer=own(self.kernel_initializer),
                 name=f"dense_{i}",
                 dtype=self.dtype_policy,
             )
-            layer.build((None, widths[i - 1] if i else input_shape[-1]))
+            layer.build((None, widths[i - 1] if i else input_dim))
             self.dense.append(layer)
+        track(self, dense=self.dense)
 
     def call(self, inputs):
+        if not (isinstance(inputs, tf.SparseTensor) and inputs.shape.rank == 2):  # as Dense takes
+            inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         for layer in self.dense:
             inputs = layer(inputs)
         return inputs

@@ -7,7 +7,8 @@ output.
 import keras
 from keras import ops
 
-from tfmoe.ops.arguments import positive
+from tfmoe.layers.initializers import own
+from tfmoe.ops.arguments import boolean, float_tensor, initializer, last_dimension, positive
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -20,11 +21,15 @@ class ProjectedLSTMCell(keras.layers.Layer):
     Args:
         units: U.
         projection_units: R, or `None` for R = U without projection.
-        recurrent_initializer, projection_initializer: Keras initializers.
+        recurrent_initializer, projection_initializer: Keras initializers, or functions of shape and
+            dtype.
 
     Call arguments:
         inputs: `[B, 4·U]`, for i, f, g, o in this order.
         states: `[r, c]`, `[B, R]` and `[B, U]`.
+
+    Raises:
+        ValueError: for arguments out of range; in `build`, for inputs of another width.
     """
 
     def __init__(
@@ -40,12 +45,19 @@ class ProjectedLSTMCell(keras.layers.Layer):
         self.projection_units = (
             None if projection_units is None else positive("projection_units", projection_units)
         )
-        self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
-        self.projection_initializer = keras.initializers.get(projection_initializer)
+        self.recurrent_initializer = initializer("recurrent_initializer", recurrent_initializer)
+        self.projection_initializer = initializer("projection_initializer", projection_initializer)
         self.output_size = self.projection_units or self.units
         self.state_size = [self.output_size, self.units]
 
     def build(self, input_shape):
+        width = last_dimension(f"inputs of {self.name}", input_shape)
+        if width != 4 * self.units:
+            raise ValueError(
+                f"inputs of {self.name} must be 4·units = {4 * self.units} wide, got shape "
+                f"{tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: width})
         self.recurrent_kernel = self.add_weight(
             name="recurrent_kernel",
             shape=(self.output_size, 4 * self.units),
@@ -59,7 +71,10 @@ class ProjectedLSTMCell(keras.layers.Layer):
             )
 
     def call(self, inputs, states, training=False):
-        recurrent, carry = states
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        recurrent, carry = (
+            float_tensor(f"states of {self.name}", state, self.compute_dtype) for state in states
+        )
         z = inputs + ops.matmul(recurrent, self.recurrent_kernel)
         i, f, g, o = ops.split(z, 4, axis=-1)
         carry = ops.sigmoid(f) * carry + ops.sigmoid(i) * ops.tanh(g)
@@ -91,17 +106,26 @@ class ProjectedLSTM(keras.layers.Layer):
         projection_units: R, width of the output, or `None` for R = U without projection.
         return_sequences: whether to return all steps or the last.
         return_state: whether to return the final states `[B, R]` and `[B, U]` too.
-        kernel_initializer: of the input kernel and the projection.
-        recurrent_initializer: of the recurrent kernel.
+        kernel_initializer: of the input kernel and the projection, a Keras initializer or a
+            function of shape and dtype.
+        recurrent_initializer: of the recurrent kernel, likewise.
 
     Call arguments:
-        inputs: `[B, S, D]` float.
+        inputs: `[B, S, D]` of any number type.
         mask: `[B, S]` bool; at `False` the state stays as it is.
         initial_state: `None` for zeros, or `[r, c]`.
 
     Returns:
         `[B, S, R]`, or `[B, R]` without `return_sequences`; with `return_state` followed by both
-        states.
+        states. All in the layer's compute type.
+
+    Raises:
+        ValueError: for arguments out of range.
+
+    Example:
+        >>> lstm = ProjectedLSTM(units=64, projection_units=16, return_sequences=True)
+        >>> lstm(np.ones((8, 5, 16))).shape
+        TensorShape([8, 5, 16])
     """
 
     def __init__(
@@ -116,19 +140,19 @@ class ProjectedLSTM(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = initializer("kernel_initializer", kernel_initializer)
         cell = ProjectedLSTMCell(
             units,
             projection_units,
             recurrent_initializer=recurrent_initializer,
-            projection_initializer=self.kernel_initializer.clone(),
+            projection_initializer=own(self.kernel_initializer),
             name="cell",
             dtype=self.dtype_policy,
         )
         self.rnn = keras.layers.RNN(
             cell,
-            return_sequences=return_sequences,
-            return_state=return_state,
+            return_sequences=boolean("return_sequences", return_sequences),
+            return_state=boolean("return_state", return_state),
             name="rnn",
             dtype=self.dtype_policy,
         )
@@ -138,16 +162,19 @@ class ProjectedLSTM(keras.layers.Layer):
         return self.rnn.cell
 
     def build(self, input_shape):
+        input_dim = last_dimension(f"inputs of {self.name}", input_shape, rank=3)
         units = self.cell.units
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: input_dim})
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], 4 * units), initializer=self.kernel_initializer
+            name="kernel", shape=(input_dim, 4 * units), initializer=self.kernel_initializer
         )
         self.bias = self.add_weight(
             name="bias", shape=(4 * units,), initializer=forget_gate_ones(units)
         )
-        self.rnn.build((*input_shape[:-1], 4 * units))
+        self.rnn.build((None, None, 4 * units))
 
     def call(self, inputs, mask=None, initial_state=None, training=False):
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         z = ops.add(ops.matmul(inputs, self.kernel), self.bias)
         return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
 
@@ -155,12 +182,13 @@ class ProjectedLSTM(keras.layers.Layer):
         """One step.
 
         Args:
-            inputs: `[B, D]`.
+            inputs: `[B, D]` of any number type.
             states: `[r, c]`, `[B, R]` and `[B, U]`; `zero_states` before the first step.
 
         Returns:
             Output `[B, R]` and the new states.
         """
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         # Outside of a call Keras casts no weight.
         kernel, bias = (ops.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
         return self.cell(ops.add(ops.matmul(inputs, kernel), bias), states)

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfmoe.distribute.shards import drawing_alike
 from tfmoe.ops import sampling
-from tfmoe.ops.arguments import positive
+from tfmoe.ops.arguments import float_tensor, last_dimension, positive, random_seed
+from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -22,10 +23,17 @@ class VocabularySoftmax(keras.layers.Layer):
         seed: integer, for reproducible draws.
 
     Call arguments:
-        features: `[T, D]` float.
+        features: `[..., D]` of any number type.
 
     Returns:
-        `[T, V]` logits, in float32. `negative_log_likelihood` never builds a tensor of that size.
+        `[..., V]` logits, in float32. `negative_log_likelihood` never builds a tensor of that size.
+
+    Example:
+        >>> softmax = VocabularySoftmax(vocabulary_size=1000, num_sampled=64)
+        >>> softmax(np.ones((8, 16))).shape
+        TensorShape([8, 1000])
+        >>> softmax.training_loss(np.ones((8, 16)), np.arange(8)).shape
+        TensorShape([8])
     """
 
     # Elements of the largest block of logits in an evaluation: 64 MiB in float32.
@@ -33,15 +41,18 @@ class VocabularySoftmax(keras.layers.Layer):
 
     def __init__(self, vocabulary_size, num_sampled=None, seed=None, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
-        self.seed = seed
+        self.seed = random_seed("seed", seed)
         with drawing_alike():  # the candidates are those of a batch, on however many devices
-            self.seed_generator = keras.random.SeedGenerator(seed) if num_sampled else None
+            self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
+        track(self, seed_generator=self.seed_generator)
         self.supports_jit = False  # the number of distinct candidates is not known beforehand
 
     def build(self, features_shape):
-        width = features_shape[-1]
+        width = last_dimension(f"features of {self.name}", features_shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: width})
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.vocabulary_size, width),
@@ -50,7 +61,10 @@ class VocabularySoftmax(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
 
     def call(self, features):
-        return self._logits(features, self.kernel, self.bias)
+        return self._logits(self._floats(features), self.kernel, self.bias)
+
+    def _floats(self, features):
+        return float_tensor(f"features of {self.name}", features, self.compute_dtype)
 
     def _logits(self, features, kernel, bias):
         product = tf.matmul(features, tf.cast(kernel, features.dtype), transpose_b=True)
@@ -70,12 +84,13 @@ class VocabularySoftmax(keras.layers.Layer):
         are the target itself left out.
 
         Args:
-            features: `[T, D]` float.
-            targets: `[T]` int32 word ids.
+            features: `[T, D]` of any number type.
+            targets: `[T]` word ids of any integer type.
 
         Returns:
             `[T]` float32, in nats.
         """
+        features, targets = self._floats(features), word_ids(targets)
         if self.num_sampled is None:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, self(features))
         uniform = keras.random.uniform([self.num_sampled], seed=self.seed_generator)
@@ -95,13 +110,15 @@ class VocabularySoftmax(keras.layers.Layer):
         """`-log p(target)` under the full softmax, in blocks of the vocabulary, for evaluation.
 
         Args:
-            features: `[T, D]` float.
-            targets: `[T]` int32 word ids.
+            features: `[T, D]` of any number type.
+            targets: `[T]` word ids of any integer type.
 
         Returns:
             `[T]` float32, in nats. Not meant to be differentiated.
         """
-        features = tf.cast(features, tf.float32)  # bfloat16 logits would blur the perplexity
+        targets = word_ids(targets)
+        # Logits in bfloat16 would blur the perplexity.
+        features = float_tensor(f"features of {self.name}", features, tf.float32)
         num_tokens = tf.shape(features)[0]
         block = tf.clip_by_value(
             self.BLOCK_ELEMENTS // tf.maximum(num_tokens, 1), 1, self.vocabulary_size
@@ -148,3 +165,11 @@ class VocabularySoftmax(keras.layers.Layer):
             "num_sampled": self.num_sampled,
             "seed": self.seed,
         }
+
+
+def word_ids(targets):
+    """`[T]` integers of any type as int32."""
+    targets = tf.convert_to_tensor(targets)
+    if not targets.dtype.is_integer:
+        raise ValueError(f"targets must be integers, got {targets.dtype.name}")
+    return tf.cast(targets, tf.int32)
