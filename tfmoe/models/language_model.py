@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfmoe.layers import VocabularySoftmax
 from tfmoe.models.blocks import features_by_block
 from tfmoe.models.word_predictor import PADDING, WordPredictor
+from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -55,6 +56,7 @@ class LanguageModel(WordPredictor):
         self.softmax = VocabularySoftmax(
             vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
         )
+        track(self, blocks=self.blocks, dropout_seed=getattr(self.dropout, "seed_generator", None))
 
     def build(self, tokens_shape):
         features_shape = (*tokens_shape, self.d_model)

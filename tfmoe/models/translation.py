@@ -11,6 +11,7 @@ from tfmoe.layers import AttentionLSTM, VocabularySoftmax
 from tfmoe.models.beam_search import beam_search, tile
 from tfmoe.models.blocks import features_by_block, step_through, zero_states
 from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
+from tfmoe.ops.tracking import track
 
 # Of the order of what the layers add to the residual stream.
 EMBEDDING_STDDEV = 0.25
@@ -81,6 +82,12 @@ class TranslationModel(WordPredictor):
         )
         self.softmax = VocabularySoftmax(
             vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
+        )
+        track(
+            self,
+            encoder=self.encoder,
+            decoder=self.decoder,
+            dropout_seed=getattr(self.dropout, "seed_generator", None),
         )
 
     @property

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.models.perplexity import Perplexity
+from tfmoe.ops.tracking import track
 
 PADDING = END = 0
 START, UNKNOWN = 1, 2
@@ -31,6 +32,7 @@ class WordPredictor(keras.Model):
         super().__init__(**kwargs)
         self.perplexity = Perplexity()
         self.words = keras.metrics.Sum(name="words", dtype="float64")
+        track(self, perplexity=self.perplexity, words=self.words)
 
     def predicting_tokens(self, inputs):
         """`[B, S]` int32, the tokens at whose positions a target is predicted, 0 for padding."""
