@@ -1,0 +1,236 @@
+"""What every layer must do, whatever it computes."""
+
+import inspect
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe import layers
+
+POLICIES = ["mixed_bfloat16", "float64"]
+
+
+def test_every_layer_is_here(cases):
+    assert set(cases) == set(layers.__all__)
+
+
+def train(model, inputs, **options):
+    """Two steps of `fit`; returns the losses of both."""
+    model.compile(keras.optimizers.SGD(0.01), "mse", **options)
+    target = np.ones(model(inputs).shape, "float32")
+    rows = len(target)
+    return model.fit(inputs, target, batch_size=rows, epochs=2, verbose=0).history["loss"]
+
+
+def values_of(layer):
+    return [variable.numpy() for variable in layer.variables]
+
+
+def copy_weights(source, target):
+    for a, b in zip(source.weights, target.weights, strict=True):
+        b.assign(a)
+
+
+def test_config_round_trip(case):
+    layer = case.make(name="layer", trainable=False, dtype="mixed_bfloat16")
+    config = layer.get_config()
+    parameters = inspect.signature(type(layer).__init__).parameters
+    names = {name for name in parameters if name not in ("self", "kwargs")}
+    assert names <= set(config)
+    serialised = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    for again in (
+        type(layer).from_config(config),
+        type(layer).from_config(json.loads(json.dumps(config))),
+        keras.saving.deserialize_keras_object(serialised),
+    ):
+        assert type(again) is type(layer)
+        assert again.get_config() == config
+        assert (again.name, again.trainable) == ("layer", False)
+        assert again.dtype_policy.name == "mixed_bfloat16"
+
+
+def test_mask_is_passed_on(sequence):
+    tokens = np.array([[1, 2, 0], [1, 0, 0], [1, 2, 3], [2, 2, 2]])
+    embedded = keras.layers.Embedding(9, sequence.inputs[0].shape[-1], mask_zero=True)(tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output = sequence.call(sequence.make(), (embedded, *sequence.inputs[1:]))[0]
+    np.testing.assert_array_equal(output._keras_mask.numpy(), tokens != 0)
+
+
+def test_masked_steps_do_not_reach_others(sequence):
+    mask = tf.sequence_mask([2, 1, 3, 3], 3)
+    layer, outputs = sequence.make(), []
+    for filling in (0.0, 100.0):
+        x = tf.where(mask[..., None], sequence.inputs[0], filling)
+        x._keras_mask = mask
+        output = sequence.call(layer, (x, *sequence.inputs[1:]))[0]
+        outputs.append(tf.boolean_mask(output, mask))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_mask_of_the_memory_is_used(cases):
+    mask = tf.sequence_mask([2, 1, 3, 5], 5)
+    for name in ("Attention", "AttentionLSTM"):
+        case = cases[name]
+        layer, outputs = case.make(), []
+        for filling in (0.0, 100.0):
+            *others, memory = case.inputs
+            memory = tf.where(mask[..., None], memory, filling)
+            memory._keras_mask = mask
+            outputs.append(case.call(layer, (*others, memory))[0])
+        np.testing.assert_array_equal(*outputs)
+
+
+@pytest.fixture
+def global_policy():
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    return keras.DTypePolicy(request.param)
+
+
+def check_policy(case, layer, policy):
+    """Types of outputs and variables, and finite gradients."""
+    symbolic = keras.tree.flatten(layer(*case.symbolic_inputs()))
+    with tf.GradientTape() as tape:
+        outputs = case.call(layer, training=True)
+        total = sum(tf.reduce_sum(tf.cast(output, tf.float32) ** 2) for output in outputs)
+    dtypes = [policy.compute_dtype] * len(outputs)
+    for place in case.float32_outputs:
+        dtypes[place] = "float32"
+    assert [output.dtype.name for output in outputs] == dtypes
+    assert [output.dtype for output in symbolic] == dtypes
+    assert {weight.dtype for weight in layer.weights} == {policy.variable_dtype}
+    gradients = tape.gradient(total, layer.trainable_weights)
+    for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
+        if weight.name not in case.idle:
+            gradient = tf.convert_to_tensor(gradient)
+            assert gradient.dtype.name == policy.variable_dtype
+            assert np.all(np.isfinite(gradient.numpy())), weight.path
+
+
+def test_own_policy(case, policy):
+    layer = case.make(dtype=policy.name)
+    check_policy(case, layer, policy)
+    assert np.all(np.isfinite(train(case.functional(layer), case.model_inputs)))
+
+
+def test_global_policy(case, policy, global_policy):
+    global_policy(policy.name)
+    layer = case.make()
+    check_policy(case, layer, policy)
+    assert np.all(np.isfinite(train(case.functional(layer), case.model_inputs)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, case, layer):
+        super().__init__()
+        self.case, self.layer = case, layer
+
+    def call(self, inputs, training=False):
+        inputs = keras.tree.pack_sequence_as(self.case.inputs, inputs)
+        return keras.tree.flatten(self.layer(*inputs))[0]
+
+
+def check_model(case, model, layer):
+    expected = case.call(layer)[0].numpy()
+    np.testing.assert_allclose(model(case.model_inputs).numpy(), expected, rtol=1e-5, atol=1e-6)
+    predicted = model.predict(case.model_inputs, verbose=0)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-6)
+    before = values_of(layer)
+    losses = train(model, case.model_inputs)
+    assert np.all(np.isfinite(losses))
+    changed = [not np.array_equal(a, b) for a, b in zip(before, values_of(layer), strict=True)]
+    assert any(changed)
+
+
+def test_in_a_functional_model(case):
+    layer = case.make()
+    check_model(case, case.functional(layer), layer)
+
+
+def test_in_a_subclassed_model(case):
+    layer = case.make()
+    check_model(case, Subclassed(case, layer), layer)
+
+
+def test_in_a_sequential_model(of_one_input):
+    layer = of_one_input.make()
+    model = keras.Sequential([keras.Input(of_one_input.inputs[0].shape[1:]), layer])
+    expected = of_one_input.call(layer)[0].numpy()
+    predicted = model.predict(of_one_input.inputs[0], verbose=0)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-6)
+    assert np.all(np.isfinite(train(model, of_one_input.inputs[0])))
+
+
+def test_in_a_function_of_unknown_shape(case):
+    layer = case.built()
+
+    def spec(x):
+        return tf.TensorSpec([None] * (x.ndim - 1) + [x.shape[-1]], x.dtype)
+
+    signature = keras.tree.map_structure(spec, case.inputs)
+    function = tf.function(lambda *inputs: case.call(layer, inputs), input_signature=signature)
+    for actual, expected in zip(function(*case.inputs), case.call(layer), strict=True):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_output_shape(case):
+    shapes = [tuple(output.shape) for output in case.call(case.make())]
+    symbolic = keras.tree.flatten(case.make()(*case.symbolic_inputs()))
+    assert [tuple(output.shape)[1:] for output in symbolic] == [shape[1:] for shape in shapes]
+    layer = case.make()
+    if type(layer).compute_output_shape is keras.layers.Layer.compute_output_shape:
+        return  # a cell: its shapes are those of the call
+    computed = layer.compute_output_shape(*(x.shape for x in case.inputs))
+    if not isinstance(computed[0], tuple):
+        computed = [computed]
+    assert [tuple(shape) for shape in computed] == shapes[: len(computed)]
+
+
+def test_parameter_count(counted):
+    layer = counted.built()
+    trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+    assert layer.parameter_count(*counted.counts) == trainable
+    assert counted.make().parameter_count(*counted.counts) == trainable
+
+
+def test_step_is_the_call_of_a_projected_lstm(cases):
+    case = cases["ProjectedLSTM"]
+    layer = case.built()
+    (x,) = case.inputs
+    states, outputs = layer.zero_states(len(x)), []
+    for t in range(x.shape[1]):
+        output, states = layer.step(x[:, t], states)
+        outputs.append(output)
+    expected = case.call(layer)[0].numpy()
+    np.testing.assert_allclose(np.stack(outputs, axis=1), expected, rtol=0, atol=1e-6)
+
+
+def test_step_is_the_call_of_an_attention_lstm(cases):
+    case = cases["AttentionLSTM"]
+    layer = case.built()
+    x, memory = case.inputs
+    states, keys, outputs = layer.zero_states(len(x)), layer.attention.keys(memory), []
+    for t in range(x.shape[1]):
+        z = layer.projected(x[:, t])
+        output, states, _ = layer.step(z, states, keys, memory, None)
+        outputs.append(output)
+    expected = case.call(layer)[0].numpy()
+    np.testing.assert_allclose(np.stack(outputs, axis=1), expected, rtol=0, atol=1e-6)
+
+
+def test_every_layer_with_a_step_is_tested_above(cases):
+    assert {name for name in cases if hasattr(getattr(layers, name), "step")} == {
+        "ProjectedLSTM",
+        "AttentionLSTM",
+    }
