@@ -50,6 +50,7 @@ class FactoredAdam(keras.optimizers.Adam):
             path and a chosen variable of rank under 2.
 
     Example:
+        >>> model = keras.Sequential([MoE(num_experts=4, hidden_units=64)])
         >>> model.compile(FactoredAdam(WarmupInverseSqrt(1e-3), factored="experts"))
     """
 
