@@ -19,10 +19,87 @@ def test_a_strategy_of_one_replica_runs_eagerly(strategy_of):
     assert found == (1, 0)
 
 
-def test_replicas_of_another_strategy_are_strangers():
+def numbers(r):
+    """What every function gives in a replica, with gradients, of numbers that tell replicas apart.
+
+    The tests below have the values by hand, for a `MixedStrategy`.
+    """
+    x = tf.constant([[[1.0, 2], [3, 4]], [[5, 6], [7, 8]]])[r]
+    weights = tf.constant([[[1.0, 10], [100, 1000]], [[2, 20], [200, 2000]]])[r]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        sums = collectives.all_reduce_sums(x, 2.0 * x[0])
+        exchanged = collectives.all_to_all(x)
+        loss_of_sums = tf.reduce_sum(weights * sums[0]) + tf.reduce_sum(weights[0] * sums[1])
+        loss_of_exchange = tf.reduce_sum(weights * exchanged)
+        loss_of_gathered = tf.reduce_sum(x * tf.reduce_sum(collectives.all_gather(x)))
+    return {
+        "replica": tf.constant(collectives.replica_id()),
+        "replicas": tf.constant(collectives.num_replicas()),
+        "sums": sums,
+        "integers": collectives.all_reduce_sum(tf.constant([2, 3])[r]),
+        "exchanged": exchanged,
+        "nothing": collectives.all_to_all(tf.zeros([2, 0, 3])),
+        "gathered": collectives.all_gather(tf.constant([[3, 4], [5, 6]])[r]),
+        "gathered nothing": collectives.all_gather(tf.zeros([0, 3])),
+        "gradient of sums": tape.gradient(loss_of_sums, x),
+        "gradient of exchange": tape.gradient(loss_of_exchange, x),
+        "gradient of gathered": tape.gradient(loss_of_gathered, x),
+    }
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_another_strategy_computes_the_same(in_replicas, eager):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    values = strategy.run(lambda: collectives.all_reduce_sum(tf.constant(3.0)))
-    assert [float(each) for each in strategy.experimental_local_results(values)] == [3, 3]
+    shards = []
+
+    def run():
+        shards.append(collectives.shards_experts())
+        return numbers(collectives.replica_id())
+
+    results = strategy.run(run) if eager else tf.function(lambda: strategy.run(run))()
+    assert shards == [False, False]
+    for r, expected in enumerate(in_replicas(2, numbers)):
+        found = tf.nest.map_structure(
+            lambda each, r=r: strategy.experimental_local_results(each)[r].numpy(), results
+        )
+        tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
+
+
+def test_gradients_of_another_strategy_by_hand():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+    def run():
+        r = collectives.replica_id()
+        x = tf.constant([3.0, 4.0])[r]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.constant([2.0, 5.0])[r] * collectives.all_reduce_sum(x)
+        return loss, tape.gradient(loss, x)
+
+    found = tf.nest.map_structure(strategy.experimental_local_results, strategy.run(run))
+    # Losses 2·(3 + 4) and 5·(3 + 4); x of either replica counts 2 + 5 in their sum.
+    assert [[float(each) for each in of_both] for of_both in found] == [[14, 35], [7, 7]]
+
+
+def test_outside_of_the_replicas_of_another_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        assert (collectives.num_replicas(), collectives.replica_id()) == (1, 0)
+        assert float(collectives.all_reduce_sum(tf.constant(3.0))) == 3
+        assert not collectives.shards_experts()
+
+
+def test_where_experts_are_sharded(strategy_of):
+    found = {}
+    for replicas in (1, 2):
+
+        def run(replicas=replicas):
+            found[replicas] = collectives.shards_experts()
+
+        tf.function(lambda run=run, replicas=replicas: strategy_of(replicas).run(run))()
+    assert found == {1: False, 2: True}
+    assert not collectives.shards_experts()
 
 
 def test_replicas_are_numbered(in_replicas):
@@ -133,13 +210,14 @@ def test_a_gathered_value_has_no_gradient(in_replicas):
     [
         collectives.num_replicas,
         collectives.replica_id,
+        collectives.shards_experts,
         lambda: collectives.all_reduce_sum(tf.constant(1.0)),
         lambda: collectives.all_to_all(tf.zeros([2, 1])),
         lambda: collectives.all_gather(tf.constant(1.0)),
     ],
 )
 def test_replicas_that_run_eagerly_cannot_meet(strategy_of, function):
-    with pytest.raises(ValueError, match=r"call strategy.run within a tf.function, and compile"):
+    with pytest.raises(ValueError, match=r"need graph mode: call strategy.run inside a tf.fun"):
         strategy_of(2).run(function)
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import MixedStrategy, collectives
 from tfmoe.distribute.shards import sharded
-from tfmoe.distribute.strategy import check_order, rows_of
+from tfmoe.distribute.strategy import form_groups, rows_of
 from tfmoe.distribute.tensorflow_internals import ReplicaSeeds, ShardedVariable
 from tfmoe.gating import NoisyTopK
 from tfmoe.layers import MoE
@@ -107,7 +107,7 @@ def test_batch_of_scalars_goes_to_all():
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_are_numbered_as_collectives_have_them(strategy_of, replicas):
-    check_order(strategy_of(replicas))
+    form_groups(strategy_of(replicas))
 
 
 def test_another_order_of_devices(strategy_of, monkeypatch):
@@ -115,7 +115,7 @@ def test_another_order_of_devices(strategy_of, monkeypatch):
     number = collectives.replica_id
     monkeypatch.setattr(collectives, "replica_id", lambda: 1 - number())
     with pytest.raises(RuntimeError, match=r"orders the devices as \[1, 0\], not as"):
-        check_order(strategy_of(2))
+        form_groups(strategy_of(2))
 
 
 def test_a_scalar_cannot_be_sharded(strategy_of):
@@ -361,14 +361,6 @@ def test_nothing_but_padding(strategy_of, in_replicas, groups):
         np.testing.assert_array_equal(y, np.zeros([2, 3, D]))
         assert loss == 0
         assert not any(np.any(gradient) for gradient in gradients)
-
-
-def test_replicas_cannot_run_eagerly(strategy_of):
-    model = make_model(strategy_of(2))
-    with model.distribute_strategy.scope():
-        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
-    with pytest.raises(ValueError, match="compile Keras models with run_eagerly=False"):
-        model.fit(np.zeros([4, D]), np.zeros([4, 2]), verbose=0)
 
 
 def test_reduce_takes_what_keras_gives(strategy_of):

@@ -4,6 +4,7 @@ A failure here says which of them changed; other tests would say only that train
 """
 
 import inspect
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -23,7 +24,11 @@ from tensorflow.python.ops import collective_ops
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import (
+    KEYS_PER_STRATEGY,
+    MIRRORED_KEY_BASE,
     SEED_STATE,
+    compiles_for_xla,
+    in_while_loop,
     initialised,
     local_replica,
     replica_context,
@@ -69,10 +74,32 @@ def test_attributes_of_the_collective_strategy(strategy_of):
     assert len(extended.worker_devices) == 2
     assert hasattr(extended, "_host_cross_device_ops")
     assert extended.experimental_enable_get_next_as_optional is False
-    assert tf.distribute.MultiWorkerMirroredStrategy._collective_key_base == 0
-    bases = [each.extended._collective_key_base for each in (strategy, strategy_of(2))]
-    assert bases[0] != bases[1]  # read from the strategy, and groups of devices are told apart
-    assert extended._collective_keys.get_group_key(["new"]) > bases[0]
+
+
+def test_every_strategy_numbers_its_own_collectives(strategy_of):
+    plain = tf.distribute.MultiWorkerMirroredStrategy
+    devices = ["CPU:0", "CPU:1"]
+    strategies = [
+        strategy_of(2),
+        tf.distribute.MirroredStrategy(devices),
+        strategy_of(2),
+        plain(
+            cluster_resolver=tf.distribute.cluster_resolver.SimpleClusterResolver(
+                tf.train.ClusterSpec({})
+            )
+        ),
+        tf.distribute.MirroredStrategy(devices),
+    ]
+    bases = [each.extended._collective_key_base for each in strategies]
+    apart = sorted(bases)
+    for one, other in pairwise(apart):
+        assert other - one >= KEYS_PER_STRATEGY
+    assert [base >= MIRRORED_KEY_BASE for base in bases] == [False, True, False, False, True]
+    for base, strategy in zip(bases, strategies, strict=True):
+        keys = strategy.extended._collective_keys
+        assert base < keys.get_group_key(["new"]) < base + KEYS_PER_STRATEGY
+        # Instances are counted by group.
+        assert keys.get_instance_key(keys.get_group_key(["new"]), "new") == 100
 
 
 def test_launchers_of_collectives(strategy_of):
@@ -218,6 +245,11 @@ def test_recording_stops_for_initial_values():
         ("_backend_apply_gradients", ["self", "grads", "trainable_variables"]),
         ("_all_reduce_sum_gradients", ["self", "grads_and_vars"]),
         ("_clip_gradients", ["self", "grads"]),
+        ("apply", ["self", "grads", "trainable_variables"]),
+        (
+            "add_variable_from_reference",
+            ["self", "reference_variable", "name", "initializer"],
+        ),
     ],
 )
 def test_methods_of_optimizers_that_are_replaced(method, expected):
@@ -267,12 +299,6 @@ def test_name_of_random_states():
     assert state.numpy().tolist() == [7, 0]  # seed and counter
 
 
-def test_replicas_of_other_strategies_are_told_apart():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    found = strategy.run(lambda: tf.constant(collectives.num_replicas()))
-    assert [int(each) for each in strategy.experimental_local_results(found)] == [1, 1]
-
-
 def test_steps_are_told_from_plain_calls():
     """Keras takes its steps in `strategy.run`, with the default strategy too."""
     assert issubclass(distribute_lib._DefaultReplicaContext, tf.distribute.ReplicaContext)
@@ -287,3 +313,79 @@ def test_steps_are_told_from_plain_calls():
     model.compile(loss="mse")
     model.evaluate(np.zeros([2, 2]), np.zeros([2, 2]), verbose=0)
     assert found == [False, True, True]
+
+
+def test_whether_xla_compiles():
+    found = []
+
+    def note(x):
+        found.append(compiles_for_xla())
+        return x
+
+    inner = tf.function(note)
+    for compiles in (True, False):
+        tf.function(note, jit_compile=compiles)(1.0)
+        tf.function(lambda x: inner(x), jit_compile=compiles)(1.0 + compiles)
+    note(1.0)
+    assert found == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_whether_keras_compiles_for_xla(compiles):
+    found = []
+    inputs = keras.Input([2])
+    outputs = keras.layers.Lambda(lambda x: found.append(compiles_for_xla()) or x)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile(loss="mse", jit_compile=compiles)
+    found.clear()  # of the symbolic call
+    model.evaluate(np.zeros([2, 2]), np.zeros([2, 2]), verbose=0)
+    assert found == [compiles]
+
+
+def test_whether_a_loop_is_traced():
+    found = []
+
+    def note(x):
+        found.append(in_while_loop())
+        return x
+
+    def loop(body):
+        return tf.while_loop(lambda i: i < 2, lambda i: [body(i) + 1], [tf.constant(0)])
+
+    def branches(x):
+        return tf.cond(x > 0, lambda: note(x), lambda: note(x))
+
+    nested = tf.function(note)
+    for body, expected in (
+        (note, [True]),
+        (branches, [True, True]),
+        (lambda x: nested(x), [True]),
+        (lambda x: loop(note)[0] + x, [True]),
+    ):
+        found.clear()
+        tf.function(lambda body=body: loop(body))()
+        assert found == expected
+    found.clear()
+    tf.function(lambda: note(loop(lambda i: i)[0]))()
+    tf.function(lambda: branches(tf.constant(1)))()
+    loop(note)  # runs eagerly, twice
+    assert found == [False] * 5
+
+
+# The methods of Keras that are replaced for models and variables.
+
+
+def test_scope_of_a_model(strategy_of):
+    strategy = strategy_of(2)
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(1)])
+    assert model._distribute_strategy is strategy
+    assert keras.Sequential([keras.layers.Dense(1)])._distribute_strategy is None
+
+
+def test_variables_are_initialised_later_in_a_stateless_scope():
+    with keras.StatelessScope():
+        variable = keras.Variable(lambda shape, dtype: tf.ones(shape, dtype), shape=(2,))
+        assert variable._value is None
+    np.testing.assert_array_equal(variable.numpy(), [1, 1])
+    assert parameters(keras.Variable._deferred_initialize.of_keras) == ["self"]

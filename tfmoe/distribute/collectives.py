@@ -1,7 +1,9 @@
-"""Communication between the replicas of a `MixedStrategy`.
+"""Communication between the replicas of a `tf.distribute` strategy.
 
-Outside of its replicas, and where there is only one, every function gives what it would give for a
-single device: code that uses them runs anywhere.
+Outside of replicas, and where there is only one, every function gives what it would give for a
+single device: code that uses them runs anywhere. In the replicas of a `MixedStrategy` they call
+TensorFlow's collective operations, in those of any other strategy the methods of its replica
+context, with the same values and gradients.
 
 Axes: R replicas.
 """
@@ -12,17 +14,15 @@ from tfmoe.distribute import tensorflow_internals
 from tfmoe.distribute.workers import is_mixed
 
 
-def _meeting():
-    """The replica context of a `MixedStrategy` with more than one replica, or `None`."""
+def _replicas():
+    """The replica context that code runs in, or `None` where there are no other replicas."""
     found = tensorflow_internals.replica_context()
-    if found is None or not is_mixed(found.strategy):
+    if found is None or found.num_replicas_in_sync == 1:
         return None
-    if found.num_replicas_in_sync == 1:
-        return None
-    if tf.executing_eagerly():
+    if is_mixed(found.strategy) and tf.executing_eagerly():
         raise ValueError(
-            "the replicas of a MixedStrategy can only meet in a graph: call strategy.run within a "
-            "tf.function, and compile Keras models with run_eagerly=False"
+            "MixedStrategy's collectives need graph mode: call strategy.run inside a tf.function, "
+            "and compile Keras models with run_eagerly=False"
         )
     return found
 
@@ -32,19 +32,32 @@ def in_step():
     return tensorflow_internals.in_step()
 
 
+def shards_experts():
+    """Whether each replica holds a part of the experts: in the replicas of a `MixedStrategy` with
+    more than one. Everywhere else each replica holds all of them.
+    """
+    found = _replicas()
+    return found is not None and is_mixed(found.strategy)
+
+
 def num_replicas():
-    """R, 1 outside of the replicas of a `MixedStrategy`."""
-    found = _meeting()
+    """R; 1 outside of replicas."""
+    found = _replicas()
     return 1 if found is None else found.num_replicas_in_sync
 
 
 def replica_id():
-    """The replica that this code runs in, a Python integer from 0 to R - 1."""
-    found = _meeting()
+    """The replica that this code runs in, 0 to R - 1: a Python integer, or an int32 scalar under a
+    strategy that traces one function for all replicas (TPU).
+    """
+    found = _replicas()
     if found is None:
         return 0
-    local = tensorflow_internals.local_replica(found)
-    return found.strategy.extended._get_replica_id_in_sync_group(local)
+    if is_mixed(found.strategy):
+        local = tensorflow_internals.local_replica(found)
+        return found.strategy.extended._get_replica_id_in_sync_group(local)
+    number = tf.get_static_value(found.replica_id_in_sync_group)
+    return found.replica_id_in_sync_group if number is None else int(number)
 
 
 def all_reduce_sum(x):
@@ -57,9 +70,11 @@ def all_reduce_sum(x):
         Like `x`. With a loss that every replica computes from it, each replica's gradient is that
         of the sum of all their losses.
     """
-    found = _meeting()
+    found = _replicas()
     if found is None:
         return x
+    if not is_mixed(found.strategy):  # differentiable, by the same rule
+        return found.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
     @tf.custom_gradient
     def reduce(x):
@@ -92,27 +107,47 @@ def all_to_all(x):
     Returns:
         Like `x`: `y[i]` came from replica i.
     """
-    found = _meeting()
+    found = _replicas()
     if found is None:
         return x
+    send = _exchange if is_mixed(found.strategy) else _exchange_by_gathering
 
     @tf.custom_gradient
     def exchange(x):
-        return sent(x), sent
-
-    def sent(x):
-        # TensorFlow's operation crashes the process where there is nothing to send.
-        replicas, size = found.num_replicas_in_sync, tf.size(x)
-        parts = tf.reshape(x, [replicas, size // replicas])
-        parts = tf.pad(parts, [[0, 0], [0, tf.cast(tf.equal(size, 0), tf.int32)]])
-        arrived = tensorflow_internals.collective("exchange", parts, found)[:, : size // replicas]
-        return tf.ensure_shape(tf.reshape(arrived, tf.shape(x)), x.shape)
+        return send(x, found), lambda dy: send(dy, found)
 
     return exchange(x)
 
 
+def _exchange(x, found):
+    replicas, size = found.num_replicas_in_sync, tf.size(x)
+    parts = _at_least_one_column(tf.reshape(x, [replicas, size // replicas]))
+    arrived = tensorflow_internals.collective("exchange", parts, found)[:, : size // replicas]
+    return tf.ensure_shape(tf.reshape(arrived, tf.shape(x)), x.shape)
+
+
+def _exchange_by_gathering(x, found):
+    return tf.ensure_shape(_gather(x, found)[:, replica_id()], x.shape)
+
+
 def all_gather(x):
     """`[R, ...]`: the `x` of all replicas, which must have the same shape. No gradient."""
-    x = tf.stop_gradient(x)[None]
-    found = _meeting()
-    return x if found is None else tensorflow_internals.collective("gather", x, found)
+    x = tf.stop_gradient(x)
+    found = _replicas()
+    return x[None] if found is None else _gather(x, found)
+
+
+def _gather(x, found):
+    row = _at_least_one_column(tf.reshape(x, [1, tf.size(x)]))
+    if is_mixed(found.strategy):
+        rows = tensorflow_internals.collective("gather", row, found)
+    else:
+        rows = found.all_gather(row, axis=0)
+    shape = tf.concat([[found.num_replicas_in_sync], tf.shape(x)], axis=0)
+    every = tf.reshape(rows[:, : tf.size(x)], shape)
+    return tf.ensure_shape(every, [found.num_replicas_in_sync, *x.shape])
+
+
+def _at_least_one_column(x):
+    """TensorFlow's operations crash the process where there is nothing to send."""
+    return tf.pad(x, [[0, 0], [0, tf.cast(tf.equal(tf.shape(x)[1], 0), tf.int32)]])

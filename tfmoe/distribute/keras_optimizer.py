@@ -7,37 +7,22 @@ examples reached the expert. Norms count every shard.
 
 Moving averages of weights are kept, and put in the weights' place, part by part.
 
-Keras has no place for this, so `install` replaces methods of its base class. An optimizer that was
-not created under a `MixedStrategy` runs Keras' own.
+Keras has no hook for this, so `install` replaces methods of its base class. An optimizer that was
+not created under a `MixedStrategy` runs Keras' own, and is refused in the replicas of one.
 """
-
-import functools
 
 import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives, tensorflow_internals
+from tfmoe.distribute.keras_methods import replace
 from tfmoe.distribute.workers import is_mixed
 
 
 def install():
     """Replaces the methods, once."""
-    base = keras.optimizers.Optimizer
     for name, (applies, replacement) in REPLACED.items():
-        original = getattr(base, name)
-        if not hasattr(original, "of_keras"):
-            setattr(base, name, _replaced(original, applies, replacement))
-
-
-def _replaced(original, applies, replacement):
-    @functools.wraps(original)
-    def method(self, *args):
-        if not applies(self):
-            return original(self, *args)
-        return replacement(self, functools.partial(original, self), *args)
-
-    method.of_keras = original
-    return method
+        replace(keras.optimizers.Optimizer, name, applies, replacement)
 
 
 def _apply_gradients(optimizer, original, grads, trainable_variables):
@@ -112,8 +97,26 @@ def _use_averages(optimizer, original, variables):
             getattr(variable, "value", variable).assign(tf.convert_to_tensor(average.value))
 
 
+def check_scope(optimizer, strategy):
+    """Raises a ValueError for an optimizer that was made outside of a strategy's scope."""
+    if optimizer._distribution_strategy is not strategy:
+        raise ValueError(
+            f"optimizer {optimizer.name!r} was made outside of this MixedStrategy.scope(): make "
+            "the optimizer inside `with strategy.scope():`"
+        )
+
+
+def _refuse_strangers(optimizer, original, *args, **options):
+    check_scope(optimizer, tf.distribute.get_strategy())
+    return original(*args, **options)
+
+
+def _under_mixed_strategy(optimizer):
+    return is_mixed(tf.distribute.get_strategy())
+
+
 def _in_replicas(optimizer):
-    return collectives.num_replicas() > 1
+    return collectives.shards_experts()
 
 
 def _of_mixed_strategy(optimizer):
@@ -122,6 +125,8 @@ def _of_mixed_strategy(optimizer):
 
 # Method: when it is replaced, by what.
 REPLACED = {
+    "apply": (_under_mixed_strategy, _refuse_strangers),
+    "add_variable_from_reference": (_under_mixed_strategy, _refuse_strangers),
     "_backend_apply_gradients": (_in_replicas, _apply_gradients),
     "_all_reduce_sum_gradients": (_in_replicas, _gradients_as_they_are),
     "_clip_gradients": (_in_replicas, _clip_gradients),

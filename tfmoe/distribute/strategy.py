@@ -3,7 +3,13 @@
 import numpy as np
 import tensorflow as tf
 
-from tfmoe.distribute import collectives, keras_optimizer, tensorflow_internals
+from tfmoe.distribute import (
+    collectives,
+    keras_models,
+    keras_optimizer,
+    keras_variables,
+    tensorflow_internals,
+)
 
 
 class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -52,7 +58,8 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             check_devices(devices)
             # TensorFlow numbers the devices of a group by name, whatever their order here.
             devices = sorted(devices, key=lambda name: (len(name), name))
-        keras_optimizer.install()
+        for part_of_keras in (keras_models, keras_optimizer, keras_variables):
+            part_of_keras.install()
         extended = tensorflow_internals.MixedExtended(
             self,
             None if devices is None else tuple(devices),
@@ -60,8 +67,7 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             start_timeout_seconds,
         )
         tf.distribute.Strategy.__init__(self, extended)
-        if tf.DeviceSpec.from_string(extended.worker_devices[0]).device_type == "GPU":
-            check_order(self)
+        form_groups(self)
 
     @property
     def num_workers(self):
@@ -122,17 +128,33 @@ def check_devices(devices):
             raise ValueError(f"devices: there is no {device!r}; known are {', '.join(short)}")
 
 
-def check_order(strategy):
-    """Raises a RuntimeError if collective operations number the replicas in another order than the
-    strategy does: rows would reach the wrong experts. TensorFlow may order GPUs by how they are
-    connected.
+def form_groups(strategy):
+    """Runs a strategy's first collective operations, with every worker.
+
+    TensorFlow forms a group of devices in its first operation. If a step fails before that, the
+    group stays cancelled, and soon all collectives of the process are: so no step comes first.
+
+    Raises:
+        RuntimeError: if collective operations number the replicas in another order than the
+            strategy does, so that rows would reach the wrong experts (TensorFlow may order GPUs by
+            how they are connected); and if the collectives of this process have failed for good.
     """
 
     @tf.function
     def gather():
         return strategy.run(lambda: collectives.all_gather(tf.constant(collectives.replica_id())))
 
-    found = np.ravel(strategy.experimental_local_results(gather())[0]).tolist()
+    try:
+        with tf.init_scope():
+            found = np.ravel(strategy.experimental_local_results(gather())[0]).tolist()
+            strategy.sum_over_workers(0)
+    except tf.errors.OpError as error:
+        if strategy.num_workers > 1:
+            raise
+        raise RuntimeError(
+            "TensorFlow's collectives failed earlier in this process, and it cannot reset them: "
+            "restart the process (of a notebook, the kernel)"
+        ) from error
     if found != [*range(strategy.num_replicas_in_sync)]:
         raise RuntimeError(
             f"TensorFlow orders the devices as {found}, not as they are numbered; put them into "

@@ -18,7 +18,11 @@ from tensorflow.python.distribute import (
     values,
 )
 from tensorflow.python.eager import context, record
-from tensorflow.python.ops import collective_ops
+from tensorflow.python.ops import (
+    collective_ops,
+    control_flow_util,
+    control_flow_v2_func_graphs,
+)
 
 from tfmoe.distribute.failures import wait_for_addresses
 from tfmoe.distribute.shards import draws_alike, shard_bounds, sharding_unit
@@ -29,9 +33,38 @@ SEED_STATE = "seed_generator_state"
 HEARTBEAT_TIMEOUT_SECONDS = 20
 # Random states of two replicas lie so far apart in the seed (a prime: seeds of users do not meet).
 SEED_DISTANCE = 1_000_003
-# TensorFlow tells groups of devices of one process apart by numbers, which every strategy counts
-# from its base: from one far beyond those of the strategy before.
-KEY_BASES = itertools.count(1_000, 1_000)
+# TensorFlow tells groups of devices apart by numbers, which a strategy counts from its base.
+KEYS_PER_STRATEGY = 1_000
+# Far beyond the bases of any `MixedStrategy`.
+MIRRORED_KEY_BASE = 1_000_000_000
+
+
+def next_key_base():
+    """The base of a new `MixedStrategy`, which no other strategy of this process shares.
+
+    TensorFlow's class keeps the count, so reloading this module does not reset it. Workers that
+    make the same strategies in the same order get the same numbers.
+    """
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    base = kind._collective_key_base + KEYS_PER_STRATEGY
+    kind._collective_key_base = base + KEYS_PER_STRATEGY
+    return base
+
+
+def number_mirrored_strategies():
+    """Gives every `tf.distribute.MirroredStrategy` a base of its own.
+
+    By default all of them count from 0, so the second one in a process continues collectives of the
+    first, fails with "Shape mismatch in the collective instance 100", and disables the collectives
+    of the whole process: https://github.com/tensorflow/tensorflow/issues/62790.
+    """
+    kind = tf.distribute.MirroredStrategy
+    if not isinstance(vars(kind)["_collective_key_base"], property):
+        bases = itertools.count(MIRRORED_KEY_BASE, KEYS_PER_STRATEGY)
+        kind._collective_key_base = property(lambda strategy: next(bases))
+
+
+number_mirrored_strategies()
 
 
 def replica_context():
@@ -46,6 +79,24 @@ def in_step():
     """
     found = tf.distribute.get_replica_context()
     return found is not None and not isinstance(found, distribute_lib._DefaultReplicaContext)
+
+
+def compiles_for_xla():
+    """Whether this code is being traced into a function that XLA compiles:
+    `tf.function(jit_compile=True)`, also one around the function that is traced, and what Keras
+    makes of `compile(jit_compile=True)`.
+    """
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def in_while_loop():
+    """Whether this code is being traced into the body of a `tf.while_loop`, however deep."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def local_replica(found):
@@ -208,7 +259,7 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
 
     def __init__(self, strategy, devices, cluster_resolver, start_timeout_seconds):
         self._start_timeout_seconds = start_timeout_seconds
-        strategy._collective_key_base = next(KEY_BASES)
+        strategy._collective_key_base = next_key_base()
         # No timeout of their own for collective operations: TensorFlow starts a thread for each
         # that has one, which sleeps until then.
         super().__init__(strategy, cluster_resolver, collective_util.Options(), devices)
