@@ -64,7 +64,7 @@ import tensorflow as tf
 from tfmoe.distribute import MixedStrategy, collectives, logical_cpus, tensorflow_internals
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.gating import Batchwise, NoisyTopK
-from tfmoe.layers import MoE, ProjectedLSTM, moe
+from tfmoe.layers import MoE, ProjectedLSTM, mixing, routed_experts
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.training.traffic import traffic_of
 
@@ -261,14 +261,15 @@ def without_collectives():
 def bytes_sent(trainer, devices, steps):
     """The second table's row: what the next steps send, counted."""
     own_rows, calls, gradients = [], [], []  # of every replica and step
-    plan_exchange, collective = moe.plan_exchange, tensorflow_internals.collective
+    exchange, collective = routed_experts.exchange, tensorflow_internals.collective
     all_reduce = tf.distribute.ReplicaContext.all_reduce
 
-    def counting_plan(plan, gates, num_experts):
-        replica, bounds = collectives.replica_id(), shard_bounds(num_experts, devices)
-        own = tf.stack([tf.reduce_sum(plan.counts[begin:end]) for begin, end in bounds])
+    def counting_exchange(assignments):
+        counts = assignments.counts
+        replica, bounds = collectives.replica_id(), shard_bounds(counts.shape[0], devices)
+        own = tf.stack([tf.reduce_sum(counts[begin:end]) for begin, end in bounds])
         note(lambda own: own_rows.append((replica, own.copy())), own)
-        return plan_exchange(plan, gates, num_experts)
+        return exchange(assignments)
 
     def counting_collective(name, x, found):
         note(lambda shape: calls.append((name, tuple(shape), x.dtype.size)), tf.shape(x))
@@ -286,7 +287,8 @@ def bytes_sent(trainer, devices, steps):
         return all_reduce(context, reduce_op, values, options)
 
     with (
-        mock.patch.object(moe, "plan_exchange", counting_plan),
+        mock.patch.object(routed_experts, "exchange", counting_exchange),
+        mock.patch.object(mixing, "exchange", counting_exchange),
         mock.patch.object(tensorflow_internals, "collective", counting_collective),
         mock.patch.object(tf.distribute.ReplicaContext, "all_reduce", counting_all_reduce),
     ):

@@ -179,7 +179,7 @@ def moe_step(num_experts, num_tokens, routing):
         kernel[0] = zipf_logits(num_experts)
         layer.gate.kernels["gate_kernel"].assign(kernel)
     weights = [weight.value for weight in layer.trainable_weights]
-    tracker = layer.use_trackers["max_over_mean_load"]
+    metrics = layer.expert_metrics
 
     @tf.function
     def step(x, dy):
@@ -190,9 +190,9 @@ def moe_step(num_experts, num_tokens, routing):
         return tape.gradient([y, *losses], [x, *weights], [dy, *map(tf.ones_like, losses)])
 
     def run():
-        tracker.reset_state()
+        metrics.reset_state()
         step(x, dy)
-        return tracker.result()
+        return metrics.result()["moe_max_over_mean_load"]
 
     return run
 

@@ -47,18 +47,6 @@ def run(test):
 
 EXAMPLES = list(examples())
 
-# Examples that fail, and why; one that runs must leave this list.
-KNOWN_FAILURES = {
-    "tfmoe.gating.batchwise.Batchwise": "`import tfmoe` gives no `tfmoe.layers`",
-    "tfmoe.gating.softmax.Softmax": "`import tfmoe` gives no `tfmoe.layers`",
-}
-
-
-def with_marks(test):
-    reason = KNOWN_FAILURES.get(test.name)
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-    return pytest.param(test, id=test.name, marks=marks)
-
 
 def test_examples_are_found():
     assert {"tfmoe.layers.moe.MoE", "tfmoe.optimizers.factored_adam.FactoredAdam"} <= {
@@ -66,7 +54,7 @@ def test_examples_are_found():
     }
 
 
-@pytest.mark.parametrize("test", map(with_marks, EXAMPLES))
+@pytest.mark.parametrize("test", EXAMPLES, ids=lambda test: test.name)
 def test_example(test):
     assert run(test) == ""
 

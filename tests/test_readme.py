@@ -5,6 +5,11 @@ import re
 import subprocess
 import sys
 
+import keras
+import numpy as np
+
+from tfmoe.layers import MoE
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,6 +28,15 @@ def test_the_first_script_runs_as_printed_and_learns():
     first, last = map(float, re.search(r"^loss (\S+) -> (\S+)$", run.stdout, re.M).groups())
     assert last < 0.5 * first
     assert re.search(r"^experts unused 0\.0$", run.stdout, re.M)
+
+
+def test_the_gate_of_ones_own_trains():
+    names = {"keras": keras, "MoE": MoE}
+    exec(blocks("python")[1], names)
+    names["model"].compile("sgd", "mse")
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
+    history = names["model"].fit(x, x, verbose=0, epochs=2).history
+    assert history["loss"][1] < history["loss"][0]
 
 
 def test_commands_exist():

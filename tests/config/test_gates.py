@@ -1,3 +1,5 @@
+import pytest
+
 from tfmoe.config.gates import GATE_SECTIONS, NOT_NAMED, gate_section
 from tfmoe.gating import GATES, Gate, get
 
@@ -22,13 +24,19 @@ def test_sections_make_gates():
 def test_fields_follow_the_constructor():
     section = gate_section("threshold", Threshold)
     assert list(section.model_fields) == [
-        "name", "m", "slope", "mode", "importance_weight", "load_weight",
+        "name", "m", "slope", "mode",
     ]  # fmt: skip
-    made = section(m=2, importance_weight=0.5)
-    assert made.model_dump() == {
-        "name": "threshold", "m": 2, "slope": 1.0, "mode": None,
-        "importance_weight": 0.5, "load_weight": 0.0,
-    }  # fmt: skip
+    made = section(m=2, mode="soft")
+    assert made.model_dump() == {"name": "threshold", "m": 2, "slope": 1.0, "mode": "soft"}
+
+
+@pytest.mark.parametrize("name", ["batchwise", "softmax"])
+def test_old_configs_name_a_load_loss_that_there_is_not(name):
+    """Configs of runs of version 0.1 have `load_weight: 0.0` for every gate."""
+    section = GATE_SECTIONS[name]
+    assert section(load_weight=0.0) == section()
+    with pytest.raises(ValueError, match="load_weight"):
+        section(load_weight=0.3)
 
 
 def test_defaults_of_noisy_top_k():

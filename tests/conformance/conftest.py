@@ -5,7 +5,6 @@ Axes: B batch (and experts), S steps, M source steps, D width.
 """
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ INTEGERS = {
     "units",
     "vocabulary_size",
 }
-BOOLEANS = {"recompute", "return_sequences", "return_state", "use_bias"}
+BOOLEANS = {"metrics", "recompute", "return_sequences", "return_state", "use_bias"}
 INITIALIZERS = {"kernel_initializer", "projection_initializer", "recurrent_initializer"}
 
 
@@ -171,33 +170,11 @@ FIXTURES = {
     "sequence": [name for name, case in CASES.items() if case.is_sequence],
 }
 
-# Tests that fail, by a regular expression of their names, and why; one that passes must leave this
-# list.
-KNOWN_FAILURES = {
-    r"test_(own|global)_policy\[float64-MoE\]": "the gate adds a loss in float64, fit in float32",
-    r"test_tensorflow_(reaches|checkpoint).*\[(Experts|MoE)\]": "variables hidden in containers",
-    r"test_activation_.*refused\[(Experts|MoE)-.*": "arguments.activation checks it",
-    r"test_booleans_are_checked\[(Experts|MoE)-.*": "arguments.boolean checks it",
-    r"test_unknown_initializer\[(Experts|MoE)\]": "arguments.initializer checks it",
-    r"test_build_without_a_last_dimension\[(Experts-.*|MoE-(?!\(None, None)).*": (
-        "arguments.last_dimension checks it"
-    ),
-    r"test_integers_for_inputs\[(Experts|MoE)-.*": "arguments.float_tensor casts them",
-    r"test_sparse_and_ragged_inputs\[(Experts|MoE)-.*": "arguments.float_tensor checks it",
-    r"test_inputs_of_another_width\[Experts\]": "it has no input_spec",
-}
-
 
 def pytest_generate_tests(metafunc):
     for fixture in FIXTURES.keys() & set(metafunc.fixturenames):
         cases = [pytest.param(CASES[name], id=name) for name in FIXTURES[fixture]]
         metafunc.parametrize(fixture, cases)
-
-
-def pytest_itemcollected(item):
-    for pattern, reason in KNOWN_FAILURES.items():
-        if re.fullmatch(pattern, item.name):
-            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 OTHERS = {
+    "capacity_priority",
+    "evaluation_capacity_factor",
     "activation",
     "attention",
     "capacity_factor",

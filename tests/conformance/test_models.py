@@ -50,15 +50,7 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(
-    params=[
-        "dense",
-        pytest.param(
-            "mixture",
-            marks=pytest.mark.xfail(strict=True, reason="MoE hides variables in containers"),
-        ),
-    ]
-)
+@pytest.fixture(params=["dense", "mixture"])
 def make(request, name):
     """Makes the model, called once or trained for a step."""
 

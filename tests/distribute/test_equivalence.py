@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.distribute import MixedStrategy
-from tfmoe.gating import Batchwise, NoisyTopK
+from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK
 from tfmoe.layers import MoE
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam, WarmupInverseSqrt
@@ -20,6 +20,7 @@ ROWS = (8, 4, 8)  # of the batches of an epoch: all replicas get equally many
 UNEVEN = [(8, 5), (7, 6), (3, 7), (1, 4)]  # sentences and steps; fewer than devices at last
 TOP_K = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
 BATCHWISE = Batchwise(k=2, importance_weight=0.1)
+CAPACITY = {"capacity_factor": 0.7, "evaluation_capacity_factor": 0.7}
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +56,31 @@ SETTINGS = {
             weight_decay=0.1,
         ),
         num_experts=9,
-        options={"capacity_factor": 0.7, "recompute": True, "use_bias": True},
+        options={**CAPACITY, "recompute": True, "use_bias": True},
     ),
     # On four devices two hold nothing.
     "two_groups": Setting(
         TOP_K,
         lambda: keras.optimizers.Adam(0.01, clipnorm=0.05),
-        options={"groups": 2, "capacity_factor": 0.7, "use_bias": True, "recompute": True},
+        options={**CAPACITY, "groups": 2, "use_bias": True, "recompute": True},
+    ),
+    "batchwise_with_capacity": Setting(
+        BATCHWISE,
+        lambda: keras.optimizers.SGD(1.0),
+        options={"capacity_factor": 0.5, "evaluation_capacity_factor": 0.5},
+    ),
+    "outer_batchwise_with_capacity": Setting(
+        Hierarchical(4, BATCHWISE, TOP_K), lambda: keras.optimizers.SGD(1.0), options=CAPACITY
+    ),
+    "choice": Setting(
+        TOP_K,
+        lambda: keras.optimizers.SGD(1.0),
+        options={**CAPACITY, "capacity_priority": "choice"},
+    ),
+    "weight": Setting(
+        TOP_K,
+        lambda: keras.optimizers.SGD(1.0),
+        options={**CAPACITY, "groups": 4, "capacity_priority": "weight"},
     ),
 }
 LANGUAGE_SETTINGS = {
@@ -69,7 +88,7 @@ LANGUAGE_SETTINGS = {
     "groups": Setting(
         TOP_K,
         lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.05),
-        options={"groups": 4, "capacity_factor": 0.7},
+        options={**CAPACITY, "groups": 4},
     ),
     "batchwise": Setting(BATCHWISE, lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.05)),
     "groups_batchwise": Setting(
@@ -188,6 +207,13 @@ def test_regression(setting, replicas):
     check_equal(regression(setting, replicas), regression(setting, None), 1e-10)
 
 
+@pytest.mark.parametrize(
+    "setting", ["batchwise_with_capacity", "outer_batchwise_with_capacity", "choice", "weight"]
+)
+def test_what_is_over_the_capacity(setting):
+    check_equal(regression(setting, 2), regression(setting, None), 1e-10)
+
+
 def test_devices_without_a_group():
     check_equal(regression("two_groups", 4), regression("two_groups", None), 1e-10)
 
@@ -210,7 +236,9 @@ def test_every_weight_is_trained(setting):
             assert np.any(first != last)
 
 
-@pytest.mark.parametrize("setting", ["nine_experts", "two_groups"])
+@pytest.mark.parametrize(
+    "setting", [name for name, each in SETTINGS.items() if "capacity_factor" in each.options]
+)
 def test_capacity_drops_something(setting):
     result = regression(setting, None)
     assert 0 < result.history["moe_dropped"][0] < 1 and 0 < result.evaluation["moe_dropped"] < 1

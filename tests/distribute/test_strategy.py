@@ -340,7 +340,7 @@ def test_experts_that_receive_nothing(strategy_of, in_replicas, groups):
     np.testing.assert_allclose(y1, np.maximum(-2 * np.ones([1, D]) @ first, 0) @ second, 1e-5, 1e-5)
     for of_0, of_1 in zip(gradients0, gradients1, strict=True):
         assert np.any(of_0[0]) and not np.any(of_0[1]) and not np.any(of_1)
-    assert {m.name: float(m.result()) for m in layer.metrics}["moe_unused_experts"] == 3 / 4
+    assert float(layer.expert_metrics.result()["moe_unused_experts"]) == 3 / 4
 
 
 @pytest.mark.parametrize("groups", [None, 2])

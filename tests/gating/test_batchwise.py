@@ -7,9 +7,8 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.config import ConfigError, load_config
-from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Routing
+from tfmoe.gating import Batchwise, Groups, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
-from tfmoe.ops.dispatch import Pairs
 
 X = np.random.default_rng(0).standard_normal((11, 5))
 
@@ -50,8 +49,8 @@ def batchwise_mask(probability, num_taken, rows=slice(None)):
 
 
 def dense_gates(routing, num_tokens, num_experts):
-    """`[T, E]` from a `Routing`; every pair must come once."""
-    tokens, experts, gates = (each.numpy() for each in routing.assignments())
+    """`[T, E]` from a `Routing`; every assignment must come once."""
+    tokens, experts, gates = (each.numpy() for each in routing.assignments.by_token())
     assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
     dense = np.zeros((num_tokens, num_experts))
     dense[tokens, experts] = gates
@@ -59,11 +58,17 @@ def dense_gates(routing, num_tokens, num_experts):
 
 
 def chosen(routing, num_tokens, num_experts):
-    """`[T, E]` 0 or 1: the pairs of a `Routing`."""
-    tokens, experts, _ = (each.numpy() for each in routing.assignments())
+    """`[T, E]` 0 or 1: the assignments of a `Routing`."""
+    tokens, experts, _ = (each.numpy() for each in routing.assignments.by_token())
     mask = np.zeros((num_tokens, num_experts))
     np.add.at(mask, (tokens, experts), 1)
     return mask
+
+
+def tokens_of_experts(routing):
+    """The tokens of each expert, in order."""
+    tokens, experts, _ = (each.numpy() for each in routing.assignments.by_token())
+    return [tokens[experts == i] for i in range(len(routing.assignments.counts))]
 
 
 def values_of(measures):
@@ -90,23 +95,24 @@ def test_training_by_hand():
     gate = gate_by_hand()
     with tf.GradientTape() as tape:
         routing = gate.route(tf.eye(4, dtype=tf.float64), training=True)
+        loss = gate.loss(routing.sums)
     # m = ⌈1·4/3⌉ = 2. Expert 0 takes tokens 0 and 1, expert 1 tokens 2 and 0, expert 2 tokens 2 and
     # 1; nobody takes token 3. Gates, of 0.6 + 0.3, 0.5 + 0.4, 0.35 + 0.45:
     expected = np.array([[6 / 9, 3 / 9, 0], [5 / 9, 0, 4 / 9], [0, 7 / 16, 9 / 16], [0, 0, 0]])
     np.testing.assert_allclose(dense_gates(routing, 4, 3), expected, rtol=1e-12)
-    np.testing.assert_array_equal(routing.load.numpy(), [2, 2, 2])
+    np.testing.assert_array_equal(routing.sums["load"], [2, 2, 2])
     importance = [11 / 9, 1 / 3 + 7 / 16, 4 / 9 + 9 / 16]
-    np.testing.assert_allclose(routing.importance.numpy(), importance, rtol=1e-12)
+    np.testing.assert_allclose(routing.sums["importance"], importance, rtol=1e-12)
     # By the thresholds expert 0 has token 0 (1 is missing: 0.55 - 0.5), expert 1 has 0, 2 and 3 (3
     # is too many: 0.28 - 0.25), expert 2 has none (0.5 - 0.45 and 0.5 - 0.4).
-    assert routing.loss.numpy() == pytest.approx((0.05 + 0.03 + 0.05 + 0.1) / 4, rel=1e-12)
+    assert loss.numpy() == pytest.approx((0.05 + 0.03 + 0.05 + 0.1) / 4, rel=1e-12)
     # By T_i it is (m - tokens over T_i) / 4, here (2 - 1, 2 - 3, 2 - 0) / 4; log T_i gets that too,
     # without the factor T_i.
-    gradient = tape.gradient(routing.loss, gate.log_thresholds).numpy()
+    gradient = tape.gradient(loss, gate.log_thresholds).numpy()
     np.testing.assert_allclose(gradient, [1 / 4, -1 / 4, 2 / 4], rtol=1e-12)
-    # 4 pairs over the thresholds, 6 taken, 3 in both: (0, 0), (0, 1), (2, 1). By the thresholds
-    # tokens 0 to 3 have 2, 0, 1, 1 experts.
-    assert values_of(routing.measures) == pytest.approx(
+    # 4 are over the thresholds, 6 taken, 3 both: (0, 0), (0, 1), (2, 1). By the thresholds tokens 0
+    # to 3 have 2, 0, 1, 1 experts.
+    assert values_of(gate.measures(routing.sums)) == pytest.approx(
         {
             "threshold_precision": 3 / 4,
             "threshold_recall": 3 / 6,
@@ -117,14 +123,15 @@ def test_training_by_hand():
 
 
 def test_inference_by_hand():
-    routing = gate_by_hand().route(tf.eye(4, dtype=tf.float64))
-    np.testing.assert_array_equal(routing.pairs.tokens.numpy(), [0, 0, 2, 3])
-    np.testing.assert_array_equal(routing.pairs.counts.numpy(), [1, 3, 0])
-    np.testing.assert_allclose(routing.gates.numpy(), [6 / 9, 3 / 9, 1, 1], rtol=1e-12)
-    np.testing.assert_array_equal(routing.load.numpy(), [1, 3, 0])
-    np.testing.assert_allclose(routing.importance.numpy(), [2 / 3, 7 / 3, 0], rtol=1e-12)
-    assert routing.loss is None
-    assert values_of(routing.measures) == {"experts_per_token": 1.0, "unrouted": 0.25}
+    gate = gate_by_hand()
+    routing = gate.route(tf.eye(4, dtype=tf.float64))
+    np.testing.assert_array_equal(routing.assignments.tokens, [0, 0, 2, 3])
+    np.testing.assert_array_equal(routing.assignments.counts, [1, 3, 0])
+    np.testing.assert_allclose(routing.assignments.weights, [6 / 9, 3 / 9, 1, 1], rtol=1e-12)
+    np.testing.assert_array_equal(routing.sums["load"], [1, 3, 0])
+    np.testing.assert_allclose(routing.sums["importance"], [2 / 3, 7 / 3, 0], rtol=1e-12)
+    measures = gate.measures(routing.sums)
+    assert values_of(measures) == {"experts_per_token": 1.0, "unrouted": 0.25}
 
 
 def test_a_probability_equal_to_its_threshold_is_not_over_it():
@@ -136,30 +143,89 @@ def test_a_probability_equal_to_its_threshold_is_not_over_it():
     np.testing.assert_array_equal(chosen(gate.route(tf.constant(X)), 11, 2), [[0, 1]] * 11)
 
 
-# Pairs of both forms of routing.
+# Groups of unequal sizes: by hand, with k = 1 of 2 experts in each of 3 groups.
+
+# Token t has the probabilities of row t: 0, 2, 4 in group 0, none in group 1, 1 and 3 in group 2.
+ROWS_OF_GROUPS = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3], [0.55, 0.45]])
+SIZES = Groups(tf.constant([3, 0, 2]))
 
 
-def assignments(experts, gates, pairs=None):
-    routing = Routing(experts, tf.constant(gates), None, None, pairs)
-    return [each.numpy().tolist() for each in routing.assignments()]
+def gates_of_groups_by_hand():
+    gate = built_gate(2, k=1, num_groups=3)
+    gate.kernels["gate_kernel"].assign(np.tile(np.log(ROWS_OF_GROUPS), (3, 1, 1)))
+    gate.log_thresholds.assign(np.log([[0.5, 0.5], [0.1, 0.1], [0.5, 0.5]]))
+    return gate
 
 
-def test_assignments_of_k_experts_per_token():
-    tokens, experts, gates = assignments(tf.constant([[2, 0], [1, 2]]), [[0.75, 0.25], [0.5, 0.5]])
-    assert (tokens, experts, gates) == ([0, 0, 1, 1], [2, 0, 1, 2], [0.75, 0.25, 0.5, 0.5])
+def test_training_in_groups_of_unequal_sizes_by_hand():
+    gate = gates_of_groups_by_hand()
+    with tf.GradientTape() as tape:
+        routing = gate.route(tf.eye(5, dtype=tf.float64), training=True, groups=SIZES)
+        loss = gate.loss(routing.sums)
+    # Group 0: m = ⌈1·3/2⌉ = 2, expert 0 takes 0.9 and 0.6, expert 1 takes 0.8 and 0.4. Group 2:
+    # m = ⌈1·2/2⌉ = 1, expert 4 takes 0.7, expert 5 takes 0.45.
+    expected = np.zeros((5, 6))
+    expected[[0, 1, 1, 2, 3, 4], [0, 0, 1, 1, 4, 5]] = [1, 0.6, 0.4, 1, 1, 1]
+    np.testing.assert_allclose(dense_gates(routing, 5, 6), expected, rtol=1e-12)
+    np.testing.assert_array_equal(routing.assignments.counts, [2, 2, 0, 0, 1, 1])
+    assert routing.assignments.rows_per_expert is None
+    np.testing.assert_array_equal(routing.sums["tokens"], [3, 0, 2])
+    np.testing.assert_array_equal(routing.sums["load"], [[2, 2], [0, 0], [1, 1]])
+    importance = [[1.6, 1.4], [0, 0], [1, 1]]
+    np.testing.assert_allclose(routing.sums["importance"], importance, rtol=1e-12)
+    # Over 0.5 are 0.9, 0.6, 0.8, 0.7, 0.55. Of these the last is not taken (0.05); 0.4 and 0.45 are
+    # taken and not over it (0.1 and 0.05).
+    assert loss.numpy() == pytest.approx((0.05 + 0.1 + 0.05) / 5, rel=1e-12)
+    # (m - tokens over the threshold) / 5.
+    gradient = tape.gradient(loss, gate.log_thresholds).numpy()
+    expected = np.array([[2 - 2, 2 - 1], [0, 0], [1 - 2, 1 - 0]]) / 5
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-15)
+    measures = values_of(gate.measures(routing.sums))
+    assert measures["threshold_precision"] == pytest.approx(4 / 5)
+    assert measures["threshold_recall"] == pytest.approx(4 / 6)
 
 
-def test_assignments_of_pairs_are_in_the_order_of_tokens_then_experts():
-    # Expert 0 has tokens 3 and 1, expert 1 none, expert 2 tokens 1 and 0.
-    pairs = Pairs(tf.constant([3, 1, 1, 0]), tf.constant([2, 0, 2]), tf.constant(4))
-    tokens, experts, gates = assignments(None, [1.0, 0.25, 0.75, 0.5], pairs)
-    assert (tokens, experts, gates) == ([0, 1, 1, 3], [2, 0, 2, 0], [0.5, 0.25, 0.75, 1.0])
+def test_inference_in_groups_of_unequal_sizes_by_hand():
+    gate = gates_of_groups_by_hand()
+    gate.log_thresholds.assign(np.log([[0.5, 0.3], [0.1, 0.1], [0.6, 0.5]]))
+    routing = gate.route(tf.eye(5, dtype=tf.float64), groups=SIZES)
+    # Token 1 is over both thresholds of group 0; of group 2 token 4 is over none.
+    expected = np.zeros((5, 6))
+    expected[[0, 1, 1, 2, 3], [0, 0, 1, 1, 4]] = [1, 0.6, 0.4, 1, 1]
+    np.testing.assert_allclose(dense_gates(routing, 5, 6), expected, rtol=1e-12)
+    np.testing.assert_array_equal(routing.sums["load"], [[2, 2], [0, 0], [1, 0]])
+    np.testing.assert_array_equal(routing.sums["routed"], [3, 0, 1])
 
 
-def test_assignments_of_equally_many_pairs_of_each_expert():
-    pairs = Pairs(tf.constant([[3, 1], [1, 0]]), tf.constant([2, 2]), tf.constant(4))
-    tokens, experts, gates = assignments(None, [[1.0, 0.25], [0.75, 0.5]], pairs)
-    assert (tokens, experts, gates) == ([0, 1, 1, 3], [1, 0, 1, 0], [0.5, 0.25, 0.75, 1.0])
+@pytest.mark.parametrize("primary", [NoisyTopK(k=2, noise=False), Batchwise(k=2)])
+@pytest.mark.parametrize("training", [False, True])
+def test_as_inner_level_each_group_is_a_batch_of_its_own(primary, training):
+    gate = Hierarchical(3, primary, Batchwise(k=2)).for_experts(12, dtype="float64")
+    gate.build((None, 5))
+    rng = np.random.default_rng(2)
+    for weight in gate.trainable_weights:
+        values = rng.standard_normal(weight.shape)
+        if weight.name == "log_thresholds":
+            values = rng.uniform(-0.4, 0.2, weight.shape) - np.log(weight.shape[-1])
+        weight.assign(values)
+    routing = gate.route(tf.constant(X), training=training)
+    outer = dense_gates(gate.primary.route(tf.constant(X), training=training), 11, 3)
+    expected = np.zeros((11, 12))
+    for i in range(3):
+        rows = np.flatnonzero(outer[:, i])
+        within = softmax(X[rows] @ gate.secondary.kernels["gate_kernel"].numpy()[i])
+        if training:
+            mask = batchwise_mask(within, ceil_of(2, len(rows), 4))
+        else:
+            mask = within > np.exp(gate.secondary.log_thresholds.numpy()[i])
+        weighted = within * mask
+        total = weighted.sum(axis=1, keepdims=True)
+        inner = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
+        expected[rows, 4 * i : 4 * i + 4] = outer[rows, i, None] * inner
+    np.testing.assert_allclose(dense_gates(routing, 11, 12), expected, rtol=0, atol=1e-12)
+    assert np.count_nonzero(expected) > 11
+    sizes = np.count_nonzero(outer, axis=0)
+    assert len({*sizes}) > 1 or isinstance(primary, Batchwise)
 
 
 # The batchwise mask.
@@ -183,9 +249,10 @@ def test_every_expert_takes_equally_many_and_its_best(num_tokens, num_experts, k
     gate = built_gate(num_experts, k=k)
     x = np.random.default_rng(1).standard_normal((num_tokens, 5))
     routing = gate.route(tf.constant(x), training=True)
-    assert routing.pairs.tokens.shape == (num_experts, num_taken)
-    np.testing.assert_array_equal(routing.pairs.counts.numpy(), [num_taken] * num_experts)
-    np.testing.assert_array_equal(routing.load.numpy(), [num_taken] * num_experts)
+    assert routing.assignments.tokens.shape == (num_experts * num_taken,)
+    assert routing.assignments.rows_per_expert.numpy() == num_taken
+    np.testing.assert_array_equal(routing.assignments.counts, [num_taken] * num_experts)
+    np.testing.assert_array_equal(routing.sums["load"], [num_taken] * num_experts)
     mask = batchwise_mask(probability_of(gate, x), num_taken)
     np.testing.assert_array_equal(chosen(routing, num_tokens, num_experts), mask)
     weighted = probability_of(gate, x) * mask
@@ -199,14 +266,14 @@ def test_among_equals_the_earlier_tokens_are_taken():
     gate = built_gate(4, k=2)
     x = np.repeat(X[:1], 10, axis=0)
     routing = gate.route(tf.constant(x), training=True)
-    np.testing.assert_array_equal(routing.pairs.tokens.numpy(), [range(5)] * 4)
+    np.testing.assert_array_equal(tokens_of_experts(routing), [range(5)] * 4)
     # One token that is better for every second expert comes first there, wherever it lies.
     probability = probability_of(gate, X[:2])
     x[7] = X[1]
     routing = gate.route(tf.constant(x), training=True)
-    for i, tokens in enumerate(routing.pairs.tokens.numpy()):
+    for i, tokens in enumerate(tokens_of_experts(routing)):
         better = probability[1, i] > probability[0, i]
-        np.testing.assert_array_equal(tokens, [7, 0, 1, 2, 3] if better else range(5))
+        np.testing.assert_array_equal(tokens, [0, 1, 2, 3, 7] if better else range(5))
 
 
 def test_all_experts_selected_is_the_softmax():
@@ -216,6 +283,10 @@ def test_all_experts_selected_is_the_softmax():
 
 
 # The loss and what it trains.
+
+
+def loss_of(gate):
+    return gate.loss(gate.route(tf.constant(X), training=True).sums)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -228,9 +299,9 @@ def test_loss_is_the_sum_of_eq_20_over_the_tokens_and_not_negative(seed):
     taken = batchwise_mask(probability, 4)
     over = probability > thresholds
     expected = ((over - taken) * (probability - thresholds)).sum() / len(X)
-    assert routing.loss.numpy() == pytest.approx(expected, rel=1e-10)
-    assert routing.loss.numpy() > 0
-    measures = values_of(routing.measures)
+    assert gate.loss(routing.sums).numpy() == pytest.approx(expected, rel=1e-10)
+    assert gate.loss(routing.sums).numpy() > 0
+    measures = values_of(gate.measures(routing.sums))
     both = np.sum(over * taken)
     assert measures == pytest.approx(
         {
@@ -248,10 +319,11 @@ def test_loss_is_zero_where_the_masks_agree_and_both_routings_are_equal():
     gate.log_thresholds.assign(np.log((ordered[3] + ordered[4]) / 2))  # m = 4
     with tf.GradientTape() as tape:
         training = gate.route(tf.constant(X), training=True)
-    assert training.loss.numpy() == pytest.approx(0, abs=1e-15)
-    gradient = tape.gradient(training.loss, gate.log_thresholds).numpy()
+        loss = gate.loss(training.sums)
+    assert loss.numpy() == pytest.approx(0, abs=1e-15)
+    gradient = tape.gradient(loss, gate.log_thresholds).numpy()
     np.testing.assert_allclose(gradient, 0, atol=1e-15)
-    measures = values_of(training.measures)
+    measures = values_of(gate.measures(training.sums))
     assert (measures["threshold_precision"], measures["threshold_recall"]) == (1, 1)
     inference = gate.route(tf.constant(X))
     gates = dense_gates(training, 11, 6)
@@ -262,7 +334,7 @@ def test_loss_is_zero_where_the_masks_agree_and_both_routings_are_equal():
         moved = log_thresholds.copy()
         moved[1] = np.log(ordered[other, 1] + (1e-9 if other == 2 else -1e-9))
         gate.log_thresholds.assign(moved)
-        assert gate.route(tf.constant(X), training=True).loss.numpy() > 1e-6
+        assert loss_of(gate).numpy() > 1e-6
 
 
 def test_loss_moves_a_threshold_towards_m_tokens():
@@ -273,7 +345,7 @@ def test_loss_moves_a_threshold_towards_m_tokens():
     below = ordered[np.maximum(admitted, 1) - 1, np.arange(6)] * 0.999
     gate.log_thresholds.assign(np.log(np.where(admitted > 0, below, 1.01)))
     with tf.GradientTape() as tape:
-        loss = gate.route(tf.constant(X), training=True).loss
+        loss = loss_of(gate)
     gradient = tape.gradient(loss, gate.log_thresholds).numpy()
     # The gradient with respect to T, which log T is moved by.
     np.testing.assert_allclose(gradient, (4 - admitted) / 11, rtol=1e-12, atol=1e-15)
@@ -311,20 +383,26 @@ def test_loss_trains_the_thresholds_alone_and_nothing_else_trains_them(groups):
         assert is_zero == (name in thresholds), name
 
 
-def test_call_adds_the_importance_loss_and_that_of_the_thresholds_in_training_only():
+def test_loss_is_that_of_importance_and_that_of_the_thresholds():
     gate = built_gate(6, k=2, importance_weight=0.3)
-    routing = gate(tf.constant(X), training=True)
-    importance = routing.importance.numpy()
-    expected = 0.3 * importance.var() / importance.mean() ** 2 + routing.loss.numpy()
-    assert sum(gate.losses).numpy() == pytest.approx(expected, rel=1e-12)
-    gate(tf.constant(X))
-    assert gate.losses == []
+    sums = gate(tf.constant(X), training=True).sums
+    importance = sums["importance"].numpy()
+    of_thresholds = loss_of(built_gate(6, k=2)).numpy()
+    expected = 0.3 * importance.var() / importance.mean() ** 2 + of_thresholds
+    assert gate.loss(sums).numpy() == pytest.approx(expected, rel=1e-12)
+    # As a level: without that of importance, which a hierarchical mixture has for all experts.
+    assert gate.loss_as_level(sums).numpy() == pytest.approx(of_thresholds, rel=1e-12)
 
 
 def test_importance_loss_reaches_the_kernel():
     gate = built_gate(6, k=2, importance_weight=1.0)
+
+    def importance_loss():
+        sums = gate.route(tf.constant(X), training=True).sums
+        return gate.loss(sums) - gate.loss_as_level(sums)
+
     with tf.GradientTape() as tape:
-        loss = gate.balancing_loss(gate.route(tf.constant(X), training=True))
+        loss = importance_loss()
     kernel = gate.kernels["gate_kernel"]
     gradient, values = tape.gradient(loss, kernel).numpy(), kernel.numpy()
     for i in [(0, 0), (2, 3), (4, 5)]:
@@ -333,7 +411,7 @@ def test_importance_loss_reaches_the_kernel():
             moved = values.copy()
             moved[i] += step
             kernel.assign(moved)
-            sides.append(gate.balancing_loss(gate.route(tf.constant(X), training=True)).numpy())
+            sides.append(importance_loss().numpy())
         assert gradient[i] == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-8)
     assert np.abs(gradient).max() > 1e-3
 
@@ -350,19 +428,20 @@ def test_thresholds_converge_to_the_batchwise_mask(k, num_experts):
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            routing = gate.route(x, training=True)
-        gradient = tape.gradient(routing.loss, gate.log_thresholds)
+            loss = gate.loss(gate.route(x, training=True).sums)
+        gradient = tape.gradient(loss, gate.log_thresholds)
         optimizer.apply_gradients([(gradient, gate.log_thresholds)])
-        return routing.loss
+        return loss
 
     losses = [float(step()) for _ in range(300)]
     assert losses[-1] < 1e-3 * losses[0]
-    measures = values_of(gate.route(x, training=True).measures)
+    measures = values_of(gate.measures(gate.route(x, training=True).sums))
     assert measures["threshold_precision"] > 0.98
     assert measures["threshold_recall"] > 0.98
     assert measures["experts_per_token"] == pytest.approx(k, rel=0.02)
     # What is measured in training is what inference then does.
-    at_inference = values_of(gate.route(x).measures)
+    at_inference = values_of(gate.measures(gate.route(x).sums))
+    assert set(at_inference) == {"experts_per_token", "unrouted"}
     for name, value in at_inference.items():
         assert measures[name] == pytest.approx(value, abs=1e-6)
 
@@ -507,8 +586,8 @@ def test_layer_equals_the_dense_formula(groups, k, compiled, options, training):
     routing = layer.gate.route(tf.constant(X), training=training)
     gates = dense_gates(routing, 11, 12)
     np.testing.assert_allclose(gates, gates_of(tf.constant(X)).numpy(), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(routing.importance.numpy(), gates.sum(axis=0), atol=1e-12)
-    np.testing.assert_array_equal(routing.load.numpy(), chosen(routing, 11, 12).sum(axis=0))
+    np.testing.assert_allclose(routing.sums["importance"], gates.sum(axis=0), atol=1e-12)
+    np.testing.assert_array_equal(routing.sums["load"], chosen(routing, 11, 12).sum(axis=0))
 
 
 def test_hierarchical_loss_and_measures_are_those_of_both_levels():
@@ -537,12 +616,21 @@ def test_hierarchical_loss_and_measures_are_those_of_both_levels():
         thresholds = np.exp(gate.secondary.log_thresholds.numpy()[i])
         second += level(within, thresholds, batchwise_mask(within, 4))  # ⌈2·8/4⌉
     # Each level's mean is over its own rows: 11 tokens, 3 groups of 8.
-    assert routing.loss.numpy() == pytest.approx(first[0] / 11 + second[0] / 24, rel=1e-10)
+    loss = gate.loss(routing.sums)
+    assert loss.numpy() == pytest.approx(first[0] / 11 + second[0] / 24, rel=1e-10)
     precision, recall = ((first[3] / first[j] + second[3] / second[j]) / 2 for j in (1, 2))
-    assert values_of(routing.measures) == pytest.approx(
+    assert values_of(gate.measures(routing.sums)) == pytest.approx(
         {"threshold_precision": precision, "threshold_recall": recall}
     )
-    assert set(gate.route(tf.constant(X)).measures) == {"experts_per_token", "unrouted"}
+    # In evaluation those of the whole: tokens with experts, and their number.
+    for level in (gate.primary, gate.secondary):
+        level.log_thresholds.assign(level.log_thresholds + 0.6)
+    routing = gate.route(tf.constant(X))
+    per_token = chosen(routing, 11, 12).sum(axis=1)
+    assert 0 < np.count_nonzero(per_token) < 11
+    assert values_of(gate.measures(routing.sums)) == pytest.approx(
+        {"experts_per_token": per_token.mean(), "unrouted": np.mean(per_token == 0)}
+    )
 
 
 # At inference a token is on its own.
@@ -588,11 +676,13 @@ def test_no_tokens(groups, training):
     gate = gate if groups is None else Hierarchical(groups, gate)
     gate = gate.for_experts(8)
     routing = gate(tf.zeros([0, 3]), training=training)
-    assert routing.gates.shape.num_elements() == 0
-    np.testing.assert_array_equal(routing.load.numpy(), [0] * 8)
-    assert [each.shape for each in routing.assignments()] == [(0,)] * 3
-    assert sum(loss.numpy() for loss in gate.losses) == 0
-    assert all(np.isfinite(value) for value in values_of(routing.measures).values())
+    assert routing.assignments.weights.shape.num_elements() == 0
+    np.testing.assert_array_equal(routing.sums["load"], [0] * 8)
+    assert [each.shape for each in routing.assignments.by_token()] == [(0,)] * 3
+    if training:
+        assert gate.loss(routing.sums).numpy() == 0
+    measures = values_of(gate.measures(routing.sums))
+    assert measures and all(np.isfinite(value) for value in measures.values())
 
 
 @pytest.mark.parametrize("groups", [None, 2])
@@ -603,14 +693,15 @@ def test_gradients_without_tokens(groups):
     gate.build((None, 3))
     with tf.GradientTape() as tape:
         routing = gate(tf.zeros([0, 3]), training=True)
-        total = tf.add_n([*gate.losses, tf.reduce_sum(routing.gates)])
+        weights = routing.assignments.weights
+        total = tf.add_n([gate.loss(routing.sums), tf.reduce_sum(weights)])
     for gradient in tape.gradient(total, gate.trainable_variables):
         assert gradient is None or not np.any(tf.convert_to_tensor(gradient).numpy())
 
 
 def test_built_by_its_first_call_inside_a_function():
     gate = Batchwise(k=2, num_experts=4)
-    gates = tf.function(lambda x: gate(x).gates)(tf.zeros([3, 5]))
+    gates = tf.function(lambda x: gate(x).assignments.weights)(tf.zeros([3, 5]))
     assert gates.dtype == tf.float32
     np.testing.assert_allclose(gate.thresholds.numpy(), 1 / 4, rtol=1e-6)
 
@@ -640,13 +731,92 @@ def test_wrong_arguments(arguments, message):
         Batchwise(**arguments)
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("primary", "secondary"),
-    [(Batchwise(k=1), NoisyTopK(k=2)), (NoisyTopK(k=2), Batchwise(k=1)), ("batchwise", "softmax")],
+    [(Batchwise(k=2), NoisyTopK(k=2, noise=False)), (Batchwise(k=1), Softmax())],
+    ids=["noisy_top_k", "softmax"],
 )
-def test_gates_of_different_kinds_are_no_hierarchy(primary, secondary):
-    with pytest.raises(ValueError, match=r"must both be .*got primary=<.*secondary=<"):
-        Hierarchical(2, primary, secondary)
+def test_as_outer_level_of_another_gate(primary, secondary, training):
+    gate = Hierarchical(3, primary, secondary).for_experts(12, dtype="float64")
+    gate.build((None, 5))
+    rng = np.random.default_rng(2)
+    for weight in gate.trainable_weights:
+        values = rng.standard_normal(weight.shape)
+        if weight.name == "log_thresholds":
+            values = rng.uniform(-0.4, 0.2, weight.shape) - np.log(3)
+        weight.assign(values)
+    routing = gate.route(tf.constant(X), training=training)
+    outer = dense_gates(gate.primary.route(tf.constant(X), training=training), 11, 3)
+    logits = np.einsum("td,gde->tge", X, gate.secondary.kernels["gate_kernel"].numpy())
+    kept = np.sort(logits, axis=-1)[..., -secondary.for_experts(4).num_selected, None]
+    inner = softmax(np.where(logits >= kept, logits, -np.inf))
+    expected = (outer[:, :, None] * inner).reshape(11, 12)
+    np.testing.assert_allclose(dense_gates(routing, 11, 12), expected, rtol=0, atol=1e-12)
+    if training:  # only the outer level has thresholds
+        own = gate.primary.loss(routing.sums["outer"]).numpy()
+        assert gate.loss(routing.sums).numpy() == pytest.approx(own, rel=1e-12)
+        assert set(gate.measures(routing.sums)) == {"threshold_precision", "threshold_recall"}
+    else:
+        unrouted = np.mean(~outer.any(axis=1))
+        assert values_of(gate.measures(routing.sums)) == pytest.approx(
+            {"experts_per_token": np.count_nonzero(expected) / 11, "unrouted": unrouted}
+        )
+
+
+# One expert.
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_expert_takes_every_token(training):
+    """Its probability is 1, which is over no threshold of 1, the initial one."""
+    gate = Batchwise(k=1, num_experts=1)
+    gate.build((None, 5))
+    assert gate.thresholds.numpy() == 1
+    routing = gate.route(tf.constant(X, tf.float32), training=training)
+    np.testing.assert_array_equal(dense_gates(routing, 11, 1), np.ones([11, 1]))
+    measures = values_of(gate.measures(routing.sums))
+    if not training:
+        assert measures == {"experts_per_token": 1, "unrouted": 0}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("groups", [None, 1])
+def test_a_mixture_of_one_expert_is_the_expert(groups, training):
+    layer = MoE(1, HIDDEN, gate=Batchwise(k=1), groups=groups, dtype="float64")
+    layer.build((None, 5))
+    first, second = (kernel.numpy()[0] for kernel in layer.experts.kernels)
+    expected = np.maximum(X @ first, 0) @ second
+    outputs = layer(tf.constant(X), training=training).numpy()
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-12)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_groups_of_one_expert_each():
+    """The secondary gates have nothing to decide: the primary one alone does, as a flat gate."""
+    gate = Hierarchical(6, Batchwise(k=2), Batchwise(k=1)).for_experts(6, dtype="float64")
+    gate.build((None, 5))
+    flat = built_gate(6, k=2)
+    gate.primary.kernels["gate_kernel"].assign(flat.kernels["gate_kernel"])
+    gate.primary.log_thresholds.assign(flat.log_thresholds)
+    for training in (False, True):
+        found, expected = (
+            dense_gates(each.route(tf.constant(X), training=training), 11, 6)
+            for each in (gate, flat)
+        )
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        assert np.count_nonzero(expected) > 11
+
+
+def test_load_weight_had_no_effect_and_is_no_argument_any_more():
+    for make in (
+        lambda: Batchwise(load_weight=0.1),
+        lambda: gating.get({"name": "batchwise", "load_weight": 0.1}),
+    ):
+        with pytest.raises(ValueError, match="load_weight"):
+            make()
+    old = {**Batchwise(k=3).get_config(), "load_weight": 0.1}
+    assert Batchwise.from_config(old).k == 3
 
 
 def test_use_without_a_number_of_experts():
@@ -678,5 +848,5 @@ def test_in_a_config(tmp_path):
     message = "model.blocks[1].gate.k: must be at most 4, the number of experts"
     assert f"gate.k=5: {message}" in str(caught.value)
     assert load_config(path, ["model.blocks[1].groups=2"]).model.blocks[1].groups == 2
-    with pytest.raises(ConfigError, match=r"capacity_factor: must be None with Batchwise"):
-        load_config(path, ["model.blocks[1].capacity_factor=2"])
+    limited = load_config(path, ["model.blocks[1].capacity_factor=2"]).model.blocks[1]
+    assert limited.capacity_factor == 2

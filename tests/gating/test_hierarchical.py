@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
-from tfmoe.ops import routing
+from tfmoe.ops import balancing, routing
 
 X = np.random.default_rng(0).standard_normal((9, 3))
 
@@ -28,6 +28,25 @@ def fresh_route(gate):
     return gate.route(tf.constant(X), training=True)
 
 
+def dense_weights(routed, num_experts):
+    """`[T, E]`; every assignment must come once."""
+    tokens, experts, weights = (each.numpy() for each in routed.assignments.by_token())
+    assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
+    dense = np.zeros((routed.assignments.num_tokens.numpy(), num_experts))
+    dense[tokens, experts] = weights
+    return dense
+
+
+def smooth_load(gate, routed):
+    """`Load_H` of eq 14, as the gate's loss takes it."""
+    outer, inner = routed.sums["outer"], routed.sums["inner"]
+    return balancing.hierarchical_load(
+        outer.get("smooth_load", outer["load"]),
+        inner.get("smooth_load", inner["load"]),
+        inner["tokens"],
+    ).numpy()
+
+
 def remember_noise(gate):
     for level in (gate.primary, gate.secondary):
         level.first_state = level.seed_generator.state.numpy()
@@ -43,11 +62,12 @@ def test_dense_importance_by_hand():
     # Token (1, 0): groups 3/4, 1/4; within them (4/5, 1/5) and (1/10, 9/10).
     # Token (0, 1): groups 1/5, 4/5; within them (1/2, 1/2) and (3/4, 1/4).
     routed = gate(tf.eye(2, dtype=tf.float64))
-    np.testing.assert_array_equal(routed.experts.numpy(), [[0, 1, 2, 3]] * 2)
     expected = [[0.6, 0.15, 0.025, 0.225], [0.1, 0.1, 0.6, 0.2]]
-    np.testing.assert_allclose(routed.gates.numpy(), expected, rtol=1e-12)
-    np.testing.assert_allclose(routed.importance.numpy(), [0.7, 0.25, 0.625, 0.425], rtol=1e-12)
-    np.testing.assert_array_equal(routed.load.numpy(), [2, 2, 2, 2])
+    np.testing.assert_allclose(dense_weights(routed, 4), expected, rtol=1e-12)
+    importance = routed.sums["importance"]
+    np.testing.assert_allclose(importance, [0.7, 0.25, 0.625, 0.425], rtol=1e-12)
+    np.testing.assert_array_equal(routed.sums["load"], [2, 2, 2, 2])
+    assert routed.sums["tokens"].numpy() == 2
 
 
 @pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
@@ -61,10 +81,10 @@ def test_sparse_selection_by_hand():
     routed = gate(x)
     # Token 0: group 1 (experts 3 to 5), its experts 0 and 2 with 3/4, 1/4.
     # Token 1: group 0, its expert 2 with e / (1 + e), and expert 0, the lower of two equals.
-    np.testing.assert_array_equal(routed.experts.numpy(), [[3, 5], [2, 0]])
     high = math.e / (1 + math.e)
-    np.testing.assert_allclose(routed.gates.numpy(), [[0.75, 0.25], [high, 1 - high]])
-    np.testing.assert_array_equal(routed.load.numpy(), [1, 0, 1, 1, 0, 1])
+    expected = [[0, 0, 0, 0.75, 0, 0.25], [1 - high, 0, high, 0, 0, 0]]
+    np.testing.assert_allclose(dense_weights(routed, 6), expected)
+    np.testing.assert_array_equal(routed.sums["load"], [1, 0, 1, 1, 0, 1])
 
 
 def level_by_numpy(logits, stddev, draw, k):
@@ -116,8 +136,11 @@ def test_noisy_importance_and_load_by_the_equations():
         start += len(members)
         importance.extend((primary[members, i, None] * gates).sum(axis=0))  # eq 13
         load.extend(primary_p[:, i].sum() * probability.sum(axis=0) / len(members))  # eq 14
-    np.testing.assert_allclose(routed.importance.numpy(), importance, rtol=1e-10)
-    np.testing.assert_allclose(routed.load.numpy(), load, rtol=1e-10)
+    np.testing.assert_allclose(routed.sums["importance"], importance, rtol=1e-10)
+    np.testing.assert_allclose(smooth_load(gate, routed), load, rtol=1e-10)
+    weights = dense_weights(routed, 12)
+    np.testing.assert_allclose(weights.sum(axis=0), importance, rtol=1e-10)
+    np.testing.assert_array_equal(routed.sums["load"], np.count_nonzero(weights, axis=0))
 
 
 @pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0)])
@@ -125,7 +148,7 @@ def test_loss_gradients_against_finite_differences(importance_weight, load_weigh
     primary = NoisyTopK(k=2, seed=3, importance_weight=importance_weight, load_weight=load_weight)
     gate = remember_noise(built_gate(9, groups=3, primary=primary))
     with tf.GradientTape() as tape:
-        loss = gate.balancing_loss(fresh_route(gate))
+        loss = gate.loss(fresh_route(gate).sums)
     gradients = tape.gradient(loss, gate.trainable_variables)
     assert len(gradients) == 4
     rng = np.random.default_rng(1)
@@ -139,7 +162,7 @@ def test_loss_gradients_against_finite_differences(importance_weight, load_weigh
                 moved = values.copy()
                 moved[i] += step
                 weight.assign(moved)
-                sides.append(gate.balancing_loss(fresh_route(gate)).numpy())
+                sides.append(gate.loss(fresh_route(gate).sums).numpy())
             weight.assign(values)
             expected = (sides[0] - sides[1]) / 2e-6
             assert gradient.numpy()[i] == pytest.approx(expected, abs=1e-8), (weight.path, i)
@@ -148,27 +171,32 @@ def test_loss_gradients_against_finite_differences(importance_weight, load_weigh
 def test_load_with_all_experts_of_a_group_selected_is_the_primary_load():
     # k = 2 of 2 within a group: each of its experts has the count |X⁽ⁱ⁾|, so Load_H = Load_primary.
     gate = remember_noise(built_gate(8, groups=4, primary=NoisyTopK(k=2, seed=3)))
-    load = fresh_route(gate).load.numpy().reshape(4, 2)
+    load = smooth_load(gate, fresh_route(gate)).reshape(4, 2)
     for level in (gate.primary,):
         level.seed_generator.state.assign(level.first_state)
-    selection = gate.primary.select(tf.constant(X), training=True)
-    expected = tf.reduce_sum(selection.load_probability, axis=0).numpy()
+    expected = gate.primary.route(tf.constant(X), training=True).sums["smooth_load"].numpy()
     np.testing.assert_allclose(load, np.stack([expected, expected], axis=1), rtol=1e-12)
 
 
-def test_call_adds_exactly_the_weighted_losses_of_the_whole():
+def test_loss_is_exactly_that_of_the_weights_of_the_whole():
     primary = NoisyTopK(k=2, seed=3, importance_weight=0.3, load_weight=0.07)
     gate = remember_noise(built_gate(12, groups=4, primary=primary))
     routed = fresh_route(gate)
-    importance, load = routed.importance.numpy(), routed.load.numpy()
+    importance, load = routed.sums["importance"].numpy(), smooth_load(gate, routed)
     expected = 0.3 * importance.var() / importance.mean() ** 2
     expected += 0.07 * load.var() / load.mean() ** 2
-    for level in (gate.primary, gate.secondary):
-        level.seed_generator.state.assign(level.first_state)
-    gate(tf.constant(X), training=True)
-    assert sum(gate.losses).numpy() == pytest.approx(expected, rel=1e-12)
-    gate(tf.constant(X))
-    assert gate.losses == []
+    assert gate.loss(routed.sums).numpy() == pytest.approx(expected, rel=1e-12)
+    no_weights = Hierarchical(4, primary, importance_weight=0, load_weight=0).for_experts(12)
+    assert no_weights.loss(routed.sums) is None
+
+
+def test_load_loss_without_an_estimate_is_of_the_counts():
+    primary = NoisyTopK(k=2, noise=False, load_weight=0.07)
+    gate = built_gate(12, groups=4, primary=primary)
+    routed = gate.route(tf.constant(X), training=True)
+    load = np.count_nonzero(dense_weights(routed, 12), axis=0)
+    expected = 0.07 * load.var() / load.mean() ** 2
+    assert gate.loss(routed.sums).numpy() == pytest.approx(expected, rel=1e-12)
 
 
 def test_weights_of_its_own_come_before_those_of_the_primary_gate():
@@ -201,8 +229,9 @@ def test_kernels_start_at_zero_with_one_secondary_gate_per_group():
 def test_empty_batch():
     gate = built_gate(8, groups=4, primary=NoisyTopK(k=2, importance_weight=1.0, load_weight=1.0))
     routed = gate(tf.zeros([0, 3], tf.float64), training=True)
-    assert routed.experts.shape == (0, 4)
-    assert sum(gate.losses).numpy() == 0
+    assert routed.assignments.weights.shape == (0,)
+    assert routed.assignments.num_tokens.numpy() == 0
+    assert gate.loss(routed.sums).numpy() == 0
 
 
 def test_config_round_trip_keeps_both_levels():
@@ -223,7 +252,7 @@ def test_config_round_trip_keeps_both_levels():
         ({"primary": Hierarchical(2, Softmax())}, r"primary must be a gate for a level"),
         ({"secondary": Hierarchical(2, Softmax())}, r"secondary must be a gate for a level"),
         ({"primary": "noisy_topk"}, r"did you mean 'noisy_top_k'"),
-        ({"num_groups": 2}, r"cannot itself be a level"),
+        ({"num_groups": 2}, r"cannot be a level"),
         ({"load_weight": -1}, r"load_weight must be"),
     ],
 )

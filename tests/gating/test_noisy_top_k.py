@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.gating import NoisyTopK
+from tfmoe.gating import Groups, NoisyTopK
 from tfmoe.ops import balancing, routing
 
 X = np.random.default_rng(0).standard_normal((7, 3))
@@ -32,6 +32,15 @@ def fresh_route(gate, x=X):
     return gate.route(tf.constant(x), training=True)
 
 
+def choices(routed):
+    """`[T, K]` experts and weights of every token, in the order of its choices."""
+    assignments = routed.assignments
+    return [
+        tf.gather(each, assignments.slots).numpy()
+        for each in (assignments.experts(), assignments.weights)
+    ]
+
+
 def kernel_values(gate):
     return gate.kernels["gate_kernel"].numpy(), gate.kernels["noise_kernel"].numpy()
 
@@ -51,15 +60,14 @@ def test_kernels_start_at_zero():
 
 def test_selection_in_evaluation_is_top_k_of_the_clean_logits():
     gate = built_gate(5, k=2)
-    selection = gate.select(tf.constant(X), training=False)
+    routed = gate.route(tf.constant(X), training=False)
+    experts, weights = choices(routed)
     logits = X @ kernel_values(gate)[0]
-    np.testing.assert_array_equal(
-        selection.experts.numpy(), np.argsort(-logits, axis=1, kind="stable")[:, :2]
-    )
+    np.testing.assert_array_equal(experts, np.argsort(-logits, axis=1, kind="stable")[:, :2])
     highest = np.exp(-np.sort(-logits, axis=1)[:, :2])
     expected = highest / highest.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(selection.gates.numpy(), expected, rtol=1e-12)
-    assert selection.load_probability is None
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+    assert set(routed.sums) == {"tokens", "importance", "load"}
 
 
 @pytest.mark.parametrize("noise_floor", [0.0, 0.5])
@@ -70,33 +78,36 @@ def test_selection_in_training_by_the_equations(noise_floor):
     noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * stddev
     routed = fresh_route(gate)
     chosen = np.argsort(-noisy, axis=1)[:, :2]
-    np.testing.assert_array_equal(routed.experts.numpy(), chosen)
+    np.testing.assert_array_equal(choices(routed)[0], chosen)
     dense = np.zeros((7, 5))  # eq 4 and 5
     for t in range(7):
         weights = np.exp(noisy[t, chosen[t]])
         dense[t, chosen[t]] = weights / weights.sum()
-    np.testing.assert_allclose(routed.importance.numpy(), dense.sum(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(routed.sums["importance"], dense.sum(axis=0), rtol=1e-10)
+    np.testing.assert_array_equal(routed.sums["load"], np.count_nonzero(dense, axis=0))
     load = np.zeros(5)  # eq 8 to 10
     for t in range(7):
         for i in range(5):
             kth_excluding = np.sort(np.delete(noisy[t], i))[-2]
             z = (X[t] @ gate_kernel[:, i] - kth_excluding) / stddev[t, i]
             load[i] += routing.normal_cdf(tf.constant(z)).numpy()
-    np.testing.assert_allclose(routed.load.numpy(), load, rtol=1e-10)
+    np.testing.assert_allclose(routed.sums["smooth_load"], load, rtol=1e-10)
 
 
-def test_call_adds_exactly_the_weighted_losses_in_training_and_none_in_evaluation():
+def test_loss_is_exactly_that_of_the_weights():
     gate = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
-    routed = fresh_route(gate)
-    importance, load = routed.importance.numpy(), routed.load.numpy()
+    sums = fresh_route(gate).sums
+    importance, load = sums["importance"].numpy(), sums["smooth_load"].numpy()
     expected = 0.3 * importance.var() / importance.mean() ** 2
     expected += 0.07 * load.var() / load.mean() ** 2
-    gate.seed_generator.state.assign([gate.seed, 0])
-    gate(tf.constant(X), training=True)
-    assert len(gate.losses) == 1
-    assert gate.losses[0].numpy() == pytest.approx(expected, rel=1e-12)
-    gate(tf.constant(X), training=False)
-    assert gate.losses == []
+    assert gate.loss(sums).numpy() == pytest.approx(expected, rel=1e-12)
+    # A mixture of these experts has losses of its own for importance and load.
+    assert gate.loss_as_level(sums) is None
+
+
+def test_no_loss_without_weights():
+    gate = built_gate(5, k=2)
+    assert gate.loss(fresh_route(gate).sums) is None
 
 
 @pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
@@ -107,7 +118,7 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
     noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * softplus(X @ noise_kernel)
     assert np.diff(np.sort(noisy, axis=1), axis=1).min() > 1e-4  # no ties within the steps' reach
     with tf.GradientTape() as tape:
-        loss = gate.balancing_loss(fresh_route(gate))
+        loss = gate.loss(fresh_route(gate).sums)
     gradients = tape.gradient(loss, gate.trainable_variables)
     for weight, gradient in zip(gate.trainable_variables, gradients, strict=True):
         values = weight.numpy()
@@ -118,7 +129,7 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
                 moved = values.copy()
                 moved[i] += step
                 weight.assign(moved)
-                sides.append(gate.balancing_loss(fresh_route(gate)).numpy())
+                sides.append(gate.loss(fresh_route(gate).sums).numpy())
             expected[i] = (sides[0] - sides[1]) / 2e-6
         weight.assign(values)
         np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-8)
@@ -128,9 +139,10 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
 def test_load_is_the_count_without_gradient_where_all_are_selected():
     gate = built_gate(3, k=3, load_weight=1.0)
     with tf.GradientTape() as tape:
-        routed = fresh_route(gate)
-        loss = gate.balancing_loss(routed)
-    np.testing.assert_array_equal(routed.load.numpy(), [7, 7, 7])
+        sums = fresh_route(gate).sums
+        loss = gate.loss(sums)
+    assert "smooth_load" not in sums
+    np.testing.assert_array_equal(sums["load"], [7, 7, 7])
     assert loss.numpy() == 0
     for gradient in tape.gradient(loss, gate.trainable_variables):
         assert gradient is None or not np.any(gradient.numpy())
@@ -142,9 +154,11 @@ def test_load_is_the_count_without_noise(training):
     assert list(gate.kernels) == ["gate_kernel"]
     with tf.GradientTape() as tape:
         routed = gate.route(tf.constant(X), training=training)
-        loss = gate.balancing_loss(routed)
-    counts = np.bincount(routed.experts.numpy().ravel(), minlength=5)
-    np.testing.assert_array_equal(routed.load.numpy(), counts)
+        loss = gate.loss(routed.sums)
+    assert "smooth_load" not in routed.sums
+    counts = np.bincount(choices(routed)[0].ravel(), minlength=5)
+    np.testing.assert_array_equal(routed.sums["load"], counts)
+    assert loss.numpy() == pytest.approx(counts.var() / counts.mean() ** 2)
     gradient = tape.gradient(loss, gate.kernels["gate_kernel"])
     assert gradient is None or not np.any(gradient.numpy())
 
@@ -152,8 +166,9 @@ def test_load_is_the_count_without_noise(training):
 def test_load_is_the_count_in_evaluation():
     gate = built_gate(5, k=2)
     routed = gate.route(tf.constant(X), training=False)
-    counts = np.bincount(routed.experts.numpy().ravel(), minlength=5)
-    np.testing.assert_array_equal(routed.load.numpy(), counts)
+    assert "smooth_load" not in routed.sums
+    counts = np.bincount(choices(routed)[0].ravel(), minlength=5)
+    np.testing.assert_array_equal(routed.sums["load"], counts)
 
 
 def test_k_1_warns_and_only_the_load_loss_reaches_the_gate():
@@ -161,9 +176,9 @@ def test_k_1_warns_and_only_the_load_loss_reaches_the_gate():
         gate = built_gate(5, k=1)
     with tf.GradientTape(persistent=True) as tape:
         routed = fresh_route(gate)
-        importance_loss = balancing.cv_squared(routed.importance)
-        load_loss = balancing.cv_squared(routed.load)
-    np.testing.assert_array_equal(routed.gates.numpy(), 1)
+        importance_loss = balancing.importance_loss(routed.sums)
+        load_loss = balancing.load_loss(routed.sums)
+    np.testing.assert_array_equal(routed.assignments.weights, 1)
     kernel = gate.kernels["gate_kernel"]
     np.testing.assert_allclose(tape.gradient(importance_loss, kernel).numpy(), 0, atol=1e-12)
     assert np.abs(tape.gradient(load_loss, kernel).numpy()).max() > 1e-3
@@ -179,24 +194,65 @@ def test_k_1_of_one_expert_and_k_2_do_not_warn():
 def test_all_experts_are_used_at_the_start_of_training_only_by_the_noise():
     gate = NoisyTopK(k=2, num_experts=4, seed=1)
     x = tf.random.stateless_normal([4000, 3], [1, 2])
-    load = np.bincount(gate(x, training=True).experts.numpy().ravel(), minlength=4)
+    load = np.bincount(choices(gate(x, training=True))[0].ravel(), minlength=4)
     np.testing.assert_allclose(load, 2000, atol=150)  # standard deviation √(4000/4) = 32
-    np.testing.assert_array_equal(gate(x).experts.numpy(), [[0, 1]] * 4000)
+    np.testing.assert_array_equal(choices(gate(x))[0], [[0, 1]] * 4000)
 
 
 def test_noise_changes_from_step_to_step_and_repeats_with_the_seed():
     first, second = (built_gate(5, k=2, seed=3) for _ in range(2))
-    a, b = (first(tf.constant(X), training=True).gates.numpy() for _ in range(2))
+    a, b = (choices(first(tf.constant(X), training=True))[1] for _ in range(2))
     assert np.abs(a - b).max() > 1e-3
-    np.testing.assert_array_equal(a, second(tf.constant(X), training=True).gates.numpy())
+    np.testing.assert_array_equal(a, choices(second(tf.constant(X), training=True))[1])
 
 
 def test_empty_batch():
     gate = built_gate(5, k=2, importance_weight=1.0, load_weight=1.0)
     routed = gate(tf.zeros([0, 3], tf.float64), training=True)
-    assert routed.experts.shape == (0, 2)
-    np.testing.assert_array_equal(routed.load.numpy(), 0)
-    assert gate.losses[0].numpy() == 0
+    assert routed.assignments.slots.shape == (0, 2)
+    assert routed.assignments.weights.shape == (0,)
+    for name in ("load", "smooth_load", "importance"):
+        np.testing.assert_array_equal(routed.sums[name], np.zeros(5))
+    assert gate.loss(routed.sums).numpy() == 0
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_gates_of_groups_are_each_a_gate_of_its_own(equal):
+    """One gate for three groups against three gates, with the noise that each row drew."""
+    sizes = [2, 2, 2] if equal else [3, 0, 4]
+    x = X[: sum(sizes)]
+    groups = Groups(tf.constant(sizes), tf.constant(2) if equal else None)
+    gate = built_gate(5, k=2, num_groups=3, importance_weight=0.3, load_weight=0.07)
+    gate.seed_generator.state.assign([gate.seed, 0])
+    routed = gate.route(tf.constant(x), training=True, groups=groups)
+    draw = first_draw(gate, (len(x), 5))
+    experts, weights = choices(routed)
+    losses = gate.loss(routed.sums)
+    start = 0
+    for g, size in enumerate(sizes):
+        rows = slice(start, start + size)
+        one = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
+        for name, kernel in one.kernels.items():
+            kernel.assign(gate.kernels[name].numpy()[g])
+        one.draw = lambda inputs, rows=rows: tf.constant(draw[rows])
+        expected = one.route(tf.constant(x[rows]), training=True)
+        expected_experts, expected_weights = choices(expected)
+        np.testing.assert_array_equal(experts[rows], g * 5 + expected_experts)
+        np.testing.assert_allclose(weights[rows], expected_weights, rtol=1e-12)
+        assert set(routed.sums) == set(expected.sums)
+        for name, values in expected.sums.items():
+            np.testing.assert_allclose(routed.sums[name][g], values, rtol=1e-12, err_msg=name)
+        assert losses[g].numpy() == pytest.approx(one.loss(expected.sums).numpy(), rel=1e-10)
+        start += size
+
+
+def test_deviation_of_the_noise():
+    gate = built_gate(5, k=2, noise_floor=0.5)
+    expected = np.mean(softplus(X @ kernel_values(gate)[1]) + 0.5)
+    found = gate.noise_deviation(tf.constant(X))
+    assert found["noise"].numpy() == pytest.approx(expected, rel=1e-12)
+    assert set(found) == {"noise"}
+    assert built_gate(5, k=2, noise=False).noise_deviation(tf.constant(X)) == {}
 
 
 @pytest.mark.parametrize(

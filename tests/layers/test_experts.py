@@ -34,6 +34,16 @@ def test_each_row_goes_through_its_expert(options):
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_rows", [0, 2])
+def test_equally_many_rows_of_each_expert(num_rows):
+    layer = randomised(depth=2, use_bias=True, activation="tanh")
+    rows = tf.constant(ROWS[: 3 * num_rows])
+    result = layer(tf.reshape(rows, [3, num_rows, 3]))
+    expected = layer(rows, tf.constant([num_rows] * 3))
+    assert result.shape == (3, num_rows, 3)
+    np.testing.assert_allclose(tf.reshape(result, [-1, 3]), expected, rtol=0, atol=1e-12)
+
+
 def test_weights_by_hand():
     layer = randomised(depth=2, use_bias=True)
     shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
+from tfmoe.layers.expert_metrics import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
 D = 5
@@ -21,10 +22,15 @@ def randomised(layer, input_dim=D):
 
 
 def metric_values(layer):
-    values = {metric.name: float(metric.result()) for metric in layer.metrics}
-    for metric in layer.metrics:
-        metric.reset_state()
+    """Those that were measured since the last time."""
+    values = {name: float(value) for name, value in layer.expert_metrics.result().items()}
+    layer.expert_metrics.reset_state()
     return values
+
+
+def run(layer, inputs, training, **options):
+    """Calls a layer as a step does: a plain call measures in training only."""
+    return tf.distribute.get_strategy().run(lambda: layer(inputs, training=training, **options))
 
 
 def set_thresholds(layer, times_mean):
@@ -50,19 +56,21 @@ MASK = np.array([[True, True, False, False], [True, False, False, True]])
 @pytest.mark.parametrize("training", [False, True])
 def test_masked_positions_count_nowhere(groups, training, capacity_factor):
     gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
-    layer = randomised(MoE(4, 7, gate=gate, groups=groups, capacity_factor=capacity_factor))
+    factors = {"capacity_factor": capacity_factor, "evaluation_capacity_factor": capacity_factor}
+    layer = randomised(MoE(4, 7, gate=gate, groups=groups, name="moe", **factors))
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
     rewind_noise(layer)
-    expected = layer(x[MASK], training=training).numpy()
+    expected = run(layer, x[MASK], training).numpy()
     expected_losses, expected_metrics = [v.numpy() for v in layer.losses], metric_values(layer)
     padded = np.where(MASK[..., None], x, np.nan).astype("float32")
     rewind_noise(layer)
-    outputs = layer(padded, mask=tf.constant(MASK), training=training).numpy()
+    outputs = run(layer, padded, training, mask=tf.constant(MASK)).numpy()
     np.testing.assert_array_equal(outputs[MASK], expected)
     np.testing.assert_array_equal(outputs[~MASK], 0)
     np.testing.assert_array_equal([v.numpy() for v in layer.losses], expected_losses)
     assert len(expected_losses) == (1 if training else 0)
     assert metric_values(layer) == expected_metrics
+    assert expected_metrics["moe_max_over_mean_load"] >= 1
 
 
 def test_masked_positions_get_no_gradient():
@@ -94,18 +102,20 @@ def test_batch_of_nothing_but_padding(groups):
 @pytest.mark.parametrize("training", [False, True])
 def test_masked_positions_count_nowhere_in_strictly_balanced_gating(groups, training):
     gate = Batchwise(k=2, importance_weight=0.3)
-    layer = randomised(MoE(6, 7, gate=gate, groups=groups))
+    layer = randomised(MoE(6, 7, gate=gate, groups=groups, name="moe"))
     set_thresholds(layer, 1.0)
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
     x[~MASK] = 100 * x[MASK]  # far higher logits: they would be taken first
-    expected = layer(x[MASK], training=training).numpy()
+    expected = run(layer, x[MASK], training).numpy()
     expected_losses, expected_metrics = [v.numpy() for v in layer.losses], metric_values(layer)
-    outputs = layer(x, mask=tf.constant(MASK), training=training).numpy()
+    outputs = run(layer, x, training, mask=tf.constant(MASK)).numpy()
     np.testing.assert_array_equal(outputs[MASK], expected)
     np.testing.assert_array_equal(outputs[~MASK], 0)
     np.testing.assert_array_equal([v.numpy() for v in layer.losses], expected_losses)
-    assert len(expected_losses) == (2 if training else 0)
-    np.testing.assert_equal(metric_values(layer), expected_metrics)  # NaN where not measured
+    assert len(expected_losses) == (1 if training else 0)
+    assert metric_values(layer) == expected_metrics
+    own = {"threshold_precision", "threshold_recall"} if training else {"unrouted"}
+    assert {f"moe_{name}" for name in own} <= set(expected_metrics)
 
 
 @pytest.mark.parametrize("groups", [None, 2])
@@ -113,12 +123,13 @@ def test_masked_positions_count_nowhere_in_strictly_balanced_gating(groups, trai
 def test_batch_of_nothing_but_padding_in_strictly_balanced_gating(groups, training):
     layer = randomised(MoE(4, 7, gate=Batchwise(k=2, importance_weight=0.3), groups=groups))
     with tf.GradientTape() as tape:
-        y = layer(tf.ones([2, 3, D]), mask=tf.zeros([2, 3], tf.bool), training=training)
+        y = run(layer, tf.ones([2, 3, D]), training, mask=tf.zeros([2, 3], tf.bool))
         total = tf.reduce_sum(y) + sum(layer.losses)
     np.testing.assert_array_equal(y.numpy(), np.zeros([2, 3, D]))
     assert total.numpy() == 0
     for gradient in tape.gradient(total, layer.trainable_variables):
         assert gradient is None or not np.any(tf.convert_to_tensor(gradient).numpy())
+    assert all(np.isfinite(value) for value in metric_values(layer).values())
 
 
 def test_mask_of_the_first_axes_covers_the_others():
@@ -144,10 +155,11 @@ def test_mask_of_an_embedding_reaches_the_layer_and_goes_on():
 # Capacity and metrics.
 
 
-def two_expert_layer(capacity_factor):
+def two_expert_layer(capacity_factor, **options):
     """Tokens (1, 0) go to expert 0, tokens (0, 1) to expert 1."""
     gate = NoisyTopK(k=1, noise=False)
-    layer = randomised(MoE(2, 7, gate=gate, capacity_factor=capacity_factor, name="moe"), 2)
+    options["capacity_factor"] = capacity_factor
+    layer = randomised(MoE(2, 7, gate=gate, name="moe", **options), 2)
     layer.gate.kernels["gate_kernel"].assign(np.eye(2))
     return layer
 
@@ -185,10 +197,73 @@ def test_capacity_by_hand(capacity_factor, dropped_tokens, loads):
     assert values["moe_cv_importance"] == pytest.approx(0.5)
 
 
-def test_metrics_by_hand_and_their_mean_over_batches():
+@pytest.mark.parametrize("priority", ["position", "choice", "weight"])
+def test_capacity_priority_by_hand(priority):
+    """Experts 0 and 1 take one of their two tokens each: `⌈0.5·4/2⌉`."""
+    gate = NoisyTopK(k=2, noise=False)
+    options = {"capacity_factor": 0.5, "capacity_priority": priority, "name": "moe"}
+    layer, whole = (
+        randomised(MoE(2, 7, gate=gate, **each), 2) for each in (options, {"name": "whole"})
+    )
+    for each in (layer, whole):
+        each.gate.kernels["gate_kernel"].assign(np.eye(2))
+    x = np.array([[0.0, 1.0], [5.0, 0.0]], "float32")
+    # Token 0 prefers expert 1, token 1 expert 0, more strongly. In the order of the batch token 0
+    # has both; else each token has its first choice.
+    kept = [[1, 1], [0, 0]] if priority == "position" else [[0, 1], [1, 0]]
+    weights = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    outputs = np.stack([expert_by_numpy(whole, i, x) for i in range(2)], axis=1)
+    expected = np.sum((weights * kept)[:, :, None] * outputs, axis=1)
+    np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-5)
+    assert metric_values(layer)["moe_dropped"] == 0.5
+    # Outside of training nothing is dropped.
+    np.testing.assert_array_equal(run(layer, x, False), whole(x))
+    assert metric_values(layer)["moe_dropped"] == 0
+
+
+def expert_by_numpy(layer, i, x):
+    first, second = (kernel.numpy()[i] for kernel in layer.experts.kernels)
+    return np.maximum(x @ first, 0) @ second
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_factors_of_capacity_act_in_training_and_in_evaluation(training):
+    expected = two_expert_layer(None)(FOUR_TOKENS).numpy()
+    for factors in ((0.5, None), (None, 0.5), (1.0, 0.5)):
+        layer = two_expert_layer(factors[0], evaluation_capacity_factor=factors[1])
+        factor = factors[0] if training else factors[1]
+        # Expert 0 is sent tokens 0, 1, 3: it takes ⌈factor·4/2⌉.
+        dropped = {None: [], 0.5: [1, 3], 1.0: [3]}[factor]
+        y = run(layer, FOUR_TOKENS, training).numpy()
+        np.testing.assert_array_equal(y[dropped], 0)
+        kept = np.setdiff1d(range(4), dropped)
+        np.testing.assert_allclose(y[kept], expected[kept], rtol=1e-6)
+        assert np.abs(expected).min(axis=1).max() > 0
+        assert metric_values(layer)["moe_dropped"] == len(dropped) / 4
+
+
+def test_capacity_of_strictly_balanced_gating_by_hand():
+    """Each of two experts has two of four tokens, and takes `⌈0.5·4/2⌉` of them, the first."""
+    layer, whole = (
+        randomised(MoE(2, 7, gate=Batchwise(k=1), name="moe", capacity_factor=factor), 2)
+        for factor in (0.5, None)
+    )
+    for each in (layer, whole):
+        each.gate.kernels["gate_kernel"].assign(np.eye(2))
+    x = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]], "float32")
+    expected = whole(x, training=True).numpy()  # tokens 0 and 2 to expert 0, 1 and 3 to expert 1
+    expected[2:] = 0
+    np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-6)
+    assert metric_values(layer)["moe_dropped"] == 0.5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_metrics_by_hand_and_their_mean_over_batches(training):
     layer = two_expert_layer(None)
-    layer(FOUR_TOKENS)  # loads 3 and 1: CV 0.5, largest 1.5 of the mean
-    layer(FOUR_TOKENS[:1])  # loads 1 and 0: CV 1, largest 2, half of the experts unused
+    # Loads 3 and 1: CV 0.5, largest 1.5 of the mean.
+    run(layer, FOUR_TOKENS, training)
+    # Loads 1 and 0: CV 1, largest 2, half of the experts unused.
+    run(layer, FOUR_TOKENS[:1], training)
     values = metric_values(layer)
     assert values == pytest.approx(
         {
@@ -207,12 +282,12 @@ def test_token_that_no_expert_took_gives_zero(groups, training):
     layer = randomised(MoE(6, 7, gate=Batchwise(k=1), groups=groups, use_bias=True, name="moe"))
     set_thresholds(layer, 4.0 if groups is None else 1.5)
     x = tf.random.stateless_normal([40, D], [1, 2])
-    tokens = layer.gate.route(x, training=training).assignments()[0].numpy()
+    tokens = layer.gate.route(x, training=training).assignments.by_token()[0].numpy()
     unrouted = np.setdiff1d(np.arange(40), tokens)
     assert 0 < len(unrouted) < 40
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = layer(x, training=training)
+        y = run(layer, x, training)
         total = tf.reduce_sum(y**2)
     np.testing.assert_array_equal(y.numpy()[unrouted], 0)
     assert np.all(np.abs(y.numpy()[tokens]).max(axis=1) > 0)
@@ -226,7 +301,7 @@ def test_token_that_no_expert_took_gives_zero(groups, training):
     else:
         assert values["moe_unrouted"] == pytest.approx(len(unrouted) / 40)
         assert values["moe_experts_per_token"] == pytest.approx(len(tokens) / 40)
-        assert np.isnan([values["moe_threshold_precision"], values["moe_threshold_recall"]]).all()
+        assert not {"moe_threshold_precision", "moe_threshold_recall"} & set(values)
 
 
 def test_losses_are_those_of_the_last_call_and_of_training_only():
@@ -320,8 +395,8 @@ def test_names_count_up():
     assert first.name.startswith("moe")
     assert second.name.startswith("moe_")
     assert first.name != second.name
-    names = [metric.name for metric in second.metrics]
-    assert names == [f"{second.name}_{name}" for name in MoE.METRICS]
+    names = list(second.expert_metrics.result())
+    assert names == [f"{second.name}_{name}" for name in METRICS]
 
 
 def test_compiler_is_left_off_where_it_cannot_work():
@@ -361,14 +436,12 @@ def test_compiler_is_left_off_where_it_cannot_work():
         ({"capacity_factor": float("inf")}, r"capacity_factor must be a finite .*got inf"),
         ({"gate": Batchwise(k=9)}, r"k must be at most 8, .*got k=9"),
         ({"gate": Batchwise(k=3), "groups": 2}, r"k must be at most 2, .*groups.*got k=3"),
+        ({"evaluation_capacity_factor": 0}, r"evaluation_capacity_factor must be .* 0, got 0"),
         (
-            {"capacity_factor": 2.0, "gate": Batchwise(k=2)},
-            r"capacity_factor must be None with Batchwise.*got 2.0",
+            {"capacity_priority": "size"},
+            r"capacity_priority must be one of 'position', 'choice', 'weight', got 'size'",
         ),
-        (
-            {"capacity_factor": 2.0, "gate": Batchwise(k=2), "groups": 2},
-            r"capacity_factor must be None with .*got 2.0",
-        ),
+        ({"metrics": 1}, r"metrics must be True or False, got 1"),
         ({"activation": "relly"}, r"relly"),
         ({"unknown": 1}, r"unknown"),
     ],

@@ -186,7 +186,9 @@ def test_route(model, functions):
         if not isinstance(block.layer, MoE):
             continue
         gates = np.zeros((4, 4), np.float32)
-        for token, expert, gate in zip(*block.layer.route(features).assignments(), strict=True):
+        for token, expert, gate in zip(
+            *block.layer.route(features).assignments.by_token(), strict=True
+        ):
             gates[token, expert] = gate
         experts, values = (found[f"{block.layer.name}_{what}"][0] for what in ("experts", "gates"))
         assert (np.diff(values, axis=1) <= 0).all()

@@ -123,7 +123,7 @@ def test_routes(of_several):
     source = translator.source(ids, tf.constant([translator.language_id("fr")]))
     features = list(model.encoder_features(source))[1]
     tokens, experts, gates = (
-        each.numpy() for each in model.encoder[1].layer.route(features).assignments()
+        each.numpy() for each in model.encoder[1].layer.route(features).assignments.by_token()
     )
     expected, again = np.zeros((2, source.shape[1], 5))
     expected[tokens, experts] = gates

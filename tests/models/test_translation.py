@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
+from tfmoe.layers.expert_metrics import METRICS
 from tfmoe.models import TranslationModel, residual_blocks
 from tfmoe.models.beam_search import tile
 
@@ -299,7 +300,7 @@ def test_fit_reports_losses_metrics_and_the_perplexity_of_evaluation():
         verbose=0,
         validation_data=((SOURCE, TARGET), TARGETS),
     ).history
-    names = {f"{part}_moe_{name}" for part in ("encoder", "decoder") for name in MoE.METRICS}
+    names = {f"{part}_moe_{name}" for part in ("encoder", "decoder") for name in METRICS}
     assert {"loss", "words", "val_loss", "val_words", "val_perplexity"} < set(history)
     assert names < set(history) and "perplexity" not in history
     assert history["words"] == history["val_words"] == [SOURCE_WORDS + WORDS] * 2

@@ -43,21 +43,83 @@ def test_cv_squared_gradient_by_hand():
     np.testing.assert_allclose(tape.gradient(value, x).numpy(), [-0.375, 0.125], rtol=1e-12)
 
 
-def test_importance():
-    # Token 0: experts 0 and 2 with 0.75 and 0.25. Token 1: experts 2 and 1 with 0.6 and 0.4.
-    experts = tf.constant([[0, 2], [2, 1]])
-    gates = tf.constant([[0.75, 0.25], [0.6, 0.4]])
-    result = balancing.importance(experts, gates, 4)
-    np.testing.assert_allclose(result.numpy(), [0.75, 0.4, 0.85, 0.0], rtol=1e-6)
+def test_cv_squared_acts_on_the_last_axis():
+    x = tf.constant([[1.0, 3.0], [5.0, 5.0], [0.0, 0.0]])
+    np.testing.assert_allclose(balancing.cv_squared(x), [0.25, 0, 0])
 
 
-def test_importance_gradient_goes_to_the_gates():
-    experts = tf.constant([[0, 2], [2, 1]])
-    gates = tf.constant([[0.75, 0.25], [0.6, 0.4]])
-    with tf.GradientTape() as tape:
-        tape.watch(gates)
-        weighted = tf.reduce_sum(balancing.importance(experts, gates, 3) * [1.0, 10.0, 100.0])
-    np.testing.assert_allclose(tape.gradient(weighted, gates).numpy(), [[1, 100], [100, 10]])
+# Sums of a gate with two experts, and those of two gates at once.
+SUMS = {
+    "tokens": tf.constant(4.0, tf.float64),
+    "importance": tf.constant([1.0, 3.0], tf.float64),
+    "load": tf.constant([3.0, 1.0], tf.float64),
+    "probability": tf.constant([2.5, 1.5], tf.float64),
+}
+SUMS_OF_GROUPS = {
+    "tokens": tf.constant([4.0, 2.0], tf.float64),
+    "importance": tf.constant([[1.0, 3.0], [1.0, 1.0]], tf.float64),
+    "load": tf.constant([[3.0, 1.0], [0.0, 2.0]], tf.float64),
+    "probability": tf.constant([[2.5, 1.5], [0.5, 1.5]], tf.float64),
+}
+
+
+def test_importance_loss():
+    assert balancing.importance_loss(SUMS).numpy() == 0.25  # of 1 and 3, as above
+    np.testing.assert_array_equal(balancing.importance_loss(SUMS_OF_GROUPS), [0.25, 0])
+
+
+def test_load_loss_is_of_the_smooth_estimate_if_there_is_one():
+    assert balancing.load_loss(SUMS).numpy() == 0.25
+    np.testing.assert_array_equal(balancing.load_loss(SUMS_OF_GROUPS), [0.25, 1])
+    sums = {**SUMS, "smooth_load": tf.constant([2.0, 2.0], tf.float64)}
+    assert balancing.load_loss(sums).numpy() == 0
+
+
+def test_load_balance_loss():
+    # 2 · (3/4 · 2.5/4 + 1/4 · 1.5/4) = 2 · (7.5 + 1.5) / 16.
+    assert balancing.load_balance_loss(SUMS).numpy() == 2 * 9 / 16
+    # Of the second group: 2 · (0/2 · 0.5/2 + 2/2 · 1.5/2).
+    np.testing.assert_array_equal(balancing.load_balance_loss(SUMS_OF_GROUPS), [2 * 9 / 16, 1.5])
+
+
+def test_load_balance_loss_of_no_tokens_is_zero():
+    sums = {name: tf.zeros_like(values) for name, values in SUMS.items()}
+    assert balancing.load_balance_loss(sums).numpy() == 0
+
+
+def test_weighted_losses():
+    weighted = (0.5, balancing.importance_loss), (2.0, balancing.load_balance_loss)
+    assert balancing.weighted_losses(SUMS, *weighted).numpy() == 0.125 + 2 * 18 / 16
+    assert balancing.weighted_losses(SUMS, (0.0, None), weighted[0]).numpy() == 0.125
+    assert balancing.weighted_losses(SUMS, (0.0, None)) is None
+
+
+def test_add_losses():
+    assert balancing.add_losses(tf.constant(1.0), None, tf.constant(2.0)).numpy() == 3
+    assert balancing.add_losses(None, None) is None
+
+
+def test_use_of_experts():
+    # CV of 1 and 3 is 0.5; loads 0, 0, 2, 6: mean 2, variance (4 + 4 + 0 + 16) / 4 = 6.
+    use = balancing.use_of_experts(tf.constant([1.0, 3.0]), tf.constant([0.0, 0.0, 2.0, 6.0]))
+    assert {name: float(value) for name, value in use.items()} == pytest.approx(
+        {
+            "cv_importance": 0.5,
+            "cv_load": 6**0.5 / 2,
+            "max_over_mean_load": 3.0,
+            "unused_experts": 0.5,
+        }
+    )
+
+
+def test_use_of_experts_without_tokens():
+    use = balancing.use_of_experts(tf.zeros([2]), tf.zeros([2]))
+    assert {name: float(value) for name, value in use.items()} == {
+        "cv_importance": 0.0,
+        "cv_load": 0.0,
+        "max_over_mean_load": 0.0,
+        "unused_experts": 1.0,
+    }
 
 
 def test_count():
@@ -66,11 +128,9 @@ def test_count():
     assert balancing.count(experts, 4, tf.float64).dtype == tf.float64
 
 
-def test_counts_and_importance_of_an_empty_batch():
+def test_counts_of_an_empty_batch():
     experts = tf.zeros([0, 2], tf.int32)
     np.testing.assert_array_equal(balancing.count(experts, 3).numpy(), [0, 0, 0])
-    importance = balancing.importance(experts, tf.zeros([0, 2]), 3)
-    np.testing.assert_array_equal(importance.numpy(), [0, 0, 0])
 
 
 def test_hierarchical_load():

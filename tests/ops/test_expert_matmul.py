@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.ops import expert_matmul
+from tfmoe.ops import expert_network, expert_ways
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, grouped_matmul
 
 
 @pytest.fixture(params=["unrolled", "loop"])
 def either_way(request, monkeypatch):
     if request.param == "loop":
-        monkeypatch.setattr(expert_matmul, "UNROLLED_EXPERTS", 0)
+        monkeypatch.setattr(expert_ways, "UNROLLED_EXPERTS", 0)
 
 
 def dense_formula(x, counts, kernels, biases, activation):
@@ -86,7 +86,7 @@ def test_grouped_matmul_by_hand(either_way):
 def test_equals_the_dense_formula(
     either_way, monkeypatch, widths, use_bias, activation, recompute, compiled
 ):
-    monkeypatch.setattr(expert_matmul, "LARGE_KERNEL", 16)  # some are, some are not
+    monkeypatch.setattr(expert_network, "LARGE_KERNEL", 16)  # some are, some are not
     tf.random.set_seed(0)
     counts = np.array([3, 0, 6, 1, 0], np.int32)  # two experts without rows
     kernels, biases = random_stacks(5, widths)
@@ -193,7 +193,7 @@ def test_types(either_way, dtype, tolerance):
 
 
 def test_many_experts_make_a_small_graph():
-    kernels, _ = random_stacks(expert_matmul.UNROLLED_EXPERTS + 1, [2, 3, 2])
+    kernels, _ = random_stacks(expert_ways.UNROLLED_EXPERTS + 1, [2, 3, 2])
     counts = tf.ones([len(kernels[0])], tf.int32)
 
     def step(x):
@@ -341,13 +341,13 @@ def test_jacobians(either_way, pfor, compiled):
 
 @pytest.mark.parametrize("way, pfor", [("unrolled", False), ("loop", False), ("loop", True)])
 def test_hessian(monkeypatch, way, pfor):
-    monkeypatch.setattr(expert_matmul, "UNROLLED_EXPERTS", 64 if way == "unrolled" else 0)
+    monkeypatch.setattr(expert_ways, "UNROLLED_EXPERTS", 64 if way == "unrolled" else 0)
     tensors, sparse, dense = case_of_derivatives()
     got = tf.function(lambda tensors: hessian(sparse, tensors, pfor))(tensors)
     assert_close(got, hessian(dense, tensors, True))
 
 
-@pytest.mark.parametrize("num_experts", [5, expert_matmul.UNROLLED_EXPERTS + 1])
+@pytest.mark.parametrize("num_experts", [5, expert_ways.UNROLLED_EXPERTS + 1])
 def test_second_order_by_finite_differences(num_experts):
     tensors, sparse, _ = case_of_derivatives(num_experts)
     directions = [tf.cos(tensor) for tensor in tensors]
@@ -439,7 +439,7 @@ def check_numerics():
 
 @pytest.mark.parametrize("compiled, recompute", [(False, False), (True, False), (True, True)])
 def test_check_numerics_finds_nothing_in_the_loop(check_numerics, compiled, recompute):
-    num_experts = expert_matmul.UNROLLED_EXPERTS + 1
+    num_experts = expert_ways.UNROLLED_EXPERTS + 1
     stacks = tf.nest.flatten(random_stacks(num_experts, [30, 40, 20]))
     x = tf.random.normal([num_experts, 30], dtype=tf.float64)
     counts = tf.constant([1, 0] * (num_experts // 2) + [3])

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.ops import balancing, routing
+from tfmoe.ops.assignments import assign_tokens
 
 
 def phi(x):
@@ -144,7 +145,8 @@ def test_importance_loss_gradient_against_finite_differences(k):
     logits = np.random.default_rng(k).standard_normal((6, 5))
 
     def loss(logits):
-        return balancing.cv_squared(balancing.importance(*routing.top_k_gates(logits, k), 5))
+        assignments = assign_tokens(*routing.top_k_gates(logits, k), 5)
+        return balancing.cv_squared(assignments.sum_by_expert(assignments.weights))
 
     assert np.diff(np.sort(logits, axis=1), axis=1).min() > 1e-3
     tensor = tf.constant(logits)
@@ -167,20 +169,6 @@ def test_noise_that_has_shrunk_to_nothing_gives_the_count_and_no_nan(shrunk):
     np.testing.assert_array_equal(probability.numpy(), [[1, 0, 0, 1], [0, 1, 0, 1]])
     for gradient in tape.gradient(loss, [clean, stddev]):
         np.testing.assert_array_equal(gradient.numpy(), 0)
-
-
-def test_drop_over_capacity_keeps_the_first_of_the_batch():
-    # Expert 0 gets tokens 0, 1, 3; expert 1 tokens 0, 2; expert 2 tokens 1, 2, 3.
-    experts = tf.constant([[0, 1], [2, 0], [1, 2], [0, 2]])
-    result = routing.drop_over_capacity(experts, 3, 2).numpy()
-    np.testing.assert_array_equal(result, [[0, 1], [2, 0], [1, 2], [3, 3]])
-    result = routing.drop_over_capacity(experts, 3, 1).numpy()
-    np.testing.assert_array_equal(result, [[0, 1], [2, 3], [3, 3], [3, 3]])
-    np.testing.assert_array_equal(routing.drop_over_capacity(experts, 3, 3).numpy(), experts)
-
-
-def test_drop_over_capacity_of_an_empty_batch():
-    assert routing.drop_over_capacity(tf.zeros([0, 2], tf.int32), 3, 0).shape == (0, 2)
 
 
 def test_top_rows_of_experts_by_hand():
@@ -213,30 +201,3 @@ def test_top_rows_of_no_rows():
     assert taken.shape == rows.shape == (2, 3, 0)
     gradient = tape.gradient(taken, probability)
     assert gradient is None or tf.convert_to_tensor(gradient).shape == (2, 0, 3)
-
-
-def test_pairs_of_mask_by_hand():
-    mask = tf.constant([[True, True], [False, False], [False, True], [True, True]])
-    pairs, places = routing.pairs_of_mask(mask, 0, 2)
-    np.testing.assert_array_equal(pairs.tokens.numpy(), [0, 3, 0, 2, 3])
-    np.testing.assert_array_equal(pairs.counts.numpy(), [2, 3])
-    np.testing.assert_array_equal(places.numpy(), [[0, 0], [3, 0], [0, 1], [2, 1], [3, 1]])
-    assert pairs.num_tokens.numpy() == 4
-
-
-def test_pairs_of_mask_with_experts_of_groups():
-    # Rows 0 and 1 are of group 0 (experts 0, 1), row 2 of group 1, none of 2, row 3 of group 3.
-    mask = tf.constant([[False, True], [True, True], [True, False], [True, True]])
-    pairs, places = routing.pairs_of_mask(mask, tf.constant([0, 0, 2, 6]), 8)
-    np.testing.assert_array_equal(pairs.tokens.numpy(), [1, 0, 1, 2, 3, 3])
-    np.testing.assert_array_equal(pairs.counts.numpy(), [1, 2, 1, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(pairs.experts().numpy(), [0, 1, 1, 2, 6, 7])
-    np.testing.assert_array_equal(places.numpy()[:, 1], [0, 1, 1, 0, 0, 1])
-
-
-@pytest.mark.parametrize("num_tokens", [0, 3])
-def test_pairs_of_a_mask_that_selects_nothing(num_tokens):
-    pairs, places = routing.pairs_of_mask(tf.zeros([num_tokens, 2], tf.bool), 0, 2)
-    assert (pairs.tokens.shape, places.shape) == ((0,), (0, 2))
-    np.testing.assert_array_equal(pairs.counts.numpy(), [0, 0])
-    assert pairs.num_tokens.numpy() == num_tokens

@@ -10,7 +10,7 @@ from tfmoe.layers import AttentionLSTM, FeedForward, MoE
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 from tfmoe.training.accounting import describe
 from tfmoe.training.expert_summaries import ExpertSummaries
-from tfmoe.training.inspection import expert_use
+from tfmoe.training.inspection import expert_use, route_batches, use_of_experts
 
 VOCABULARY = data_pipelines.Vocabulary.from_counts({"a|b": 9, "<i>": 5})  # ids 3, 4
 SAMPLE = [
@@ -123,10 +123,90 @@ def test_translation(tmp_path):
     assert {"in/noise", "out/noise", "in/load_entropy", "out/load_entropy"} <= set(found)
 
 
-def test_other_models(tmp_path):
+LEARNING_RATE = "training/learning_rate"
+OF_EXPERTS = {
+    *("cv_importance", "cv_load", "max_over_mean_load", "max_over_mean_importance"),
+    *("unused_experts", "load_entropy", "gate_entropy", "noise"),
+    *("load_over_mean", "importance_over_mean"),
+}
+
+
+def test_a_functional_model_of_features(tmp_path):
+    """No words, so no speed; and no costs of a model of another make."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input([2, 2, 3])
+    features = MoE(num_experts=3, hidden_units=2, gate=NoisyTopK(k=2), name="moe")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(features)))
+    model.compile(keras.optimizers.SGD(0.25), "mse")
+    x, y = np.random.default_rng(0).standard_normal((4, 2, 2, 3)), np.ones((4, 1))
+    summaries = ExpertSummaries(tmp_path, [(x[:2], y[:2]), (x[2:], y[2:])])
+    fit(model, (x, y), [summaries])
+    found = events(tmp_path)
+    assert set(found) == {LEARNING_RATE, *(f"moe/{name}" for name in OF_EXPERTS)}
+    use = use_of_experts(route_batches(model, [x])["moe"])
+    assert use.load.sum() == 4 * 4 * 2
+    for name, value in use.summary().items():
+        assert values(found, f"moe/{name}")[-1] == pytest.approx(value, rel=1e-5)
+    assert len(found["moe/noise"]) == 2
+
+
+class Words(keras.Model):
+    """Is built by its first batch; says how many words it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = keras.layers.Embedding(5, 3, mask_zero=True)
+        self.mixtures = [
+            MoE(3, 2, gate=NoisyTopK(k=2, load_weight=0.1), name=name) for name in ("one", "two")
+        ]
+        self.words = keras.metrics.Sum(name="words")
+
+    def call(self, tokens):
+        self.words.update_state(tf.cast(tokens != 0, tf.float32))
+        features = self.embedding(tokens)
+        for mixture in self.mixtures:
+            features = mixture(features)
+        return features
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_subclassed_model_of_words(tmp_path, eager):
+    model = Words()
+    model.compile(keras.optimizers.SGD(0.25), "mse", run_eagerly=eager)
+    tokens = SAMPLE[0][0]
+    fit(model, (tokens, np.ones((2, 3, 3))), [ExpertSummaries(tmp_path, SAMPLE, VOCABULARY)])
+    found = events(tmp_path)
+    of_mixtures = {f"{one}/{name}" for one in ("one", "two") for name in OF_EXPERTS | {"contexts"}}
+    assert set(found) == {LEARNING_RATE, "training/words_per_second", *of_mixtures}
+    text = found["two/contexts"][0][1].string_val[0].decode()
+    assert r"&lt;S\> **&lt;i\>**" in text
+
+
+def test_words_of_several_inputs(tmp_path):
+    """An error comes before the first step; the argument `tokens` helps."""
+    names = ("one", "two")
+    inputs = {name: keras.Input([3], dtype="int32", name=name) for name in names}
+    layers = [MoE(3, 2, gate=NoisyTopK(k=2), name=f"moe_{name}") for name in names]
+    features = [
+        layer(keras.layers.Embedding(5, 3)(inputs[name]))
+        for layer, name in zip(layers, names, strict=True)
+    ]
+    model = keras.Model(inputs, keras.layers.Add()(features))
+    model.compile("sgd", "mse")
+    batch = {name: SAMPLE[0][0] for name in names}, np.ones((2, 3, 3))
+    with pytest.raises(ValueError, match=r"moe_one sees .*say by tokens="):
+        fit(model, batch, [ExpertSummaries(tmp_path / "no", [batch], VOCABULARY)])
+    assert int(model.optimizer.iterations) == 0
+    summaries = ExpertSummaries(
+        tmp_path / "yes", [batch], VOCABULARY, tokens=lambda name, inputs: inputs[name[4:]]
+    )
+    fit(model, batch, [summaries])
+    assert {"moe_one/contexts", "moe_two/contexts"} <= set(events(tmp_path / "yes"))
+
+
+def test_another_model_without_mixtures(tmp_path):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"LanguageModel or TranslationModel .*got Sequential"):
-        model.fit(
-            np.ones((2, 1)), np.ones((2, 1)), verbose=0, callbacks=[ExpertSummaries(tmp_path)]
-        )
+    x = np.ones((2, 1), np.float32)
+    fit(model, (x, x), [ExpertSummaries(tmp_path, [x])], epochs=1)
+    assert set(events(tmp_path)) == {LEARNING_RATE}

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Routing
-from tfmoe.ops.dispatch import Pairs
+from tfmoe.ops.assignments import Assignments, assign_tokens
 from tfmoe.training.gate_plots import (
     attention_map,
     dense_gates,
@@ -23,16 +23,15 @@ def texts(axes):
 def test_dense_gates_of_equally_many_experts():
     experts = tf.constant([[2, 0], [1, 2]])
     gates = tf.constant([[0.75, 0.25], [0.5, 0.5]])
-    routing = Routing(experts, gates, importance=tf.zeros(4), load=tf.zeros(4))
+    routing = Routing(assign_tokens(experts, gates, 4), {})
     assert dense_gates(routing, 2).tolist() == [[0.25, 0, 0.75, 0], [0, 0.5, 0.5, 0]]
 
 
-def test_dense_gates_of_pairs():
+def test_dense_gates_of_differing_numbers_of_experts():
     # Expert 0 took token 2, expert 1 tokens 0 and 2; token 1 went nowhere.
-    pairs = Pairs(tokens=tf.constant([2, 0, 2]), counts=tf.constant([1, 2]), num_tokens=3)
     gates = tf.constant([0.25, 1.0, 0.75])
-    routing = Routing(None, gates, importance=tf.zeros(2), load=tf.zeros(2), pairs=pairs)
-    assert dense_gates(routing, 3).tolist() == [[0, 1], [0, 0], [0.25, 0.75]]
+    found = Assignments(tf.constant([2, 0, 2]), gates, tf.constant([1, 2]), tf.constant(3))
+    assert dense_gates(Routing(found, {}), 3).tolist() == [[0, 1], [0, 0], [0.25, 0.75]]
 
 
 def test_gate_matrices_count_tokens_of_each_expert():

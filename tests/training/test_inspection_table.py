@@ -190,11 +190,6 @@ def test_translation():
             np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_models_that_cannot_be_inspected():
-    with pytest.raises(ValueError, match=r"LanguageModel or TranslationModel .* got Sequential"):
-        route_text(keras.Sequential([keras.layers.Dense(1)]), [])
-
-
 def test_noise_by_hand():
     """softplus(x·W_noise) with W_noise = 1: of inputs 0 it is ln 2, of (1, 1) ln(1 + e²)."""
     gate = NoisyTopK(k=1, noise_floor=0.5, load_weight=0.1).for_experts(3)

@@ -81,9 +81,9 @@ def export(
 
     Any number of sentences can be given, none too. Answers are those of the model at evaluation,
     and do not depend on the rest of the batch: gates draw no noise, Batchwise takes its learned
-    thresholds, and a capacity_factor is set aside. Sentences for a language model may have any
-    length (beyond data.max_length they go on as in `tfmoe evaluate`); of a sentence to translate
-    500 subwords are read.
+    thresholds, and an evaluation_capacity_factor is set aside. Sentences for a language model may
+    have any length (beyond data.max_length they go on as in `tfmoe evaluate`); of a sentence to
+    translate 500 subwords are read.
 
     manifest.json beside the model has the config, versions, the run's measured results, the
     signatures, and the SHA-256 of every file.
@@ -124,7 +124,9 @@ def export(
                 raise ValueError(f"{name} {value}: {run} is a run of a {config.model.name} model")
         print(f"exporting the {weights} weights of {run}")
         for name in builders.set_capacity_aside(model):
-            print(f"{name}: the capacity_factor is set aside: its experts take all tokens")
+            print(
+                f"{name}: the evaluation_capacity_factor is set aside: its experts take all tokens"
+            )
         changes = None
         if half:
             changes = measured_changes(config, vocabulary, model, Progress(), verbosity())

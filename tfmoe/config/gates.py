@@ -38,13 +38,30 @@ def gate_section(name, gate):
         default = ... if parameter.default is parameter.empty else parameter.default
         fields.setdefault(parameter.name, (kind, default))
     return pydantic.create_model(
-        f"{gate.__name__}Gate", __base__=Section, __doc__=gate.__doc__, **fields
+        f"{gate.__name__}Gate",
+        __base__=Section,
+        __doc__=gate.__doc__,
+        __validators__={"without_retired": _without_retired(gate.RETIRED)},
+        **fields,
     )
+
+
+def _without_retired(retired):
+    """Lets configs of old runs name arguments that had no effect, at their default of 0."""
+
+    def validate(values):
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if not (k in retired and v == 0)}
+
+    return pydantic.model_validator(mode="before")(validate)
 
 
 def _parameters(gate):
     """Arguments of the constructor, and those that it hands on to base classes up to `Gate`."""
     for cls in inspect.getmro(gate):
+        if cls is Gate:
+            return
         if "__init__" not in vars(cls):
             continue
         signature = inspect.signature(cls.__init__)
@@ -53,7 +70,7 @@ def _parameters(gate):
             if parameter.kind not in variadic and parameter.name not in SET_BY_LAYER:
                 yield parameter
         hands_on = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        if cls is Gate or not hands_on:
+        if not hands_on:
             return
 
 

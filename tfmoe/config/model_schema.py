@@ -43,7 +43,10 @@ class MoE(Section):
         recompute: whether hidden activations are computed again in the backward pass instead of
             kept.
         capacity_factor: null drops nothing; otherwise an expert takes at most this times the mean
-            load.
+            load of a training batch.
+        evaluation_capacity_factor: the same outside of training.
+        capacity_priority: which tokens an expert keeps: the first in the batch (position), first
+            choices before second ones (choice), or those with the largest gate values (weight).
     """
 
     name: Literal["moe"] = "moe"
@@ -56,6 +59,8 @@ class MoE(Section):
     use_bias: bool = False
     recompute: bool = False
     capacity_factor: Positive | None = None
+    evaluation_capacity_factor: Positive | None = None
+    capacity_priority: Literal["position", "choice", "weight"] = "position"
 
 
 class FeedForward(Section):

@@ -26,15 +26,15 @@ def default_tokenization(config):
 
 def set_capacity_aside(model):
     """Lets the experts of a model take all tokens; returns the names of the mixtures which had a
-    capacity.
+    capacity outside of training.
 
     What is over the capacity depends on the rest of a batch, and an exported model's answer to a
     sentence must not.
     """
     changed = []
     for block in model.blocks:
-        if isinstance(block.layer, MoE) and block.layer.capacity_factor is not None:
-            block.layer.capacity_factor = None
+        if isinstance(block.layer, MoE) and block.layer.evaluation_capacity_factor is not None:
+            block.layer.evaluation_capacity_factor = None
             changed.append(block.layer.name)
     return changed
 

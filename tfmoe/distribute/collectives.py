@@ -27,6 +27,21 @@ def _replicas():
     return found
 
 
+def _communicating():
+    """`_replicas`, where they can communicate.
+
+    Raises:
+        ValueError: in the body of a `tf.while_loop`, where collectives would wait for ever.
+    """
+    found = _replicas()
+    if found is not None and tensorflow_internals.in_while_loop():
+        raise ValueError(
+            "replicas cannot communicate inside a tf.while_loop: unroll the loop (keras.layers.RNN "
+            "with unroll=True)"
+        )
+    return found
+
+
 def in_step():
     """Whether code runs in a step of `fit`, `evaluate` or `predict`, or else in `strategy.run`."""
     return tensorflow_internals.in_step()
@@ -70,7 +85,7 @@ def all_reduce_sum(x):
         Like `x`. With a loss that every replica computes from it, each replica's gradient is that
         of the sum of all their losses.
     """
-    found = _replicas()
+    found = _communicating()
     if found is None:
         return x
     if not is_mixed(found.strategy):  # differentiable, by the same rule
@@ -107,7 +122,7 @@ def all_to_all(x):
     Returns:
         Like `x`: `y[i]` came from replica i.
     """
-    found = _replicas()
+    found = _communicating()
     if found is None:
         return x
     send = _exchange if is_mixed(found.strategy) else _exchange_by_gathering
@@ -133,7 +148,7 @@ def _exchange_by_gathering(x, found):
 def all_gather(x):
     """`[R, ...]`: the `x` of all replicas, which must have the same shape. No gradient."""
     x = tf.stop_gradient(x)
-    found = _replicas()
+    found = _communicating()
     return x[None] if found is None else _gather(x, found)
 
 

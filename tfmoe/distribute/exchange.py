@@ -1,183 +1,179 @@
-"""Sends tokens to the devices that hold their experts, and brings the results back.
+"""How rows get to the devices that hold their experts, and how the results come back.
 
-Axes: R replicas, E experts (or groups, where whole groups are sharded), E_r of them on this one,
-T tokens, K selected per token, P rows that are sent to each replica: the most that any replica has
-for another, D model.
+Axes: R replicas, E experts (or groups, where whole groups are sharded), E_r of them on this
+replica, T tokens, A assignments, P rows that are sent to each replica (the most that any replica
+has for another), D model.
 
-Rows travel in a tensor `[R, P, D]`: padding makes all parts equal, and nothing is dropped.
+Rows travel in a tensor `[R, P, D]`: padding makes all parts equal, and no row is lost.
 """
-
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds
-from tfmoe.ops import dispatch
-from tfmoe.ops.dispatch import Pairs, Plan
+from tfmoe.ops.assignments import Assignments, assign_tokens, permute
 
 
-class Exchange(NamedTuple):
-    """How the tokens of one replica travel; with a single one they stay, and only are sorted.
+def exchange(assignments):
+    """The way of rows to their experts: `Local` where all experts are on this device, else
+    `AllToAll`.
+
+    Args:
+        assignments: `Assignments` of this replica's tokens to all experts.
+    """
+    return AllToAll(assignments) if collectives.shards_experts() else Local(assignments)
+
+
+class Local:
+    """All experts are on this device: rows are sorted by expert.
 
     Attributes:
-        plan: `tfmoe.ops.dispatch.Plan` or `Pairs` of this replica's tokens: its rows are those that
-            are sent, `[R·P, D]`.
-        gates: the weights of the assignments, arranged as `plan` has them.
-        counts: `[E_r]` int32, rows that this replica's experts get.
-        counts_of_all: `[E]` int32, rows that every expert gets.
-        arrivals: `Plan` that sorts what arrived by expert; `None` for a single replica.
+        counts: `[E]` int32, the rows of each expert.
+        rows_per_expert: `[]` int32, if all experts have equally many rows; else `None`.
     """
 
-    plan: Plan | Pairs
-    gates: tf.Tensor
-    counts: tf.Tensor
-    counts_of_all: tf.Tensor
-    arrivals: Plan | None = None
+    def __init__(self, assignments):
+        self.assignments = assignments
+        self.counts = assignments.counts
+        self.rows_per_expert = assignments.rows_per_expert
 
-    def dispatch(self, tokens):
-        """`[T, D]` tokens to rows sorted by this replica's experts. Those from `sum(counts)` on are
-        padding, and belong to none.
-        """
-        if self.arrivals is None:
-            return dispatch.dispatch(tokens, self.plan)
-        return self._send(dispatch.dispatch(_at_least_one_row(tokens), self.plan))
+    def num_rows(self):
+        """`[]` int32, the number of rows that experts compute."""
+        return self.assignments.num_kept()
 
-    def dispatch_gates(self):
-        """The gate's weight of each row that `dispatch` gives; with several replicas only."""
-        gates = self.gates
-        if isinstance(self.plan, Plan):
-            gates = tf.gather(tf.reshape(gates, [-1]), self.plan.order)
-        return self._send(gates)
+    def dispatch(self, x):
+        """`[T, D]` tokens to rows sorted by expert; those from `num_rows()` on mean nothing."""
+        return self.assignments.dispatch(x)
 
-    def combine(self, rows, num_tokens):
-        """The way back: the weighted sum of each token's rows, `[T, D]`.
+    def dispatch_kept(self, x):
+        """`[num_rows(), D]`: the rows that experts compute alone."""
+        rows = self.dispatch(x)
+        return rows if self.rows_per_expert is not None else rows[: self.num_rows()]
 
-        Args:
-            rows: as `dispatch` gives them; 0 for padding.
-            num_tokens: T.
-        """
-        gates = tf.cast(self.gates, rows.dtype)
-        if self.arrivals is None:
-            return dispatch.combine(rows, gates, self.plan)
-        rows = _all_to_all(permute(rows, self.arrivals.inverse[:, 0], self.arrivals.order))
-        if isinstance(self.plan, Plan):  # dropped assignments lie behind, and give 0
-            num_dropped = tf.size(self.plan.order) - tf.shape(rows)[0]
-            rows = tf.pad(rows, [[0, num_dropped], [0, 0]])
-        return dispatch.combine(rows, gates, self.plan)[:num_tokens]
+    def weights(self):
+        """The weight of each row."""
+        return self.assignments.weights
 
-    def sums(self, values, num_tokens):
-        """`[T]`: the unweighted sum of what each token's rows have, of several replicas.
+    def combine(self, y):
+        """`[T, D]`, the weighted sum of each token's rows.
 
         Args:
-            values: `[A]` of the rows that arrived, padding left out.
-            num_tokens: T.
+            y: the first rows of those that `dispatch` gives, at least `num_rows()`; 0 in rows that
+                no expert computed.
         """
-        padding = tf.size(self.arrivals.order) - tf.size(values)
-        unweighted = self._replace(gates=tf.ones_like(self.gates))
-        rows = tf.pad(tf.cast(values, self.gates.dtype), [[0, padding]])
-        return unweighted.combine(rows[:, None], num_tokens)[:, 0]
+        return self.assignments.combine(_with_rows(y, tf.size(self.assignments.tokens)))
 
-    def _send(self, rows):
-        rows = rows[: tf.size(self.arrivals.order)]
-        return permute(_all_to_all(rows), self.arrivals.order, self.arrivals.inverse[:, 0])
+    def sum_by_token(self, values):
+        """`[T]`, the sum of each token's values.
+
+        Args:
+            values: `[num_rows()]`.
+        """
+        return self.assignments.sum_by_token(_with_rows(values, tf.size(self.assignments.tokens)))
 
 
-def plan_exchange(plan, gates, num_experts):
-    """Agrees with the other replicas on what is sent where.
-
-    Args:
-        plan: a `Plan` or `Pairs` of this replica's tokens, for all experts.
-        gates: the weights of its assignments or pairs.
-        num_experts: E, a Python integer.
-
-    Returns:
-        An `Exchange`.
+class AllToAll:
+    """Experts are sharded over the replicas of a `MixedStrategy`. All replicas must make one
+    together. Attributes and methods are those of `Local`, `counts` being `[E_r]`.
     """
-    replicas = collectives.num_replicas()
-    if replicas == 1:
-        return Exchange(plan, gates, plan.counts, plan.counts)
-    bounds = shard_bounds(num_experts, replicas)
-    begin, end = bounds[collectives.replica_id()]
-    counts = collectives.all_gather(tf.ensure_shape(plan.counts, [num_experts]))  # [R, E]
-    to_replica = tf.stack([tf.reduce_sum(counts[:, b:e], axis=1) for b, e in bounds], axis=1)
-    num_sent = tf.reduce_max(to_replica)  # P
-    arrange = _arranged_pairs if isinstance(plan, Pairs) else _arranged_plan
-    plan, gates = arrange(plan, gates, to_replica[collectives.replica_id()], num_sent)
 
-    arriving = counts[:, begin:end]  # [R, E_r]
-    padding = num_sent - tf.reduce_sum(arriving, axis=1, keepdims=True)
-    runs = tf.concat([arriving, padding], axis=1)
-    kinds = tf.tile(tf.range(end - begin + 1), [replicas])
-    experts = tf.repeat(kinds, tf.reshape(runs, [-1]))
-    arrivals = dispatch.plan(experts[:, None], end - begin)
-    return Exchange(plan, gates, arrivals.counts, tf.reduce_sum(counts, axis=0), arrivals)
+    def __init__(self, assignments):
+        self.replicas, replica = collectives.num_replicas(), collectives.replica_id()
+        bounds = shard_bounds(assignments.counts.shape[0], self.replicas)
+        begin, end = bounds[replica]
+        counts = collectives.all_gather(assignments.counts)  # [R, E]
+        to_replica = tf.stack([tf.reduce_sum(counts[:, b:e], axis=1) for b, e in bounds], axis=1)
+        num_sent = tf.maximum(tf.reduce_max(to_replica), 1)  # P
+        self.num_tokens = assignments.num_tokens
+        self.sent = _arranged(assignments, to_replica[replica], num_sent)
+        arriving = counts[:, begin:end]  # [R, E_r]
+        padding = num_sent - tf.reduce_sum(arriving, axis=1, keepdims=True)
+        runs = tf.reshape(tf.concat([arriving, padding], axis=1), [-1])
+        experts = tf.repeat(tf.tile(tf.range(end - begin + 1), [self.replicas]), runs)
+        unweighted = tf.ones([tf.size(experts), 1])
+        self.arrived = assign_tokens(experts[:, None], unweighted, end - begin)
+        self.counts = self.arrived.counts
+        self.rows_per_expert = assignments.rows_per_expert
+
+    def num_rows(self):
+        return self.arrived.num_kept()
+
+    def dispatch(self, x):
+        return self._sorted(self._all_to_all(self.sent.dispatch(_at_least_one_row(x))))
+
+    def dispatch_kept(self, x):
+        return self.dispatch(x)[: self.num_rows()]
+
+    def weights(self):
+        return self._sorted(self._all_to_all(self.sent.weights))
+
+    def combine(self, y):
+        return self.sent.combine(self._returned(y))[: self.num_tokens]
+
+    def sum_by_token(self, values):
+        return self.sent.sum_by_token(self._returned(values))[: self.num_tokens]
+
+    def _sorted(self, rows):
+        return permute(rows, self.arrived.tokens, self.arrived.slots[:, 0])
+
+    def _returned(self, rows):
+        """Rows back on the replica of their tokens, as `sent` has them."""
+        rows = _with_rows(rows, tf.size(self.arrived.tokens))
+        rows = self._all_to_all(permute(rows, self.arrived.slots[:, 0], self.arrived.tokens))
+        return _with_rows(rows, tf.size(self.sent.tokens))
+
+    def _all_to_all(self, rows):
+        """Sends an equal part of the rows to each replica. Those behind, dropped, do not travel."""
+        num_rows = tf.size(self.arrived.tokens)
+        shape = tf.concat([[self.replicas, num_rows // self.replicas], tf.shape(rows)[1:]], axis=0)
+        parts = tf.reshape(rows[:num_rows], shape)
+        parts = tf.ensure_shape(parts, [self.replicas, None, *rows.shape[1:]])
+        arrived = collectives.all_to_all(parts)
+        arrived = tf.reshape(arrived, tf.concat([[num_rows], tf.shape(rows)[1:]], axis=0))
+        return tf.ensure_shape(arrived, [None, *rows.shape[1:]])
 
 
-def _places(own, num_sent):
-    """Where the rows, sorted by expert, lie among those that are sent.
+def _arranged(assignments, own, num_sent):
+    """The assignments in the order in which their rows are sent, `[R·P]`, with the dropped ones
+    behind. Padding is of token 0, with a weight of 0.
 
     Args:
+        assignments: `Assignments` of the T tokens.
         own: `[R]` int32, rows for each replica.
         num_sent: P.
-
-    Returns:
-        `[A]` int32, the place of each row; `[R·P]` int32, the row at each place, -1 for padding.
     """
     begins = tf.cumsum(own, exclusive=True)
-    replica = tf.repeat(tf.range(own.shape[0]), own)
-    places = replica * num_sent + tf.range(tf.reduce_sum(own)) - tf.gather(begins, replica)
     within = tf.range(num_sent)[None]
-    row_at = tf.where(within < own[:, None], begins[:, None] + within, -1)
-    return places, tf.reshape(row_at, [-1])
+    row_at = tf.reshape(tf.where(within < own[:, None], begins[:, None] + within, -1), [-1])
+    num_kept = tf.reduce_sum(own)
+    slots = assignments.slots
+    if slots is not None:
+        replica = tf.repeat(tf.range(own.shape[0]), own)
+        places = replica * num_sent + tf.range(num_kept) - tf.gather(begins, replica)
+        num_dropped = tf.size(assignments.tokens) - num_kept
+        behind = tf.size(row_at) + tf.range(num_dropped)
+        slots = tf.gather(tf.concat([places, behind], axis=0), slots)
+        row_at = tf.concat([row_at, num_kept + tf.range(num_dropped)], axis=0)
+        missing = tf.cast(tf.equal(assignments.num_tokens, 0), tf.int32)
+        slots = tf.pad(slots, [[0, missing], [0, 0]])
+
+    def arranged(values):
+        return tf.gather(tf.pad(values, [[1, 0]]), row_at + 1)
+
+    return Assignments(
+        tokens=arranged(assignments.tokens),
+        weights=arranged(assignments.weights),
+        counts=assignments.counts,
+        num_tokens=tf.maximum(assignments.num_tokens, 1),
+        slots=slots,
+    )
 
 
-def _arranged_plan(plan, gates, own, num_sent):
-    """A `Plan` of the rows as they are sent; padding is of assignment 0, and no result of it is
-    used. A replica without tokens gets one, all of whose assignments are dropped.
-    """
-    places, row_at = _places(own, num_sent)
-    num_selected = tf.shape(plan.inverse)[1]
-    missing = [[0, tf.cast(tf.equal(tf.size(plan.inverse), 0), tf.int32)], [0, 0]]
-    dropped = plan.order[tf.size(places) :]
-    dropped = tf.concat([dropped, tf.range(missing[0][1] * num_selected)], axis=0)
-    order = tf.concat([_gather(plan.order, row_at), dropped], axis=0)
-    behind = tf.size(row_at) + tf.range(tf.size(dropped))
-    inverse = tf.pad(plan.inverse, missing)
-    inverse += missing[0][1] * tf.range(num_selected)
-    inverse = tf.gather(tf.concat([places, behind], axis=0), inverse)
-    return Plan(order, inverse, plan.counts), tf.pad(gates, missing)
-
-
-def _arranged_pairs(pairs, gates, own, num_sent):
-    """`Pairs` of the rows as they are sent; padding is of token 0, with a weight of 0."""
-    _, row_at = _places(own, num_sent)
-    tokens = _gather(tf.reshape(pairs.tokens, [-1]), row_at)
-    gates = _gather(tf.reshape(gates, [-1]), row_at)
-    return Pairs(tokens, pairs.counts, tf.maximum(pairs.num_tokens, 1)), gates
-
-
-def _gather(x, index):
-    """`x[index]`, 0 for an index of -1."""
-    return tf.gather(tf.pad(x, [[1, 0]]), index + 1)
+def _with_rows(rows, number):
+    """Rows with rows of zeros behind: `number` in all."""
+    missing = [[0, number - tf.shape(rows)[0]]]
+    return tf.pad(rows, missing + [[0, 0]] * (rows.shape.rank - 1))
 
 
 def _at_least_one_row(x):
     return tf.pad(x, [[0, tf.cast(tf.equal(tf.shape(x)[0], 0), tf.int32)], [0, 0]])
-
-
-def permute(x, order, inverse):
-    """`x[order]` along the first axis, with a gather for its gradient."""
-
-    @tf.custom_gradient
-    def gather(x):
-        return tf.gather(x, order), lambda dy: tf.gather(dy, inverse)
-
-    return gather(x)
-
-
-def _all_to_all(rows):
-    """Cuts rows into R equal parts, one for each replica, and exchanges them."""
-    parts = tf.concat([[collectives.num_replicas(), -1], tf.shape(rows)[1:]], axis=0)
-    parts = tf.where(tf.size(rows) == 0, tf.concat([parts[:1], [0], parts[2:]], axis=0), parts)
-    return tf.reshape(collectives.all_to_all(tf.reshape(rows, parts)), tf.shape(rows))

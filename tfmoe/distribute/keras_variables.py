@@ -31,7 +31,8 @@ def _init(variable, original, *args, **options):
 
 
 def _deferred_initialize(variable, original):
-    together, alike = variable._asked_for_in
+    # A variable from before `install` has no such attribute.
+    together, alike = getattr(variable, "_asked_for_in", (None, False))
     with (
         contextlib.nullcontext() if together is None else sharded(together),
         drawing_alike() if alike else contextlib.nullcontext(),

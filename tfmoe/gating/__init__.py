@@ -6,10 +6,11 @@ import inspect
 
 import keras
 
-from tfmoe.gating.base import Gate, PairSelection, Routing, Selection
 from tfmoe.gating.batchwise import Batchwise
+from tfmoe.gating.gate import Gate
 from tfmoe.gating.hierarchical import Hierarchical
 from tfmoe.gating.noisy_top_k import NoisyTopK
+from tfmoe.gating.routing import Groups, Routing
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
 
@@ -25,11 +26,10 @@ __all__ = [
     "GATES",
     "Batchwise",
     "Gate",
+    "Groups",
     "Hierarchical",
     "NoisyTopK",
-    "PairSelection",
     "Routing",
-    "Selection",
     "Softmax",
     "Switch",
     "get",

@@ -1,19 +1,30 @@
 """Two levels of gates (App. B): a primary gate picks groups of experts, a secondary gate picks
 within each group.
 
-Axes: T tokens, G groups (first-level branching factor), E experts, D model, K1 and K2 selected at
-each level.
+Axes: T tokens, G groups (first-level branching factor), E experts, D model, A rows that are sent to
+groups; G_r groups of this replica.
 """
 
 import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
+from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
-from tfmoe.gating.base import Gate, PairSelection, Routing, measures_of_use, routing_of_pairs
-from tfmoe.ops import balancing
-from tfmoe.ops import dispatch as dispatching
-from tfmoe.ops.arguments import positive
+from tfmoe.gating.gate import Gate
+from tfmoe.gating.routing import Groups, Routing
+from tfmoe.ops.arguments import non_negative, positive
+from tfmoe.ops.assignments import compose
+from tfmoe.ops.balancing import (
+    add_losses,
+    hierarchical_load,
+    importance_loss,
+    load_loss,
+    weighted_losses,
+)
+
+# Of the tokens of a level, not of those of the mixture.
+MEASURES_OF_LEVELS = ("experts_per_token", "unrouted")
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -31,18 +42,23 @@ class Hierarchical(Gate):
     Args:
         groups: G, a divisor of the number of experts.
         primary: the gate that selects groups: a `Gate`, or a name or dictionary as `MoE` takes it.
-        secondary: the gate that selects within a group; `None` for the settings of `primary`.
+        secondary: the gate that selects within a group; `None` for the settings of `primary`. It
+            can be of another kind.
         importance_weight: w_importance for `Importance_H` (eq 13); `None` for that of `primary`.
-        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. Both levels are
-            balanced by these two losses alone: the weights of `primary` and `secondary` themselves
-            add no loss of their own.
+        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. These two losses
+            balance both levels; the weights of `primary` and `secondary` themselves add no loss.
+            Other losses of these gates are added: of `primary`, and the mean over the groups of
+            `secondary`.
+
+    Metrics: those of the gates at the levels; where both have one, the mean of the two.
+    `experts_per_token` and `unrouted` are those of the whole mixture, in evaluation only.
 
     Raises:
         ValueError: if `groups` does not divide the number of experts, or a gate's k is too large
             for its level.
     """
 
-    can_be_level = False
+    kernel_names = ()
 
     def __init__(
         self,
@@ -53,200 +69,165 @@ class Hierarchical(Gate):
         load_weight=None,
         **kwargs,
     ):
+        super().__init__(**kwargs)
+        if self.num_groups is not None:
+            raise ValueError("a Hierarchical gate cannot be a level of another one")
         primary = flat_gate("primary", primary)
         secondary = primary if secondary is None else flat_gate("secondary", secondary)
-        if primary.selects_pairs != secondary.selects_pairs:
-            raise ValueError(
-                "primary and secondary must both be gates that give every token k experts, or both "
-                f"Batchwise, got primary={primary!r} and secondary={secondary!r}"
-            )
-        super().__init__(
-            importance_weight=primary.importance_weight
-            if importance_weight is None
-            else importance_weight,
-            load_weight=primary.load_weight if load_weight is None else load_weight,
-            **kwargs,
-        )
+        weights = {"importance_weight": importance_weight, "load_weight": load_weight}
+        for name, weight in weights.items():
+            weight = getattr(primary, name) if weight is None else weight
+            setattr(self, name, non_negative(name, weight))
         self.groups = positive("groups", groups)
-        if self.num_groups is not None:
-            raise ValueError("a Hierarchical gate cannot itself be a level of another one")
-        if self.num_experts is None:
-            self.primary, self.secondary = primary, secondary
-            return
+        self.primary, self.secondary = primary, secondary
+        if self.num_experts is not None:
+            self._make_levels()
+
+    def _make_levels(self):
         if self.num_experts % self.groups:
             divisors = [d for d in range(1, self.num_experts + 1) if self.num_experts % d == 0]
             raise ValueError(
-                f"groups must divide num_experts={self.num_experts}, got groups={groups}; "
+                f"groups must divide num_experts={self.num_experts}, got groups={self.groups}; "
                 f"possible values: {', '.join(map(str, divisors))}"
             )
-        self.primary = primary.for_experts(self.groups, name="primary", dtype=self.dtype_policy)
+        options = {"dtype": self.dtype_policy}
+        secondary = self.secondary  # may be the same object as primary
+        self.primary = self.primary.for_experts(self.groups, name="primary", **options)
         self.secondary = secondary.for_experts(
-            self.num_experts // self.groups,
-            num_groups=self.groups,
-            name="secondary",
-            dtype=self.dtype_policy,
+            self.num_experts // self.groups, num_groups=self.groups, name="secondary", **options
         )
 
-    @property
-    def selects_pairs(self):
-        return self.primary.selects_pairs
+    def for_experts(self, num_experts, **changes):
+        levels = {"primary": self.primary, "secondary": self.secondary}
+        return super().for_experts(num_experts, **levels, **changes)
 
     @property
     def METRICS(self):
-        """Those of the gates at the levels; where both measure one, it is the mean of the two."""
-        return self.primary.METRICS
+        return tuple(dict.fromkeys((*self.primary.METRICS, *self.secondary.METRICS)))
 
     @property
     def num_selected(self):
         return self.primary.num_selected * self.secondary.num_selected
 
     def build(self, input_shape):
-        if self.num_experts is None:
-            super().build(input_shape)  # raises: it says how to set num_experts
+        super().build(input_shape)
         self.primary.build(input_shape)
         with sharded():
             self.secondary.build(input_shape)
 
-    def route(self, inputs, training=False):
-        per_group = self.num_experts // self.groups
-        primary = self.primary.select(inputs, training=training)
-        if isinstance(primary, PairSelection):
-            return self._route_pairs(primary, inputs, training)
-        plan = dispatching.plan(primary.experts, self.groups)
-        secondary = self.secondary.select(
-            dispatching.dispatch(inputs, plan), training=training, group_sizes=plan.counts
-        )
-        # The secondary selections lie sorted by group; plan.inverse [T, K1] brings them to their
-        # tokens.
-        experts = primary.experts[:, :, None] * per_group + tf.gather(
-            secondary.experts, plan.inverse
-        )
-        gates = primary.gates[:, :, None] * tf.gather(secondary.gates, plan.inverse)
-        experts = tf.reshape(experts, [-1, self.num_selected])
-        gates = tf.reshape(gates, [-1, self.num_selected])
-        importance = balancing.importance(experts, gates, self.num_experts)
-        if primary.load_probability is None and secondary.load_probability is None:
-            load = balancing.count(experts, self.num_experts, gates.dtype)
-        else:
-            load = balancing.hierarchical_load(
-                self._primary_load(primary, plan, gates.dtype),
-                self._secondary_load(secondary, plan.counts),
-                plan.counts,
-            )
-        return Routing(experts, gates, importance, load)
+    def route(self, inputs, training=False, groups=None):
+        """Routes through both levels on one device. A mixture does it in two steps, between which
+        the rows travel: `primary`, then `route_rows`.
+        """
+        outer = self.primary.route(inputs, training=training)
+        way = Local(outer.assignments)
+        inner = self.route_rows(way.dispatch_kept(inputs), way, training)
+        assignments = compose(outer.assignments, inner.assignments)
+        return Routing(assignments, self.sums_of_levels(outer, inner, way, training))
 
-    def route_within(self, primary, secondary, exchange, weights, counts, num_tokens):
-        """The `Routing` of a mixture whose groups lie on different devices, as far as it concerns
-        all of them: importance and load of every expert, the loss and the measures.
+    def route_rows(self, rows, way, training):
+        """The inner level's `Routing` of the rows that the groups of this device received.
 
         Args:
-            primary: what the primary gate selected for this replica's tokens.
-            secondary: what this replica's secondary gates selected for what arrived.
-            exchange: `tfmoe.distribute.exchange.Exchange` between the groups.
-            weights: `[A]`, the primary gate's value of each row that arrived.
-            counts: `[E_r]` int32, rows that each expert of this replica gets.
-            num_tokens: of this replica.
+            rows: `[A, D]` sorted by group.
+            way: of `tfmoe.distribute.exchange`, on which they came.
+            training: as for `route`.
+        """
+        return self.secondary(
+            rows, training=training, groups=Groups(way.counts, way.rows_per_expert)
+        )
+
+    def sums_of_levels(self, outer, inner, way, training):
+        """Sums over this device's tokens, and over the rows that its groups received.
+
+        Args:
+            outer: `Routing` of `primary`.
+            inner: `Routing` of `secondary`.
+            way: on which the rows came.
+            training: as for `route`.
 
         Returns:
-            A `Routing` without experts and gates, and the `[E]` rows that each expert gets.
+            As every gate's, `[E]` for all experts; with `outer` and `inner`, the sums of the
+            levels, those of the groups of other devices being 0.
         """
-        per_group = self.num_experts // self.groups
-        bounds = shard_bounds(self.num_experts, collectives.num_replicas(), per_group)
-        begin, end = bounds[collectives.replica_id()]
-
-        def of_all(values):
-            """`[E_r, …]` of this replica to `[E, …]`, 0 for the experts of others."""
-            return tf.pad(values, [[begin, self.num_experts - end]])
-
-        is_smooth = False
-        if isinstance(primary, PairSelection):
-            rows = tf.reshape(secondary.pairs.tokens, [-1])
-            experts = secondary.pairs.experts()
-            values = tf.gather(weights, rows) * tf.reshape(secondary.gates, [-1])
-            importance = tf.math.unsorted_segment_sum(values, experts, end - begin)
-            load = tf.cast(secondary.pairs.counts, importance.dtype)
-            primary_load = tf.zeros([0], importance.dtype)
-        else:
-            group = tf.repeat(tf.range((end - begin) // per_group), exchange.counts)
-            experts = group[:, None] * per_group + secondary.experts
-            importance = balancing.importance(
-                experts, weights[:, None] * secondary.gates, end - begin
-            )
-            probability = primary.load_probability, secondary.load_probability
-            is_smooth = any(each is not None for each in probability)
-            load = balancing.count(experts, end - begin, importance.dtype)
-            primary_load = tf.zeros([0], importance.dtype)
-            if is_smooth:
-                load = tf.reshape(self._secondary_load(secondary, exchange.counts), [-1])
-                primary_load = (
-                    balancing.count(primary.experts, self.groups, importance.dtype)
-                    if probability[0] is None
-                    else tf.reduce_sum(probability[0], axis=0)
-                )
-        importance, counts, load, primary_load = collectives.all_reduce_sums(
-            of_all(importance),
-            of_all(tf.cast(counts, importance.dtype)),
-            of_all(load),
-            primary_load,
-        )
-        if is_smooth:
-            load = balancing.hierarchical_load(
-                primary_load, tf.reshape(load, [self.groups, per_group]), exchange.counts_of_all
-            )
-        loss, measures = self._loss_and_measures(primary, secondary)
-        if measures is None and isinstance(primary, PairSelection):
-            per_row = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, tf.size(weights))
-            measures = measures_of_use(exchange.sums(per_row, num_tokens))
-        return Routing(None, None, importance, load, None, loss, measures), counts
-
-    def _loss_and_measures(self, primary, secondary):
-        """The sum of what two levels of pairs add, and the mean of what they measure; `None` where
-        they do not.
-        """
-        if getattr(primary, "loss", None) is None:
-            return None, None
-        measures = {
-            name: 0.5 * (primary.measures[name] + value)
-            for name, value in secondary.measures.items()
+        assignments = inner.assignments
+        weights = tf.gather(way.weights(), assignments.tokens) * assignments.weights
+        load = inner.sums["load"]
+        importance = assignments.sum_by_expert(tf.cast(weights, load.dtype))
+        inner_sums = {name: self.of_all_groups(values) for name, values in inner.sums.items()}
+        importance = self.of_all_groups(tf.reshape(importance, tf.shape(load)))
+        sums = {
+            "tokens": outer.sums["tokens"],
+            "importance": tf.reshape(importance, [self.num_experts]),
+            "load": tf.reshape(inner_sums["load"], [self.num_experts]),
+            "outer": outer.sums,
+            "inner": inner_sums,
         }
-        return primary.loss + secondary.loss, measures
-
-    def _route_pairs(self, primary, inputs, training):
-        """Routes when each level decides on pairs: those of the secondary gates are of an expert
-        and a primary pair.
-        """
-        secondary = self.secondary.select(
-            dispatching.dispatch(inputs, primary.pairs),
-            training=training,
-            group_sizes=primary.pairs.counts,
-        )
-        tokens, gates = (
-            tf.gather(tf.reshape(each, [-1]), secondary.pairs.tokens)
-            for each in (primary.pairs.tokens, primary.gates)
-        )
-        pairs = dispatching.Pairs(tokens, secondary.pairs.counts, primary.pairs.num_tokens)
-        loss, measures = self._loss_and_measures(primary, secondary)
-        gates = gates * secondary.gates
-        return routing_of_pairs(PairSelection(pairs, gates, loss, measures), self.num_experts)
-
-    def _primary_load(self, selection, plan, dtype):
-        if selection.load_probability is None:
-            return tf.cast(plan.counts, dtype)
-        return tf.reduce_sum(selection.load_probability, axis=0)
-
-    def _secondary_load(self, selection, group_sizes):
-        """`[G, E/G]`: `Load_i(X⁽ⁱ⁾)`, summed over the tokens of each group."""
-        probability = selection.load_probability
-        if probability is None:
-            probability = tf.reduce_sum(
-                tf.one_hot(
-                    selection.experts, self.secondary.num_experts, dtype=selection.gates.dtype
-                ),
-                axis=1,
+        if not training and "unrouted" in self.METRICS:
+            per_row = tf.math.bincount(
+                assignments.tokens, minlength=way.num_rows(), maxlength=way.num_rows()
             )
-        num_groups = self.secondary.num_local_groups
-        group = tf.repeat(tf.range(num_groups), group_sizes)
-        return tf.math.unsorted_segment_sum(probability, group, num_groups)
+            routed = way.sum_by_token(tf.cast(per_row, load.dtype)) > 0
+            sums["routed"] = tf.reduce_sum(tf.cast(routed, load.dtype))
+        return sums
+
+    def _own_groups(self):
+        """`(begin, end)` of this device's groups."""
+        if not collectives.shards_experts():
+            return 0, self.groups
+        bounds = shard_bounds(self.groups, collectives.num_replicas())
+        return bounds[collectives.replica_id()]
+
+    def of_all_groups(self, values):
+        """`[G_r, ...]` of this device to `[G, ...]`, 0 for the groups of others."""
+        if values.shape.rank == 0:
+            return values
+        begin, end = self._own_groups()
+        paddings = [[begin, self.groups - end]] + [[0, 0]] * (values.shape.rank - 1)
+        return tf.pad(values, paddings)
+
+    def loss(self, sums):
+        outer, inner = sums["outer"], sums["inner"]
+        all_experts = {"importance": sums["importance"], "load": sums["load"]}
+        if "smooth_load" in outer or "smooth_load" in inner:
+            all_experts["smooth_load"] = hierarchical_load(
+                outer.get("smooth_load", outer["load"]),
+                inner.get("smooth_load", inner["load"]),
+                inner["tokens"],
+            )
+        balancing = weighted_losses(
+            all_experts, (self.importance_weight, importance_loss), (self.load_weight, load_loss)
+        )
+        secondary = self.secondary.loss_as_level(inner)
+        if secondary is not None:
+            secondary = tf.reduce_mean(secondary)
+        return add_losses(balancing, self.primary.loss_as_level(outer), secondary)
+
+    def measures(self, sums):
+        levels = self.primary.measures(sums["outer"]), self.secondary.measures(sums["inner"])
+        found = {}
+        for name in self.METRICS:
+            values = [level[name] for level in levels if name in level]
+            if values and name not in MEASURES_OF_LEVELS:
+                found[name] = tf.reduce_mean(tf.stack(values))
+        if "routed" in sums:
+            tokens = sums["tokens"]
+            found["experts_per_token"] = tf.math.divide_no_nan(tf.reduce_sum(sums["load"]), tokens)
+            found["unrouted"] = tf.math.divide_no_nan(tokens - sums["routed"], tokens)
+        return found
+
+    def update(self, sums):
+        begin, end = self._own_groups()
+        inner = sums["inner"].items()
+        self.primary.update(sums["outer"])
+        self.secondary.update({name: v[begin:end] if v.shape.rank else v for name, v in inner})
+
+    def noise_deviation(self, inputs, groups=None):
+        found = {f"primary_{k}": v for k, v in self.primary.noise_deviation(inputs).items()}
+        way = Local(self.primary.route(inputs).assignments)
+        rows = way.dispatch_kept(inputs)
+        of_groups = self.secondary.noise_deviation(rows, Groups(way.counts, way.rows_per_expert))
+        return {**found, **{f"secondary_{name}": value for name, value in of_groups.items()}}
 
     def parameter_count(self, input_dim):
         return self.primary.parameter_count(input_dim) + self.secondary.parameter_count(input_dim)
@@ -263,6 +244,8 @@ class Hierarchical(Gate):
             "groups": self.groups,
             "primary": keras.saving.serialize_keras_object(self.primary),
             "secondary": keras.saving.serialize_keras_object(self.secondary),
+            "importance_weight": self.importance_weight,
+            "load_weight": self.load_weight,
         }
 
 
@@ -271,7 +254,7 @@ def flat_gate(name, gate):
     from tfmoe import gating  # imports this module for its list of gates
 
     gate = gating.get(gate)
-    if not gate.can_be_level:
+    if gate.secondary is not None:
         raise ValueError(
             f"{name} must be a gate for a level of a hierarchical mixture, such as NoisyTopK(k=2), "
             f"got {gate!r}"

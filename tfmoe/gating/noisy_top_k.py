@@ -5,9 +5,11 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection, small_random
+from tfmoe.gating.gate import Gate
 from tfmoe.ops.arguments import non_negative
+from tfmoe.ops.balancing import importance_loss, load_loss, weighted_losses
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
+from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -33,7 +35,8 @@ class NoisyTopK(Gate):
         noise: `False` for a deterministic gate, without W_noise; W_g then starts at small random
             values, since equal logits would send every token to the same experts.
         noise_floor: a constant added to the learned standard deviation of the noise.
-        seed: integer, for reproducible noise (not the same noise at both levels of a hierarchy).
+        seed: integer, for reproducible noise. Copies of one gate in several layers, or at both
+            levels of a hierarchy, draw different noise.
 
     Raises:
         ValueError: if an argument is out of its range, or k > num_experts.
@@ -49,14 +52,15 @@ class NoisyTopK(Gate):
         seed=None,
         **kwargs,
     ):
-        super().__init__(importance_weight=importance_weight, load_weight=load_weight, **kwargs)
+        super().__init__(**kwargs)
         self.k = self.checked_k(k)
+        self.importance_weight = non_negative("importance_weight", importance_weight)
+        self.load_weight = non_negative("load_weight", load_weight)
         self.noise = bool(noise)
         self.noise_floor = non_negative("noise_floor", noise_floor)
         self.seed = seed
-        is_second_level = seed is not None and self.num_groups is not None
-        draw_seed = seed + 1 if is_second_level else seed
-        self.seed_generator = keras.random.SeedGenerator(draw_seed) if noise else None
+        self.seed_generator = keras.random.SeedGenerator(seed) if noise else None
+        track(self, seed_generator=self.seed_generator)
 
     @property
     def kernel_names(self):
@@ -67,7 +71,7 @@ class NoisyTopK(Gate):
         return self.k
 
     def kernel_initializer(self):
-        return super().kernel_initializer() if self.noise else small_random()
+        return keras.initializers.Zeros() if self.noise else super().kernel_initializer()
 
     def build(self, input_shape):
         if self.k == 1 and self.num_experts != 1:
@@ -80,22 +84,44 @@ class NoisyTopK(Gate):
             )
         super().build(input_shape)
 
-    def select(self, inputs, training=False, group_sizes=None):
-        logits = self.logits("gate_kernel", inputs, group_sizes)
+    def route(self, inputs, training=False, groups=None):
+        logits = self.logits("gate_kernel", inputs, groups)
         if not (training and self.noise):
-            return Selection(*top_k_gates(logits, self.k))
-        stddev = tf.nn.softplus(self.logits("noise_kernel", inputs, group_sizes)) + self.noise_floor
-        draw = keras.random.normal(tf.shape(logits), dtype=logits.dtype, seed=self.seed_generator)
-        noisy = logits + draw * stddev
-        probability = None
+            return self.routing_of_tokens(*top_k_gates(logits, self.k), groups)
+        stddev = self._stddev(inputs, groups)
+        noisy = logits + self.draw(inputs) * stddev
+        estimate = {}
         if self.k < self.num_experts:
-            probability = probability_in_top_k(logits, noisy, stddev, self.k)
-        return Selection(*top_k_gates(noisy, self.k), probability)
+            estimate["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k)
+        return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **estimate)
+
+    def draw(self, inputs):
+        """`[T, E]` standard normal noise for the `[T, D]` tokens."""
+        shape = [tf.shape(inputs)[0], self.num_experts]
+        return keras.random.normal(shape, dtype=inputs.dtype, seed=self.seed_generator)
+
+    def noise_deviation(self, inputs, groups=None):
+        if not self.noise:
+            return {}
+        return {"noise": tf.reduce_mean(self._stddev(inputs, groups))}
+
+    def _stddev(self, inputs, groups):
+        return tf.nn.softplus(self.logits("noise_kernel", inputs, groups)) + self.noise_floor
+
+    def loss(self, sums):
+        return weighted_losses(
+            sums, (self.importance_weight, importance_loss), (self.load_weight, load_loss)
+        )
+
+    def loss_as_level(self, sums):
+        return None
 
     def get_config(self):
         return {
             **super().get_config(),
             "k": self.k,
+            "importance_weight": self.importance_weight,
+            "load_weight": self.load_weight,
             "noise": self.noise,
             "noise_floor": self.noise_floor,
             "seed": self.seed,

@@ -3,7 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection
+from tfmoe.gating.gate import Gate
+from tfmoe.ops.arguments import non_negative
+from tfmoe.ops.balancing import importance_loss, weighted_losses
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -14,22 +16,35 @@ class Softmax(Gate):
     comparison. `W_g` starts at zero, so all experts begin with the weight 1/n.
 
     Args:
-        importance_weight: w_importance of eq 7.
+        importance_weight: w_importance of eq 7. There is no loss of the load, which is always even.
 
     Example:
-        >>> moe = tfmoe.layers.MoE(num_experts=4, hidden_units=64, gate=Softmax())
+        >>> moe = MoE(num_experts=4, hidden_units=64, gate=Softmax())
     """
 
-    kernel_names = ("gate_kernel",)
+    RETIRED = ("load_weight",)
 
     def __init__(self, importance_weight=0.0, **kwargs):
-        super().__init__(importance_weight=importance_weight, **kwargs)
+        super().__init__(**kwargs)
+        self.importance_weight = non_negative("importance_weight", importance_weight)
 
     @property
     def num_selected(self):
         return self.num_experts
 
-    def select(self, inputs, training=False, group_sizes=None):
-        gates = tf.nn.softmax(self.logits("gate_kernel", inputs, group_sizes))
-        experts = tf.broadcast_to(tf.range(self.num_experts), tf.shape(gates))
-        return Selection(experts, gates)
+    def kernel_initializer(self):
+        return keras.initializers.Zeros()
+
+    def route(self, inputs, training=False, groups=None):
+        weights = tf.nn.softmax(self.logits("gate_kernel", inputs, groups))
+        experts = tf.broadcast_to(tf.range(self.num_experts), tf.shape(weights))
+        return self.routing_of_tokens(experts, weights, groups)
+
+    def loss(self, sums):
+        return weighted_losses(sums, (self.importance_weight, importance_loss))
+
+    def loss_as_level(self, sums):
+        return None
+
+    def get_config(self):
+        return {**super().get_config(), "importance_weight": self.importance_weight}

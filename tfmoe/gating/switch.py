@@ -3,9 +3,14 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.base import Gate, Selection, small_random
-from tfmoe.ops import balancing
+from tfmoe.gating.gate import Gate
 from tfmoe.ops.arguments import non_negative
+from tfmoe.ops.balancing import (
+    cv_squared,
+    importance_loss,
+    load_balance_loss,
+    weighted_losses,
+)
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -14,34 +19,44 @@ class Switch(Gate):
 
     Paper: not in Shazeer et al. 2017, where k = 1 leaves the gate without a gradient from the task.
     Here the weight is the probability before the selection, so that it has one. The balancing loss
-    is the Switch Transformer's `balance_weight · n · Σ_i f_i p_i`: f_i the share of tokens sent to
-    expert i, p_i its mean probability. It is for flat mixtures.
+    is the Switch Transformer's `balance_weight · n · Σ_i f_i p_i`: f_i the share of the global
+    batch's tokens that are sent to expert i, p_i its mean probability. At the inner level of a
+    hierarchical mixture it is the mean over the groups.
 
     Args:
         balance_weight: α, at least 0 (Fedus et al.: 0.01).
+        importance_weight: w_importance of eq 7.
+        load_weight: of `CV²` of the summed probabilities.
     """
 
-    kernel_names = ("gate_kernel",)
     num_selected = 1
-    can_be_level = False
 
-    def __init__(self, balance_weight=0.01, **kwargs):
+    def __init__(self, balance_weight=0.01, importance_weight=0.0, load_weight=0.0, **kwargs):
         super().__init__(**kwargs)
         self.balance_weight = non_negative("balance_weight", balance_weight)
+        self.importance_weight = non_negative("importance_weight", importance_weight)
+        self.load_weight = non_negative("load_weight", load_weight)
 
-    def kernel_initializer(self):
-        return small_random()
+    def route(self, inputs, training=False, groups=None):
+        probability = tf.nn.softmax(self.logits("gate_kernel", inputs, groups))
+        weights, experts = tf.math.top_k(probability, 1)
+        return self.routing_of_tokens(experts, weights, groups, probability=probability)
 
-    def select(self, inputs, training=False, group_sizes=None):
-        probability = tf.nn.softmax(self.logits("gate_kernel", inputs, group_sizes))
-        gates, experts = tf.math.top_k(probability, 1)
-        return Selection(experts, gates, probability)
+    def loss(self, sums):
+        return weighted_losses(
+            sums,
+            (self.balance_weight, load_balance_loss),
+            (self.importance_weight, importance_loss),
+            (self.load_weight, lambda sums: cv_squared(sums["probability"])),
+        )
 
-    def balancing_loss(self, routing):
-        tokens = tf.cast(tf.shape(routing.experts)[0], routing.load.dtype)
-        sent = balancing.count(routing.experts, self.num_experts, routing.load.dtype)
-        dot = tf.math.divide_no_nan(tf.reduce_sum(sent * routing.load), tokens * tokens)
-        return super().balancing_loss(routing) + self.balance_weight * self.num_experts * dot
+    def loss_as_level(self, sums):
+        return weighted_losses(sums, (self.balance_weight, load_balance_loss))
 
     def get_config(self):
-        return {**super().get_config(), "balance_weight": self.balance_weight}
+        return {
+            **super().get_config(),
+            "balance_weight": self.balance_weight,
+            "importance_weight": self.importance_weight,
+            "load_weight": self.load_weight,
+        }

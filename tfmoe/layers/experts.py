@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.initializers import per_expert
-from tfmoe.ops.arguments import positive
+from tfmoe.ops import arguments
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
+from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -51,26 +52,27 @@ class Experts(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_experts = positive("num_experts", num_experts)
-        self.hidden_units = positive("hidden_units", hidden_units)
-        self.depth = positive("depth", depth)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.recompute = bool(recompute)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.num_experts = arguments.positive("num_experts", num_experts)
+        self.hidden_units = arguments.positive("hidden_units", hidden_units)
+        self.depth = arguments.positive("depth", depth)
+        self.activation = arguments.activation("activation", activation)
+        self.use_bias = arguments.boolean("use_bias", use_bias)
+        self.recompute = arguments.boolean("recompute", recompute)
+        self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
         self.kernels, self.biases = [], []
 
     def _widths(self, input_dim):
         return [input_dim, *[self.hidden_units] * self.depth, input_dim]
 
     def build(self, rows_shape, counts_shape=None):
-        widths = self._widths(rows_shape[-1])
-        initializer = per_expert(self.kernel_initializer, self.num_experts)
+        input_dim = arguments.last_dimension(f"rows of {self.name}", rows_shape)
+        self.input_spec = keras.layers.InputSpec(axes={-1: input_dim})
+        widths = self._widths(input_dim)
         for i, (inputs, outputs) in enumerate(pairwise(widths)):
             kernel = self.add_weight(
                 name=f"kernel_{i}",
                 shape=(self.num_experts, inputs, outputs),
-                initializer=initializer.clone(),
+                initializer=per_expert(self.kernel_initializer, self.num_experts),
             )
             self.kernels.append(kernel)
             if self.use_bias:
@@ -78,14 +80,37 @@ class Experts(keras.layers.Layer):
                     name=f"bias_{i}", shape=(self.num_experts, outputs), initializer="zeros"
                 )
                 self.biases.append(bias)
+        track(self, kernels=self.kernels, biases=self.biases)
 
     def call(self, rows, counts=None, training=False):
+        rows = arguments.float_tensor(f"rows of {self.name}", rows, self.compute_dtype)
+        if rows.shape.rank == 2:
+            return self.compute(rows, counts, training=training)
+        shape = tf.shape(rows)
+        flat = tf.reshape(rows, [-1, rows.shape[-1]])
+        outputs = self.compute(flat, None, rows_per_expert=shape[1])
+        return tf.reshape(outputs, tf.concat([shape[:2], [outputs.shape[-1]]], axis=0))
+
+    def compute(self, rows, counts, rows_per_expert=None, training=False):
+        """Runs each row through its expert.
+
+        Args:
+            rows: `[A, D]`, sorted by expert.
+            counts: `[E]` int32, rows of each expert.
+            rows_per_expert: `[]` int32, C if all experts have equally many rows and A = E·C.
+            training: as for a call.
+
+        Returns:
+            `[A, D]`.
+        """
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
         options = {"activation": self.activation, "recompute": self.recompute}
-        if rows.shape.rank == 3:
-            return equal_expert_ffn(rows, kernels, biases, **options)
-        return expert_ffn(rows, counts, kernels, biases, training=training, **options)
+        if rows_per_expert is None:
+            return expert_ffn(rows, counts, kernels, biases, training=training, **options)
+        shape = [kernels[0].shape[0], rows_per_expert, rows.shape[-1]]
+        outputs = equal_expert_ffn(tf.reshape(rows, shape), kernels, biases, **options)
+        return tf.reshape(outputs, [-1, outputs.shape[-1]])
 
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)
@@ -101,9 +126,9 @@ class Experts(keras.layers.Layer):
         widths = self._widths(input_dim)
         return sum(a * b for a, b in pairwise(widths))
 
-    def get_config(self):
+    def own_config(self):
+        """The constructor arguments that are not those of every layer."""
         return {
-            **super().get_config(),
             "num_experts": self.num_experts,
             "hidden_units": self.hidden_units,
             "depth": self.depth,
@@ -112,3 +137,6 @@ class Experts(keras.layers.Layer):
             "recompute": self.recompute,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+    def get_config(self):
+        return {**super().get_config(), **self.own_config()}

@@ -70,7 +70,7 @@ def padded_routing(routing, lengths):
         `[B, S, K]` int32 experts, -1 for none, and `[B, S, K]` float32 gate values, 0 for none;
         of each token the largest gate value first.
     """
-    tokens, experts, gates = routing.assignments()
+    tokens, experts, gates = routing.assignments.by_token()
     num_tokens = tf.reduce_sum(lengths)
 
     def by_token(values, padding):

@@ -33,7 +33,8 @@ class ServingLanguageModel:
     are unknown words.
 
     Args:
-        model: a built `LanguageModel`. Its mixtures must not have a `capacity_factor`.
+        model: a built `LanguageModel`. Its mixtures must not have an
+            `evaluation_capacity_factor`.
         weights: its `FrozenWeights`.
         split: function of `[B]` strings to ragged `[B, words]`.
         table: lookup table from words to int32 ids.

@@ -29,7 +29,7 @@ class ServingTranslator:
 
     Args:
         translator: a `tfmoe.models.translator.Translator`. The mixtures of its model must not have
-            a `capacity_factor`.
+            an `evaluation_capacity_factor`.
         weights: `FrozenWeights` of its model.
         pieces: list of strings, the subwords by id.
         longest_source: the most subwords of a sentence that are read.

@@ -31,6 +31,19 @@ def above_zero(name, value):
     return float(value)
 
 
+def factor(name, value):
+    """`value` if it is `None` or a finite number above 0; a ValueError that names the argument
+    otherwise."""
+    return None if value is None else above_zero(name, value)
+
+
+def one_of(name, value, choices):
+    """`value` if it is one of some strings; a ValueError that names the argument otherwise."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
 def is_finite(value):
     """Whether a value is a real number, neither infinite nor NaN."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -1,11 +1,9 @@
-"""Which experts a token goes to, and with what probability.
+"""Which experts a token selects, and which tokens an expert takes.
 
 Axes: T tokens, E experts, K selected experts per token.
 """
 
 import tensorflow as tf
-
-from tfmoe.ops import dispatch
 
 
 def top_k_gates(logits, k):
@@ -53,25 +51,6 @@ def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
     return normal_cdf((clean_logits - others_kth) / tf.maximum(noise_stddev, 1e-6))
 
 
-def drop_over_capacity(experts, num_experts, capacity, before=0):
-    """Drops what an expert cannot take: it keeps its first `capacity` tokens, in the order of the
-    batch.
-
-    Args:
-        experts: `[T, K]` int32 expert ids.
-        num_experts: E.
-        capacity: C, rows an expert takes at most, int32 scalar.
-        before: `[E]` int32, rows that it has already, of an earlier part of the batch; or 0.
-
-    Returns:
-        `[T, K]` int32, with the id E where the assignment is dropped.
-    """
-    plan = dispatch.plan(experts, num_experts)
-    first_row = tf.concat([tf.cumsum(plan.counts, exclusive=True) - before, [0]], axis=0)
-    place = plan.inverse - tf.gather(first_row, experts)
-    return tf.where(place < capacity, experts, num_experts)
-
-
 def top_rows_of_experts(probability, num_taken):
     """The best rows of each expert (eq 18).
 
@@ -87,22 +66,3 @@ def top_rows_of_experts(probability, num_taken):
     # Not the values of `top_k`, whose gradient fails where there are no rows.
     rows = tf.math.top_k(tf.stop_gradient(by_expert), num_taken).indices
     return tf.gather(by_expert, rows, batch_dims=2), rows
-
-
-def pairs_of_mask(mask, first_expert, num_experts):
-    """Lists what a mask selects, sorted by expert, for each expert by token.
-
-    Args:
-        mask: `[T, N]` bool, for the N experts that a token can choose from.
-        first_expert: int32 `[T]` or scalar: the number of the first of them.
-        num_experts: E, of all experts.
-
-    Returns:
-        `tfmoe.ops.dispatch.Pairs`, and the `[A, 2]` places of its pairs in the mask.
-    """
-    places = tf.cast(tf.where(mask), tf.int32)
-    first = tf.broadcast_to(first_expert, [tf.shape(mask)[0]])
-    experts = places[:, 1] + tf.gather(first, places[:, 0])
-    plan = dispatch.plan(experts[:, None], num_experts)
-    places = tf.gather(places, plan.order)
-    return dispatch.Pairs(places[:, 0], plan.counts, tf.shape(mask)[0]), places

@@ -29,8 +29,9 @@ def dense_gates(routing, num_tokens):
     Returns:
         `[T, E]` float32, 0 where a token does not go to an expert.
     """
-    tokens, experts, gates = (each.numpy() for each in routing.assignments())
-    matrix = np.zeros((num_tokens, routing.load.shape[0]), np.float32)
+    tokens, experts, gates = (each.numpy() for each in routing.assignments.by_token())
+    num_experts = routing.assignments.counts.shape[0]
+    matrix = np.zeros((num_tokens, num_experts), np.float32)
     matrix[tokens, experts] = gates
     return matrix
 

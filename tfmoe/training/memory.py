@@ -202,8 +202,8 @@ def kept_by_layer(layer, width, source_length=0):
     - `MoE`: the gate's input D (and, for secondary gates, once for each group a position goes to),
       `KEPT_PER_GATE_PRODUCT` numbers for each expert weighed by each gate matrix
       (`KEPT_PER_BATCHWISE_PRODUCT` if strictly balanced), in the gate's type; the rows sent to
-      experts and those that come back, `2·K·D`; hidden activations, `K·depth·H` (only what the
-      activation gets: its output is always computed again).
+      experts and those that come back, `2·K·D`, and those that come back from groups; hidden
+      activations, `K·depth·H` (only what the activation gets: its output is always computed again).
 
     Raises:
         TypeError: for a layer of another kind.
@@ -222,13 +222,15 @@ def kept_by_layer(layer, width, source_length=0):
         return size * (width + copies * layer.depth * layer.hidden_units), 0
     if isinstance(layer, MoE):
         gate = layer.gate
-        first = gate if layer.groups is None else gate.primary
-        inputs = 1 if layer.groups is None else 1 + first.num_selected
+        first = gate if layer.gate.groups is None else gate.primary
+        inputs = 1 if layer.gate.groups is None else 1 + first.num_selected
         products = gate.ops_per_timestep(width) // width
         strictly = isinstance(first, Batchwise)
         per_product = KEPT_PER_BATCHWISE_PRODUCT if strictly else KEPT_PER_GATE_PRODUCT
         of_gate = inputs * width + per_product * products
         rows = 2 * gate.num_selected * width
+        if layer.gate.groups is not None:
+            rows += first.num_selected * width
         hidden = gate.num_selected * layer.experts.depth * layer.experts.hidden_units
         return tf.as_dtype(gate.compute_dtype).size * of_gate + size * rows, size * hidden
     raise TypeError(f"what {layer.name}, a {type(layer).__name__}, keeps is not known")

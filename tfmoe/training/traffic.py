@@ -69,7 +69,7 @@ def traffic_of(moe, width, tokens, devices=1):
           nothing is sent.
     """
     selected = moe.gate.num_selected
-    copies = selected if moe.groups is None else moe.gate.primary.num_selected
+    copies = selected if moe.gate.groups is None else moe.gate.primary.num_selected
     size = tf.as_dtype(moe.compute_dtype).size
     ops = moe.experts.ops_per_row(width)
     sent = -(-4 * copies * tokens * width * size * (devices - 1) // devices)

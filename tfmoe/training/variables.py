@@ -75,7 +75,7 @@ def variables_per_device(model, devices=1):
 
 def experts_per_device(moe, devices):
     """Experts of a `MoE` on the fullest device: `⌈n/R⌉`, in whole groups if there are any."""
-    together = 1 if moe.groups is None else moe.num_experts // moe.groups
+    together = 1 if moe.gate.groups is None else moe.num_experts // moe.gate.groups
     return math.ceil(moe.num_experts // together / devices) * together
 
 
@@ -123,10 +123,10 @@ def _of_feed_forward(layer, width):
 
 def _of_mixture(moe, width, devices):
     here = experts_per_device(moe, devices)
-    if moe.groups is None:
+    if moe.gate.groups is None:
         yield from _of_gate("gate", moe.gate, (), width)
     else:
-        groups = here * moe.groups // moe.num_experts
+        groups = here * moe.gate.groups // moe.num_experts
         yield from _of_gate("gate/primary", moe.gate.primary, (), width)
         yield from _of_gate("gate/secondary", moe.gate.secondary, (groups,), width)
     for i, shape in enumerate(_kernel_shapes(moe.experts, width)):

@@ -1,10 +1,11 @@
 """What a trained mixture of experts does: which experts it uses, for which words, and together with
 which others.
 
-Text becomes batches that keep their line numbers (`text`); the model says where each token goes
-(`routing`); the other modules are arithmetic on that, in NumPy.
+Text becomes batches that keep their line numbers (`text`); any Keras model says where each token
+goes (`calls`, `routing`); the other modules are arithmetic on that, in NumPy.
 """
 
+from tfmoe.training.inspection.calls import mixtures_of
 from tfmoe.training.inspection.consistency import Consistency, routing_consistency
 from tfmoe.training.inspection.contexts import Context, contexts, spelling
 from tfmoe.training.inspection.information import (
@@ -17,7 +18,13 @@ from tfmoe.training.inspection.information import (
 from tfmoe.training.inspection.joint_counts import JointCounts, joint_counts
 from tfmoe.training.inspection.noise import noise_deviation
 from tfmoe.training.inspection.pairs import CoSelection, Pair, co_selection
-from tfmoe.training.inspection.routing import RoutedText, TextRouter, route_text
+from tfmoe.training.inspection.routing import (
+    BatchRouter,
+    RoutedText,
+    TextRouter,
+    route_batches,
+    route_text,
+)
 from tfmoe.training.inspection.table import routing_table, write_routing_table
 from tfmoe.training.inspection.text import (
     NumberedBatch,
@@ -29,6 +36,7 @@ from tfmoe.training.inspection.text import (
 from tfmoe.training.inspection.use import ExpertUse, expert_use, over_mean, use_of_experts
 
 __all__ = [
+    "BatchRouter",
     "CoSelection",
     "Consistency",
     "Context",
@@ -47,11 +55,13 @@ __all__ = [
     "information_on_tokens",
     "joint_counts",
     "label_shares",
+    "mixtures_of",
     "noise_deviation",
     "numbered_batches",
     "numbered_pairs",
     "over_mean",
     "read_labels",
+    "route_batches",
     "route_text",
     "routing_consistency",
     "routing_table",

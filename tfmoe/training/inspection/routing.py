@@ -1,23 +1,23 @@
-"""Where a model's mixtures send each token of a text, at evaluation.
+"""Where a model's mixtures send each token, at evaluation.
 
-Axes: B rows of a batch, S steps, T real tokens of the text, A pairs of a token and an expert that
-it goes to.
+Axes: B rows of a batch, S steps, N rows of a call of a mixture, P positions in each of them, T real
+tokens of the text, A pairs of a token and an expert that it goes to.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfmoe.layers import MoE
-from tfmoe.models import LanguageModel, TranslationModel
-from tfmoe.models.word_predictor import PADDING
-from tfmoe.training.accounting import named_layers
+from tfmoe.models import TranslationModel
+from tfmoe.training.inspection.calls import MixtureCalls, inputs_of, mixtures_of
 from tfmoe.training.inspection.text import NumberedBatch
 
 
 class RoutedText(NamedTuple):
-    """A text, and where one mixture sends each of its tokens.
+    """A text, and where one mixture sends each of its tokens. Of inputs that are no text
+    (`route_batches`), tokens are the positions of a row, and their ids are position numbers.
 
     Tokens are in the order of the text. Pairs are in the order of their tokens, those of a token by
     their gate values, the largest first.
@@ -53,115 +53,232 @@ class RoutedText(NamedTuple):
         return np.arange(len(self.places)) - first + 1
 
 
-class TextRouter:
-    """Follows texts through a model; one that is used again needs no new tracing.
+class BatchRouter:
+    """Follows batches through a model; one that is used again needs no new tracing.
 
     Args:
-        model: a built `LanguageModel` or `TranslationModel`, on one device.
+        model: as for `route_batches`.
+
+    Attributes:
+        mixtures: `{name: MoE}`, see `mixtures_of`.
 
     Raises:
-        ValueError: if the model is of another class.
+        ValueError: if the model is not built.
     """
 
     def __init__(self, model):
-        self.model = model
-        self.mixtures = mixtures_of(model)
-        self._assignments = tf.function(
-            self._assignments_of_batch, [inputs_spec(model)], autograph=False
-        )
-
-    def _assignments_of_batch(self, inputs):
-        """Of every mixture the tokens that it sees, `[B, S]`, and their assignments."""
-        return [
-            (tokens, layer.route(features, mask=tf.not_equal(tokens, PADDING)).assignments())
-            for layer, features, tokens in mixture_inputs(self.model, inputs)
-        ]
+        self._calls = MixtureCalls(model, decision)
+        self.mixtures = self._calls.mixtures
 
     def __call__(self, batches):
-        """Follows a text. Arguments and returned value are those of `route_text`."""
-        parts = {name: [] for name in self.mixtures}
-        num_tokens, num_rows = dict.fromkeys(self.mixtures, 0), 0
+        """Follows batches. Arguments and returned value are those of `route_batches`."""
+        parts, num_rows = {}, 0
         for batch in batches if self.mixtures else ():
-            inputs, lines, starts = numbered(batch, num_rows)
-            num_rows += len(lines)
-            every = zip(self.mixtures, self._assignments(inputs), strict=True)
-            for name, (tokens, (places, experts, gates)) in every:
-                tokens = tokens.numpy()
-                rows, steps = np.nonzero(tokens != PADDING)
-                of_text = lines[rows], starts[rows] + steps, tokens[rows, steps]
-                places = places.numpy().astype(np.int64) + num_tokens[name]
-                parts[name].append((*of_text, places, experts.numpy(), gates.numpy()))
-                num_tokens[name] += len(rows)
-        return {
-            name: in_order(layer.num_experts, *map(np.concatenate, zip(*parts[name], strict=True)))
-            for name, layer in self.mixtures.items()
-            if parts[name]
-        }
+            batch = numbered(batch, num_rows)
+            num_rows += len(batch.lines)
+            for mixture, decisions in self._calls(batch.inputs).items():
+                decisions = [Decision(*(each.numpy() for each in call)) for call in decisions]
+                for name, made in named(mixture, decisions, len(batch.lines)):
+                    of_name = parts.setdefault(name, [])
+                    of_name.append(self._part(mixture, made, batch, of_name))
+        missing = [name for name in self.mixtures if name not in parts]
+        if num_rows and missing:
+            warnings.warn(
+                f"nothing was seen of {', '.join(missing)}: they do not run at evaluation, or run "
+                "in a tf.function within the model that was traced before: then use "
+                "tf.config.run_functions_eagerly(True)",
+                stacklevel=2,
+            )
+        return {name: joined(of_name) for name, of_name in parts.items()}
+
+    def ids(self, mixture, inputs, shape):
+        """The ids of the tokens that a mixture sees.
+
+        Args:
+            mixture: its name.
+            inputs: of the batch.
+            shape: of the mixture's inputs without their last axis.
+
+        Returns:
+            `[N, P]` integers.
+        """
+        positions = np.prod(shape[1:], dtype=np.int64)
+        return np.broadcast_to(np.arange(positions), (shape[0], positions))
+
+    def _part(self, mixture, made, batch, before):
+        """The `RoutedText` of what a mixture decided for a batch, in any order; `before` are those
+        of earlier batches.
+        """
+        ids = self.ids(mixture, batch.inputs, tuple(made.shape.tolist()))
+        rows, steps = np.divmod(made.places, max(ids.shape[1], 1))
+        if len(ids) == len(batch.lines):
+            lines, positions = batch.lines[rows], batch.starts[rows] + steps
+        else:  # rows of its own
+            last = max((part.lines.max(initial=0) for part in before), default=0)
+            lines, positions = last + 1 + rows, steps
+        tokens = ids[rows, steps].astype(np.int32)
+        num_experts = self.mixtures[mixture].num_experts
+        return RoutedText(
+            num_experts, lines, positions, tokens, made.tokens, made.experts, made.gates
+        )
 
 
-def route_text(model, batches):
-    """Follows a text through a model.
-
-    Of a translation model, encoder layers see the source and decoder layers the reference target.
+class TextRouter(BatchRouter):
+    """Follows texts through a model; one that is used again needs no new tracing.
 
     Args:
-        model: a built `LanguageModel` or `TranslationModel`, on one device.
+        model, tokens: as for `route_text`.
+
+    Attributes:
+        mixtures: `{name: MoE}`, see `mixtures_of`.
+
+    Raises:
+        ValueError: if the model is not built.
+    """
+
+    def __init__(self, model, tokens=None):
+        super().__init__(model)
+        if tokens is None and isinstance(model, TranslationModel):
+            tokens = tokens_of_translation(model)
+        self._tokens = tokens
+
+    def ids(self, mixture, inputs, shape):
+        if self._tokens is not None:
+            inputs = self._tokens(mixture, inputs)
+        every = [np.asarray(each) for each in tf.nest.flatten(inputs)]
+        every = [each for each in every if np.issubdtype(each.dtype, np.integer)]
+        seen = [each for each in every if each.ndim == 2 and shape in (each.shape, (each.size,))]
+        if len(seen) != 1:
+            given = ", ".join(str(list(each.shape)) for each in every) or "none"
+            raise ValueError(
+                f"{mixture} sees positions of shape {list(shape)}, which must be the shape [B, S] "
+                f"of one input of integer token ids, got {given}: say by tokens=… which ids it "
+                "sees, or use route_batches, which needs no words"
+            )
+        return seen[0]
+
+
+def route_text(model, batches, tokens=None):
+    """Follows a text through a model.
+
+    Of a `TranslationModel`, encoder layers see the source and decoder layers the reference target.
+
+    Args:
+        model: a built Keras model, on one device. Its mixtures see `[B, S, D]` (or `[B·S, D]`, or
+            S times `[B, D]`) for inputs of token ids `[B, S]`. Positions that are masked where a
+            mixture gets them are left out.
         batches: `NumberedBatch`es (`numbered_batches`, `numbered_pairs`), or `(inputs, targets)` as
             for `fit`; the rows of these are numbered as lines in the order in which they come.
+        tokens: for a model with several inputs of token ids: a function of the name of a mixture
+            and of the inputs of a batch, which returns the ids `[B, S]` that the mixture sees.
 
     Returns:
-        `{name of the layer: RoutedText}`, in the order of the layers; empty if the model has no
+        `{name of the layer: RoutedText}`, in the order in which the layers run, by the names of
+        `mixtures_of`; a second call of one layer is `"NAME (call 2)"`. Empty if the model has no
         mixture.
 
     Raises:
-        ValueError: if the model is of another class.
+        ValueError: if the model is not built; if it is not clear which ids a mixture sees; if the
+            routing of a mixture cannot be got at, see `MixtureCalls`.
+
+    Example:
+        >>> from tfmoe.training.inspection import route_text
+        >>> layers = [keras.layers.Embedding(9, 4), MoE(num_experts=3, hidden_units=5, name="moe")]
+        >>> model = keras.Sequential([keras.Input([None], dtype="int32"), *layers])
+        >>> route_text(model, [np.array([[1, 2, 3]])])["moe"].tokens
+        array([1, 2, 3], dtype=int32)
     """
-    return TextRouter(model)(batches)
+    return TextRouter(model, tokens)(batches)
 
 
-def mixtures_of(model):
-    """`{name: MoE}` of a model, in the order of its blocks; a ValueError if it has no blocks."""
-    if not isinstance(model, (LanguageModel, TranslationModel)):
-        raise ValueError(
-            "only a tfmoe.models.LanguageModel or TranslationModel can be inspected, got "
-            f"{type(model).__name__}"
-        )
-    return {name: layer for name, layer in named_layers(model).items() if isinstance(layer, MoE)}
+def route_batches(model, batches):
+    """Follows inputs of any kind through a model: features, images, or text without its words.
 
-
-def inputs_spec(model):
-    """What a call of a model takes, of any number of rows and steps: so it is traced once."""
-    tokens = tf.TensorSpec([None, None], tf.int32)
-    return tokens if isinstance(model, LanguageModel) else (tokens, tokens)
-
-
-def mixture_inputs(model, inputs):
-    """Yields `(layer, its input [B, S, D], tokens [B, S])` of every mixture, in order.
+    The tokens of the result are numbers of positions: of inputs `[B, H, W, D]` of a mixture, `h·W +
+    w`. Where a mixture sees another number of rows than the batch has, its own rows are numbered as
+    lines.
 
     Args:
-        model: a built `LanguageModel` or `TranslationModel`.
-        inputs: as for a call of it.
+        model: a built Keras model, on one device. Positions that are masked where a mixture gets
+            them are left out.
+        batches: as for `route_text`.
+
+    Returns:
+        `{name of the layer: RoutedText}`, as `route_text`.
+
+    Raises:
+        ValueError: if the model is not built; if the routing of a mixture cannot be got at, see
+            `MixtureCalls`.
     """
-    if isinstance(model, LanguageModel):
-        stacks = [(model.blocks, inputs, model.features_by_block(inputs))]
-    else:
-        source, target = inputs
-        *to_encoder, memory = model.encoder_features(source)
-        to_decoder = model.decoder_features(target, memory, tf.not_equal(source, PADDING))
-        stacks = [(model.encoder, source, to_encoder), (model.decoder, target, to_decoder)]
-    for blocks, tokens, features_of_blocks in stacks:
-        for block, features in zip(blocks, features_of_blocks, strict=False):
-            if isinstance(block.layer, MoE):
-                yield block.layer, features, tokens
+    return BatchRouter(model)(batches)
+
+
+class Decision(NamedTuple):
+    """What a mixture decided in a call: its shape and places as in
+    `tfmoe.layers.recording.Recording`, and its assignments `[A]`, sorted by token.
+    """
+
+    shape: np.ndarray
+    places: np.ndarray
+    tokens: np.ndarray
+    experts: np.ndarray
+    gates: np.ndarray
+
+
+def decision(recording):
+    """A `Decision`, of tensors."""
+    return Decision(recording.shape, recording.places, *recording.routing.assignments.by_token())
+
+
+def named(name, decisions, num_rows):
+    """The decisions of a mixture for one batch, as `(name, Decision)`. Calls with one token for
+    each row of the batch are steps of one call; others have names of their own.
+    """
+    if len(decisions) > 1 and all(each.shape.tolist() == [num_rows] for each in decisions):
+        return [(name, of_steps(decisions))]
+    names = [name, *(f"{name} (call {i})" for i in range(2, len(decisions) + 1))]
+    return list(zip(names, decisions, strict=True))
+
+
+def of_steps(decisions):
+    """The decision for `[B, S]` positions, of those for S times `[B]`."""
+    num_steps = len(decisions)
+    before = np.cumsum([0, *(len(each.places) for each in decisions)])
+    return Decision(
+        np.append(decisions[0].shape, num_steps),
+        np.concatenate([each.places * num_steps + i for i, each in enumerate(decisions)]),
+        np.concatenate([each.tokens + before[i] for i, each in enumerate(decisions)]),
+        np.concatenate([each.experts for each in decisions]),
+        np.concatenate([each.gates for each in decisions]),
+    )
+
+
+def tokens_of_translation(model):
+    """The argument `tokens` of `route_text` for a `TranslationModel`."""
+    of_decoder = {id(mixture) for block in model.decoder for mixture in mixtures_of(block).values()}
+    sides = {name: int(id(layer) in of_decoder) for name, layer in mixtures_of(model).items()}
+    return lambda mixture, inputs: inputs[sides[mixture]]
 
 
 def numbered(batch, num_rows):
-    """Inputs, line numbers and starts of a batch that comes after `num_rows` rows."""
+    """A batch that comes after `num_rows` rows, as `NumberedBatch`."""
     if isinstance(batch, NumberedBatch):
         return batch
-    inputs, _ = batch
+    inputs = inputs_of(batch)
     size = len(tf.nest.flatten(inputs)[0])
-    return inputs, np.arange(num_rows + 1, num_rows + size + 1), np.zeros(size, np.int64)
+    lines = np.arange(num_rows + 1, num_rows + size + 1)
+    return NumberedBatch(inputs, lines, np.zeros(size, np.int64))
+
+
+def joined(parts):
+    """The `RoutedText` of those of several batches, whose tokens may be in any order."""
+    before = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    shifted = [
+        part._replace(places=part.places.astype(np.int64) + start)
+        for part, start in zip(parts, before, strict=False)
+    ]
+    _, *arrays = zip(*shifted, strict=True)
+    return in_order(parts[0].num_experts, *map(np.concatenate, arrays))
 
 
 def in_order(num_experts, lines, positions, tokens, places, experts, gates):

@@ -69,17 +69,18 @@ class ExpertUse(NamedTuple):
         return words[best].tolist()
 
 
-def expert_use(model, batches):
-    """Counts how the mixtures of a model use their experts.
+def expert_use(model, batches, tokens=None):
+    """Counts how the mixtures of a model use their experts for words. For inputs that are no text
+    take `use_of_experts` of what `route_batches` gives.
 
     Args:
-        model: a built `LanguageModel` or `TranslationModel`.
-        batches: as for `route_text`.
+        model, batches, tokens: as for `route_text`.
 
     Returns:
         `{name of the layer: ExpertUse}`; empty if the model has no mixture.
     """
-    return {name: use_of_experts(routed) for name, routed in route_text(model, batches).items()}
+    routings = route_text(model, batches, tokens)
+    return {name: use_of_experts(routed) for name, routed in routings.items()}
 
 
 def use_of_experts(routed):

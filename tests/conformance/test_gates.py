@@ -1,46 +1,35 @@
-"""What every gate must do inside the layer, flat and in groups: one entry for each gate."""
+"""What every gate must do inside the layer, at every place: training, saving, types, sizes."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conformance.gates import GATES, VARIANTS, make_mixture
 
 from tfmoe import gating
 from tfmoe.layers import MoE
+from tfmoe.layers.expert_metrics import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
 
-GATES = {
-    "softmax": {"name": "softmax", "importance_weight": 0.1},
-    "noisy_top_k": {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2},
-    "switch": {"name": "switch", "balance_weight": 0.1},
-    "batchwise": {"name": "batchwise", "k": 2, "importance_weight": 0.1},
-    "hierarchical": {
-        "name": "hierarchical",
-        "groups": 2,
-        "primary": {"name": "noisy_top_k", "k": 1, "load_weight": 0.2},
-        "secondary": {"name": "softmax"},
-    },
-}
-VARIANTS = [(name, None) for name in GATES]
-VARIANTS += [(name, 2) for name, gate in gating.GATES.items() if gate.can_be_level]
 OPTIONS = {"depth": 2, "use_bias": True, "activation": "tanh", "capacity_factor": 4.0}
-METRICS = {"cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped"}
+OF_WHOLE = {"experts_per_token", "unrouted"}  # of a hierarchical mixture in evaluation only
 X = np.random.default_rng(0).standard_normal((24, 3, 5)).astype("float32")
 Y = np.sin(X[..., :2])
 
 
 def make_layer(variant, **arguments):
-    name, groups = variant
-    if name == "batchwise":  # its experts take equally many tokens
-        arguments["capacity_factor"] = None
-    return MoE(4, 6, gate=GATES[name], groups=groups, **{**OPTIONS, **arguments})
+    return make_mixture(variant, **{**OPTIONS, **arguments})
 
 
 def make_model(variant, **arguments):
     inputs = keras.Input([None, 5])
-    hidden = make_layer(variant, name="moe", **arguments)(inputs)
+    hidden = make_layer(variant, **arguments)(inputs)
     return keras.Model(inputs, keras.layers.Dense(2, name="out")(hidden))
+
+
+def metric_names(names):
+    return {f"moe_{name}" for name in names}
 
 
 def train(model, epochs=2, eagerly=False):
@@ -52,7 +41,7 @@ def test_every_gate_is_here():
     assert set(GATES) == set(gating.GATES)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}, groups {v[1]}")
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}-{v[1]}")
 def variant(request):
     return request.param
 
@@ -82,11 +71,11 @@ def test_config_of_a_built_layer_builds_nothing(variant):
 
 def test_fit_trains_every_weight_and_reports_the_metrics(trained):
     model, before, history = trained
-    own = set(model.get_layer("moe").gate.METRICS)
-    assert {f"moe_{name}" for name in METRICS | own} | {"loss"} == set(history)
+    gate = model.get_layer("moe").gate
+    own = set(gate.METRICS) - (set() if gate.secondary is None else OF_WHOLE)
+    assert metric_names({*METRICS, *own}) | {"loss"} == set(history)
     for name, values in history.items():
-        measured = name.removeprefix("moe_") not in own
-        assert np.all(np.isfinite(values)) or not measured, name
+        assert np.all(np.isfinite(values)), name
     assert history["loss"][1] < history["loss"][0]
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert np.abs(weight.numpy() - old).max() > 0, weight.path
@@ -97,7 +86,9 @@ def test_evaluate_gives_the_tasks_own_loss(trained):
     predicted = model.predict(X, verbose=0)
     result = model.evaluate(X, Y, verbose=0, return_dict=True, batch_size=24)
     assert result["loss"] == pytest.approx(np.mean((predicted - Y) ** 2), rel=1e-5)
-    assert {f"moe_{name}" for name in METRICS} < set(result)
+    own = OF_WHOLE & {*model.get_layer("moe").gate.METRICS}
+    assert metric_names({*METRICS, *own}) | {"loss"} == set(result)
+    assert np.all(np.isfinite([*result.values()]))
 
 
 def test_save_and_load(trained, tmp_path):
@@ -131,7 +122,8 @@ def test_mixed_bfloat16(variant):
     assert y.dtype == tf.bfloat16
     assert layer.compute_output_spec(keras.KerasTensor((None, 5))).dtype == "bfloat16"
     routing = layer.gate(tf.cast(X[0], tf.bfloat16))
-    assert routing.gates.dtype == routing.load.dtype == routing.importance.dtype == tf.float32
+    assert routing.assignments.weights.dtype == tf.float32
+    assert {each.dtype for each in tf.nest.flatten(routing.sums)} == {tf.float32}
     for weight in layer.trainable_weights:
         assert weight.dtype == "float32"
     history = train(model, epochs=1, eagerly=True)
@@ -150,22 +142,24 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize(
     ("kind", "variant"),
-    [("subclassed", ("noisy_top_k", 2)), ("sequential", ("noisy_top_k", None))],
+    [("subclassed", ("noisy_top_k", "groups")), ("sequential", ("noisy_top_k", "flat"))],
     indirect=["variant"],
 )
 def test_other_kinds_of_model(kind, variant):
-    layer = make_layer(variant, name="moe")
+    layer = make_layer(variant)
     if kind == "subclassed":
         model = Subclassed(layer)
     else:
         model = keras.Sequential([layer, keras.layers.Dense(2)])
     history = train(model)
-    assert {f"moe_{name}" for name in METRICS} <= set(history)
+    assert metric_names(METRICS) <= set(history)
     assert history["loss"][1] < history["loss"][0]
     assert model.predict(X, verbose=0).shape == Y.shape
 
 
-@pytest.mark.parametrize("variant", [("noisy_top_k", None), ("noisy_top_k", 2)], indirect=True)
+@pytest.mark.parametrize(
+    "variant", [("noisy_top_k", "flat"), ("noisy_top_k", "groups")], indirect=True
+)
 def test_same_seed_same_training(variant):
     results = []
     for seed in (1, 1, 2):

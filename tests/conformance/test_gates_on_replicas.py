@@ -1,0 +1,233 @@
+"""Every gate at every place trains on R devices what it trains on one: losses, gradients (as the
+steps of plain descent), metrics and weights, on even and uneven batches, batches of fewer rows than
+devices, and padding.
+"""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conformance.gates import GATES, VARIANTS, draw_from_tokens, make_mixture
+
+from tfmoe import gating
+from tfmoe.distribute import MixedStrategy, collectives
+from tfmoe.distribute.strategy import rows_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+D = 5
+# Rows, steps, real tokens of each row; fewer rows than devices at last.
+BATCHES = [(8, 3, None), (7, 2, None), (6, 4, (4, 1, 3, 2, 0, 4)), (3, 3, None), (1, 4, (3,))]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+
+def batches(dtype):
+    rng = np.random.default_rng(0)
+    for rows, steps, lengths in BATCHES:
+        x = rng.standard_normal((rows, steps, D)).astype(dtype)
+        lengths = np.full(rows, steps) if lengths is None else np.array(lengths)
+        yield x, np.arange(steps) < lengths[:, None]
+
+
+def specs(dtype):
+    return tf.TensorSpec([None, None, D], dtype), tf.TensorSpec([None, None], tf.bool)
+
+
+class Result(NamedTuple):
+    """Of every step: the task's and the balancing loss, the metrics, and the weights after it, also
+    those that no gradient trains; and after the last, of every batch, the outputs at evaluation.
+    """
+
+    losses: list
+    metrics: list
+    weights: list
+    outputs: list
+
+
+class Model(keras.Model):
+    def __init__(self, variant, **options):
+        super().__init__()
+        self.supports_masking = True
+        self.first = keras.layers.Dense(D, name="first")
+        self.mixture = make_mixture(variant, **options)
+        self.last = keras.layers.Dense(2, name="last")
+
+    def build(self, input_shape):
+        for layer in (self.first, self.mixture, self.last):
+            layer.build(input_shape)
+
+    def call(self, inputs, mask=None, training=False):
+        x = self.first(inputs)
+        return self.last(x + self.mixture(x, mask=mask, training=training))
+
+
+@functools.cache
+def train(variant, replicas, dtype, kind=MixedStrategy, **options):
+    """Trains a model; `None` replicas for no strategy."""
+    strategy = None
+    if replicas is not None:
+        strategy = kind([f"CPU:{i}" for i in range(replicas)])
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    keras.utils.set_random_seed(3)
+    try:
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = Model(variant, **options)
+            model.build((None, None, D))
+            draw_from_tokens(model.mixture)
+            optimizer = keras.optimizers.SGD(0.1)
+            optimizer.build(model.trainable_variables)
+        return run(model, optimizer, strategy, dtype)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
+def run(model, optimizer, strategy, dtype):
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+
+    def step(x, mask):
+        real = tf.cast(mask, x.dtype)
+        num_tokens = collectives.all_reduce_sum(tf.reduce_sum(real))
+        with tf.GradientTape() as tape:
+            y = model(x, mask=mask, training=True)
+            errors = tf.reduce_sum((y - tf.sin(x[..., :2])) ** 2, axis=-1) * real
+            task = tf.reduce_sum(errors) / num_tokens
+            balancing = tf.add_n(model.losses or [tf.zeros([], x.dtype)])
+            loss = task + tf.cast(balancing, x.dtype) / replicas
+        variables = model.trainable_variables
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return collectives.all_reduce_sum(task), balancing, model.mixture.expert_metrics.result()
+
+    @tf.function(input_signature=specs(dtype), autograph=False)
+    def one_device(x, mask):
+        return step(x, mask)
+
+    def evaluate(x, mask):
+        return model(x, mask=mask, training=False)
+
+    if strategy is None:
+        results = (one_device(*batch) for batch in batches(dtype))
+    else:
+        results = on_devices(strategy, step, dtype)
+    result = Result([], [], [], [])
+    for values in results:
+        own = values if strategy is None else local_values(strategy, values, replicas)
+        result.losses.append([float(own[0]), float(own[1])])
+        result.metrics.append({name: float(value) for name, value in own[2].items()})
+        weights = (weight for weight in model.weights if "seed" not in weight.path)
+        result.weights.append([weight.numpy() for weight in weights])
+    if strategy is None:
+        result.outputs.extend(evaluate(*batch).numpy() for batch in batches(dtype))
+        return result
+    for parts in map(strategy.experimental_local_results, on_devices(strategy, evaluate, dtype)):
+        result.outputs.append(np.concatenate([part.numpy() for part in parts]))
+    return result
+
+
+def on_devices(strategy, function, dtype):
+    """What a function of `x` and `mask` gives for every batch, in every replica."""
+    if not isinstance(strategy, MixedStrategy):
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def run_values(x, mask):
+            return strategy.run(function, args=(x, mask))
+
+        return (run_values(*shares(strategy, batch)) for batch in batches(dtype))
+
+    @tf.function(autograph=False)
+    def run_next(iterator):
+        return strategy.run(function, args=next(iterator))
+
+    dataset = tf.data.Dataset.from_generator(lambda: batches(dtype), output_signature=specs(dtype))
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    return (run_next(iterator) for _ in BATCHES)
+
+
+def shares(strategy, batch):
+    """Each replica's rows of a batch."""
+
+    def of_replica(context, index):
+        replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+        return rows_of(tf.constant(batch[index]), replica, replicas)
+
+    return [
+        strategy.experimental_distribute_values_from_function(
+            functools.partial(of_replica, index=index)
+        )
+        for index in range(2)
+    ]
+
+
+def local_values(strategy, values, replicas):
+    """What all replicas returned, which must be the same."""
+    every = [strategy.experimental_local_results(each) for each in tf.nest.flatten(values)]
+    for first, *others in every:
+        assert len(others) == replicas - 1
+        for other in others:
+            np.testing.assert_array_equal(first.numpy(), other.numpy())
+    return tf.nest.pack_sequence_as(values, [each[0] for each in every])
+
+
+def check_equal(found, expected, tolerance):
+    np.testing.assert_allclose(found.losses, expected.losses, tolerance, tolerance)
+    for mine, theirs in zip(found.metrics, expected.metrics, strict=True):
+        assert set(mine) == set(theirs)
+        for name, value in theirs.items():  # float32
+            assert mine[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    for step, (mine, theirs) in enumerate(zip(found.weights, expected.weights, strict=True)):
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=f"after step {step}")
+
+    for mine, theirs in zip(found.outputs, expected.outputs, strict=True):
+        np.testing.assert_allclose(mine, theirs, tolerance, tolerance)
+
+
+def ids(variant):
+    return f"{variant[0]}-{variant[1]}"
+
+
+def test_every_gate_is_here():
+    assert set(GATES) == set(gating.GATES)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+def test_float64(variant, replicas):
+    found, expected = (train(variant, each, "float64") for each in (replicas, None))
+    check_equal(found, expected, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each[1] == "flat"], ids=ids)
+def test_float32(variant):
+    found, expected = (train(variant, each, "float32") for each in (2, None))
+    check_equal(found, expected, TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_mirrored_strategy(name):
+    """Every replica holds all experts. Without losses, it trains what one device trains; with one,
+    it is refused.
+    """
+    kind = tf.distribute.MirroredStrategy
+    with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):
+        train((name, "flat"), 2, "float64", kind)
+    if name != "batchwise":  # its thresholds need a loss
+        found, expected = (
+            train((name, "without losses"), *how)
+            for how in ((2, "float64", kind), (None, "float64"))
+        )
+        assert not np.any(np.array(expected.losses)[:, 1])
+        check_equal(found, expected, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+def test_every_weight_is_trained(variant):
+    """Else the tests above would compare initial values."""
+    first, *_, last = train(variant, None, "float64").weights  # all of these gates' are trained
+    for before, after in zip(first, last, strict=True):
+        assert np.any(before != after)

@@ -1,0 +1,116 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import Batchwise, Gate, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.gating.copies import SEED_DISTANCE, constructor_arguments, copy_of
+from tfmoe.layers import MoE
+
+X = tf.random.stateless_normal([7, 3], [1, 2])
+
+
+class Forgetful(Gate):
+    """A gate whose configuration lacks an argument, or two."""
+
+    def __init__(self, temperature=1.0, k=2, *, says_k=True, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature, self.k, self.says_k = temperature, k, says_k
+
+    num_selected = 2
+
+    def get_config(self):
+        own = {"k": self.k} if self.says_k else {}
+        return {**super().get_config(), "says_k": self.says_k, **own}
+
+
+@pytest.mark.parametrize(
+    ("says_k", "missing"), [(True, "temperature is missing"), (False, "temperature, k are missing")]
+)
+def test_missing_argument_in_the_configuration(says_k, missing):
+    gate = Forgetful(temperature=3.0, says_k=says_k)
+    message = rf"Forgetful.get_config must return every argument of the constructor, .*{missing}"
+    with pytest.raises(ValueError, match=message):
+        copy_of(gate, num_experts=4)
+    with pytest.raises(ValueError, match=message):
+        MoE(4, 8, gate=gate)
+
+
+def test_missing_argument_that_the_copy_is_given():
+    assert copy_of(Forgetful(temperature=3.0), temperature=5.0).temperature == 5.0
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        NoisyTopK(k=3, importance_weight=0.1, load_weight=0.2, noise_floor=0.5, seed=7),
+        NoisyTopK(k=2, noise=False),
+        Softmax(importance_weight=0.1),
+        Switch(balance_weight=0.1, importance_weight=0.2, load_weight=0.3),
+        Batchwise(k=3, importance_weight=0.1),
+        Hierarchical(2, NoisyTopK(k=1), Softmax(), importance_weight=0.1, load_weight=0.2),
+    ],
+    ids=lambda gate: type(gate).__name__,
+)
+def test_a_copy_has_the_settings_of_the_gate(gate):
+    copy = gate.for_experts(8, name="other")
+    assert type(copy) is type(gate) and copy is not gate
+    assert (copy.num_experts, gate.num_experts, copy.name) == (8, None, "other")
+    assert not copy.built
+    settings, expected = copy.get_config(), gate.get_config()
+    for name in constructor_arguments(type(gate)):
+        if name not in ("primary", "secondary"):  # of which the copy has its own copies
+            assert settings[name] == expected[name], name
+
+
+def test_wrong_argument_of_a_copy_is_a_value_error():
+    with pytest.raises(ValueError, match=r"k must be at most 2, .*got k=3"):
+        copy_of(NoisyTopK(k=3), num_experts=2)
+
+
+def noise(gate):
+    gate.build((None, 3))
+    return gate.draw(X).numpy()
+
+
+def test_the_first_copy_keeps_the_seed_and_further_ones_draw_other_noise():
+    gate = NoisyTopK(k=2, seed=7)
+    copies = [gate.for_experts(4) for _ in range(3)]
+    assert [copy.seed for copy in copies] == [7, 7 + SEED_DISTANCE, 7 + 2 * SEED_DISTANCE]
+    first, second, third = (noise(copy) for copy in copies)
+    np.testing.assert_array_equal(first, noise(NoisyTopK(k=2, seed=7, num_experts=4)))
+    for a, b in ((first, second), (first, third), (second, third)):
+        assert np.abs(a - b).max() > 0.1
+    # The gate itself is as it was, and its copies repeat with it.
+    assert gate.seed == 7
+    again = NoisyTopK(k=2, seed=7)
+    np.testing.assert_array_equal(noise(again.for_experts(4)), first)
+    np.testing.assert_array_equal(noise(again.for_experts(4)), second)
+
+
+def test_copies_without_a_seed_have_none():
+    gate = NoisyTopK(k=2)
+    copies = [gate.for_experts(4) for _ in range(2)]
+    assert [copy.seed for copy in copies] == [None, None]
+    assert np.abs(noise(copies[0]) - noise(copies[1])).max() > 0.1
+
+
+def test_layers_with_one_gate_draw_different_noise():
+    gate = NoisyTopK(k=2, seed=7)
+    first, second = (MoE(4, 8, gate=gate) for _ in range(2))
+    assert np.abs(noise(first.gate) - noise(second.gate)).max() > 0.1
+    # A layer that is read from a configuration draws what the layer of that configuration does.
+    again = MoE.from_config(second.get_config())
+    assert again.gate.seed == second.gate.seed != first.gate.seed
+    other = MoE.from_config(second.get_config())
+    np.testing.assert_array_equal(noise(again.gate), noise(other.gate))
+
+
+def test_both_levels_of_a_hierarchical_gate_draw_different_noise():
+    gate = Hierarchical(4, NoisyTopK(k=2, seed=7)).for_experts(16)
+    assert gate.primary.seed != gate.secondary.seed
+    assert np.abs(noise(gate.primary) - gate.secondary.draw(X).numpy()).max() > 0.1
+    layer = MoE(16, 8, groups=4, gate=NoisyTopK(k=2, seed=7))
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    for level in ("primary", "secondary"):
+        assert getattr(again.gate, level).seed == getattr(layer.gate, level).seed, level

@@ -1,0 +1,214 @@
+"""`MoE` in what Keras users build around it: loops, policies, compilers, debugging, saving."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Switch
+from tfmoe.layers import MoE
+
+X = np.random.default_rng(0).standard_normal((16, 3, 5)).astype("float32")
+Y = X[..., :2]
+BALANCED = {"importance_weight": 0.1, "load_weight": 0.1}
+
+
+def make_model(*, inputs=(3, 5), **options):
+    options = {"gate": NoisyTopK(k=2, **BALANCED), **options}
+    mixture = MoE(4, 6, name="moe", **options)
+    model = keras.Sequential([keras.Input(inputs), mixture, keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+class Cell(keras.layers.Layer):
+    """A recurrent cell that is a mixture of the sum of input and state."""
+
+    state_size = output_size = 5
+
+    def __init__(self, gate):
+        super().__init__()
+        self.mixture = MoE(4, 6, gate=gate, name="moe")
+
+    def build(self, input_shape):
+        self.mixture.build((None, 5))
+
+    def call(self, inputs, states, training=False):
+        output = self.mixture(inputs + states[0], training=training)
+        return output, [output]
+
+
+def fit_recurrent(gate, unroll):
+    model = keras.Sequential(
+        [keras.Input([3, 5]), keras.layers.RNN(Cell(gate), unroll=unroll), keras.layers.Dense(2)]
+    )
+    model.compile("adam", "mse")
+    return model.fit(X, Y[:, 0], verbose=0).history
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_in_a_recurrent_layer_without_losses(unroll):
+    history = fit_recurrent(NoisyTopK(k=2), unroll)
+    assert np.isfinite(history["loss"][0])
+    assert 1 <= history["moe_max_over_mean_load"][0] <= 4
+
+
+def test_in_a_recurrent_layer_with_losses():
+    assert np.isfinite(fit_recurrent(NoisyTopK(k=2, **BALANCED), True)["loss"][0])
+    with pytest.raises(ValueError, match=r"keras.layers.RNN with unroll=True, or set the weights"):
+        fit_recurrent(NoisyTopK(k=2, **BALANCED), False)
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_bfloat16"])
+@pytest.mark.parametrize("gate", [NoisyTopK(k=2, **BALANCED), NoisyTopK(k=2), Batchwise(k=2)])
+def test_under_a_global_policy(policy, gate):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        history = make_model(gate=gate).fit(X, Y, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert np.isfinite(history["loss"][0])
+
+
+def test_counts_in_bfloat16_are_exact():
+    """bfloat16 counts 257 as 256. 600 tokens go to expert 0, 200 to expert 1."""
+    layer = MoE(2, 3, gate=Switch(), dtype="bfloat16", name="moe")
+    layer.build((None, 2))
+    layer.gate.gate_kernel.assign([[9, 0], [0, 9]])
+    layer(np.repeat([[1.0, 0], [0, 1]], [600, 200], axis=0), training=True)
+    measured = layer.expert_metrics.result()
+    assert float(measured["moe_max_over_mean_load"]) == 1.5
+    assert float(measured["moe_cv_load"]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "gate"),
+    [
+        (4, NoisyTopK(k=2, **BALANCED)),
+        (4, Batchwise(k=2)),
+        (4, Hierarchical(2, Batchwise(k=1), Switch())),
+        (80, NoisyTopK(k=2)),
+    ],
+)
+def test_with_check_numerics(num_experts, gate):
+    tf.debugging.enable_check_numerics()
+    try:
+        mixture = MoE(num_experts, 6, gate=gate)
+        model = keras.Sequential([keras.Input([3, 5]), mixture, keras.layers.Dense(2)])
+        model.compile("adam", "mse")
+        history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert np.isfinite(history["val_loss"][0])
+
+
+def test_compiled_by_xla():
+    layer = MoE(4, 6, gate="noisy_top_k", name="moe")
+    layer.build((None, 5))
+    with pytest.raises(ValueError, match=r"moe cannot be compiled by XLA.*jit_compile=True away"):
+        tf.function(layer, jit_compile=True)(X)
+    model = make_model()
+    model.compile("adam", "mse", jit_compile="auto")
+    assert not model.jit_compile
+
+
+def test_what_is_not_supported_says_what_to_do():
+    with keras.RematScope(mode="full"):
+        layer = MoE(4, 6, name="moe")
+    with pytest.raises(ValueError, match=r"RematScope: create it outside.*recompute=True"):
+        layer(X)
+    layer = MoE(4, 6, name="moe")
+    layer.build((None, 5))
+    with pytest.raises(NotImplementedError, match=r"moe cannot be quantized, got mode='int8'"):
+        layer.quantize("int8")
+    with pytest.raises(NotImplementedError, match=r"moe has no LoRA adapters: .*trainable=False"):
+        layer.enable_lora(4)
+    with pytest.raises(ValueError, match=r"no argument k: give it to the gate: gate=NoisyTopK\(k"):
+        MoE(4, 6, k=2)
+    with pytest.raises(ValueError, match=r"no argument output_units: .* as wide as its input"):
+        MoE(4, 6, output_units=2)
+
+
+@pytest.mark.parametrize("num_experts", [4, 80])
+def test_derivatives_of_derivatives(num_experts):
+    """Against finite differences of the gradient, and forward against reverse mode."""
+    gate = NoisyTopK(k=2, noise=False)
+    layer = MoE(num_experts, 6, gate=gate, activation="tanh", dtype="float64")
+    layer.build((None, 5))
+    x, v = (tf.constant(each, tf.float64) for each in np.split(X[:2].reshape(-1, 5), 2))
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(y, x)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        along = tf.reduce_sum(gradient(x) * v)
+    found = tape.gradient(along, x)
+    step = 1e-6
+    expected = (gradient(x + step * v) - gradient(x - step * v)) / (2 * step)
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-8)
+
+    with tf.autodiff.ForwardAccumulator(x, v) as accumulator:
+        y = tf.reduce_sum(tf.sin(layer(x)))
+    np.testing.assert_allclose(accumulator.jvp(y), tf.reduce_sum(gradient(x) * v), 1e-10)
+
+
+def test_route_builds_the_layer_and_takes_numpy():
+    layer = MoE(4, 6, gate=NoisyTopK(k=2, noise=False))
+    mask = np.arange(48).reshape(16, 3) % 5 > 0
+    routing = layer.route(X, mask=mask)
+    assert layer.built and len(layer.trainable_weights) == 3
+    assert int(routing.assignments.num_tokens) == mask.sum()
+    again = layer.route(X[mask])
+    for one, two in zip(routing.assignments.by_token(), again.assignments.by_token(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("mask", [np.ones([16, 4], bool), np.ones([16, 3, 5], bool)])
+def test_masks_of_another_shape(mask):
+    layer = MoE(4, 6)
+    for call in (layer, layer.route):
+        with pytest.raises(ValueError, match=r"mask must have the shape of the inputs without"):
+            call(X, mask=mask)
+
+
+def test_capacity_is_that_of_training():
+    """Outside of training, what a token gets does not depend on its batch."""
+    model = make_model(capacity_factor=0.5)
+    model.fit(X, Y, verbose=0)
+    alone = model.predict(X, batch_size=1, verbose=0)
+    np.testing.assert_allclose(model.predict(X, verbose=0), alone, 1e-5, 1e-6)
+    limited = make_model(evaluation_capacity_factor=0.5)
+    limited.set_weights(model.get_weights())
+    assert np.abs(limited.predict(X, verbose=0) - alone).max() > 1e-3
+    assert limited.evaluate(X, Y, verbose=0, return_dict=True)["moe_dropped"] > 0
+
+
+@pytest.mark.parametrize("how", ["export", "save"])
+def test_saved_model_of_a_trained_model(how, tmp_path):
+    model = make_model()
+    model.fit(X, Y, verbose=0)
+    if how == "export":
+        model.export(tmp_path, verbose=False)
+    else:
+        tf.saved_model.save(model, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    function = loaded.serve if how == "export" else loaded.signatures["serving_default"]
+    found = function(tf.constant(X))
+    found = next(iter(found.values())) if isinstance(found, dict) else found
+    np.testing.assert_allclose(found, model.predict(X, verbose=0), 1e-5, 1e-6)
+
+
+def test_a_gate_of_two_layers_draws_for_each():
+    gate = NoisyTopK(k=2, seed=1)
+    layers = [MoE(8, 6, gate=gate) for _ in range(2)]
+    again = MoE(8, 6, gate=NoisyTopK(k=2, seed=1))
+    for layer in (*layers, again):
+        layer.build((None, 5))
+    one, two, same = (layer.gate.draw(tf.constant(X[0])) for layer in (*layers, again))
+    assert np.abs(one - two).max() > 0.1
+    np.testing.assert_array_equal(one, same)

@@ -1,0 +1,69 @@
+"""The feed-forward network of one expert, and its gradient.
+
+Axes: D model, N outputs, M rows of one expert.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# Elements of a kernel from which a product with its transpose runs as a batch of one.
+LARGE_KERNEL = 2**18
+ZERO = tf.UnconnectedGradients.ZERO
+
+
+class Network(NamedTuple):
+    """The feed-forward network of one expert. Its `parameters` are `depth` kernels, then, with
+    biases, as many biases.
+
+    `forward` and `backward` are steps of one expert for `unrolled` and `looped`.
+    """
+
+    depth: int
+    use_bias: bool
+    activation: Callable
+    keeps_hidden: bool
+
+    def layer_sums(self, rows, parameters):
+        """`x_i · kernel_i + bias_i` of every layer, for the `[M, D]` rows of one expert."""
+        sums = []
+        for i in range(self.depth):
+            inputs = self.activation(sums[-1]) if i else rows
+            product = tf.matmul(inputs, parameters[i])
+            sums.append(product + parameters[self.depth + i] if self.use_bias else product)
+        return sums
+
+    def forward(self, rows, _, parameters):
+        """Of `[rows]`: the outputs; keeps the sums of the hidden layers."""
+        *hidden, y = self.layer_sums(rows[0], parameters)
+        return y, hidden if self.keeps_hidden else [], []
+
+    def backward(self, rows, hidden, parameters):
+        """Of `[rows, dy]`: the gradients of the rows and of the parameters."""
+        rows, dsum = rows
+        if not self.keeps_hidden:
+            hidden = self.layer_sums(rows, parameters)[:-1]
+        dkernels, dbiases = [None] * self.depth, [None] * self.depth
+        for i in reversed(range(self.depth)):
+            with tf.GradientTape() as tape:
+                tape.watch(hidden[i - 1] if i else rows)
+                inputs = self.activation(hidden[i - 1]) if i else rows
+            dkernels[i] = tf.matmul(inputs, dsum, transpose_a=True)
+            dbiases[i] = tf.reduce_sum(dsum, axis=0)
+            dsum = matmul_transposed(dsum, parameters[i])
+            if i:
+                dsum = tape.gradient(inputs, hidden[i - 1], dsum, ZERO)
+        return dsum, [], dkernels + dbiases if self.use_bias else dkernels
+
+
+def matmul_transposed(x, kernel):
+    """`x · kernelᵀ`: `[M, N]` and `[D, N]` to `[M, D]`.
+
+    A large kernel goes through a batched product with a batch of one, which on a CPU runs 1.4 times
+    (M = 128) to 2.2 times (M = 16) as fast as the plain product with a transposed second operand;
+    for a small one the two reshapes cost more than that.
+    """
+    if kernel.shape.num_elements() < LARGE_KERNEL:
+        return tf.matmul(x, kernel, transpose_b=True)
+    return tf.matmul(x[None], kernel[None], transpose_b=True)[0]
