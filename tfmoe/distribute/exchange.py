@@ -58,10 +58,12 @@ class Local:
         """`[T, D]`, the weighted sum of each token's rows.
 
         Args:
-            y: the first rows of those that `dispatch` gives, at least `num_rows()`; 0 in rows that
-                no expert computed.
+            y: of the rows that `dispatch` gives, or of those of `dispatch_kept`; 0 in rows that no
+                expert computed.
         """
-        return self.assignments.combine(_with_rows(y, tf.size(self.assignments.tokens)))
+        if self.rows_per_expert is None:  # else there are no others
+            y = _with_rows(y, tf.size(self.assignments.tokens))
+        return self.assignments.combine(y)
 
     def sum_by_token(self, values):
         """`[T]`, the sum of each token's values.

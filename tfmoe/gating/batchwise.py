@@ -114,7 +114,10 @@ class Batchwise(Gate):
         def of_gates(values):
             """`[A]` to `[]`, or to `[G]` for G gates at once."""
             load = routing.sums["load"]
-            by_expert = taken.sum_by_expert(tf.cast(values, load.dtype))
+            values = tf.cast(values, load.dtype)
+            if groups is None:
+                return tf.reduce_sum(values)
+            by_expert = taken.sum_by_expert(values)
             return tf.reduce_sum(tf.reshape(by_expert, tf.shape(load)), axis=-1)
 
         routing.sums["excess"] -= of_gates(of_taken)
