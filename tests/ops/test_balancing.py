@@ -122,17 +122,6 @@ def test_use_of_experts_without_tokens():
     }
 
 
-def test_count():
-    experts = tf.constant([[0, 2], [2, 1], [2, 4]])
-    np.testing.assert_array_equal(balancing.count(experts, 4).numpy(), [1, 1, 3, 0])
-    assert balancing.count(experts, 4, tf.float64).dtype == tf.float64
-
-
-def test_counts_of_an_empty_batch():
-    experts = tf.zeros([0, 2], tf.int32)
-    np.testing.assert_array_equal(balancing.count(experts, 3).numpy(), [0, 0, 0])
-
-
 def test_hierarchical_load():
     # Eq 14, two groups of two: 3·2/4, 3·2/4 and 1·1/1, 1·0.5/1.
     load = balancing.hierarchical_load(

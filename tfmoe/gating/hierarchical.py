@@ -117,25 +117,14 @@ class Hierarchical(Gate):
 
     def route(self, inputs, training=False, groups=None):
         """Routes through both levels on one device. A mixture does it in two steps, between which
-        the rows travel: `primary`, then `route_rows`.
+        the rows travel: `primary`, then `secondary`.
         """
         outer = self.primary.route(inputs, training=training)
         way = Local(outer.assignments)
-        inner = self.route_rows(way.dispatch_kept(inputs), way, training)
+        groups = Groups(way.counts, way.rows_per_expert)
+        inner = self.secondary.route(way.dispatch_kept(inputs), training=training, groups=groups)
         assignments = compose(outer.assignments, inner.assignments)
         return Routing(assignments, self.sums_of_levels(outer, inner, way, training))
-
-    def route_rows(self, rows, way, training):
-        """The inner level's `Routing` of the rows that the groups of this device received.
-
-        Args:
-            rows: `[A, D]` sorted by group.
-            way: of `tfmoe.distribute.exchange`, on which they came.
-            training: as for `route`.
-        """
-        return self.secondary(
-            rows, training=training, groups=Groups(way.counts, way.rows_per_expert)
-        )
 
     def sums_of_levels(self, outer, inner, way, training):
         """Sums over this device's tokens, and over the rows that its groups received.

@@ -30,7 +30,7 @@ class ExpertMetrics(keras.metrics.Metric):
 
     def __init__(self, layer, gate_metrics=(), **kwargs):
         super().__init__(name=layer.name, dtype="float32", **kwargs)
-        self.layer_name = self.prefix = layer.name
+        self.prefix = layer.name
         self._layer = weakref.ref(layer)
         self._root = None
         self.names = self.measured = (*METRICS, *gate_metrics)

@@ -64,8 +64,8 @@ def mix_levels(gate, experts, tokens, training=False, limit=NO_LIMIT):
         to_groups = in_order(to_groups)  # so that "the first" are the same on any number of devices
     way = exchange(to_groups)
     rows = way.dispatch_kept(tokens)
-    inner = gate.route_rows(rows, way, training)
     groups = Groups(way.counts, way.rows_per_expert)
+    inner = gate.secondary(rows, training=training, groups=groups)
     num_experts = gate.num_experts
     assignments = limited(inner.assignments, gate.secondary, training, limit, num_experts, groups)
     outputs = experts.on_this_device(rows, assignments, training)

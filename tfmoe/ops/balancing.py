@@ -64,22 +64,6 @@ def add_losses(*losses):
     return tf.add_n(losses) if losses else None
 
 
-def count(experts, num_experts, dtype=tf.float32):
-    """How many tokens each expert receives. No gradient.
-
-    Args:
-        experts: `[...]` int32 expert ids, not negative; ids from E on count nowhere.
-        num_experts: E.
-        dtype: of the result.
-
-    Returns:
-        `[E]`.
-    """
-    flat = tf.reshape(experts, [-1])
-    counts = tf.math.bincount(flat, minlength=num_experts, maxlength=num_experts)
-    return tf.cast(counts, dtype)
-
-
 def hierarchical_load(primary_load, secondary_load, group_sizes):
     """`Load_H(X)_ij = Load_primary(X)_i · Load_i(X⁽ⁱ⁾)_j / |X⁽ⁱ⁾|` (eq 14).
 
