@@ -28,7 +28,7 @@ Columns of the second table, in bytes that a device sends to others in a step, a
 devices and `--counted` steps:
     rows            for experts: rows that left for another device × D × 4 bytes × 4 ways (there and
                     back, forward and backward)
-    predicted       the same by `tfmoe.training.traffic.traffic_of`, as `tfmoe describe` prints it
+    predicted       the same by `tfmoe.analysis.traffic.traffic_of`, as `tfmoe describe` prints it
     ratio           rows / predicted
     padded          what went through the all-to-all operations for these rows: all parts are as
                     large as the largest
@@ -61,12 +61,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmoe.analysis.traffic import traffic_of
 from tfmoe.distribute import MixedStrategy, collectives, logical_cpus, tensorflow_internals
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import MoE, ProjectedLSTM, mixing, routed_experts
 from tfmoe.models import LanguageModel, residual_blocks
-from tfmoe.training.traffic import traffic_of
 
 D, H, EXPERTS, GROUPS, K = 128, 256, 32, 8, 4
 SENTENCES, LENGTH = 256, 32

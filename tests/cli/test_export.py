@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tfmoe.cli.export import example_command
-from tfmoe.config import load_run
-from tfmoe.training.export import sha256
+from tfmoe.serving.saved_model import sha256
+from tfmoe.tasks import load_run
 from tfmoe.training.run_directory import RunDirectory
 
 # What a server has: TensorFlow, and nothing of ours.

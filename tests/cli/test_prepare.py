@@ -1,6 +1,7 @@
 import pytest
 
-from tfmoe.config import find_splits, load_config
+from tfmoe.config import load_config
+from tfmoe.tasks import find_splits
 
 GRAMMARS = (
     "data={name: grammars, grammars: 4, symbols: 5, length: 3, train_sentences: 20, "

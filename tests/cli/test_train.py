@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.cli.resume import differences
+from tfmoe.tasks.resume import differences
 
 
 class Killed(BaseException):

@@ -3,15 +3,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import Vocabulary
-from tfmoe.config import (
-    ConfigError,
-    build_batches,
-    build_model,
-    build_optimizer,
-    build_splits,
-    build_vocabulary,
-    load_config,
-)
+from tfmoe.config import ConfigError, build_model, build_optimizer, load_config
+from tfmoe.tasks import build_batches, build_splits, build_vocabulary
 
 TEXT = """\
 model:

@@ -1,5 +1,6 @@
 import pytest
 
+from tfmoe.analysis.operations import describe
 from tfmoe.config import (
     ConfigError,
     build_model,
@@ -9,7 +10,6 @@ from tfmoe.config import (
     shipped_configs,
 )
 from tfmoe.config.shipped import ROOT
-from tfmoe.training.accounting import describe
 
 SHIPPED = shipped_configs()
 # Table 7, models only.

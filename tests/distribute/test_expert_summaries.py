@@ -5,9 +5,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tfmoe.distribute import MixedStrategy, logical_cpus
 from tfmoe.gating import NoisyTopK
+from tfmoe.inspection.summaries import ExpertSummaries
 from tfmoe.layers import MoE
 from tfmoe.models import LanguageModel, residual_blocks
-from tfmoe.training.expert_summaries import ExpertSummaries
 
 
 def test_on_several_devices_only_the_speed_is_written(tmp_path):

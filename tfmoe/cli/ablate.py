@@ -10,9 +10,9 @@ from typing import Annotated, NamedTuple
 import typer
 
 from tfmoe.cli import arguments
-from tfmoe.cli.comparison import BALANCE, compare, figure, measured
-from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.cli.train import train_run
+from tfmoe.tasks.comparison import BALANCE, compare, figure, measured
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 Configs = Annotated[
     list[str] | None,
@@ -140,8 +140,9 @@ def planned_runs(names, seeds, overrides, run_dir):
     Raises:
         ValueError: if a config has a mistake or no test text, or a folder has a run of another one.
     """
-    from tfmoe.cli.resume import check_folder
-    from tfmoe.config import find_splits, load_config
+    from tfmoe.config import load_config
+    from tfmoe.tasks import find_splits
+    from tfmoe.tasks.resume import check_folder
     from tfmoe.training.run_directory import RunDirectory
 
     runs = []

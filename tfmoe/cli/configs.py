@@ -2,8 +2,8 @@
 
 import json as json_format
 
+from tfmoe.analysis.columns import table
 from tfmoe.cli import arguments
-from tfmoe.cli.table import table
 from tfmoe.config import shipped_configs
 
 

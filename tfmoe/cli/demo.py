@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.analysis.columns import table
 from tfmoe.cli import arguments
-from tfmoe.cli.experts_table import HEAD, by_load, expert_rows
-from tfmoe.cli.table import table
-from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.cli.train import train_run
+from tfmoe.inspection.summary import HEAD, by_load, expert_rows
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 MODELS = {"moe": "demo/language_model", "dense": "demo/dense"}
 
@@ -54,7 +54,7 @@ def demo(
 
 def check_data(config):
     """Checks that there are files to train, validate and test on, before anything is removed."""
-    from tfmoe.config import find_splits
+    from tfmoe.tasks import find_splits
 
     for part, files in vars(find_splits(config)).items():
         if not files:
@@ -88,7 +88,7 @@ def clear_old_runs(configs, run_dir):
 
 def compare(run_dir, results):
     """Prints the comparison, and writes `summary.json` and `curves.png`."""
-    from tfmoe.training.plots import perplexity_curves
+    from tfmoe.analysis.plots import perplexity_curves
     from tfmoe.training.run_directory import RunDirectory
 
     runs = {name: RunDirectory(run_dir / name) for name in results}
@@ -139,8 +139,8 @@ def use_report(run_dir, most=32):
         most: rows; of more experts, the most and the least used ones are shown.
     """
     from data_pipelines import survey
-    from tfmoe.config import build_batches, find_splits, load_run
-    from tfmoe.training.inspection import expert_use
+    from tfmoe.inspection import expert_use
+    from tfmoe.tasks import build_batches, find_splits, load_run
 
     config, vocabulary, model = load_run(run_dir)
     files = find_splits(config).test

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.analysis.columns import table
 from tfmoe.cli import arguments
-from tfmoe.cli.table import table
-from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.config import find_config
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 # Settings of optimizers that their slots depend on.
 SLOT_OPTIONS = ("factored", "factored_beta_1")
@@ -71,10 +71,10 @@ def describe(
     tensorflow = import_tensorflow()
     with contextlib.suppress(RuntimeError):  # raised if the devices are in use already
         tensorflow.config.set_visible_devices([], "GPU")  # counting needs none
+    from tfmoe.analysis.memory import memory_per_device
+    from tfmoe.analysis.operations import describe as describe_model
+    from tfmoe.analysis.traffic import traffic
     from tfmoe.config import build_model, load_config
-    from tfmoe.training.accounting import describe as describe_model
-    from tfmoe.training.memory import memory_per_device
-    from tfmoe.training.traffic import traffic
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
@@ -107,7 +107,7 @@ def report(config, counts, changed=False):
 
     Args:
         config: a `Config`.
-        counts: what `tfmoe.training.accounting.describe` made of its model, or more.
+        counts: what `tfmoe.analysis.operations.describe` made of its model, or more.
         changed: whether the config is no longer quite the table row that it names.
     """
     parameters, paper = counts["parameters"], config.paper

@@ -5,7 +5,7 @@ import json as json_format
 import sys
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 
 def evaluate(
@@ -37,8 +37,8 @@ def evaluate(
     "directions"}. Both: how each mixture used its experts.
     """
     import_tensorflow()
-    from tfmoe.cli.progress import verbosity
-    from tfmoe.config import load_run, task_of
+    from tfmoe.tasks import load_run, task_of
+    from tfmoe.tasks.progress import verbosity
     from tfmoe.training.callbacks import Progress
 
     with contextlib.redirect_stdout(sys.stderr):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 # `saved_model_cli` itself does not load tensorflow-text, whose operations tokenization needs.
 SAVED_MODEL_CLI = (
@@ -102,10 +102,10 @@ def export(
     if tokenization not in (None, "text", "words"):
         raise ValueError(f"--tokenization must be text or words, got {tokenization!r}")
     import_tensorflow()
-    from tfmoe.cli.progress import verbosity
-    from tfmoe.config import load_run
-    from tfmoe.config import serving as builders
-    from tfmoe.training import export as exporting
+    from tfmoe.serving import saved_model as exporting
+    from tfmoe.tasks import load_run
+    from tfmoe.tasks import serving as builders
+    from tfmoe.tasks.progress import verbosity
     from tfmoe.training.callbacks import Progress
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import saved_step
@@ -176,7 +176,7 @@ def measured_changes(config, vocabulary, model, progress, verbose):
     """What half size changes, for the manifest; `None`, and a line that says why, where it cannot
     be measured.
     """
-    from tfmoe.config.serving import rounded_quality
+    from tfmoe.tasks.serving import rounded_quality
 
     try:
         changes = rounded_quality(config, vocabulary, model, [progress], verbose)

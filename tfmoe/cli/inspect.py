@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.analysis.columns import table
 from tfmoe.cli import arguments
-from tfmoe.cli.experts_table import HEAD, by_load, expert_rows
-from tfmoe.cli.table import table
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.inspection.summary import HEAD, by_load, expert_rows
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 MOST_ROWS = 32
 
@@ -85,9 +85,9 @@ def inspect(
         raise ValueError(f"--csv and --html must be different files, got {csv} for both")
     import_tensorflow()
     from data_pipelines.atomic_write import check_writable
-    from tfmoe.cli import inspection_page
-    from tfmoe.cli.inspection_report import as_json, inspect_run
-    from tfmoe.training.inspection import write_routing_table
+    from tfmoe.inspection import page as inspection_page
+    from tfmoe.inspection import write_routing_table
+    from tfmoe.inspection.report import as_json, inspect_run
 
     for file in (csv, html):
         if file is not None:

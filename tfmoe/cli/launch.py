@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 # How long the other workers may take to end by themselves when one has failed.
 GRACE_SECONDS = 60
@@ -65,8 +65,8 @@ def launch(
       tfmoe launch --workers 2 demo/language_model --run-dir runs/three --resume
     """
     import_tensorflow()
-    from tfmoe.cli.resume import check_folder
     from tfmoe.config import find_config, load_config
+    from tfmoe.tasks.resume import check_folder
     from tfmoe.training.run_directory import RunDirectory
 
     settings = [*(set_ or ()), "distribute.name=cluster"]

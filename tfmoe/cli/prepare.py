@@ -1,7 +1,7 @@
 """`tfmoe prepare`: everything before training."""
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 
 def prepare(config: arguments.Config, set_: arguments.Set = None):
@@ -17,7 +17,8 @@ def prepare(config: arguments.Config, set_: arguments.Set = None):
     """
     import_tensorflow()
     from tfmoe.cli.train import describe_model, prepare_data
-    from tfmoe.config import build_model, load_config, task_of
+    from tfmoe.config import build_model, load_config
+    from tfmoe.tasks import task_of
 
     task = task_of(load_config(config, set_ or ()))
     vocabulary = prepare_data(task)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from tfmoe.analysis.columns import table as aligned
 from tfmoe.cli import arguments
-from tfmoe.cli.table import table as aligned
-from tfmoe.cli.tensorflow_import import import_tensorflow
 from tfmoe.config import shipped_configs
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 # The units that the tables print in, their decimals, and what heads our columns.
 UNITS = {
@@ -150,8 +150,8 @@ def recompute(table, row, name, printed):
         printed: `{column: (figure in the column's unit, decimals)}`, or `None` to take them from
             the config.
     """
+    from tfmoe.analysis.operations import describe
     from tfmoe.config import build_model, load_config
-    from tfmoe.training.accounting import describe
 
     config = load_config(name)
     counts = describe(build_model(config))

@@ -9,7 +9,7 @@ import time
 import typer
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 
 def train(
@@ -41,8 +41,9 @@ def train(
         --set "data.train=my/train-*.txt" --set data.valid=my/valid.txt --set data.test=my/test.txt
     """
     import_tensorflow()
-    from tfmoe.cli.resume import where_to_go_on
-    from tfmoe.config import find_config, load_config, task_of
+    from tfmoe.config import find_config, load_config
+    from tfmoe.tasks import task_of
+    from tfmoe.tasks.resume import where_to_go_on
 
     loaded = load_config(config, set_ or ())
     run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
@@ -85,10 +86,11 @@ def train_on(strategy, config, run_dir, resume):
     import keras
 
     from data_pipelines.atomic_write import atomic_write
-    from tfmoe.cli.progress import verbosity
-    from tfmoe.cli.resume import check_folder, restore
-    from tfmoe.config import build_model, build_optimizer, dump_config, task_of
+    from tfmoe.config import build_model, build_optimizer, dump_config
     from tfmoe.distribute import is_first_worker, wait_for_workers
+    from tfmoe.tasks import task_of
+    from tfmoe.tasks.progress import verbosity
+    from tfmoe.tasks.resume import check_folder, restore
     from tfmoe.training.callbacks import History, Progress, SaveState, StopWhenStuck, Throughput
     from tfmoe.training.run_directory import RunDirectory
     from tfmoe.training.state import TrainingState
@@ -154,7 +156,7 @@ def train_on(strategy, config, run_dir, resume):
 
 def expert_summaries(task, run, model, vocabulary, sentences=200):
     """The callback that writes what the experts do on a sample of the validation text."""
-    from tfmoe.training.expert_summaries import ExpertSummaries, has_all_experts
+    from tfmoe.inspection.summaries import ExpertSummaries, has_all_experts
 
     files, sample = task.splits.valid, ()
     if files and has_all_experts(model):
@@ -175,8 +177,8 @@ def prepare_data(task, run=None, begun=False, writes=True):
     Returns:
         The vocabulary.
     """
-    from tfmoe.cli.resume import check_text
-    from tfmoe.config import load_vocabulary
+    from tfmoe.tasks import load_vocabulary
+    from tfmoe.tasks.resume import check_text
 
     print(f"reading {task.config.data.name} …", flush=True)
     text = task.facts()
@@ -208,8 +210,8 @@ def versions():
 
 def describe_model(task, model, vocabulary):
     """Prints what will be trained on what."""
+    from tfmoe.analysis.operations import describe
     from tfmoe.cli.describe import report
-    from tfmoe.training.accounting import describe
 
     for line in task.report(vocabulary):
         print(line)
@@ -225,9 +227,9 @@ def finish(task, run, model, vocabulary, seconds):
             `parameters`, `words_trained`, `epochs`, `seconds` of training, `seconds_since_start` of
             this process, validation included. `None` on all workers but the first.
     """
-    from tfmoe.cli.progress import verbosity
+    from tfmoe.analysis.operations import describe
     from tfmoe.distribute import is_first_worker
-    from tfmoe.training.accounting import describe
+    from tfmoe.tasks.progress import verbosity
     from tfmoe.training.callbacks import Progress
     from tfmoe.training.state import load_weights
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tfmoe.cli import arguments
-from tfmoe.cli.tensorflow_import import import_tensorflow
+from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 SECONDS_BETWEEN_REPORTS = 5
 
@@ -63,7 +63,7 @@ def translate(
     if input_ is not None and not input_.is_file():
         raise FileNotFoundError(f"--input {input_}: no such file")
     import_tensorflow()
-    from tfmoe.config import build_translator, load_run
+    from tfmoe.tasks import build_translator, load_run
 
     with contextlib.redirect_stdout(sys.stderr):
         config, subwords, model = load_run(run, weights)

@@ -7,35 +7,38 @@ TensorFlow.
 import importlib
 
 _HOMES = {
-    "Config": "schema",
-    "ConfigError": "problems",
-    "build_batches": "language_data",
-    "build_model": "builders",
-    "build_optimizer": "builders",
-    "build_parallel_batches": "translation_data",
-    "build_splits": "language_data",
-    "build_strategy": "builders",
-    "build_subwords": "translation_data",
-    "build_translator": "translation_task",
-    "build_vocabulary": "language_data",
-    "dump_config": "loader",
-    "find_config": "shipped",
-    "find_splits": "corpora",
-    "load_config": "loader",
-    "load_run": "runs",
-    "load_vocabulary": "runs",
-    "shipped_configs": "shipped",
-    "task_of": "tasks",
+    "Config": "tfmoe.config.schema",
+    "ConfigError": "tfmoe.config.problems",
+    "build_model": "tfmoe.config.builders",
+    "build_optimizer": "tfmoe.config.builders",
+    "build_strategy": "tfmoe.config.builders",
+    "dump_config": "tfmoe.config.loader",
+    "find_config": "tfmoe.config.shipped",
+    "load_config": "tfmoe.config.loader",
+    "shipped_configs": "tfmoe.config.shipped",
 }
+# Where these names lay before; `tfmoe.tasks` has them.
+_MOVED = (
+    "build_batches",
+    "build_parallel_batches",
+    "build_splits",
+    "build_subwords",
+    "build_translator",
+    "build_vocabulary",
+    "find_splits",
+    "load_run",
+    "load_vocabulary",
+    "task_of",
+)
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, *_MOVED]
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "tfmoe.tasks")), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

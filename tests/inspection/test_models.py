@@ -1,0 +1,422 @@
+"""Inspection of Keras models of any make."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe.gating import NoisyTopK
+from tfmoe.inspection import (
+    BatchRouter,
+    NumberedBatch,
+    TextRouter,
+    co_selection,
+    expert_use,
+    mixtures_of,
+    route_batches,
+    route_text,
+    routing_consistency,
+    use_of_experts,
+)
+from tfmoe.layers import MoE, Residual
+from tfmoe.models import LanguageModel, residual_blocks
+
+LOGITS = np.array(  # of 3 experts, for the words 0 to 4
+    [[0, 0, 9], [2, 1, 0], [9, 8, 7], [0, 1, 3], [0, 5, 4]], np.float32
+)
+EXPERTS = np.array([[2, 0], [0, 1], [0, 1], [2, 1], [1, 2]])  # of the words 0 to 4, the best first
+TOKENS = np.array([[1, 3, 4], [1, 3, 0]], np.int32)
+RNG = np.random.default_rng(0)
+
+
+def mixture(name="moe", **options):
+    return MoE(3, 2, gate=NoisyTopK(k=2, noise=False), name=name, **options)
+
+
+def embedding(**options):
+    return keras.layers.Embedding(
+        5, 3, embeddings_initializer=lambda shape, dtype: tf.cast(LOGITS, dtype), **options
+    )
+
+
+def see_words(model):
+    """Lets the gates of the mixtures take their inputs for logits."""
+    for layer in mixtures_of(model).values():
+        layer.gate.weights[0].assign(np.eye(3))
+    return model
+
+
+def assert_routed(routed, tokens, lines, positions):
+    """Checks a `RoutedText` of known words."""
+    assert routed.tokens.tolist() == tokens
+    assert routed.lines.tolist() == lines
+    assert routed.positions.tolist() == positions
+    assert routed.places.tolist() == np.repeat(range(len(tokens)), 2).tolist()
+    np.testing.assert_array_equal(routed.experts.reshape(-1, 2), EXPERTS[tokens])
+    logits = np.take_along_axis(LOGITS[tokens], EXPERTS[tokens], axis=1)
+    gates = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(routed.gates.reshape(-1, 2), gates, rtol=1e-5)
+
+
+ALL = ([1, 3, 4, 1, 3, 0], [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 2])
+REAL = ([1, 3, 4, 1, 3], [1, 1, 1, 2, 2], [0, 1, 2, 0, 1])
+
+
+def sequential(**options):
+    return keras.Sequential(
+        [keras.Input([None], dtype="int32"), embedding(**options), mixture(), keras.layers.Dense(2)]
+    )
+
+
+def functional(**options):
+    inputs = keras.Input([None], dtype="int32")
+    features = embedding(**options)(inputs)
+    features = keras.layers.Add()([features, mixture()(features)])
+    return keras.Model(inputs, keras.layers.Dense(2)(features))
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        return inputs + self.inner(inputs, mask=mask)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__()
+        self.embedding = embedding(**options)
+        self.blocks = [Block(Block(mixture(), name="inner"), name="outer")]
+
+    def call(self, tokens):
+        mask = self.embedding.compute_mask(tokens)
+        features = self.embedding(tokens)
+        for block in self.blocks:
+            features = block(features, mask=mask)
+        return features
+
+
+def subclassed(**options):
+    model = Subclassed(**options)
+    model(TOKENS)
+    return model
+
+
+@pytest.mark.parametrize("make", [sequential, functional, subclassed])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("eager", [False, True])
+def test_text(make, masked, eager):
+    """Without a mask every position is real, and with one those that are not the word 0."""
+    model = see_words(make(mask_zero=masked))
+    model.compile("sgd", "mse", run_eagerly=eager)
+    assert_routed(route_text(model, [(TOKENS, None)])["moe"], *(REAL if masked else ALL))
+    # Row 1 is line 7, row 2 is line 2 from position 2 on.
+    numbered = NumberedBatch(TOKENS, np.array([7, 2]), np.array([0, 2]))
+    one, other = ([1, 3], [2, 2], [2, 3]), ([1, 3, 4], [7, 7, 7], [0, 1, 2])
+    if not masked:
+        one = [1, 3, 0], [2, 2, 2], [2, 3, 4]
+    expected = [first + second for first, second in zip(one, other, strict=True)]
+    assert_routed(route_text(model, [numbered])["moe"], *expected)
+
+
+def test_batches_of_differing_shapes_are_one_text():
+    batches = [(TOKENS, None), (TOKENS[:1, :2], None), (TOKENS[:, :2], None)]
+    routed = TextRouter(see_words(sequential(mask_zero=True)))(batches)["moe"]
+    tokens, lines, positions = REAL
+    assert_routed(
+        routed,
+        [*tokens, 1, 3, 1, 3, 1, 3],
+        [*lines, 3, 3, 4, 4, 5, 5],
+        [*positions, 0, 1, 0, 1, 0, 1],
+    )
+
+
+def test_batches_come_as_for_fit_and_predict():
+    model = see_words(sequential())
+    expected = route_text(model, [(TOKENS, None)])["moe"]
+    data = tf.data.Dataset.from_tensor_slices((TOKENS.astype(np.int64), TOKENS))
+    for batches in ([TOKENS], [(TOKENS, TOKENS, np.ones(2))], data.batch(1)):
+        for one, other in zip(route_text(model, batches)["moe"], expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_use_of_words():
+    """Words 1, 3, 4, 1, 3, see EXPERTS: loads are 2, 5 and 3."""
+    (use,) = expert_use(see_words(functional(mask_zero=True)), [(TOKENS, None)]).values()
+    assert use.load.tolist() == [2, 5, 3]
+    assert use.words.matrix(3, 5).tolist() == [[0, 2, 0, 0, 0], [0, 2, 0, 2, 1], [0, 0, 0, 2, 1]]
+
+
+def test_mixtures_of_the_same_name():
+    """Names are those of their metrics; where nothing tells two apart, they have numbers."""
+    inputs = keras.Input([3])
+    one = Block(mixture(), name="one")
+    two = Block(Block(mixture(), name="same"), name="two")
+    alone = mixture("alone")
+    model = keras.Model(inputs, alone(two(one(inputs))))
+    assert list(mixtures_of(model)) == ["one_moe", "same_moe", "alone"]
+    assert mixtures_of(model)["same_moe"] is two.inner.inner
+    model.compile("sgd", "mse")
+    x = RNG.standard_normal((4, 3)).astype(np.float32)
+    logs = model.evaluate(x, x, verbose=0, return_dict=True)
+    assert {f"{name}_cv_load" for name in mixtures_of(model)} <= set(logs)
+    found = route_batches(model, [x])
+    assert list(found) == ["one_moe", "same_moe", "alone"]
+    tokens, experts, _ = (each.numpy() for each in one.inner.route(x).assignments.by_token())
+    assert sorted(zip(found["one_moe"].places, found["one_moe"].experts, strict=True)) == sorted(
+        zip(tokens, experts, strict=True)
+    )
+    alike = LanguageModel(5, 3, residual_blocks([mixture(), mixture()]))
+    assert list(mixtures_of(alike)) == ["residual_moe_moe", "residual_moe_moe (2)"]
+    quiet = keras.Sequential([Residual(mixture(metrics=False), name=n) for n in "ab"])
+    quiet(x)
+    assert list(route_batches(quiet, [x])) == ["moe", "moe (2)"]
+
+
+def test_images():
+    """Positions are numbered row by row, and there are no words."""
+    model = keras.Sequential(
+        [keras.Input([4, 4, 1]), keras.layers.Conv2D(3, 3), mixture(), keras.layers.Flatten(),
+         keras.layers.Dense(2)]
+    )  # fmt: skip
+    x = RNG.standard_normal((5, 4, 4, 1)).astype(np.float32)
+    batches = [(x[:2], None), (x[2:], None)]
+    routed = route_batches(model, batches)["moe"]
+    assert routed.num_experts == 3
+    assert routed.lines.tolist() == np.repeat(range(1, 6), 4).tolist()
+    assert routed.positions.tolist() == routed.tokens.tolist() == list(range(4)) * 5
+    expected = model.layers[1].route(model.layers[0](x)).assignments
+    tokens, experts, gates = (each.numpy() for each in expected.by_token())
+    order = np.lexsort((-gates, tokens))
+    assert routed.places.tolist() == tokens.tolist()
+    assert routed.experts.tolist() == experts[order].tolist()
+    np.testing.assert_allclose(routed.gates, gates[order], rtol=1e-5)
+    use = use_of_experts(routed)
+    assert use.load.tolist() == expected.counts.numpy().tolist()
+    assert use.words.matrix(3, 4).sum() == 5 * 4 * 2
+    assert co_selection(routed).pairs.counts.sum() == 5 * 4
+    assert routing_consistency(routed, BatchRouter(model)(batches)["moe"]).same_experts == 1
+    with pytest.raises(ValueError, match=r"moe sees positions of shape \[2, 2, 2\].* got none: "):
+        route_text(model, batches)
+
+
+def test_words_of_features_are_numbers():
+    """`route_batches` differs from `route_text` in the ids alone."""
+    model = see_words(sequential(mask_zero=True))
+    text = route_text(model, [(TOKENS, None)])["moe"]
+    batches = route_batches(model, [(TOKENS, None)])["moe"]
+    assert batches.tokens.tolist() == [0, 1, 2, 0, 1]
+    for one, other in zip(text, batches._replace(tokens=text.tokens), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Flat(keras.Model):
+    """Its mixture sees the real tokens `[T, D]` or all `[B·S, D]`."""
+
+    def __init__(self, real):
+        super().__init__()
+        self.embedding, self.mixture, self.real = embedding(), mixture(), real
+
+    def call(self, tokens):
+        features = self.embedding(tokens)
+        if self.real:
+            return self.mixture(tf.boolean_mask(features, tokens != 0))
+        return self.mixture(tf.reshape(features, [-1, 3]))
+
+
+def test_a_mixture_of_flat_tokens():
+    model = Flat(real=False)
+    model(TOKENS)
+    assert_routed(route_text(see_words(model), [TOKENS])["moe"], *ALL)
+    numbered = route_batches(model, [TOKENS, TOKENS])["moe"]
+    assert numbered.lines.tolist() == list(range(1, 13))
+    model = Flat(real=True)
+    model(TOKENS)
+    routed = route_batches(see_words(model), [TOKENS])["moe"]
+    assert (routed.lines.tolist(), routed.positions.tolist()) == ([1, 2, 3, 4, 5], [0] * 5)
+    assert routed.experts.tolist() == EXPERTS[REAL[0]].ravel().tolist()
+    with pytest.raises(ValueError, match=r"of shape \[5\].*got \[2, 3\]: say by tokens="):
+        route_text(model, [TOKENS])
+
+
+def test_a_layer_that_runs_twice():
+    inputs = keras.Input([None], dtype="int32")
+    layer = mixture()
+    model = keras.Model(inputs, layer(layer(embedding()(inputs))))
+    found = route_text(see_words(model), [TOKENS])
+    assert list(found) == ["moe", "moe (call 2)"]
+    assert_routed(found["moe"], *ALL)
+    assert found["moe (call 2)"].tokens.tolist() == ALL[0]
+
+
+class Cell(keras.layers.Layer):
+    """A recurrent cell that is a mixture."""
+
+    state_size = output_size = 3
+
+    def __init__(self):
+        super().__init__()
+        self.mixture = mixture()
+
+    def build(self, input_shape):
+        self.mixture.build(input_shape)
+
+    def call(self, inputs, states):
+        return self.mixture(inputs), states
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_steps_of_a_recurrent_layer(eager):
+    recurrent = keras.layers.RNN(Cell(), return_sequences=True, unroll=True)
+    model = keras.Sequential([keras.Input([3], dtype="int32"), embedding(), recurrent])
+    model.compile("sgd", "mse", run_eagerly=eager)
+    assert_routed(route_text(see_words(model), [TOKENS])["moe"], *ALL)
+
+
+def test_a_loop_hides_its_routing():
+    model = keras.Sequential(
+        [keras.Input([3], dtype="int32"), embedding(), keras.layers.RNN(Cell())]
+    )
+    with pytest.raises(ValueError, match=r"moe runs in a loop .*keras.layers.RNN with unroll=True"):
+        route_text(model, [TOKENS])
+
+
+class Loop(keras.layers.Layer):
+    """Runs a mixture on each row, in a loop of TensorFlow."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixture = mixture()
+
+    def build(self, input_shape):
+        self.mixture.build(input_shape)
+
+    def call(self, inputs):
+        def body(i, outputs):
+            return i + 1, outputs.write(i, self.mixture(inputs[i : i + 1]))
+
+        outputs = tf.TensorArray(inputs.dtype, tf.shape(inputs)[0], element_shape=[1, 3])
+        _, outputs = tf.while_loop(lambda i, _: i < tf.shape(inputs)[0], body, [0, outputs])
+        return outputs.concat()
+
+
+def test_an_eager_loop_hides_nothing():
+    x = RNG.standard_normal((2, 3)).astype(np.float32)
+    model = keras.Sequential([keras.Input([3]), Loop()])
+    with pytest.raises(ValueError, match=r"moe runs in a loop .*compile\(run_eagerly=True\)"):
+        route_batches(model, [x])
+    model.compile("sgd", "mse", run_eagerly=True)
+    first, second = route_batches(model, [x]).values()
+    counts = np.bincount([*first.experts, *second.experts], minlength=3)
+    expected = mixtures_of(model)["moe"].route(x).assignments.counts
+    assert counts.tolist() == expected.numpy().tolist()
+
+
+class Traced(keras.layers.Layer):
+    """Calls a mixture in a function of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixture = mixture()
+
+    def build(self, input_shape):
+        self.mixture.build(input_shape)
+
+    @tf.function
+    def call(self, inputs):
+        return self.mixture(inputs)
+
+
+def test_a_function_that_was_traced_before_hides_its_routing():
+    x = np.ones((2, 3), np.float32)
+    model = keras.Sequential([keras.Input([3]), Traced()])
+    with pytest.warns(UserWarning, match="nothing was seen of moe: .*that was traced before"):
+        assert route_batches(model, [x]) == {}
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert route_batches(model, [x])["moe"].lines.tolist() == [1, 2]
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+class InTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.always, self.sometimes = mixture("always"), mixture("sometimes")
+
+    def call(self, x, training=False):
+        return self.always(x) + (self.sometimes(x) if training else 0)
+
+
+def test_a_mixture_that_does_not_run():
+    model, x = InTraining(), np.ones((2, 3), np.float32)
+    model(x, training=True)
+    with pytest.warns(UserWarning, match="nothing was seen of sometimes: "):
+        assert list(route_batches(model, [x])) == ["always"]
+
+
+def pair_model():
+    """Two texts, each with its own mixture, the second behind the first."""
+    names = ("source", "target")
+    inputs = {name: keras.Input([None], dtype="int32", name=name) for name in names}
+    source, target = (
+        mixture(f"moe_{name}")(embedding(mask_zero=True)(inputs[name])) for name in names
+    )
+    pooled = keras.layers.GlobalAveragePooling1D(keepdims=True)(source)
+    return see_words(keras.Model(inputs, keras.layers.Add()([pooled, target])))
+
+
+def test_several_inputs_of_words():
+    """The shapes tell them apart, or the argument `tokens`."""
+    model = pair_model()
+    differ = {"source": TOKENS, "target": np.array([[3, 4], [4, 0]])}
+    found = route_text(model, [(differ, None)])
+    assert_routed(found["moe_source"], *REAL)
+    assert_routed(found["moe_target"], [3, 4, 4], [1, 1, 2], [0, 1, 0])
+    same = {"source": TOKENS, "target": np.array([[3, 4, 4], [4, 0, 0]])}
+    with pytest.raises(
+        ValueError, match=r"moe_\w+ sees .*\[2, 3\].*got \[2, 3\], \[2, 3\]: say by"
+    ):
+        route_text(model, [(same, None)])
+
+    def tokens(name, inputs):
+        return inputs[name.removeprefix("moe_")]
+
+    found = route_text(model, [(same, None)], tokens)
+    assert_routed(found["moe_source"], *REAL)
+    assert_routed(found["moe_target"], [3, 4, 4, 4], [1, 1, 1, 2], [0, 1, 2, 0])
+    assert expert_use(model, [(same, None)], tokens)["moe_target"].load.sum() == 8
+
+
+def test_a_model_of_the_package_within_another():
+    inner = LanguageModel(5, 3, residual_blocks([mixture()]))
+    inner.build((None, None))
+    inner.embedding.embeddings.assign(LOGITS)
+    inputs = keras.Input([None], dtype="int32")
+    model = see_words(keras.Model(inputs, keras.layers.Dense(1)(inner(inputs))))
+    assert_routed(route_text(model, [TOKENS])["moe"], *REAL)
+
+
+def test_nothing_to_follow():
+    dense = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    assert route_batches(dense, [np.ones((2, 3))]) == route_text(dense, [TOKENS]) == {}
+    assert route_batches(sequential(), []) == {}
+    with pytest.raises(
+        ValueError, match=r"later must be built before .*model.build\(input_shape\)"
+    ):
+        route_batches(keras.Sequential([mixture()], name="later"), [])
+
+
+def test_metrics_and_weights_stay_as_they_are():
+    model = sequential()
+    model.compile("sgd", "mse")
+    model.fit(TOKENS, np.ones((2, 3, 2)), verbose=0)
+    before = [variable.numpy() for variable in model.variables]
+    metrics = [variable.numpy() for metric in model.metrics for variable in metric.variables]
+    route_text(model, [TOKENS])
+    after = [variable.numpy() for metric in model.metrics for variable in metric.variables]
+    for one, other in zip([*before, *metrics], [*model.variables, *after], strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,72 @@
+"""What a trained mixture of experts does: which experts it uses, for which words, and together with
+which others.
+
+Text becomes batches that keep their line numbers (`text`); any Keras model says where each token
+goes (`calls`, `routing`); the other modules are arithmetic on that, in NumPy.
+"""
+
+from tfmoe.inspection.calls import mixtures_of
+from tfmoe.inspection.consistency import Consistency, routing_consistency
+from tfmoe.inspection.contexts import Context, contexts, spelling
+from tfmoe.inspection.information import (
+    MutualInformation,
+    information_on_labels,
+    information_on_tokens,
+    label_shares,
+    special_experts,
+)
+from tfmoe.inspection.joint_counts import JointCounts, joint_counts
+from tfmoe.inspection.noise import noise_deviation
+from tfmoe.inspection.pairs import CoSelection, Pair, co_selection
+from tfmoe.inspection.routing import (
+    BatchRouter,
+    RoutedText,
+    TextRouter,
+    route_batches,
+    route_text,
+)
+from tfmoe.inspection.routing_table import routing_table, write_routing_table
+from tfmoe.inspection.text import (
+    NumberedBatch,
+    count_lines,
+    numbered_batches,
+    numbered_pairs,
+    read_labels,
+)
+from tfmoe.inspection.use import ExpertUse, expert_use, over_mean, use_of_experts
+
+__all__ = [
+    "BatchRouter",
+    "CoSelection",
+    "Consistency",
+    "Context",
+    "ExpertUse",
+    "JointCounts",
+    "MutualInformation",
+    "NumberedBatch",
+    "Pair",
+    "RoutedText",
+    "TextRouter",
+    "co_selection",
+    "contexts",
+    "count_lines",
+    "expert_use",
+    "information_on_labels",
+    "information_on_tokens",
+    "joint_counts",
+    "label_shares",
+    "mixtures_of",
+    "noise_deviation",
+    "numbered_batches",
+    "numbered_pairs",
+    "over_mean",
+    "read_labels",
+    "route_batches",
+    "route_text",
+    "routing_consistency",
+    "routing_table",
+    "special_experts",
+    "spelling",
+    "use_of_experts",
+    "write_routing_table",
+]

@@ -1,0 +1,78 @@
+"""The routing of a text as a table: a row for each token and each expert that it goes to."""
+
+import csv
+import importlib.util
+
+import numpy as np
+
+from data_pipelines.atomic_write import atomic_write
+from tfmoe.inspection.contexts import spelling
+
+COLUMNS = np.dtype(
+    [
+        ("sentence", np.int64),
+        ("position", np.int64),
+        ("token", object),
+        ("layer", object),
+        ("expert", np.int32),
+        ("gate", np.float32),
+        ("rank", np.int64),
+    ]
+)
+
+
+def routing_table(routed, vocabulary, pandas=None):
+    """The routing of a text as a tidy table.
+
+    Args:
+        routed: `{name of the layer: RoutedText}`, as `route_text` gives it.
+        vocabulary: a `data_pipelines.Vocabulary` or `Subwords`, for the tokens' spelling.
+        pandas: whether to make a `pandas.DataFrame`; `None` for: if pandas is installed.
+
+    Returns:
+        A DataFrame or a structured array with the columns `sentence` (number of the line, from 1),
+        `position` (from 0), `token`, `layer`, `expert`, `gate` (`G(x)_i`) and `rank` (of the expert
+        among those of the token, from 1), sorted by layer, sentence, position and rank. A token
+        that no expert takes has no row.
+
+    Raises:
+        ModuleNotFoundError: if pandas is asked for, and is not installed.
+    """
+    if pandas is None:
+        pandas = importlib.util.find_spec("pandas") is not None
+    spelled = spelling(vocabulary)
+    parts = []
+    for name, text in routed.items():
+        ids, inverse = np.unique(text.tokens, return_inverse=True)
+        words = np.array([spelled(int(index)) for index in ids], object)
+        part = np.empty(len(text.places), COLUMNS)
+        part["sentence"] = text.lines[text.places]
+        part["position"] = text.positions[text.places]
+        part["token"] = words[inverse[text.places]]
+        part["layer"] = name
+        part["expert"] = text.experts
+        part["gate"] = text.gates
+        part["rank"] = text.ranks
+        parts.append(part)
+    table = np.concatenate(parts) if parts else np.empty(0, COLUMNS)
+    if not pandas:
+        return table
+    from pandas import DataFrame
+
+    return DataFrame({name: table[name] for name in COLUMNS.names})
+
+
+def write_routing_table(routed, vocabulary, path):
+    """Writes the table as CSV, gate values with six digits.
+
+    Args:
+        routed, vocabulary: as for `routing_table`.
+        path: of the file, which appears under its name only when it is complete.
+    """
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS.names)
+        for name, text in routed.items():  # a layer at a time: the rows are many
+            table = routing_table({name: text}, vocabulary, pandas=False)
+            for *first, gate, rank in table.tolist():
+                writer.writerow([*first, f"{gate:.6g}", rank])

@@ -1,0 +1,174 @@
+"""What training and evaluating a language model needs of its text."""
+
+import functools
+
+import data_pipelines
+from tfmoe.inspection import numbered_batches
+from tfmoe.tasks.corpora import find_splits
+from tfmoe.tasks.language_data import build_batches, build_vocabulary
+
+
+class LanguageTask:
+    """The text of a config, and what a model makes of it. Reads nothing before it is asked.
+
+    Args:
+        config: a `Config` of a language model.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    @functools.cached_property
+    def splits(self):
+        """`data_pipelines.Splits` of paths."""
+        return find_splits(self.config)
+
+    @functools.cached_property
+    def surveys(self):
+        """`{"train": data_pipelines.Survey, …}`: the whole text, read once and checked."""
+        surveys = {
+            part: data_pipelines.survey(files) for part, files in vars(self.splits).items() if files
+        }
+        if self.config.data.name == "lm1b" and data_pipelines.check_test_counts(surveys["test"]):
+            print("the test text has the sentences and words of the published one")
+        return surveys
+
+    def facts(self):
+        """What a run notes of its text: `{"train": {"files", "sentences", "words"}, …}`."""
+        return {
+            part: {
+                "files": getattr(self.splits, part),
+                "sentences": found.sentences,
+                "words": found.tokens,
+            }
+            for part, found in self.surveys.items()
+        }
+
+    def new_vocabulary(self):
+        """The `data_pipelines.Vocabulary` of the training text, or of the config's file."""
+        return build_vocabulary(self.config, self.surveys["train"].words)
+
+    @staticmethod
+    def vocabulary_file(run):
+        """Where a `RunDirectory` keeps the vocabulary."""
+        return run.vocabulary
+
+    load_vocabulary = staticmethod(data_pipelines.Vocabulary.load)
+
+    def report(self, vocabulary):
+        """Lines on the text: sentences, words, and how many of them have no id."""
+        for part, found in self.surveys.items():
+            known = sum(count for word, count in found.words.items() if word in vocabulary)
+            yield (
+                f"{part:<6} {found.sentences:>11,} sentences {found.tokens:>13,} words "
+                f"{1 - known / found.tokens:>7.2%} out of vocabulary"
+            )
+        yield f"vocabulary of {len(vocabulary):,}"
+
+    def batches_per_epoch(self, vocabulary):
+        """Batches of one pass over the training text."""
+        data = self.config.data
+        return data_pipelines.batches_per_pass(
+            self.surveys["train"].lengths,
+            batch_tokens=data.batch_tokens,
+            max_length=data.max_length,
+        )
+
+    def training_batches(self, vocabulary, start_batch):
+        """Endless batches of the training text, from one on."""
+        return build_batches(
+            self.config,
+            self.splits.train,
+            vocabulary,
+            training=True,
+            start_batch=start_batch,
+            lengths=self.surveys["train"].lengths,
+        )
+
+    def validation_batches(self, vocabulary):
+        """Batches of the validation text, or `None` without one."""
+        if not self.splits.valid:
+            return None
+        return build_batches(
+            self.config,
+            self.splits.valid,
+            vocabulary,
+            training=False,
+            lengths=self.surveys["valid"].lengths,
+        )
+
+    def numbered_batches(self, vocabulary, files, sentences=None):
+        """Batches of text files that keep their line numbers, to inspect a model on: see
+        `tfmoe.inspection.numbered_batches`.
+        """
+        data = self.config.data
+        return numbered_batches(
+            files,
+            vocabulary,
+            batch_tokens=data.batch_tokens,
+            max_length=data.max_length,
+            sentences=sentences,
+        )
+
+    def find_files(self, patterns, direction=None):
+        """The files to evaluate on that paths or globs mean."""
+        if direction is not None:
+            raise ValueError("--direction is for translation models")
+        return data_pipelines.find_files(patterns)
+
+    def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
+        """Evaluates a model on text files.
+
+        Args:
+            model: a compiled `LanguageModel`.
+            vocabulary: its `Vocabulary`.
+            files: list of paths.
+            callbacks, verbose: of `model.evaluate`.
+
+        Returns:
+            Dictionary: `perplexity`, `tokens` counted, `oov` of them, `loss` in nats per token, and
+            per mixture its metrics of use (`moe_1_cv_load`, …).
+        """
+        found = data_pipelines.survey(files)
+        batches = build_batches(
+            self.config, files, vocabulary, training=False, lengths=found.lengths
+        )
+        measured = evaluate_perplexity(model, batches, callbacks, verbose)
+        known = sum(count for word, count in found.words.items() if word in vocabulary)
+        first = ("perplexity", "tokens")
+        return {
+            **{key: measured.pop(key) for key in first},
+            "oov": found.tokens - known,
+            **measured,
+        }
+
+    @staticmethod
+    def summary(result):
+        """One line on what `evaluate` gave."""
+        return (
+            f"perplexity {result['perplexity']:.2f} ({result['loss']:.4f} nats) per token on "
+            f"{result['tokens']:,} tokens (end of sentence counted), {result['oov']:,} of them out "
+            "of vocabulary"
+        )
+
+
+def evaluate_perplexity(model, batches, callbacks, verbose):
+    """Runs a model's `evaluate`.
+
+    Returns:
+        Dictionary: `perplexity`, `tokens` counted, `loss` in nats per token, and per mixture those
+        metrics that were measured.
+    """
+    logs = model.evaluate(batches, return_dict=True, verbose=verbose, callbacks=callbacks)
+    total, tokens = model.perplexity.total.numpy(), model.perplexity.count.numpy()
+    use = {
+        name: float(value)
+        for name, value in logs.items()
+        if name not in ("loss", "perplexity", "words") and value == value  # NaN: not measured
+    }
+    return {
+        "perplexity": float(logs["perplexity"]),
+        "tokens": int(tokens),
+        "loss": float(total / tokens),
+        **use,
+    }

@@ -1,0 +1,260 @@
+"""What training and evaluating a translation model needs of its text."""
+
+import functools
+
+import data_pipelines
+from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
+from tfmoe.inspection import numbered_pairs
+from tfmoe.serving.translator import Translator
+from tfmoe.tasks.corpora import find_splits
+from tfmoe.tasks.language_modeling import evaluate_perplexity
+from tfmoe.tasks.translation_data import (
+    build_parallel_batches,
+    build_subwords,
+    empty_sides,
+    language_pairs,
+)
+from tfmoe.tasks.translation_quality import bleu, multi_bleu
+
+
+class TranslationTask:
+    """The parallel text of a config, and what a model makes of it. Reads nothing before it is
+    asked.
+
+    Args:
+        config: a `Config` of a translation model.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self._known_lengths = {}
+
+    @functools.cached_property
+    def splits(self):
+        """`data_pipelines.Splits` of `data_pipelines.ParallelFiles`, one for each direction of the
+        config.
+        """
+        return find_splits(self.config)
+
+    @functools.cached_property
+    def surveys(self):
+        """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: the whole text, read
+        and checked.
+        """
+        empty = empty_sides(self.config.data)
+        return {
+            part: [data_pipelines.survey_parallel(each, empty=empty) for each in files]
+            for part, files in vars(self.splits).items()
+            if files
+        }
+
+    def facts(self):
+        """What a run notes of its text: `{"train": {"files", "sentences", "words"}, …}`, words of
+        both sides.
+        """
+        return {
+            part: {
+                "files": [
+                    path
+                    for each in getattr(self.splits, part)
+                    for path in each.source + each.target
+                ],
+                "sentences": sum(found.pairs for found in surveys),
+                "words": sum(found.source_words + found.target_words for found in surveys),
+            }
+            for part, surveys in self.surveys.items()
+        }
+
+    def new_vocabulary(self):
+        """The `data_pipelines.Subwords` of the training text, or of the config's file."""
+        return build_subwords(self.config, self.splits.train)
+
+    @staticmethod
+    def vocabulary_file(run):
+        """Where a `RunDirectory` keeps the vocabulary."""
+        return run.subwords
+
+    load_vocabulary = staticmethod(data_pipelines.Subwords.load)
+
+    def report(self, vocabulary):
+        """Lines on the text, and how much of it is too long to train on."""
+        for part, surveys in self.surveys.items():
+            for files, found in zip(getattr(self.splits, part), surveys, strict=True):
+                empty = f", {found.empty:,} more have an empty side" if found.empty else ""
+                yield (
+                    f"{part:<6} {found.pairs:>11,} pairs {found.source_words:>12,} words "
+                    f"{files.source_language} {found.target_words:>12,} {files.target_language}"
+                    f"{empty}"
+                )
+        longest = self.config.data.max_length
+        left_out = data_pipelines.count_longer(self._lengths("train", vocabulary), longest)
+        if left_out:
+            yield f"{left_out:,} pairs for training are longer than max_length={longest}"
+        yield f"vocabulary of {len(vocabulary):,} subwords"
+
+    def _lengths(self, part, vocabulary):
+        if part not in self._known_lengths:
+            files = getattr(self.splits, part)
+            self._known_lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
+        return self._known_lengths[part]
+
+    def batches_per_epoch(self, vocabulary):
+        """Batches of one pass over the training text."""
+        data = self.config.data
+        return data_pipelines.parallel_batches_per_pass(
+            self._lengths("train", vocabulary),
+            batch_words=data.batch_words,
+            max_length=data.max_length,
+            tag_language=bool(vocabulary.languages),
+        )
+
+    def training_batches(self, vocabulary, start_batch):
+        """Endless batches of the training text, from one on."""
+        return build_parallel_batches(
+            self.config,
+            self.splits.train,
+            vocabulary,
+            training=True,
+            start_batch=start_batch,
+            lengths=self._lengths("train", vocabulary),
+        )
+
+    def validation_batches(self, vocabulary):
+        """Batches of the validation text, or `None` without one."""
+        if not self.splits.valid:
+            return None
+        return build_parallel_batches(
+            self.config,
+            self.splits.valid,
+            vocabulary,
+            training=False,
+            lengths=self._lengths("valid", vocabulary),
+        )
+
+    def numbered_batches(self, vocabulary, files, sentences=None):
+        """Batches of pairs that keep their line numbers, to inspect a model on: see
+        `tfmoe.inspection.numbered_pairs`.
+        """
+        return numbered_pairs(
+            files,
+            vocabulary,
+            batch_words=self.config.data.batch_words,
+            sentences=sentences,
+            empty=empty_sides(self.config.data),
+        )
+
+    def count_pairs(self, files):
+        """How many pairs of sentences a `ParallelFiles` has."""
+        pairs = data_pipelines.sentence_pairs(files, empty=empty_sides(self.config.data))
+        return sum(1 for _ in pairs)
+
+    def find_files(self, patterns, direction=None):
+        """The `ParallelFiles` to evaluate on that prefixes mean.
+
+        Args:
+            patterns: prefixes of files; none for the run's own test text.
+            direction: `"en-fr"`, or `None` if the model has one only.
+        """
+        known = {"-".join(pair): pair for pair in language_pairs(self.config.data)}
+        if direction is None and patterns and len(known) > 1:
+            raise ValueError(
+                f"--direction must say what to translate --data from and to: {', '.join(known)}"
+            )
+        if direction is not None and direction not in known:
+            raise ValueError(f"--direction must be one of {', '.join(known)}, got {direction!r}")
+        if patterns:
+            pair = known[direction or next(iter(known))]
+            return [data_pipelines.find_parallel(patterns, *pair)]
+        return [
+            each
+            for name, some in by_direction(self.splits.test).items()
+            for each in some
+            if direction in (None, name)
+        ]
+
+    def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
+        """Evaluates a model on parallel text: perplexity, and translations by beam search.
+
+        Args:
+            model: a compiled `TranslationModel`.
+            vocabulary: its `Subwords`.
+            files: list of `ParallelFiles`.
+            callbacks, verbose: of `model.evaluate`.
+
+        Returns:
+            Dictionary: `bleu`, `signature`, `chrf`, `chrf_signature`, `multi_bleu` (the paper's),
+            `sentences`, `perplexity` per subword, `tokens` counted, `loss` in nats per token, and
+            per mixture its metrics of use. With several directions `bleu`, `chrf` and `multi_bleu`
+            are means over them, and `directions` has the figures of each. Only the first worker of
+            a cluster translates; the others return what is left.
+        """
+        batches = build_parallel_batches(self.config, files, vocabulary, training=False)
+        measured = evaluate_perplexity(model, batches, callbacks, verbose)
+        strategy = model.distribute_strategy
+        if is_mixed(strategy):
+            model = on_one_device(model)
+            if not is_first_worker(strategy):
+                return measured
+        translator = build_translator(self.config, vocabulary, model)
+        directions = {}
+        for name, some in by_direction(files).items():
+            pairs = [
+                pair
+                for each in some
+                for pair in data_pipelines.sentence_pairs(each, empty=empty_sides(self.config.data))
+            ]
+            sources, references = map(list, zip(*pairs, strict=True))
+            language = some[0].target_language
+            found = translator.translate_all(sources, language, label=name)
+            directions[name] = {
+                **bleu(found, references, language),
+                "multi_bleu": multi_bleu(found, references),
+            }
+        quality = dict(next(iter(directions.values())))
+        if len(directions) > 1:
+            for key in ("bleu", "chrf", "multi_bleu"):
+                values = [each[key] for each in directions.values()]
+                quality[key] = sum(values) / len(values)
+            quality["sentences"] = sum(each["sentences"] for each in directions.values())
+            signatures = sorted({each["signature"] for each in directions.values()})
+            quality["signature"] = " and ".join(signatures)
+            quality["directions"] = directions
+        return {**quality, **measured}
+
+    @staticmethod
+    def summary(result):
+        """Lines on what `evaluate` gave."""
+        lines = [
+            f"{name}: BLEU {each['bleu']:.2f}, chrF {each['chrf']:.2f}"
+            for name, each in result.get("directions", {}).items()
+        ]
+        mean = "mean " if lines else ""
+        lines.append(
+            f"{mean}BLEU {result['bleu']:.2f} ({result['signature']}), {mean}chrF "
+            f"{result['chrf']:.2f}, perplexity {result['perplexity']:.3f} per subword, on "
+            f"{result['sentences']:,} sentences"
+        )
+        return "\n".join(lines)
+
+
+def by_direction(files):
+    """`{"en-fr": [ParallelFiles, …], …}` of a list of them."""
+    directions = {}
+    for each in files:
+        name = f"{each.source_language}-{each.target_language}"
+        directions.setdefault(name, []).append(each)
+    return directions
+
+
+def build_translator(config, subwords, model, **changes):
+    """A `tfmoe.serving.translator.Translator` by the settings of a config.
+
+    Args:
+        config: a `Config` of a translation model.
+        subwords: its `Subwords`.
+        model: the built model.
+        **changes: other values for its `model.decoding`.
+    """
+    languages = {language: subwords.language_id(language) for language in subwords.languages}
+    decoding = {**config.model.decoding.model_dump(), **changes}
+    return Translator(model, subwords.tokenizer(), languages, **decoding)
