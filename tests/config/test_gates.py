@@ -1,6 +1,7 @@
 import pytest
 
-from tfmoe.config.gates import GATE_SECTIONS, NOT_NAMED, gate_section
+from tfmoe.config.gates import GATE_SECTIONS, NOT_NAMED
+from tfmoe.config.sections import construct, section_of
 from tfmoe.gating import GATES, Gate, get
 
 
@@ -17,12 +18,11 @@ def test_every_gate_has_a_section():
 
 def test_sections_make_gates():
     for name, section in GATE_SECTIONS.items():
-        gate = get(section().model_dump())
-        assert type(gate) is GATES[name]
+        assert type(get(section().model_dump())) is type(construct(section())) is GATES[name]
 
 
 def test_fields_follow_the_constructor():
-    section = gate_section("threshold", Threshold)
+    section = section_of(Threshold, "threshold", base=Gate)
     assert list(section.model_fields) == [
         "name", "m", "slope", "mode",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import typing
 
 from tfmoe.config.named import default_name, item_type, name_of, section_at, sections_of
 from tfmoe.config.problems import shown
+from tfmoe.config.sections import UNIONS, Scalar
 
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 # Suffixes of a sentence for the metadata that pydantic keeps of Field(ge=…, lt=…).
@@ -24,8 +25,8 @@ def explain(error, root, tree):
     Returns:
         `(path, message)`: `("model", "blocks", 1, "gate", "kk")` and a sentence without it.
     """
-    path, field, section = _locate(error["loc"], root, tree)
-    kind, value = error["type"], error["input"]
+    path, field, section, value = _locate(error["loc"], root, tree)
+    kind = error["type"]
     if kind == "extra_forbidden":
         return path, _unknown_key(path[-1], value, field.siblings, section)
     if kind == "missing":
@@ -61,17 +62,20 @@ def _field(annotation, metadata=(), siblings=()):
 
 
 def _locate(location, root, tree):
-    """Follows pydantic's location, which also holds the names of chosen sections.
+    """Follows pydantic's location, which also holds the names of chosen sections, and what it tried
+    of a union.
 
     Returns:
-        `(path, field, section)`: the keys and indices alone; the `_Field` there; the `Section`
-        class around it.
+        `(path, field, section, value)`: the keys and indices alone; the `_Field` there; the
+        `Section` class around it; the value there.
     """
     annotation, metadata, value = root, (), tree
     section, siblings, path = None, (), ()
     remaining = list(location)
     while remaining:
         sections = sections_of(annotation)
+        if not sections and _is_union(annotation):
+            break
         if isinstance(value, dict) and sections:
             section, siblings = section_at(annotation, value, metadata), sections
             if len(sections) > 1:
@@ -88,8 +92,15 @@ def _locate(location, root, tree):
             annotation, metadata = info.annotation, info.metadata
             value = value.get(step) if isinstance(value, dict) else None
         else:
-            annotation, metadata, value = object, (), None
-    return path, _field(annotation, metadata, siblings), section
+            value = value.get(step) if isinstance(value, dict) else None
+            annotation, metadata = object, ()
+    return path, _field(annotation, metadata, siblings), section, value
+
+
+def _is_union(annotation):
+    """Whether a type is a union of more than one type and null."""
+    members = set(typing.get_args(annotation)) - {type(None)}
+    return typing.get_origin(annotation) in UNIONS and len(members) > 1
 
 
 def _unknown_key(key, value, siblings, section):
@@ -122,6 +133,8 @@ def expected(annotation, metadata=()):
     if origin is list:
         some = any(getattr(item, "min_length", 0) for item in metadata)
         return f"a list{' of at least one item' if some else ''}"
+    if annotation == Scalar:
+        return "a number, text, true, false or null"
     if arguments:
         empty = type(None)
         options = [expected(option, metadata) for option in arguments if option is not empty]

@@ -118,7 +118,8 @@ def _validate(tree, origins):
     try:
         config = Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        found = [explain(each, Config, tree) for each in error.errors()]
+        # Of a union pydantic reports every member.
+        found = list(dict.fromkeys(explain(each, Config, tree) for each in error.errors()))
     found += combination_problems(tree)
     if found:
         raise ConfigError(

@@ -1,0 +1,205 @@
+"""Sections made from constructors, and objects made from sections."""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+
+import pydantic
+import pytest
+
+from tfmoe.config.explain import explain
+from tfmoe.config.sections import SectionError, construct, section_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Which words have an id."""
+
+    size: int | None = None
+    min_count: int = 1
+
+    def __post_init__(self):
+        if self.min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {self.min_count}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Direction:
+    source: str
+    files: list[str]
+
+
+class Corpus:
+    """A corpus of tests.
+
+    Args:
+        train: files.
+    """
+
+    RETIRED = ("lines",)
+
+    def __init__(
+        self,
+        train: list[str],
+        words: Words = Words(min_count=2),
+        languages: tuple[str, ...] = ("de", "fr"),
+        directions: list[Direction] = (),
+        kind: typing.Literal["plain", "gzip"] = "plain",
+        transform: Callable | None = None,
+        **kwargs,
+    ):
+        self.train, self.words, self.languages = train, words, languages
+        self.directions, self.kind, self.kwargs = directions, kind, kwargs
+        if not train:
+            raise ValueError("train must have a file, got none")
+
+
+def problem(section, **values):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        section.model_validate(values)
+    (found,) = {explain(error, section, values) for error in caught.value.errors()}
+    return found
+
+
+@pytest.fixture
+def section():
+    return section_of(Corpus, "corpus")
+
+
+def test_keys_defaults_and_docstring(section):
+    assert section(train=["a"]).model_dump() == {
+        "name": "corpus",
+        "train": ["a"],
+        "words": {"size": None, "min_count": 2},
+        "languages": ["de", "fr"],
+        "directions": [],
+        "kind": "plain",
+    }
+    assert section.__doc__.startswith("A corpus of tests.\n\nArgs:\n    train")
+
+
+def test_there_and_back(section):
+    made = section.model_validate(
+        {
+            "train": "a",
+            "words": {"size": 5},
+            "languages": ["it"],
+            "directions": [{"source": "de", "files": "b"}],
+        }
+    )
+    assert section.model_validate(made.model_dump()) == made
+    corpus = construct(made, shuffle=True)
+    assert isinstance(corpus, Corpus)
+    assert (corpus.train, corpus.words, corpus.languages) == (["a"], Words(5, 1), ("it",))
+    assert corpus.directions == [Direction("de", ["b"])]
+    assert corpus.kwargs == {"shuffle": True}
+
+
+def test_what_was_retired_may_be_0(section):
+    assert section(train=["a"], lines=0) == section(train=["a"])
+    assert problem(section, train=["a"], lines=1)[0] == ("lines",)
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "message"),
+    [
+        ({}, ("train",), "is missing; it must be a list"),
+        ({"train": 3}, ("train",), "must be a list, got 3"),
+        ({"train": "a", "words": {"sise": 3}}, ("words", "sise"),
+         "unknown key (its value is 3); did you mean size? The keys here are size, min_count"),
+        ({"train": "a", "kind": "gzi"}, ("kind",),
+         "must be plain or gzip, got 'gzi'; did you mean gzip?"),
+        ({"train": "a", "directions": [{"source": "de", "files": [1]}]},
+         ("directions", 0, "files", 0), "must be text, got 1"),
+        ({"train": "a", "languages": ["de", None]}, ("languages", 1), "must be text, got null"),
+    ],
+)  # fmt: skip
+def test_types_are_refused(section, values, path, message):
+    assert problem(section, **values) == (path, message)
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "message"),
+    [
+        ({"train": []}, ("train",), "must have a file, got none"),
+        ({"train": "a", "words": {"min_count": 0}}, ("words", "min_count"),
+         "must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_a_constructors_objection_has_its_key(section, values, path, message):
+    with pytest.raises(SectionError) as caught:
+        construct(section.model_validate(values))
+    assert (caught.value.path, caught.value.message) == (path, message)
+    assert str(caught.value) == f"{'.'.join(path)} {message}"
+
+
+class Inner:
+    def __init__(self, k=4, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Outer:
+    def __init__(self, inner, n: int, **kwargs):
+        self.inner, self.n = inner, n
+        raise ValueError(f"Exception encountered: k must be at most {n}")
+
+
+def test_an_outer_constructor_may_object_to_an_inner_argument():
+    inner = section_of(Inner, "inner")
+    outer = section_of(Outer, "outer", fields={"inner": inner, "other": int})
+    with pytest.raises(SectionError) as caught:
+        construct(outer(inner=inner(k=5), n=3))
+    assert (caught.value.path, caught.value.message) == (("inner", "k"), "must be at most 3")
+
+
+class Base:
+    def __init__(self, name=None, dtype="float32"):
+        pass
+
+
+class Middle(Base):
+    def __init__(self, width=1.5, hidden=None, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Top(Middle):
+    def __init__(self, depth, activation: str | Callable = "relu", hidden=True, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_kwargs_are_followed_to_a_base():
+    assert list(section_of(Top, "top", base=Base).model_fields) == [
+        "name", "depth", "activation", "hidden", "width",
+    ]  # fmt: skip
+    assert list(section_of(Top, leave_out=["depth"]).model_fields) == [
+        "activation", "hidden", "width", "dtype",
+    ]  # fmt: skip
+    section = section_of(Top, base=Base)
+    assert section(depth="deep").depth == "deep"  # no annotation, no default: any scalar
+    scalar = "must be a number, text, true, false or null, got [1]"
+    assert problem(section, depth=[1]) == (("depth",), scalar)
+    assert problem(section, depth=1, hidden=None)[1] == "must be true or false, got null"
+    assert problem(section, depth=1, width="1") == (("width",), "must be a number, got '1'")
+    # Of text or a function, text.
+    wanted = {"class_name": "Evil", "config": {}}
+    assert problem(section, depth=1, activation=wanted)[1].startswith("must be text, got {'class")
+
+
+def rate(peak, steps: int, name="x", end=0.0):
+    return peak, steps, end
+
+
+def test_functions():
+    section = section_of(rate, "rate", leave_out=["peak"], doc="A rate.", fields={"end": int})
+    assert list(section.model_fields) == ["name", "steps", "end"]
+    assert section.__doc__ == "A rate."
+    assert construct(section(steps=3, end=1), peak=2.0) == (2.0, 3, 1)
+
+
+def test_what_a_config_cannot_say():
+    def call(function: Callable):
+        pass
+
+    with pytest.raises(TypeError, match="call: a config cannot say function, of type"):
+        section_of(call)
+    assert list(section_of(call, leave_out=["function"]).model_fields) == []
