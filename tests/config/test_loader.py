@@ -225,9 +225,9 @@ class TestErrors:
                 "belongs to name: warmup_inverse_sqrt or cosine_decay, not constant",
             ),
             (
-                "training.optimizer.name=adagrad",
-                "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, "
-                "got 'adagrad'; did you mean factored_adagrad?",
+                "training.optimizer.schedule.name=cosine",
+                "training.optimizer.schedule.name: must be one of constant, warmup_inverse_sqrt, "
+                "cosine_decay, got 'cosine'; did you mean cosine_decay?",
             ),
         ],
     )
@@ -290,8 +290,7 @@ class TestErrors:
         lines = problems(path)
         assert [line.split(":")[1] for line in lines] == ["7", "3", "1", "9", "5", "6"]
         assert lines[0] == (
-            "config.yaml:7: model.blocks[2].hidden_units: is missing; it must be an integer "
-            "of at least 1"
+            "config.yaml:7: model.blocks[2].hidden_units: is missing; it must be an integer"
         )
         assert lines[2].startswith(
             "config.yaml:1: data: is missing; it must be a mapping such as {name: text"

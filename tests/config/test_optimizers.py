@@ -4,10 +4,9 @@ import keras
 import pytest
 
 from tfmoe.config import ConfigError, build_optimizer, dump_config, load_config
-from tfmoe.config.builders import OPTIMIZERS
 from tfmoe.config.named import name_of, sections_of
 from tfmoe.config.training_schema import Optimizer
-from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
+from tfmoe.optimizers import OPTIMIZERS, FactoredAdagrad, FactoredAdam
 
 TEXT = """\
 model: {d_model: 8, blocks: [{name: lstm, units: 8}]}
@@ -71,8 +70,30 @@ def test_adam_needs_no_name(load):
     [
         (
             "{name: factored_adm}",
-            "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, got "
-            "'factored_adm'; did you mean factored_adam?",
+            "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, "
+            "adadelta,",
+        ),
+        ("{name: factored_adm}", "got 'factored_adm'; did you mean factored_adam?"),
+        ("{name: adam_w}", "got 'adam_w'; did you mean adamw?"),
+        (
+            "{beta_1: 1}",
+            "training.optimizer.beta_1: must be a number of at least 0 and below 1, got 1",
+        ),
+        (
+            "{name: lion, beta_1: 0}",
+            "training.optimizer.beta_1: must be in the [0, 1] range.",
+        ),
+        (
+            "{name: muon, exclude_layers: softmax}",
+            "training.optimizer.exclude_layers: must be a list, or null, got 'softmax'",
+        ),
+        (
+            "{name: sgd, nesterov: 1}",
+            "training.optimizer.nesterov: must be true or false, got 1",
+        ),
+        (
+            "{schedule: {name: cosine_decay, steps: 0}}",
+            "training.optimizer.schedule.steps: must be an integer of at least 1, got 0",
         ),
         (
             "{name: factored_adam, factored: expert}",
@@ -81,7 +102,10 @@ def test_adam_needs_no_name(load):
             "you mean 'experts'?",
         ),
         ("{name: factored_adagrad, factored: []}", "training.optimizer.factored: must be one of"),
-        ("{name: factored_adam, factored: 3}", "training.optimizer.factored: must be one of"),
+        (
+            "{name: factored_adam, factored: 3}",
+            "training.optimizer.factored: must be text or a list, got 3",
+        ),
         (
             "{factored: experts}",
             "training.optimizer.factored: unknown key (its value is 'experts'); it belongs to "

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfmoe.optimizers import WarmupInverseSqrt
+from tfmoe.optimizers import SCHEDULES, WarmupInverseSqrt
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,37 @@ def test_an_optimizer_takes_and_saves_it():
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [(0.0,), (-1.0,), (float("nan"),), (1.0, 0), (1.0, 10, -1)],
+    ("arguments", "message"),
+    [
+        ((0.0,), "peak must be a number above 0, got 0.0"),
+        ((-1.0,), "peak must be a number above 0, got -1.0"),
+        ((float("nan"),), "peak must be a number above 0, got nan"),
+        ((1.0, 0), "warmup_steps must be an integer of at least 1, got 0"),
+        ((1.0, 10, -1), "constant_steps must be an integer of at least 0, got -1"),
+    ],
 )
-def test_wrong_arguments(arguments):
-    with pytest.raises(
-        ValueError, match=r"peak must be above 0, warmup_steps at least 1.*got peak="
-    ):
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         WarmupInverseSqrt(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 3), "peak must be a number above 0, got 0.0"),
+        ((1.0, 0), "steps must be an integer of at least 1, got 0"),
+        ((1.0, 3, -1), "warmup_steps must be an integer of at least 0, got -1"),
+        ((1.0, 3, 1, 1.0), "final_fraction must be a number of at least 0 and under 1, got 1.0"),
+    ],
+)
+def test_wrong_arguments_of_a_cosine(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        SCHEDULES["cosine_decay"](*arguments)
+
+
+def test_schedules_reach_their_peak_by_the_names_that_configs_give_them():
+    assert SCHEDULES["constant"](0.5) == 0.5
+    # Two steps up to 0.5, then half a cosine over four: half-way after two of them.
+    cosine = SCHEDULES["cosine_decay"](0.5, steps=6, warmup_steps=2)
+    np.testing.assert_allclose([cosine(step) for step in (0, 1, 2, 4, 6)], [0, 0.25, 0.5, 0.25, 0])
+    assert float(SCHEDULES["warmup_inverse_sqrt"](0.5, warmup_steps=2)(1)) == 0.5

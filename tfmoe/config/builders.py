@@ -3,22 +3,11 @@
 import keras
 import tensorflow as tf
 
-from tfmoe import distribute, layers, optimizers
+from tfmoe import distribute
+from tfmoe.config.model_schema import block_lists, block_prefix
 from tfmoe.config.problems import ConfigError, Problem
-from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
-from tfmoe.optimizers import WarmupInverseSqrt
-
-BLOCKS = {
-    "lstm": lambda **arguments: layers.ProjectedLSTM(return_sequences=True, **arguments),
-    "moe": layers.MoE,
-    "feed_forward": layers.FeedForward,
-    "attention_lstm": layers.AttentionLSTM,
-}
-OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
-    "factored_adam": optimizers.FactoredAdam,
-    "factored_adagrad": optimizers.FactoredAdagrad,
-}
+from tfmoe.config.sections import SectionError, construct
+from tfmoe.models import residual_blocks
 
 
 def build_layer(block, name):
@@ -29,10 +18,10 @@ def build_layer(block, name):
         name: the layer's name.
 
     Raises:
-        ValueError: by the layer, if it cannot be; the message begins with the argument's name.
+        SectionError: by the layer, if it cannot be.
     """
-    arguments = block.model_dump()
-    return BLOCKS[arguments.pop("name")](name=name, **arguments)
+    layer = type(block).made_from.constructor
+    return construct(block, name=name, **getattr(layer, "BLOCK_ARGUMENTS", {}))
 
 
 def build_model(config, vocabulary_size=None):
@@ -60,32 +49,25 @@ def build_model(config, vocabulary_size=None):
             "example --set data.vocabulary.size=8000"
         )
         raise ConfigError([Problem("", "data.vocabulary.size", message)])
-    model, seed = config.model, config.training.seed
-    shared = {
-        "dropout": model.dropout,
-        "num_sampled": model.num_sampled,
-        "seed": seed,
-        "name": model.name,
-    }
     global_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.training.dtype_policy)
     try:
-        if model.name == "language_model":
-            blocks = _blocks(model.blocks, "", model.dropout, seed)
-            return LanguageModel(vocabulary_size, model.d_model, blocks, **shared)
-        encoder = _blocks(model.encoder, "encoder_", model.dropout, seed)
-        # Seeds go on where those of the encoder end.
-        decoder = _blocks(model.decoder, "decoder_", model.dropout, seed + len(encoder))
-        return TranslationModel(vocabulary_size, model.d_model, encoder, decoder, **shared)
+        return _model(config.model, vocabulary_size, config.training.seed)
     finally:
         keras.config.set_dtype_policy(global_policy)
 
 
-def _blocks(sections, prefix, dropout, seed):
-    made = [
-        build_layer(block, f"{prefix}{block.name}_{index}") for index, block in enumerate(sections)
-    ]
-    return residual_blocks(made, dropout=dropout, seed=seed)
+def _model(model, vocabulary_size, seed):
+    blocks = {}
+    for key in block_lists(type(model)):
+        layers = [
+            build_layer(block, f"{block_prefix(key)}{block.name}_{index}")
+            for index, block in enumerate(getattr(model, key))
+        ]
+        # The seeds of a list continue those of the one before.
+        first_seed = seed + sum(map(len, blocks.values()))
+        blocks[key] = residual_blocks(layers, dropout=model.dropout, seed=first_seed)
+    return construct(model, vocabulary_size=vocabulary_size, seed=seed, name=model.name, **blocks)
 
 
 def build_strategy(config):
@@ -118,26 +100,19 @@ def build_optimizer(config):
     return build_optimizer_from(config.training.optimizer)
 
 
-def build_optimizer_from(optimizer):
-    """The optimizer of the section `training.optimizer`."""
-    shared = {"name", "learning_rate", "schedule", "clip_norm", "global_clip_norm"}
-    return OPTIMIZERS[optimizer.name](
-        learning_rate=_schedule(optimizer.schedule, optimizer.learning_rate),
-        clipnorm=optimizer.clip_norm,
-        global_clipnorm=optimizer.global_clip_norm,
-        **optimizer.model_dump(exclude=shared),
+def build_optimizer_from(section):
+    """The optimizer of the section `training.optimizer`.
+
+    Raises:
+        SectionError: by the optimizer or its schedule, if it cannot be.
+    """
+    try:
+        rate = construct(section.schedule, peak=section.learning_rate)
+    except SectionError as error:
+        raise SectionError(("schedule", *error.path), error.message) from error
+    return construct(
+        section,
+        learning_rate=rate,
+        clipnorm=section.clip_norm,
+        global_clipnorm=section.global_clip_norm,
     )
-
-
-def _schedule(schedule, learning_rate):
-    if schedule.name == "constant":
-        return learning_rate
-    if schedule.name == "cosine_decay":
-        return keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(1, schedule.steps - schedule.warmup_steps),
-            alpha=schedule.final_fraction,
-            warmup_target=learning_rate,
-            warmup_steps=schedule.warmup_steps,
-        )
-    return WarmupInverseSqrt(learning_rate, schedule.warmup_steps, schedule.constant_steps)

@@ -4,8 +4,6 @@ The layers know best, and say it in their own ValueErrors: each block is made, w
 what its layer objects to is reported under the block's key.
 """
 
-import re
-
 import keras
 import pydantic
 import tensorflow as tf
@@ -13,12 +11,11 @@ import tensorflow as tf
 from data_pipelines import EMBEDDED_LANGUAGES as LANGUAGES
 from tfmoe.config.builders import build_layer, build_optimizer_from
 from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Grammars, Parallel
-from tfmoe.config.model_schema import DecoderBlock
+from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
 from tfmoe.config.named import name_of
+from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
-
-# Keras puts this before the message of an error in a layer's constructor that it called itself.
-WRAPPED = "Exception encountered: "
+from tfmoe.layers import BLOCKS
 
 # The kind of model that each kind of data is for.
 KINDS = {
@@ -58,56 +55,57 @@ def _valid(adapter, tree):
 def _block_problems(tree):
     d_model = _at(tree, "model", "d_model")
     for path, block_tree in _block_trees(tree):
-        block, index = _valid(_BLOCK, block_tree), path[-1]
+        block = _valid(_BLOCK, block_tree)
         if block is None:
             continue
-        is_first = path == ("model", "decoder", 0)
-        if path[1] == "decoder" and is_first != (block.name == "attention_lstm"):
-            which = "must" if is_first else "must not"
-            yield (
-                (*path, "name"),
-                f"{which} be attention_lstm: the first block of the decoder, and no other, feeds "
-                f"the attention; got {block.name}",
-            )
+        yield from _place_problems(path, block)
         try:
             # A strategy must come before all use of TensorFlow, so nothing may be allocated here.
             with keras.StatelessScope(initialize_variables=False):
-                layer = build_layer(block, name=f"{block.name}_{index}")
-        except (ValueError, TypeError) as error:
-            yield _argument_path(path, block, str(error))
+                layer = build_layer(block, name=f"{block.name}_{path[-1]}")
+        except SectionError as error:
+            yield (*path, *error.path), error.message
             continue
         if type(d_model) is int and d_model > 0:
-            width = layer.compute_output_shape((None, None, d_model))[-1]
-            if width != d_model:
-                key = "units" if getattr(block, "projection_units", 0) is None else None
-                yield (
-                    (*path, key or "projection_units"),
-                    f"the block's output is {width} wide, but the residual connection needs "
-                    f"model.d_model={d_model}; set projection_units: {d_model}",
-                )
+            yield from _width_problems(path, block, layer, d_model)
 
 
 def _block_trees(tree):
-    """Yields `(path, block)` for each item of `model.blocks`, `model.encoder` and
-    `model.decoder`.
-    """
-    for key in ("blocks", "encoder", "decoder"):
+    """Yields `(path, block)` for each item of a list of blocks in `model`."""
+    keys = [key for section in MODEL_SECTIONS.values() for key in block_lists(section)]
+    for key in dict.fromkeys(keys):
         blocks = _at(tree, "model", key)
         for index, block in enumerate(blocks if isinstance(blocks, list) else []):
             yield ("model", key, index), block
 
 
-def _argument_path(path, block, message):
-    """Puts the message of a layer or an optimizer, which begins with the argument's name, under the
-    argument's key.
-    """
-    message = message.rpartition(WRAPPED)[2]
-    argument, rest = re.match(r"(?s)(?:Argument )?`?(\w*)`?\s*(.*)", message).groups()
-    if argument in type(block).model_fields:
-        return (*path, argument), rest
-    if argument in type(getattr(block, "gate", block)).model_fields:
-        return (*path, "gate", argument), rest
-    return path, message
+def _place_problems(path, block):
+    """A layer that needs the source is the first block of a decoder, and only there."""
+    is_first = path[2] == 0
+    if path[1] == "decoder" and is_first != needs_memory(type(block).made_from.constructor):
+        names = " or ".join(name for name, layer in BLOCKS.items() if needs_memory(layer))
+        which = "must" if is_first else "must not"
+        yield (
+            (*path, "name"),
+            f"{which} be {names}: the first block of the decoder, and no other, feeds the "
+            f"attention; got {block.name}",
+        )
+
+
+def _width_problems(path, block, layer, d_model):
+    """Blocks have residual connections."""
+    width = layer.compute_output_shape((None, None, d_model))[-1]
+    if width == d_model:
+        return
+    message = (
+        f"the block's output is {width} wide, but the residual connection needs "
+        f"model.d_model={d_model}"
+    )
+    if not hasattr(block, "projection_units"):
+        yield path, message
+        return
+    key = "units" if block.projection_units is None else "projection_units"
+    yield (*path, key), f"{message}; set projection_units: {d_model}"
 
 
 def _optimizer_problems(tree):
@@ -115,18 +113,18 @@ def _optimizer_problems(tree):
     optimizer = _valid(_OPTIMIZER, optimizer_tree) if optimizer_tree is not None else None
     if optimizer is None:
         return
-    limits = [optimizer.clip_norm, optimizer.global_clip_norm]
+    path, limits = ("training", "optimizer"), [optimizer.clip_norm, optimizer.global_clip_norm]
     if None not in limits:
         yield (
-            ("training", "optimizer", "clip_norm"),
+            (*path, "clip_norm"),
             f"must be null where global_clip_norm is set, got {limits[0]} and {limits[1]}",
         )
         return
     try:
         with tf.Graph().as_default():  # nor here
             build_optimizer_from(optimizer)
-    except (ValueError, TypeError) as error:
-        yield _argument_path(("training", "optimizer"), optimizer, str(error))
+    except SectionError as error:
+        yield (*path, *error.path), error.message
 
 
 def _data_problems(tree):

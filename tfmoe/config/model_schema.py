@@ -1,119 +1,50 @@
-"""The section `model`."""
+"""The section `model`. The keys of a model and of a block are the arguments of its constructor,
+and are documented there.
+"""
 
 from typing import Annotated, Literal
 
+import keras
 from pydantic import Field
 
 from tfmoe.config.gates import GATE_SECTIONS
-from tfmoe.config.named import Section, one_of
-from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative, Positive
+from tfmoe.config.named import Section, item_type, one_of, sections_of
+from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative
+from tfmoe.config.sections import section_of
+from tfmoe.layers import BLOCKS
+from tfmoe.models import LanguageModel, TranslationModel
 
-# Keras activations that act on each element by itself, as experts need.
-Activation = Literal[
-    "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
-    "softsign", "mish", "linear",
-]  # fmt: skip
-
-
-class Lstm(Section):
-    """An LSTM block (`tfmoe.layers.ProjectedLSTM`).
-
-    Keys:
-        units: width of the memory cell.
-        projection_units: width of the output, which is also what recurs; null for `units`, without
-            a projection.
-    """
-
-    name: Literal["lstm"] = "lstm"
-    units: AtLeastOne
-    projection_units: AtLeastOne | None = None
+Gate = one_of(*GATE_SECTIONS.values(), default="noisy_top_k")
+# What a config says where a constructor also takes objects. Activations are those of Keras that act
+# on each element by itself, as experts need.
+BLOCK_FIELDS = {
+    "gate": (Gate, GATE_SECTIONS["noisy_top_k"]()),
+    "activation": Literal[
+        "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
+        "softsign", "mish", "linear",
+    ],
+}  # fmt: skip
 
 
-class MoE(Section):
-    """A mixture of experts (`tfmoe.layers.MoE`).
-
-    Keys:
-        num_experts: n.
-        hidden_units: width of an expert's hidden layers.
-        gate: name and arguments of a gate of `tfmoe.gating.GATES`.
-        groups: null for a flat mixture, or the first-level branching factor of a hierarchical one.
-        depth: hidden layers of an expert.
-        activation: of the hidden layers.
-        use_bias: whether experts have biases.
-        recompute: whether hidden activations are computed again in the backward pass instead of
-            kept.
-        capacity_factor: null drops nothing; otherwise an expert takes at most this times the mean
-            load of a training batch.
-        evaluation_capacity_factor: the same outside of training.
-        capacity_priority: which tokens an expert keeps: the first in the batch (position), first
-            choices before second ones (choice), or those with the largest gate values (weight).
-    """
-
-    name: Literal["moe"] = "moe"
-    num_experts: AtLeastOne
-    hidden_units: AtLeastOne
-    gate: one_of(*GATE_SECTIONS.values(), default="noisy_top_k") = GATE_SECTIONS["noisy_top_k"]()
-    groups: AtLeastOne | None = None
-    depth: AtLeastOne = 1
-    activation: Activation = "relu"
-    use_bias: bool = False
-    recompute: bool = False
-    capacity_factor: Positive | None = None
-    evaluation_capacity_factor: Positive | None = None
-    capacity_priority: Literal["position", "choice", "weight"] = "position"
+def needs_memory(layer):
+    """Whether a layer reads the source, so that it can only be a block of a decoder."""
+    return getattr(layer, "needs_memory", False)
 
 
-class FeedForward(Section):
-    """A dense network, the baseline of a mixture (`tfmoe.layers.FeedForward`).
-
-    Keys:
-        hidden_units, depth, activation, use_bias: as of one expert.
-    """
-
-    name: Literal["feed_forward"] = "feed_forward"
-    hidden_units: AtLeastOne
-    depth: AtLeastOne = 1
-    activation: Activation = "relu"
-    use_bias: bool = False
-
-
-class AttentionLstm(Section):
-    """An LSTM block that feeds the attention and is fed by it (`tfmoe.layers.AttentionLSTM`), for
-    the first place of a decoder.
-
-    Keys:
-        units, projection_units: as of an LSTM block.
-        attention: multiplicative (eq 22) or additive (eq 21).
-        attention_units: width of the attention's own space; null for that of the block's output.
-    """
-
-    name: Literal["attention_lstm"] = "attention_lstm"
-    units: AtLeastOne
-    projection_units: AtLeastOne | None = None
-    attention: Literal["multiplicative", "additive"] = "multiplicative"
-    attention_units: AtLeastOne | None = None
-
-
-Block = one_of(Lstm, MoE, FeedForward)
-DecoderBlock = one_of(Lstm, MoE, FeedForward, AttentionLstm)
-
-
-class LanguageModel(Section):
-    """`tfmoe.models.LanguageModel`: embedding, residual blocks, softmax.
-
-    Keys:
-        d_model: width of the embedding and of every block's output.
-        dropout: probability of dropping an element of the embedding and of every block's output
-            (DropProb).
-        num_sampled: draws for the sampled softmax in training; null for the full one.
-        blocks: in order, each with its name and arguments.
-    """
-
-    name: Literal["language_model"] = "language_model"
-    d_model: AtLeastOne
-    dropout: Fraction = 0.0
-    num_sampled: AtLeastOne | None = None
-    blocks: Annotated[list[Block], Field(min_length=1)]
+BLOCK_SECTIONS = {
+    name: section_of(
+        layer,
+        name,
+        base=keras.layers.Layer,
+        leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
+        fields=BLOCK_FIELDS,
+    )
+    for name, layer in BLOCKS.items()
+}
+Block = one_of(*(BLOCK_SECTIONS[name] for name in BLOCKS if not needs_memory(BLOCKS[name])))
+DecoderBlock = one_of(*BLOCK_SECTIONS.values())
+Blocks = Annotated[list[Block], Field(min_length=1)]
+DecoderBlocks = Annotated[list[DecoderBlock], Field(min_length=1)]
 
 
 class Decoding(Section):
@@ -131,23 +62,38 @@ class Decoding(Section):
     batch_sentences: AtLeastOne = 64
 
 
-class Translation(Section):
-    """`tfmoe.models.TranslationModel`: encoder, attention, decoder, softmax.
+MODELS = {"language_model": LanguageModel, "translation": TranslationModel}
+MODEL_FIELDS = {
+    "d_model": AtLeastOne,
+    "dropout": Fraction,
+    "num_sampled": AtLeastOne | None,
+    "blocks": Blocks,
+    "encoder": Blocks,
+    "decoder": DecoderBlocks,
+}
+# Keys that are not arguments of a constructor.
+MORE_KEYS = {"translation": {"decoding": (Decoding, Decoding())}}
+MODEL_SECTIONS = {
+    name: section_of(
+        model,
+        name,
+        base=keras.Model,
+        leave_out=("vocabulary_size", "seed"),
+        fields=MODEL_FIELDS,
+        more=MORE_KEYS.get(name),
+    )
+    for name, model in MODELS.items()
+}
+Model = one_of(*MODEL_SECTIONS.values(), default="language_model")
 
-    Keys:
-        d_model: width of the embedding and of every block's output.
-        dropout: probability of dropping an element of the embedding and of every block's output
-            (DropProb).
-        num_sampled: draws for the sampled softmax in training; null for the full one.
-        encoder: blocks in order, each with its name and arguments.
-        decoder: likewise; the first is an attention_lstm, the others are not.
-        decoding: how to translate; see `Decoding`.
-    """
 
-    name: Literal["translation"] = "translation"
-    d_model: AtLeastOne
-    dropout: Fraction = 0.0
-    num_sampled: AtLeastOne | None = None
-    encoder: Annotated[list[Block], Field(min_length=1)]
-    decoder: Annotated[list[DecoderBlock], Field(min_length=1)]
-    decoding: Decoding = Decoding()
+def block_lists(section):
+    """The keys of a model's section that hold lists of blocks, in order."""
+    blocks = set(BLOCK_SECTIONS.values())
+    fields = section.model_fields.items()
+    return [key for key, info in fields if blocks & {*sections_of(item_type(info.annotation))}]
+
+
+def block_prefix(key):
+    """What the names of the blocks in a list of this key begin with."""
+    return "" if key == "blocks" else f"{key}_"

@@ -9,15 +9,14 @@ class Section(pydantic.BaseModel):
     """Base class of all sections of a config: no unknown keys, no conversion between types.
 
     Attributes:
-        constructor: what the section was made from (`tfmoe.config.sections`), or `None`.
-        as_tuple: keys of lists that the constructor takes as tuples.
+        made_from: the constructor that the section was made from (`tfmoe.config.sections`), or
+            `None`.
     """
 
     model_config = pydantic.ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
-    constructor: typing.ClassVar = None
-    as_tuple: typing.ClassVar = frozenset()
+    made_from: typing.ClassVar = None
 
 
 def one_of(*sections, default=None):

@@ -6,8 +6,8 @@ registered things only.
 
 from tfmoe.config.data_schema import Data
 from tfmoe.config.distribute_schema import Distribute, OneDevice
-from tfmoe.config.model_schema import LanguageModel, Translation
-from tfmoe.config.named import Section, one_of
+from tfmoe.config.model_schema import Model
+from tfmoe.config.named import Section
 from tfmoe.config.number_types import NotNegative, Positive
 from tfmoe.config.training_schema import Training
 
@@ -43,7 +43,7 @@ class Config(Section):
     """
 
     paper: Paper | None = None
-    model: one_of(LanguageModel, Translation, default="language_model")
+    model: Model
     data: Data
     training: Training = Training()
     distribute: Distribute = OneDevice()

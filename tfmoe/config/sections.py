@@ -23,6 +23,20 @@ UNIONS = (typing.Union, types.UnionType)
 WRAPPED = "Exception encountered: "
 
 
+class MadeFrom(typing.NamedTuple):
+    """What a section was made from.
+
+    Attributes:
+        constructor: a class or a function.
+        arguments: the keys of the section that are arguments.
+        as_tuple: those of lists that the constructor takes as tuples.
+    """
+
+    constructor: typing.Callable
+    arguments: tuple
+    as_tuple: frozenset
+
+
 class SectionError(ValueError):
     """A constructor's objection to an argument.
 
@@ -36,7 +50,9 @@ class SectionError(ValueError):
         super().__init__(f"{'.'.join(map(str, self.path))} {message}".strip())
 
 
-def section_of(constructor, name=None, *, leave_out=(), fields=None, doc=None, base=None):
+def section_of(
+    constructor, name=None, *, leave_out=(), fields=None, more=None, doc=None, base=None
+):
     """The `Section` class of a constructor: a field for every argument, with its default.
 
     Its `**kwargs` are followed to the classes that it inherits from. The type of a field is the
@@ -52,14 +68,14 @@ def section_of(constructor, name=None, *, leave_out=(), fields=None, doc=None, b
             always left out.
         fields: `{argument: type}` or `{argument: (type, default)}`, instead of the constructor's
             own. Arguments that the constructor does not have are ignored.
+        more: `{key: (type, default)}`, keys that `construct` does not give to the constructor.
         doc: docstring; `None` for the constructor's.
         base: a class at which to stop following `**kwargs`; its arguments are not keys.
 
     Raises:
         TypeError: for an argument without a default that a config cannot say.
     """
-    made = {} if name is None else {"name": (typing.Literal[name], name)}
-    given, as_tuple = fields or {}, set()
+    given, made, as_tuple = fields or {}, {}, set()
     for argument, (annotation, default) in arguments_of(constructor, base).items():
         if argument == "name" or argument in leave_out:
             continue
@@ -83,9 +99,11 @@ def section_of(constructor, name=None, *, leave_out=(), fields=None, doc=None, b
         __base__=Section,
         __doc__=inspect.cleandoc(doc or constructor.__doc__ or ""),
         __validators__={"without_retired": _without_retired(retired)} if retired else {},
+        **({} if name is None else {"name": (typing.Literal[name], name)}),
         **made,
+        **(more or {}),
     )
-    section.constructor, section.as_tuple = constructor, frozenset(as_tuple)
+    section.made_from = MadeFrom(constructor, tuple(made), frozenset(as_tuple))
     return section
 
 
@@ -219,15 +237,14 @@ def construct(section, constructor=None, **extra):
     Raises:
         SectionError: where a constructor raises a ValueError or a TypeError; it has the key.
     """
-    kind = type(section)
-    arguments = {}
-    for key in kind.model_fields:
-        if key != "name" and key not in extra:
+    made_from, arguments = type(section).made_from, {}
+    for key in made_from.arguments:
+        if key not in extra:
             value = _constructed(getattr(section, key), (key,))
-            is_tuple = key in kind.as_tuple and isinstance(value, list)
+            is_tuple = key in made_from.as_tuple and isinstance(value, list)
             arguments[key] = tuple(value) if is_tuple else value
     try:
-        return (constructor or kind.constructor)(**arguments, **extra)
+        return (constructor or made_from.constructor)(**arguments, **extra)
     except (ValueError, TypeError) as error:
         raise SectionError(*_located(section, str(error))) from error
 
@@ -235,7 +252,7 @@ def construct(section, constructor=None, **extra):
 def _constructed(value, path):
     if isinstance(value, list):
         return [_constructed(item, (*path, index)) for index, item in enumerate(value)]
-    if not isinstance(value, Section) or type(value).constructor is None:
+    if not isinstance(value, Section) or type(value).made_from is None:
         return value
     try:
         return construct(value)

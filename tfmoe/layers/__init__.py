@@ -9,7 +9,16 @@ from tfmoe.layers.moe import MoE
 from tfmoe.layers.residual import Residual
 from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
 
+# The blocks of models, by the names that configs give them.
+BLOCKS = {
+    "lstm": ProjectedLSTM,
+    "moe": MoE,
+    "feed_forward": FeedForward,
+    "attention_lstm": AttentionLSTM,
+}
+
 __all__ = [
+    "BLOCKS",
     "Attention",
     "AttentionLSTM",
     "Experts",

@@ -4,6 +4,8 @@ Axes: B batch, T steps, S source steps, D input width, M width of the source vec
 R width of the recurrent output.
 """
 
+from typing import Literal
+
 import keras
 import tensorflow as tf
 
@@ -48,12 +50,14 @@ class AttentionLSTM(keras.layers.Layer):
         (TensorShape([8, 5, 16]), TensorShape([8, 5, 7]))
     """
 
+    needs_memory = True
+
     def __init__(
         self,
-        units,
-        projection_units=None,
-        attention_units=None,
-        attention="multiplicative",
+        units: int,
+        projection_units: int | None = None,
+        attention_units: int | None = None,
+        attention: Literal["multiplicative", "additive"] = "multiplicative",
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -38,7 +38,7 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(
         self,
-        hidden_units,
+        hidden_units: int,
         depth=1,
         activation="relu",
         use_bias=False,

@@ -4,6 +4,8 @@ Axes: B batch, S steps, D input width, U units (width of the memory cell), R wid
 output.
 """
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -128,10 +130,12 @@ class ProjectedLSTM(keras.layers.Layer):
         TensorShape([8, 5, 16])
     """
 
+    BLOCK_ARGUMENTS: ClassVar = {"return_sequences": True, "return_state": False}
+
     def __init__(
         self,
-        units,
-        projection_units=None,
+        units: int,
+        projection_units: int | None = None,
         return_sequences=False,
         return_state=False,
         kernel_initializer="glorot_uniform",

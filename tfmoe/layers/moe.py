@@ -3,6 +3,8 @@
 Axes: T tokens, E experts, D model.
 """
 
+from typing import Literal
+
 import keras
 
 from tfmoe import gating
@@ -72,17 +74,17 @@ class MoE(MixtureLayer):
 
     def __init__(
         self,
-        num_experts,
-        hidden_units,
+        num_experts: int,
+        hidden_units: int,
         gate="noisy_top_k",
-        groups=None,
+        groups: int | None = None,
         depth=1,
         activation="relu",
         use_bias=False,
         recompute=False,
-        capacity_factor=None,
-        evaluation_capacity_factor=None,
-        capacity_priority="position",
+        capacity_factor: float | None = None,
+        evaluation_capacity_factor: float | None = None,
+        capacity_priority: Literal["position", "choice", "weight"] = "position",
         metrics=True,
         kernel_initializer="glorot_uniform",
         name=None,

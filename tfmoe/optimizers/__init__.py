@@ -2,6 +2,7 @@
 
 from tfmoe.optimizers.factored_adagrad import FactoredAdagrad
 from tfmoe.optimizers.factored_adam import FactoredAdam
-from tfmoe.optimizers.schedules import WarmupInverseSqrt
+from tfmoe.optimizers.registry import OPTIMIZERS
+from tfmoe.optimizers.schedules import SCHEDULES, WarmupInverseSqrt
 
-__all__ = ["FactoredAdagrad", "FactoredAdam", "WarmupInverseSqrt"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "FactoredAdagrad", "FactoredAdam", "WarmupInverseSqrt"]

@@ -38,7 +38,7 @@ class FactoredAdagrad(keras.optimizers.Adagrad):
         learning_rate=0.001,
         initial_accumulator_value=0.1,
         epsilon=1e-7,
-        factored="experts",
+        factored: str | list[str] = "experts",
         **kwargs,
     ):
         super().__init__(learning_rate, initial_accumulator_value, epsilon, **kwargs)
