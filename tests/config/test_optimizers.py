@@ -111,7 +111,7 @@ def test_adam_needs_no_name(load):
             "training.optimizer.factored: unknown key (its value is 'experts'); it belongs to "
             "name: factored_adam or factored_adagrad, not adam",
         ),
-        ("{name: factored_adam, factored_beta_1: 1.0}", "factored_beta_1: must be a number"),
+        ("{name: factored_adam, factored_beta_1: 1.0}", "factored_beta_1: must be at least 0 and"),
     ],
 )
 def test_what_is_wrong(load, optimizer, message):

@@ -27,6 +27,11 @@ class Words:
 class Direction:
     source: str
     files: list[str]
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.weight <= 0:
+            raise ValueError(f"weight must be above 0, got {self.weight:g}")
 
 
 class Corpus:
@@ -50,8 +55,12 @@ class Corpus:
     ):
         self.train, self.words, self.languages = train, words, languages
         self.directions, self.kind, self.kwargs = directions, kind, kwargs
-        if not train:
-            raise ValueError("train must have a file, got none")
+        problems = [] if train else ["train must have a file, got none"]
+        for i, language in enumerate(languages):
+            if len(language) != 2:
+                problems.append(f"languages[{i}] must have two letters,\ngot {language}")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 def problem(section, **values):
@@ -118,19 +127,30 @@ def test_types_are_refused(section, values, path, message):
     assert problem(section, **values) == (path, message)
 
 
-@pytest.mark.parametrize(
-    ("values", "path", "message"),
-    [
-        ({"train": []}, ("train",), "must have a file, got none"),
-        ({"train": "a", "words": {"min_count": 0}}, ("words", "min_count"),
-         "must be at least 1, got 0"),
-    ],
-)  # fmt: skip
-def test_a_constructors_objection_has_its_key(section, values, path, message):
+def objections(section, **values):
     with pytest.raises(SectionError) as caught:
         construct(section.model_validate(values))
-    assert (caught.value.path, caught.value.message) == (path, message)
-    assert str(caught.value) == f"{'.'.join(path)} {message}"
+    return caught.value
+
+
+def test_a_constructors_objections_have_their_keys(section):
+    error = objections(section, train=[], languages=["de", "ger"])
+    assert error.problems == [
+        (("train",), "must have a file, got none"),
+        (("languages", 1), "must have two letters,\ngot ger"),
+    ]
+    assert str(error) == (
+        "train must have a file, got none\nlanguages[1] must have two letters,\ngot ger"
+    )
+
+
+def test_objections_of_all_inner_constructors(section):
+    directions = [{"source": "de", "files": []}, {"source": "fr", "files": [], "weight": 0}]
+    error = objections(section, train="a", words={"min_count": 0}, directions=directions)
+    assert error.under("data") == [
+        (("data", "words", "min_count"), "must be at least 1, got 0"),
+        (("data", "directions", 1, "weight"), "must be above 0, got 0"),
+    ]
 
 
 class Inner:
@@ -149,7 +169,8 @@ def test_an_outer_constructor_may_object_to_an_inner_argument():
     outer = section_of(Outer, "outer", fields={"inner": inner, "other": int})
     with pytest.raises(SectionError) as caught:
         construct(outer(inner=inner(k=5), n=3))
-    assert (caught.value.path, caught.value.message) == (("inner", "k"), "must be at most 3")
+    assert caught.value.problems == [(("inner", "k"), "must be at most 3")]
+    assert str(caught.value) == "inner.k must be at most 3"
 
 
 class Base:

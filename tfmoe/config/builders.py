@@ -109,7 +109,7 @@ def build_optimizer_from(section):
     try:
         rate = construct(section.schedule, peak=section.learning_rate)
     except SectionError as error:
-        raise SectionError(("schedule", *error.path), error.message) from error
+        raise SectionError(error.under("schedule")) from error
     return construct(
         section,
         learning_rate=rate,

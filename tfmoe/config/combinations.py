@@ -64,7 +64,7 @@ def _block_problems(tree):
             with keras.StatelessScope(initialize_variables=False):
                 layer = build_layer(block, name=f"{block.name}_{path[-1]}")
         except SectionError as error:
-            yield (*path, *error.path), error.message
+            yield from error.under(*path)
             continue
         if type(d_model) is int and d_model > 0:
             yield from _width_problems(path, block, layer, d_model)
@@ -124,7 +124,7 @@ def _optimizer_problems(tree):
         with tf.Graph().as_default():  # nor here
             build_optimizer_from(optimizer)
     except SectionError as error:
-        yield (*path, *error.path), error.message
+        yield from error.under(*path)
 
 
 def _data_problems(tree):

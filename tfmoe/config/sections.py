@@ -15,12 +15,15 @@ import typing
 import pydantic
 
 from tfmoe.config.named import Section
+from tfmoe.config.problems import key_of
 
 Scalar = int | float | str | bool | None
 PLAIN = (int, float, str, bool, type(None))
 UNIONS = (typing.Union, types.UnionType)
 # Keras puts this before the message of an error in a constructor that it called itself.
 WRAPPED = "Exception encountered: "
+# An argument's name, as messages begin with it.
+ARGUMENT = re.compile(r"(?:Argument )?`?(\w*)`?((?:\[\d+\])*)\s*(.*)")
 
 
 class MadeFrom(typing.NamedTuple):
@@ -38,16 +41,21 @@ class MadeFrom(typing.NamedTuple):
 
 
 class SectionError(ValueError):
-    """A constructor's objection to an argument.
+    """What constructors object to.
 
-    Attributes:
-        path: the keys below the section, `("gate", "k")`; empty if the message names no argument.
-        message: without the name of the argument.
+    Args:
+        problems: list of `(path, message)`: the keys below the section, `("gate", "k")`, and the
+            message without the name of the argument. A message that names none has an empty path.
     """
 
-    def __init__(self, path, message):
-        self.path, self.message = tuple(path), message
-        super().__init__(f"{'.'.join(map(str, self.path))} {message}".strip())
+    def __init__(self, problems):
+        self.problems = [(tuple(path), message) for path, message in problems]
+        lines = (f"{key_of(path)} {message}".strip() for path, message in self.problems)
+        super().__init__("\n".join(lines))
+
+    def under(self, *path):
+        """The problems with paths that begin further out."""
+        return [((*path, *inner), message) for inner, message in self.problems]
 
 
 def section_of(
@@ -235,39 +243,56 @@ def construct(section, constructor=None, **extra):
         **extra: further arguments.
 
     Raises:
-        SectionError: where a constructor raises a ValueError or a TypeError; it has the key.
+        SectionError: where a constructor raises a ValueError or a TypeError; it has the keys. Of a
+            ValueError, each line that begins with an argument's name is a problem.
     """
-    made_from, arguments = type(section).made_from, {}
+    made_from, arguments, problems = type(section).made_from, {}, []
     for key in made_from.arguments:
         if key not in extra:
-            value = _constructed(getattr(section, key), (key,))
+            value = _constructed(getattr(section, key), (key,), problems)
             is_tuple = key in made_from.as_tuple and isinstance(value, list)
             arguments[key] = tuple(value) if is_tuple else value
+    if problems:
+        raise SectionError(problems)
     try:
         return (constructor or made_from.constructor)(**arguments, **extra)
     except (ValueError, TypeError) as error:
-        raise SectionError(*_located(section, str(error))) from error
+        raise SectionError(_located(section, str(error))) from error
 
 
-def _constructed(value, path):
+def _constructed(value, path, problems):
+    """The object of a field's value. What constructors object to is added to `problems`."""
     if isinstance(value, list):
-        return [_constructed(item, (*path, index)) for index, item in enumerate(value)]
+        return [_constructed(item, (*path, i), problems) for i, item in enumerate(value)]
     if not isinstance(value, Section) or type(value).made_from is None:
         return value
     try:
         return construct(value)
     except SectionError as error:
-        raise SectionError((*path, *error.path), error.message) from error
+        problems += error.under(*path)
 
 
 def _located(section, message):
-    """The key of the argument that a message begins with, and the rest of the message."""
-    message = message.rpartition(WRAPPED)[2]
-    argument, rest = re.match(r"(?s)(?:Argument )?`?(\w*)`?\s*(.*)", message).groups()
+    """The problems that an error's message names."""
+    found = []
+    for line in message.rpartition(WRAPPED)[2].split("\n"):
+        argument, indices, rest = ARGUMENT.match(line).groups()
+        path = _path_of(section, argument)
+        if path:
+            found.append(((*path, *map(int, re.findall(r"\d+", indices))), rest))
+        elif found:
+            found[-1] = (found[-1][0], f"{found[-1][1]}\n{line}")
+        else:
+            found.append(((), line))
+    return found
+
+
+def _path_of(section, argument):
+    """The path of an argument's key, also of a section within; empty if there is none."""
     if argument in type(section).model_fields:
-        return (argument,), rest
+        return (argument,)
     for key in type(section).model_fields:
         inner = getattr(section, key)
         if isinstance(inner, Section) and argument in type(inner).model_fields:
-            return (key, argument), rest
-    return (), message
+            return (key, argument)
+    return ()

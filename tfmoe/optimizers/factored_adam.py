@@ -68,7 +68,7 @@ class FactoredAdam(keras.optimizers.Adam):
         rates = {"beta_1": beta_1, "beta_2": beta_2, "factored_beta_1": factored_beta_1}
         for name, rate in rates.items():
             if not 0 <= rate < 1:
-                raise ValueError(f"{name} must be a number of at least 0 and below 1, got {rate}")
+                raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
         if self.amsgrad:
             raise ValueError(
                 "amsgrad must be False: it keeps the largest second moment of every single weight, "
