@@ -1,25 +1,38 @@
 """The section `training.optimizer`."""
 
 import keras
+import numpy as np
 import pytest
 
-from tfmoe.config import ConfigError, build_optimizer, dump_config, load_config
+from tfmoe.config import (
+    ConfigError,
+    build_model,
+    build_optimizer,
+    build_strategy,
+    dump_config,
+    load_config,
+)
 from tfmoe.config.named import name_of, sections_of
 from tfmoe.config.training_schema import Optimizer
 from tfmoe.optimizers import OPTIMIZERS, FactoredAdagrad, FactoredAdam
+from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES, keras_optimizers
+from tfmoe.training.state import TrainingState
 
 TEXT = """\
-model: {d_model: 8, blocks: [{name: lstm, units: 8}]}
+model:
+  d_model: 8
+  blocks: [{name: moe, num_experts: 4, hidden_units: 6, gate: {k: 2, noise: false}}]
 data: {name: text, train: "*.txt", vocabulary: {size: 9}}
 training: {optimizer: OPTIMIZER}
+distribute: {name: DISTRIBUTE}
 """
 
 
 @pytest.fixture
 def load(tmp_path):
-    def load(optimizer):
+    def load(optimizer, distribute="none"):
         path = tmp_path / "config.yaml"
-        path.write_text(TEXT.replace("OPTIMIZER", optimizer))
+        path.write_text(TEXT.replace("OPTIMIZER", optimizer).replace("DISTRIBUTE", distribute))
         return load_config(path)
 
     return load
@@ -119,3 +132,73 @@ def test_what_is_wrong(load, optimizer, message):
         load(optimizer)
     assert message in str(caught.value)
     assert str(caught.value).count("training.optimizer") == 1
+
+
+def test_keras_names():
+    assert OPTIMIZERS["adamw"] is keras.optimizers.AdamW
+    assert {"adamw", "lion", "rmsprop", "sgd"} < set(OPTIMIZERS)
+    # They wrap other optimizers.
+    assert not {"optimizer", "lossscaleoptimizer", "multioptimizer"} & set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", keras_optimizers())
+def test_keras_optimizers_as_their_defaults_say(load, name):
+    made, expected = build_optimizer(load(f"{{name: {name}}}")), OPTIMIZERS[name]()
+    assert made.get_config() | {"name": ""} == expected.get_config() | {"name": ""}
+
+
+def test_settings_of_a_keras_optimizer(load):
+    optimizer = build_optimizer(
+        load(
+            "{name: adamw, weight_decay: 0.1, learning_rate: 0.5, clip_norm: 3, schedule: "
+            "{name: cosine_decay, steps: 4}}"
+        )
+    )
+    assert type(optimizer) is keras.optimizers.AdamW
+    assert (optimizer.weight_decay, optimizer.clipnorm) == (0.1, 3)
+    assert float(optimizer._learning_rate(0)) == 0.5
+    muon = build_optimizer(load("{name: muon, exclude_layers: [soft, embed], adam_lr_ratio: 0.5}"))
+    assert (muon.exclude_layers, muon.adam_lr_ratio) == (["soft", "embed"], 0.5)
+
+
+@pytest.mark.parametrize("name", NEED_WHOLE_VARIABLES)
+def test_what_cannot_be_divided(load, name):
+    with pytest.raises(ConfigError, match=rf"optimizer\.name: must not be {name} where distribute"):
+        load(f"{{name: {name}}}", distribute="local")
+
+
+def trained_model(config, steps):
+    """A model after some steps; a `MixedStrategy` if the config has one."""
+    keras.utils.set_random_seed(0)
+    with build_strategy(config).scope():
+        model = build_model(config)
+        model.compile(build_optimizer(config))
+        model.build((None, None))
+    tokens = np.arange(32).reshape(8, 4) % 9
+    if steps:
+        model.fit(tokens, tokens, batch_size=8, epochs=steps, verbose=0, shuffle=False)
+    return model
+
+
+def test_training_on_two_devices_is_that_on_one(load):
+    settings = "{name: sgd, momentum: 0.9, weight_decay: 0.01, global_clip_norm: 1}"
+    one, two = (
+        trained_model(load(settings, distribute), steps=1)
+        for distribute in ("none", "local, devices: 2")
+    )
+    for weight, expected in zip(two.trainable_weights, one.trainable_weights, strict=True):
+        np.testing.assert_allclose(weight.numpy(), expected.numpy(), atol=1e-6, err_msg=weight.path)
+
+
+@pytest.mark.parametrize("name", ["lion", "schedulefreeadamw"])
+def test_a_run_resumes(load, name, tmp_path):
+    config = load(f"{{name: {name}, schedule: {{name: warmup_inverse_sqrt}}}}")
+    model = trained_model(config, steps=2)
+    TrainingState(model, tmp_path / "checkpoints").save()
+    resumed = trained_model(config, steps=0)
+    assert TrainingState(resumed, tmp_path / "checkpoints").restore()
+    assert len(model.optimizer.variables) > 3
+    for variable, expected in zip(
+        resumed.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(variable.numpy(), expected.numpy(), variable.path)

@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from data_pipelines import EMBEDDED_LANGUAGES as LANGUAGES
 from tfmoe.config.builders import build_layer, build_optimizer_from
-from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Grammars, Parallel
+from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Data, Grammars, Parallel
 from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
 from tfmoe.config.named import name_of
-from tfmoe.config.sections import SectionError
+from tfmoe.config.sections import SectionError, construct
 from tfmoe.config.training_schema import Optimizer
 from tfmoe.layers import BLOCKS
+from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 
 # The kind of model that each kind of data is for.
 KINDS = {
@@ -24,6 +25,7 @@ KINDS = {
 }
 
 _BLOCK = pydantic.TypeAdapter(DecoderBlock)
+_DATA = pydantic.TypeAdapter(Data)
 _OPTIMIZER = pydantic.TypeAdapter(Optimizer)
 
 
@@ -113,7 +115,14 @@ def _optimizer_problems(tree):
     optimizer = _valid(_OPTIMIZER, optimizer_tree) if optimizer_tree is not None else None
     if optimizer is None:
         return
-    path, limits = ("training", "optimizer"), [optimizer.clip_norm, optimizer.global_clip_norm]
+    path, kind = ("training", "optimizer"), _at(tree, "distribute", "name")
+    if kind not in (None, "none") and optimizer.name in NEED_WHOLE_VARIABLES:
+        yield (
+            (*path, "name"),
+            f"must not be {optimizer.name} where distribute.name is {kind}, which divides the "
+            f"experts among devices: {NEED_WHOLE_VARIABLES[optimizer.name]}",
+        )
+    limits = [optimizer.clip_norm, optimizer.global_clip_norm]
     if None not in limits:
         yield (
             (*path, "clip_norm"),
@@ -139,6 +148,12 @@ def _data_problems(tree):
         vocabulary = data.get("vocabulary", {})
         if isinstance(vocabulary, dict) and vocabulary.get("size", 0) is None:
             yield ("data", "vocabulary", "size"), "must be given where vocabulary.file is not"
+    section = _valid(_DATA, data)
+    if section is not None and type(section).made_from is not None:
+        try:
+            construct(section)
+        except SectionError as error:
+            yield from error.under("data")
     if name == "grammars":
         yield from _grammar_problems(data)
     elif name == "parallel":

@@ -9,8 +9,8 @@ from tfmoe.optimizers.factored_adam import FactoredAdam
 
 
 def keras_optimizers():
-    """The optimizers that Keras exports, by the names that `model.compile` takes: class names in
-    lower case, such as `"adamw"`.
+    """The optimizers that Keras exports, by their class names in lower case, as `model.compile`
+    takes them: `"adamw"`.
 
     Those that wrap other optimizers have no learning rate, and are left out.
 
@@ -34,4 +34,12 @@ OPTIMIZERS = {
     "factored_adam": FactoredAdam,
     "factored_adagrad": FactoredAdagrad,
     **keras_optimizers(),
+}
+
+# Optimizers whose step needs the whole of a variable. A device of a `MixedStrategy` has a part of
+# the experts' variables.
+NEED_WHOLE_VARIABLES = {
+    "adafactor": "it keeps averages over the axes of a variable",
+    "lamb": "the norm of a whole variable scales its step",
+    "muon": "its weight decay assigns whole variables",
 }
