@@ -1,0 +1,159 @@
+"""The section `model`: its keys are the arguments of models and blocks."""
+
+import pytest
+
+from tfmoe.config import ConfigError, build_model, dump_config, load_config
+from tfmoe.config.model_schema import BLOCK_SECTIONS, MODEL_SECTIONS, block_lists
+from tfmoe.layers import BLOCKS
+
+LANGUAGE_MODEL = """\
+model:
+  d_model: 8
+  blocks:
+    - {name: lstm, units: 8}
+    - {name: moe, num_experts: 4, hidden_units: 16}
+data: {name: text, train: "*.txt", vocabulary: {size: 9}}
+"""
+TRANSLATION = """\
+model:
+  name: translation
+  d_model: 8
+  encoder: [{name: lstm, units: 8}, {name: feed_forward, hidden_units: 4}]
+  decoder: [{name: attention_lstm, units: 8}, {name: lstm, units: 8}]
+data: {name: embedded_translation}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, *overrides):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return load_config(path, overrides)
+
+    return load
+
+
+def test_keys():
+    assert {name: list(section.model_fields) for name, section in BLOCK_SECTIONS.items()} == {
+        "lstm": ["name", "units", "projection_units", "kernel_initializer",
+                 "recurrent_initializer"],
+        "moe": ["name", "num_experts", "hidden_units", "gate", "groups", "depth", "activation",
+                "use_bias", "recompute", "capacity_factor", "evaluation_capacity_factor",
+                "capacity_priority", "metrics", "kernel_initializer"],
+        "feed_forward": ["name", "hidden_units", "depth", "activation", "use_bias",
+                         "kernel_initializer"],
+        "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention"],
+    }  # fmt: skip
+    assert {name: list(section.model_fields) for name, section in MODEL_SECTIONS.items()} == {
+        "language_model": ["name", "d_model", "blocks", "dropout", "num_sampled"],
+        "translation": ["name", "d_model", "encoder", "decoder", "dropout", "num_sampled",
+                        "decoding"],
+    }  # fmt: skip
+
+
+def test_a_key_is_documented_where_its_layer_is():
+    for name, section in BLOCK_SECTIONS.items():
+        assert "Args:\n" in section.__doc__
+        for key in section.model_fields.keys() - {"name"}:
+            assert key in section.__doc__, f"{name}: {key}"
+        assert section.made_from.constructor is BLOCKS[name]
+
+
+def test_lists_of_blocks():
+    lists = {name: block_lists(section) for name, section in MODEL_SECTIONS.items()}
+    assert lists == {"language_model": ["blocks"], "translation": ["encoder", "decoder"]}
+
+
+def test_blocks_are_what_a_model_needs(load):
+    config = load(
+        LANGUAGE_MODEL,
+        "model.blocks[0].recurrent_initializer=zeros",
+        "model.blocks[1].metrics=false",
+        "model.blocks[1].kernel_initializer=he_normal",
+    )
+    lstm, moe = (block.layer for block in build_model(config).blocks)
+    assert (lstm.rnn.return_sequences, lstm.rnn.return_state) == (True, False)
+    assert type(lstm.cell.recurrent_initializer).__name__ == "Zeros"
+    assert moe.expert_metrics is None
+    assert type(moe.experts.kernel_initializer).__name__ == "HeNormal"
+
+
+def test_translation(load, tmp_path):
+    config = load(TRANSLATION, "model.dropout=0.5", "model.decoding.beam_size=2")
+    model = build_model(config)
+    names = [[block.layer.name for block in blocks] for blocks in (model.encoder, model.decoder)]
+    assert names == [
+        ["encoder_lstm_0", "encoder_feed_forward_1"], ["decoder_attention_lstm_0", "decoder_lstm_1"]
+    ]  # fmt: skip
+    seeds = [block.dropout.seed for block in (*model.encoder, *model.decoder)]
+    assert seeds == [1, 2, 3, 4]
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_config(config))
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "blocks[0].kernel_initializer={class_name: Zeros, config: {}}",
+            "must be text, got {'class_name': 'Zeros', 'config': {}}",
+        ),
+        (
+            "blocks[0].recurrent_initializer=ortogonal",
+            "must be a Keras initializer, its name or class, or a function of shape and dtype, got "
+            "'ortogonal'",
+        ),
+        (
+            "blocks[1].activation=softmax",
+            "must be one of relu, gelu, silu, tanh, sigmoid, elu, selu, leaky_relu, relu6, "
+            "softplus, softsign, mish, linear, got 'softmax'",
+        ),
+        ("blocks[1].capacity_priority=first", "must be one of position, choice, weight, got 'firs"),
+        ("blocks[1].capacity_factor=0", "must be a finite number above 0, got 0"),
+        ("blocks[1].depth=0", "must be an integer of at least 1, got 0"),
+        ("blocks[1].groups=x", "must be an integer, or null, got 'x'"),
+        (
+            "blocks[0].return_state=true",
+            "unknown key (its value is true); the keys here are name, units, projection_units, "
+            "kernel_initializer, recurrent_initializer",
+        ),
+        (
+            "blocks[0].dtype=float64",
+            "unknown key (its value is 'float64'); the keys here are name, units, "
+            "projection_units, kernel_initializer, recurrent_initializer",
+        ),
+    ],
+)
+def test_what_is_wrong(load, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load(LANGUAGE_MODEL, f"model.{override}")
+    (line,) = str(caught.value).split("\n")
+    assert line.startswith(f"--set model.{override}: model.{override.split('=')[0]}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "decoder[0]={name: lstm, units: 8}",
+            "decoder[0].name: must be attention_lstm: the first ",
+        ),
+        (
+            "decoder[1]={name: attention_lstm, units: 8}",
+            "decoder[1].name: must not be attention_lstm: the first block of the decoder, and no "
+            "other, feeds the attention; got attention_lstm",
+        ),
+        (
+            "encoder[1]={name: attention_lstm, units: 8}",
+            "encoder[1].name: must be one of lstm, moe, feed_forward, got 'attention_lstm'",
+        ),
+        ("decoder[0].attention=add", "decoder[0].attention: must be multiplicative or additive, "),
+    ],
+)
+def test_what_is_wrong_in_a_translation_model(load, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load(TRANSLATION, f"model.{override}")
+    (line,) = str(caught.value).split("\n")
+    assert line.startswith(f"--set model.{override}: model.{message}")
