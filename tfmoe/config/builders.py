@@ -1,9 +1,7 @@
 """From a config to objects: the only place that knows both."""
 
 import keras
-import tensorflow as tf
 
-from tfmoe import distribute
 from tfmoe.config.model_schema import block_lists, block_prefix
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.config.sections import SectionError, construct
@@ -80,17 +78,9 @@ def build_strategy(config):
         `tfmoe.distribute.MixedStrategy`, or TensorFlow's default one, which changes nothing.
 
     Raises:
-        ValueError: if there are fewer devices than wanted, or no cluster is described.
+        SectionError: a ValueError, if there are fewer devices, or no cluster is described.
     """
-    section = config.distribute
-    if section.name == "local":
-        return distribute.MixedStrategy(distribute.local_devices(section.devices))
-    if section.name == "cluster":
-        resolver = distribute.cluster_resolver(section.resolver)
-        return distribute.MixedStrategy(
-            cluster_resolver=resolver, start_timeout_seconds=section.start_timeout_seconds
-        )
-    return tf.distribute.get_strategy()
+    return construct(config.distribute)
 
 
 def build_optimizer(config):

@@ -5,7 +5,7 @@ registered things only.
 """
 
 from tfmoe.config.data_schema import Data
-from tfmoe.config.distribute_schema import Distribute, OneDevice
+from tfmoe.config.distribute_schema import STRATEGY_SECTIONS, Distribute
 from tfmoe.config.model_schema import Model
 from tfmoe.config.named import Section
 from tfmoe.config.number_types import NotNegative, Positive
@@ -46,4 +46,4 @@ class Config(Section):
     model: Model
     data: Data
     training: Training = Training()
-    distribute: Distribute = OneDevice()
+    distribute: Distribute = STRATEGY_SECTIONS["none"]()
