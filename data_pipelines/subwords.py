@@ -2,26 +2,14 @@
 
 import functools
 import hashlib
-import io
 import os
-import random
-import re
-import tempfile
 
 import sentencepiece
 import tensorflow as tf
-from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.atomic_write import atomic_write_bytes
+from data_pipelines.subword_training import SPECIAL_PIECES, train_model
 from data_pipelines.text import TextError
-from data_pipelines.vocabulary import END, START, UNKNOWN
-
-SPECIAL_PIECES = ("</s>", "<s>", "<unk>")
-UNKNOWN_SURFACE = "\u2047"  # ⁇
-# `▁` to a space, which decoding makes of it anyway: a model without any rule says so on standard
-# error whenever it is used.
-NORMALIZATION = "2581\t20\n"
-TRAINING_THREADS = 8  # a constant: the model depends on the number of threads
 
 
 class Subwords:
@@ -34,7 +22,7 @@ class Subwords:
     `decode(encode(text)) == text` for a text with single spaces whose characters are all in the
     vocabulary. One character cannot be kept: `▁` (U+2581), which SentencePiece writes for a space.
     A tab, a no-break space, an ideographic space or a byte order mark is a character like others
-    here; `parallel.sentence_pairs` makes spaces of ASCII white space and drops byte order marks.
+    here; `sentence_pairs` makes spaces of ASCII white space and drops byte order marks.
 
     A character that is not in the vocabulary becomes `UNKNOWN`, several in a row one. It comes back
     as `⁇`. The special pieces and the language symbols are never made from text: `<2fr>` in a
@@ -92,58 +80,10 @@ class Subwords:
                 characters of the text.
             TextError: if there is no sentence.
         """
-        languages = _checked_languages(languages)
-        least = len(SPECIAL_PIECES) + len(languages) + 1
-        if size < least:
-            raise ValueError(f"size must be at least {least}; it is {size}")
-        if not 0.98 <= character_coverage <= 1:
-            raise ValueError(
-                "character_coverage must be at least 0.98 and at most 1; it is"
-                f" {character_coverage}"
-            )
-        if max_sentences < 1:
-            raise ValueError(f"max_sentences must be at least 1; it is {max_sentences}")
-        drawn = _draw(sentences, max_sentences, seed)
-        if not drawn:
-            raise TextError("there is no sentence to train subwords on")
-        model = io.BytesIO()
-        try:
-            with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
-                rules.write(NORMALIZATION)
-                rules.flush()
-                sentencepiece.SentencePieceTrainer.train(
-                    sentence_iterator=iter(drawn),
-                    model_writer=model,
-                    model_type="unigram",
-                    vocab_size=size,
-                    hard_vocab_limit=False,
-                    character_coverage=character_coverage,
-                    normalization_rule_tsv=rules.name,
-                    control_symbols=[f"<2{language}>" for language in languages],
-                    eos_id=END,
-                    bos_id=START,
-                    unk_id=UNKNOWN,
-                    pad_id=-1,
-                    eos_piece=SPECIAL_PIECES[END],
-                    bos_piece=SPECIAL_PIECES[START],
-                    unk_piece=SPECIAL_PIECES[UNKNOWN],
-                    unk_surface=UNKNOWN_SURFACE,
-                    num_threads=TRAINING_THREADS,
-                    minloglevel=2,
-                )
-        except RuntimeError as error:
-            required = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
-            if required:
-                raise ValueError(
-                    f"size must be at least {required[1]}, for the special pieces and for each"
-                    f" character of the text; it is {size}. Else lower character_coverage"
-                ) from None
-            if "sentences_.empty()" in str(error):
-                raise TextError("all sentences to train subwords on are too long") from None
-            raise ValueError(f"SentencePiece could not train on this text: {error}") from error
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
-        proto.normalizer_spec.ClearField("normalization_rule_tsv")  # the name of a temporary file
-        return cls(proto.SerializeToString(deterministic=True))
+        serialized = train_model(
+            sentences, size, languages, character_coverage, max_sentences, seed
+        )
+        return cls(serialized)
 
     @classmethod
     def load(cls, path):
@@ -249,35 +189,6 @@ class _SharedModel(tf.saved_model.experimental.TrackableResource):
         return operations.gen_sentencepiece_tokenizer.sentencepiece_op(
             model=self._serialized, shared_name=f"subwords_{self._shared_name}"
         )
-
-
-def _checked_languages(languages):
-    if isinstance(languages, str):
-        raise ValueError(f"languages must be a list of names; it is the string {languages!r}")
-    languages = list(languages)
-    for index, language in enumerate(languages):
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", language):
-            raise ValueError(
-                f"a language's name must be of ASCII letters, digits, - and _; found {language!r}"
-            )
-        if language in languages[:index]:
-            raise ValueError(f"the language {language!r} is named twice")
-    return languages
-
-
-def _draw(sentences, count, seed):
-    """Returns `count` of the sentences, each with the same probability; all if there are fewer.
-    Blank ones do not count.
-    """
-    drawn, generator = [], random.Random(seed)
-    for index, sentence in enumerate(filter(str.strip, sentences)):
-        if index < count:
-            drawn.append(sentence)
-            continue
-        place = int(generator.random() * (index + 1))
-        if place < count:
-            drawn[place] = sentence
-    return drawn
 
 
 def _processor(serialized):

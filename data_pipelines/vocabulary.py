@@ -71,11 +71,11 @@ class Vocabulary:
         """
         if max_size is not None and max_size <= len(SPECIAL_WORDS):
             raise ValueError(
-                f"max_size must be more than {len(SPECIAL_WORDS)}, the special words;"
-                f" it is {max_size}"
+                f"max_size must be more than {len(SPECIAL_WORDS)}, the special words,"
+                f" got {max_size}"
             )
         if min_count < 1:
-            raise ValueError(f"min_count must be at least 1; it is {min_count}")
+            raise ValueError(f"min_count must be at least 1, got {min_count}")
         kept = [
             word
             for word, count in counts.items()

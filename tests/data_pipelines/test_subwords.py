@@ -3,7 +3,8 @@ import os
 import pytest
 import tensorflow as tf
 
-from data_pipelines.subwords import UNKNOWN_SURFACE, Subwords
+from data_pipelines.subword_training import UNKNOWN_SURFACE
+from data_pipelines.subwords import Subwords
 from data_pipelines.text import TextError
 
 TEXT = [
@@ -105,7 +106,7 @@ def test_a_long_text_is_sampled():
     assert Subwords.train(text, 40, max_sentences=50, seed=1).serialized == first.serialized
     assert Subwords.train(text, 40, max_sentences=50, seed=2).serialized != first.serialized
     # Those drawn come from all of the text, each once.
-    from data_pipelines.subwords import _draw
+    from data_pipelines.subword_training import _draw
 
     drawn = _draw(["", *text], 50, 1)
     numbers = sorted(int(word[4:]) for word in drawn)
@@ -151,14 +152,14 @@ def test_load_of_a_model_with_other_ids(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"size": 3}, "size must be at least 4; it is 3"),
+        ({"size": 3}, "size must be at least 4, got 3"),
         ({"size": 10}, r"size must be at least \d\d, for the special pieces and for each char"),
         (
             {"character_coverage": 0},
-            "character_coverage must be at least 0.98 and at most 1; it is",
+            "character_coverage must be at least 0.98 and at most 1, got",
         ),
-        ({"max_sentences": 0}, "max_sentences must be at least 1; it is 0"),
-        ({"languages": "fr"}, "languages must be a list of names; it is the string 'fr'"),
+        ({"max_sentences": 0}, "max_sentences must be at least 1, got 0"),
+        ({"languages": "fr"}, "languages must be a list of names, got the string 'fr'"),
         ({"languages": ["fr", "fr"]}, "the language 'fr' is named twice"),
         ({"languages": ["f>"]}, "a language's name must be of ASCII letters.*found 'f>'"),
     ],

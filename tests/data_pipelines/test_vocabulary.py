@@ -33,8 +33,8 @@ def test_special_words_in_a_text_are_unknown():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"max_size": 3}, "max_size must be more than 3, the special words; it is 3"),
-        ({"min_count": 0}, "min_count must be at least 1; it is 0"),
+        ({"max_size": 3}, "max_size must be more than 3, the special words, got 3"),
+        ({"min_count": 0}, "min_count must be at least 1, got 0"),
     ],
 )
 def test_from_counts_checks_its_arguments(arguments, message):
