@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     config = load_config(arguments.config)
-    pairs = max(1, config.data.batch_words // (2 * arguments.length))
+    pairs = max(1, config.data.batch_tokens // (2 * arguments.length))
     steps = {name: traced(make(config, pairs, arguments.length)) for name, make in MEASURED.items()}
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(arguments.rounds):

@@ -73,21 +73,24 @@ def language_sentences(language, seed):
         yield words
 
 
-def check_language(language):
-    """Returns the `babel.Locale` of a language. Raises `ValueError` if Babel does not know it."""
+def is_known(language):
+    """Whether Babel knows a language."""
     try:
-        return babel.Locale.parse(language)
-    except (ValueError, TypeError, babel.UnknownLocaleError) as error:
-        raise ValueError(
-            f"languages: {language!r} is not a locale that Babel knows, such as 'de'"
-        ) from error
+        babel.Locale.parse(language)
+    except (ValueError, TypeError, babel.UnknownLocaleError):
+        return False
+    return True
 
 
 class _Clauses:
     """Draws clauses of one language."""
 
     def __init__(self, language, seed):
-        self.locale = check_language(language)
+        if not is_known(language):
+            raise ValueError(
+                f"language must be a locale that Babel knows, such as 'de', got {language!r}"
+            )
+        self.locale = babel.Locale.parse(language)
         self.random = random.Random(f"{seed} {language}")
         self.countries = _countries(seed)
         self.weights = [1 / (rank + 4) for rank in range(len(self.countries))]

@@ -1,7 +1,7 @@
 """Text files: one sentence a line, UTF-8, plain or gzip.
 
-How a file becomes words, in Python (`survey`, `sentences`) and in TensorFlow (`read_lines`,
-`batching`) alike:
+How a file becomes words, in Python (`survey`, `sentences`) and in TensorFlow (`raw_lines`,
+`sentence_batches`) alike:
 
 - A line ends at `\\n`. Every `\\r` is dropped, so Windows line ends leave nothing behind.
 - A byte order mark at the beginning of a line is dropped.
@@ -12,6 +12,7 @@ How a file becomes words, in Python (`survey`, `sentences`) and in TensorFlow (`
 """
 
 import collections
+import contextlib
 import dataclasses
 import glob
 import gzip
@@ -19,8 +20,6 @@ import os
 import zlib
 
 import tensorflow as tf
-
-from data_pipelines.splits import Splits
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -84,33 +83,6 @@ def find_files(patterns):
     return sorted(found)
 
 
-def text_splits(train=(), valid=(), test=()):
-    """Returns the `Splits` of a corpus given as paths or globs.
-
-    Args:
-        train, valid, test: each a path or glob, a list of them, or nothing (an empty part).
-
-    Raises:
-        TextError: as `find_files`.
-    """
-    return Splits(*(find_files(patterns) if patterns else [] for patterns in (train, valid, test)))
-
-
-def read_lines(files):
-    """Reads lines of text as a `tf.data.Dataset`, in the order of the files.
-
-    Args:
-        files: list of paths, as `find_files` returns them. Names ending in `.gz` are unpacked.
-
-    Returns:
-        Dataset of strings `[]`, lines without their ends, skipped lines left out.
-    """
-    files = tf.constant([os.fspath(file) for file in files], tf.string)
-    lines = tf.data.Dataset.from_tensor_slices(files).flat_map(raw_lines)
-    lines = lines.map(drop_byte_order_mark)
-    return lines.filter(lambda line: tf.strings.length(tf.strings.strip(line)) > 0)
-
-
 def raw_lines(file):
     """Lines of one file (a string tensor `[]`), blank ones and byte order marks included."""
     packed = tf.strings.regex_full_match(file, r"(?s).*\.gz")
@@ -130,30 +102,61 @@ def sentences(file):
     Raises:
         TextError: on invalid UTF-8 or a damaged gzip file.
     """
-    opener = gzip.open if os.fspath(file).endswith(".gz") else open
     number = 0
+    with open_text(file, lambda: f":{number + 1}") as lines:
+        for number, line in enumerate(lines, 1):
+            line = checked_utf8(line, file, number)
+            words = line.replace(b"\r", b"").split() if b"\r" in line else line.split()
+            if words:
+                yield number, words
+
+
+@contextlib.contextmanager
+def open_text(path, position=str):
+    """Opens a file, plain or gzip, for reading bytes.
+
+    Args:
+        path: its path.
+        position: function that says where the reading is, such as `":7"`, for the error.
+
+    Raises:
+        TextError: if the file is missing, or is a damaged gzip file.
+    """
+    opener = gzip.open if os.fspath(path).endswith(".gz") else open
     try:
-        with opener(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.isascii():
-                    line = _checked(line, file, number)
-                words = line.replace(b"\r", b"").split() if b"\r" in line else line.split()
-                if words:
-                    yield number, words
+        with opener(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise TextError(f"{path}: no such file") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise TextError(f"{file}:{number + 1}: damaged gzip file: {error}") from error
+        raise TextError(f"{path}{position()}: damaged gzip file: {error}") from error
 
 
-def _checked(line, file, number):
-    """Returns the line without byte order mark, if it is UTF-8."""
+def checked_utf8(text, path, number=None):
+    """Returns bytes without byte order mark, if they are UTF-8.
+
+    Args:
+        text: the bytes of a line, or of a whole file.
+        path: of the file, for the error.
+        number: of the line; `None` for a whole file.
+
+    Raises:
+        TextError: if they are not UTF-8, with line and byte.
+    """
+    if text.isascii():
+        return text
     try:
-        line.decode("utf-8")
+        text.decode("utf-8")
     except UnicodeDecodeError as error:
+        line, start = number, error.start
+        if number is None:
+            line = text.count(b"\n", 0, start) + 1
+            start -= text.rfind(b"\n", 0, start) + 1
         raise TextError(
-            f"{file}:{number}:{error.start + 1}: byte 0x{line[error.start]:02x} is not valid UTF-8"
+            f"{path}:{line}:{start + 1}: byte 0x{text[error.start]:02x} is not valid UTF-8"
             f" ({error.reason}); convert the file to UTF-8, for example with iconv"
         ) from None
-    return line.removeprefix(BYTE_ORDER_MARK)
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def survey(files):

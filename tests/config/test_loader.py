@@ -196,7 +196,7 @@ class TestErrors:
                 "model.blocks[1].use_bias=1",
                 "model.blocks[1].use_bias: must be true or false, got 1",
             ),
-            ("data.train=3", "data.train: must be a list of at least one item, got 3"),
+            ("data.train=3", "data.train: must be a list, got 3"),
             ("data.train=[]", "data.train: must be a list of at least one item, got []"),
             ("data.train=[a, 3]", "data.train[1]: must be text, got 3"),
             (

@@ -155,7 +155,7 @@ def check_translation_training(config):
     assert (schedule.name, schedule.warmup_steps, schedule.constant_steps) == (
         "warmup_inverse_sqrt", 2000, 8000,
     )  # fmt: skip
-    assert (config.data.vocabulary.size, config.data.batch_words) == (32_768, 64 * 16_000)
+    assert (config.data.vocabulary.size, config.data.batch_tokens) == (32_768, 64 * 16_000)
 
 
 def test_tables_2_to_4_are_complete_and_as_the_paper_says():

@@ -41,5 +41,7 @@ def test_one_language_does_not_depend_on_others():
 
 
 def test_unknown_language():
-    with pytest.raises(ValueError, match="languages: 'klingon' is not a locale that Babel knows"):
+    with pytest.raises(
+        ValueError, match="language must be a locale that Babel knows, such as 'de'"
+    ):
         take("klingon")

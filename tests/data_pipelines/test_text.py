@@ -4,8 +4,9 @@ import gzip
 import pytest
 import tensorflow as tf
 
-from data_pipelines import Splits, TextError, find_files, read_lines, survey, text_splits
-from data_pipelines.text import sentences
+from data_pipelines import TextError, find_files, survey
+from data_pipelines.graph_tokenization import split_words
+from data_pipelines.text import raw_lines, sentences
 
 
 def write(path, content):
@@ -40,11 +41,6 @@ def test_find_files_needs_a_name():
         find_files([])
 
 
-def test_text_splits(tmp_path):
-    a, b = write(tmp_path / "a", b"x\n"), write(tmp_path / "b", b"x\n")
-    assert text_splits(train=str(tmp_path / "?"), test=[b]) == Splits([a, b], [], [b])
-
-
 # Every rule of the module docstring; the words as bytes.
 UNUSUAL = [
     (b"\xef\xbb\xbfbyte order mark\r\n", [b"byte", b"order", b"mark"]),
@@ -65,18 +61,13 @@ def test_python_and_tensorflow_agree_on_words(tmp_path, name):
     file = write(tmp_path / name, b"".join(line for line, _ in UNUSUAL))
     expected = [words or line.rstrip(b"\n").split(b" ") for line, words in UNUSUAL if words != []]
     assert [words for _, words in sentences(file)] == expected
-    lines = list(read_lines([file]).as_numpy_iterator())
-    assert tf.strings.split(lines).to_list() == expected
+    lines = list(raw_lines(tf.constant(file)).as_numpy_iterator())
+    assert [words for words in split_words(lines).to_list() if words] == expected
 
 
 def test_line_numbers_count_blank_lines(tmp_path):
     file = write(tmp_path / "a.txt", b"\na\n\n\nb\n")
     assert list(sentences(file)) == [(2, [b"a"]), (5, [b"b"])]
-
-
-def test_read_lines_keeps_the_order_of_files(tmp_path):
-    files = [write(tmp_path / "b", b"1\n2\n"), write(tmp_path / "a.gz", b"\n3\n")]
-    assert list(read_lines(files).as_numpy_iterator()) == [b"1", b"2", b"3"]
 
 
 def test_survey_counts(tmp_path):

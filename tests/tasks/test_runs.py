@@ -104,6 +104,41 @@ def test_folder_of_generated_text(config, tmp_path, monkeypatch):
     assert corpus_directory(config.data) == tmp_path / "home" / ".cache" / "tfmoe" / folder.name
 
 
+FOLDERS = {  # as in version 0.1.0, whose runs resume on the text that lies there
+    "name: text, train: x, valid: [a, b]": "text-684e84bc0b2b",
+    "name: lm1b, root: /x": "lm1b-03e93d7ccdba",
+    "name: grammars": "grammars-d63582467b83",
+    "name: grammars, skew: 2, seed: 3": "grammars-47ef2734920f",
+    "name: embedded_text": "embedded_text-d2b580bec87a",
+    "name: embedded_text, words: {english: 5}, languages: [de], seed: 1": (
+        "embedded_text-d221aaf74f47"
+    ),
+}
+PARALLEL_FOLDERS = {
+    "name: parallel, train: x, source_language: de, target_language: en, test: [a, b]": (
+        "parallel-e8a05cc0c6c3"
+    ),
+    "name: parallel, directions: [{source_language: de, target_language: en, train: a, weight: 2}, "
+    "{source_language: en, target_language: de, train: a, valid: [b]}]": "parallel-97342289d91a",
+    "name: wmt14, root: /d, target_language: fr": "wmt14-19e8412595ce",
+    "name: embedded_translation": "embedded_translation-8903ecbcfc5f",
+    "name: embedded_translation, pairs: [en-fr, ja-en], sentences: 9, seed: 4": (
+        "embedded_translation-e1ac61236831"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "folder"),
+    [
+        *(("demo/language_model", *item) for item in FOLDERS.items()),
+        *(("demo/translation", *item) for item in PARALLEL_FOLDERS.items()),
+    ],
+)
+def test_folders_of_before(path, data, folder):
+    assert corpus_directory(load_config(path, [f"data={{{data}}}"]).data).name == folder
+
+
 def test_find_splits(config, tmp_path):
     splits = find_splits(config)
     folder = corpus_directory(config.data)

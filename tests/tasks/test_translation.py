@@ -10,7 +10,7 @@ import data_pipelines
 from tfmoe.config import ConfigError, build_model, load_config
 from tfmoe.tasks import task_of
 from tfmoe.tasks.translation import TranslationTask, build_translator
-from tfmoe.tasks.translation_data import build_subwords, target_languages, unidirectional
+from tfmoe.tasks.vocabularies import build_subwords
 
 MODEL = """\
 model:
@@ -24,7 +24,7 @@ model:
     - {name: lstm, units: 8}
   decoding: {beam_size: 2, batch_sentences: 3}
 """
-SIZES = "vocabulary: {size: 60}, batch_words: 64, max_length: 20"
+SIZES = "vocabulary: {size: 60}, batch_tokens: 64, max_length: 20"
 ONE = f"""\
 data: {{name: parallel, train: train, valid: valid, test: test, source_language: en,
        target_language: de, {SIZES}}}
@@ -37,7 +37,7 @@ data:
     - {source_language: de, target_language: en, train: train, valid: valid, test: test}
     - {source_language: en, target_language: fr, train: more, test: more, weight: 2}
   vocabulary: {size: 60}
-  batch_words: 64
+  batch_tokens: 64
   max_length: 20
 """
 EMBEDDED = f"""\
@@ -109,17 +109,17 @@ def test_task_of_a_config_reads_nothing():
     task = task_of(config)
     assert isinstance(task, TranslationTask)
     with pytest.raises(data_pipelines.TextError, match=r"nowhere.en: no such file"):
-        task.facts()
+        task.corpus_statistics()
 
 
 def test_facts_and_report():
     task = task_of(load(ONE))
-    assert task.facts() == {
+    assert task.corpus_statistics() == {
         "train": {"files": ["train.en", "train.de"], "sentences": 12, "words": 48},
         "valid": {"files": ["valid.en", "valid.de"], "sentences": 2, "words": 6},
         "test": {"files": ["test.en", "test.de"], "sentences": 3, "words": 8},
     }
-    json.dumps(task.facts())  # as a run keeps them
+    json.dumps(task.corpus_statistics())  # as a run keeps them
     vocabulary = task.new_vocabulary()
     lines = [" ".join(line.split()) for line in task.report(vocabulary)]
     assert lines == [
@@ -228,7 +228,7 @@ def test_translator_by_the_config():
 def test_empty_lines_are_errors(folder):
     (folder / "train.de").write_text(TEXT["train.de"].replace("drei", "", 1))
     with pytest.raises(data_pipelines.TextError, match=r"train.(de|en):2"):
-        task_of(load(ONE)).facts()
+        task_of(load(ONE)).corpus_statistics()
 
 
 # Several directions.
@@ -236,7 +236,7 @@ def test_empty_lines_are_errors(folder):
 
 def test_facts_and_report_of_several_directions():
     task = task_of(load(SEVERAL))
-    facts = task.facts()
+    facts = task.corpus_statistics()
     assert facts["train"] == {
         "files": ["train.en", "train.de", "train.de", "train.en", "more.en", "more.fr"],
         "sentences": 28,
@@ -310,15 +310,15 @@ def test_evaluate_several_directions():
 
 
 def test_target_languages_are_sorted_and_of_several_directions_only():
-    assert target_languages(load(SEVERAL).data) == ["de", "en", "fr"]
-    assert target_languages(load(ONE).data) == []
-    assert target_languages(load(EMBEDDED).data) == ["en", "fr", "ja"]
-    assert target_languages(load(EMBEDDED, "data.pairs=[en-ja]").data) == []
+    assert task_of(load(SEVERAL)).corpus.target_languages == ["de", "en", "fr"]
+    assert task_of(load(ONE)).corpus.target_languages == []
+    assert task_of(load(EMBEDDED)).corpus.target_languages == ["en", "fr", "ja"]
+    assert task_of(load(EMBEDDED, "data.pairs=[en-ja]")).corpus.target_languages == []
 
 
 def test_text_of_both_directions_is_read_once_for_the_vocabulary():
     files = task_of(load(SEVERAL)).splits.train
-    kept = unidirectional(files)
+    kept = data_pipelines.without_reversed(files)
     assert kept == [files[0], files[2]]
 
 
@@ -328,7 +328,7 @@ def test_text_of_both_directions_is_read_once_for_the_vocabulary():
 def test_embedded_translation(folder):
     config = load(EMBEDDED)
     task = task_of(config)
-    facts = task.facts()
+    facts = task.corpus_statistics()
     assert {part: each["sentences"] for part, each in facts.items()} == {
         "train": 90, "valid": 12, "test": 15,
     }  # fmt: skip
@@ -340,10 +340,10 @@ def test_embedded_translation(folder):
     result = task.evaluate(model, vocabulary, [files], [])
     assert result["sentences"] == 5 and "tok:char" in result["signature"]
     # Found again, also with other settings of use.
-    again = task_of(load(EMBEDDED, "data.batch_words=128"))
-    assert again.facts() == facts
+    again = task_of(load(EMBEDDED, "data.batch_tokens=128"))
+    assert again.corpus_statistics() == facts
     other = task_of(load(EMBEDDED, "data.seed=1"))
-    assert other.facts()["train"]["files"] != facts["train"]["files"]
+    assert other.corpus_statistics()["train"]["files"] != facts["train"]["files"]
 
 
 # Vocabularies.
@@ -417,19 +417,19 @@ def test_no_size_and_no_file_of_a_vocabulary():
             ONE,
             ["data.source_language=null"],
             "--set data.source_language=null: data.source_language: is missing; or give "
-            "data.directions for several",
+            "directions for several",
         ),
         (
             ONE,
             ["data.train=[]"],
-            "--set data.train=[]: data.train: is missing; or give data.directions for several",
+            "--set data.train=[]: data.train: is missing; or give directions for several",
         ),
         *(
             (
                 SEVERAL,
                 [f"data.{key}=x"],
-                f"--set data.{key}=x: data.{key}: must not be given beside data.directions, which "
-                "have their own",
+                f"--set data.{key}=x: data.{key}: must not be given beside directions, which have "
+                "their own",
             )
             for key in ("train", "valid", "test", "source_language", "target_language")
         ),
@@ -537,7 +537,7 @@ def test_no_languages_at_all():
     assert [line.split(": ")[1] for line in lines] == [
         "data.source_language", "data.target_language",
     ]  # fmt: skip
-    assert all("is missing; or give data.directions for several" in line for line in lines)
+    assert all("is missing; or give directions for several" in line for line in lines)
 
 
 def test_data_for_translation_under_a_language_model():

@@ -24,5 +24,5 @@ def prepare(config: arguments.Config, set_: arguments.Set = None):
     vocabulary = prepare_data(task)
     describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
     for part in ("train", "valid", "test"):
-        files = task.facts().get(part, {"files": []})["files"]
+        files = task.corpus_statistics().get(part, {"files": []})["files"]
         print(f"{part}: {', '.join(dict.fromkeys(files)) or 'none'}")

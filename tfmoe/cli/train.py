@@ -181,7 +181,7 @@ def prepare_data(task, run=None, begun=False, writes=True):
     from tfmoe.tasks.resume import check_text
 
     print(f"reading {task.config.data.name} …", flush=True)
-    text = task.facts()
+    text = task.corpus_statistics()
     if begun:
         check_text(run, text)
         return load_vocabulary(run, task)

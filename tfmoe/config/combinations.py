@@ -8,21 +8,17 @@ import keras
 import pydantic
 import tensorflow as tf
 
-from data_pipelines import EMBEDDED_LANGUAGES as LANGUAGES
+from data_pipelines.corpora import CORPORA
 from tfmoe.config.builders import build_layer, build_optimizer_from
-from tfmoe.config.data_schema import LANGUAGE_MODEL_DATA, TRANSLATION_DATA, Data, Grammars, Parallel
+from tfmoe.config.data_schema import Data, corpus_of
 from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
-from tfmoe.config.named import name_of
-from tfmoe.config.sections import SectionError, construct
+from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
 from tfmoe.layers import BLOCKS
 from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 
-# The kind of model that each kind of data is for.
-KINDS = {
-    **{name_of(section): "language_model" for section in LANGUAGE_MODEL_DATA},
-    **{name_of(section): "translation" for section in TRANSLATION_DATA},
-}
+# The kind of corpus that each model is for.
+CORPUS_KINDS = {"language_model": "language", "translation": "parallel"}
 
 _BLOCK = pydantic.TypeAdapter(DecoderBlock)
 _DATA = pydantic.TypeAdapter(Data)
@@ -140,70 +136,19 @@ def _data_problems(tree):
     data, model = _at(tree, "data"), _at(tree, "model")
     if not isinstance(data, dict) or not isinstance(model, dict):
         return
-    name, kind = data.get("name"), model.get("name", "language_model")
-    if name in KINDS and kind in set(KINDS.values()) and KINDS[name] != kind:
-        fitting = ", ".join(each for each, used_by in KINDS.items() if used_by == kind)
-        yield ("data", "name"), f"must be one of {fitting} for model.name={kind}, got {name}"
-    if kind == "translation" and _at(data, "vocabulary", "file") is None:
+    name, of_model = data.get("name"), model.get("name", "language_model")
+    kind = CORPUS_KINDS.get(of_model)
+    if name in CORPORA and kind is not None and CORPORA[name].kind != kind:
+        fitting = ", ".join(each for each, corpus in CORPORA.items() if corpus.kind == kind)
+        yield ("data", "name"), f"must be one of {fitting} for model.name={of_model}, got {name}"
+    if kind == "parallel" and _at(data, "vocabulary", "file") is None:
         vocabulary = data.get("vocabulary", {})
         if isinstance(vocabulary, dict) and vocabulary.get("size", 0) is None:
             yield ("data", "vocabulary", "size"), "must be given where vocabulary.file is not"
     section = _valid(_DATA, data)
-    if section is not None and type(section).made_from is not None:
-        try:
-            construct(section)
-        except SectionError as error:
-            yield from error.under("data")
-    if name == "grammars":
-        yield from _grammar_problems(data)
-    elif name == "parallel":
-        yield from _parallel_problems(data)
-    elif name == "embedded_translation":
-        yield from _pair_problems(data)
-
-
-def _grammar_problems(data):
-    grammars = _valid(pydantic.TypeAdapter(Grammars), data)
-    if grammars is not None and grammars.successors > grammars.symbols:
-        yield (
-            ("data", "successors"),
-            f"must be at most symbols={grammars.symbols}, got {grammars.successors}",
-        )
-
-
-def _parallel_problems(data):
-    """Either one direction or a list of them."""
-    if _valid(pydantic.TypeAdapter(Parallel), data) is None:
+    if section is None:
         return
-    one = ("source_language", "target_language", "train")
-    if not data.get("directions"):
-        for key in one:
-            if not data.get(key):
-                yield ("data", key), "is missing; or give data.directions for several"
-        yield from _same_language(data, ("data",))
-        return
-    for index, direction in enumerate(data["directions"]):
-        yield from _same_language(direction, ("data", "directions", index))
-    for key in (*one, "valid", "test"):
-        if data.get(key):
-            yield ("data", key), "must not be given beside data.directions, which have their own"
-
-
-def _same_language(direction, path):
-    language = direction.get("target_language")
-    if language is not None and direction.get("source_language") == language:
-        yield (*path, "target_language"), f"must differ from source_language, got {language!r}"
-
-
-def _pair_problems(data):
-    """Pairs of languages as in `en-fr`."""
-    pairs = data.get("pairs", [])
-    for index, pair in enumerate(pairs if isinstance(pairs, list) else []):
-        source, _, target = str(pair).partition("-")
-        known = source in LANGUAGES and target in LANGUAGES
-        if not known or source == target or pair in pairs[:index]:
-            yield (
-                ("data", "pairs", index),
-                f"must be two different languages of {', '.join(LANGUAGES)}, such as en-fr, each "
-                f"pair once; got {pair!r}",
-            )
+    try:
+        corpus_of(section)
+    except SectionError as error:
+        yield from error.under("data")

@@ -8,6 +8,7 @@ from tfmoe.config import yaml_text
 from tfmoe.config.combinations import combination_problems
 from tfmoe.config.explain import explain
 from tfmoe.config.problems import ConfigError, Problem, key_of, shown
+from tfmoe.config.renamed import new_path, with_new_names
 from tfmoe.config.schema import Config
 from tfmoe.config.shipped import find_config
 from tfmoe.config.tree import Origins, leaves, merge, parse_key, set_value
@@ -83,7 +84,7 @@ def _read(path):
         found = "is empty" if tree is None else f"holds {shown(tree)}"
         message = f"{found}; a config is a mapping with the keys {', '.join(Config.model_fields)}"
         raise ConfigError([Problem(str(path), "", message)])
-    return tree, {inner: f"{path}:{line}" for inner, line in lines.items()}
+    return with_new_names(tree, {inner: f"{path}:{line}" for inner, line in lines.items()})
 
 
 def _override(tree, overrides, origins):
@@ -94,11 +95,13 @@ def _override(tree, overrides, origins):
             key, equals, text = override.partition("=")
             if not equals:
                 raise ValueError("must be key=value, such as model.d_model=64")
-            path = parse_key(key.strip())
+            path = new_path(parse_key(key.strip()))
             if text.startswith("*"):  # a glob; YAML would take it for an alias
                 value, lines = text, {}
             else:
                 value, lines = yaml_text.parse(text, name)
+            where = {(*path, *inner): name for inner in lines}
+            value, where = with_new_names(value, where, path)
             made = set_value(tree, path, value, Config, already_set)
         except ConfigError as error:
             problems += [Problem(name, each.key, each.message) for each in error.problems]
@@ -106,8 +109,7 @@ def _override(tree, overrides, origins):
             problems.append(Problem(name, "", str(error)))
         else:
             already_set.append(path)
-            set_here = [*made, path, *((*path, *inner) for inner in lines)]
-            origins.add(dict.fromkeys(set_here, name), [path])
+            origins.add({**dict.fromkeys([*made, path], name), **where}, [path])
     if problems:
         raise ConfigError(problems)
     return tree

@@ -9,12 +9,12 @@ import importlib
 from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 _HOMES = {
-    "build_batches": "language_data",
-    "build_parallel_batches": "translation_data",
-    "build_splits": "language_data",
-    "build_subwords": "translation_data",
+    "build_batches": "language_modeling",
+    "build_parallel_batches": "translation",
+    "build_splits": "corpora",
+    "build_subwords": "vocabularies",
     "build_translator": "translation",
-    "build_vocabulary": "language_data",
+    "build_vocabulary": "vocabularies",
     "find_splits": "corpora",
     "load_run": "runs",
     "load_vocabulary": "runs",

@@ -1,11 +1,12 @@
-"""What training and evaluating a language model needs of its text."""
+"""Training and evaluating a language model: from a config to text, batches and figures."""
 
 import functools
 
 import data_pipelines
+from tfmoe.config.data_schema import corpus_of
 from tfmoe.inspection import numbered_batches
 from tfmoe.tasks.corpora import find_splits
-from tfmoe.tasks.language_data import build_batches, build_vocabulary
+from tfmoe.tasks.vocabularies import build_vocabulary
 
 
 class LanguageTask:
@@ -17,6 +18,7 @@ class LanguageTask:
 
     def __init__(self, config):
         self.config = config
+        self.corpus = corpus_of(config.data)
 
     @functools.cached_property
     def splits(self):
@@ -29,12 +31,16 @@ class LanguageTask:
         surveys = {
             part: data_pipelines.survey(files) for part, files in vars(self.splits).items() if files
         }
-        if self.config.data.name == "lm1b" and data_pipelines.check_test_counts(surveys["test"]):
-            print("the test text has the sentences and words of the published one")
+        for line in self.corpus.check_surveys(surveys):
+            print(line)
         return surveys
 
-    def facts(self):
-        """What a run notes of its text: `{"train": {"files", "sentences", "words"}, …}`."""
+    def corpus_statistics(self):
+        """Reads the whole text, generated text having been written if it was not there.
+
+        Returns:
+            What a run notes of it: `{"train": {"files", "sentences", "words"}, …}`.
+        """
         return {
             part: {
                 "files": getattr(self.splits, part),
@@ -172,3 +178,29 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
         "loss": float(total / tokens),
         **use,
     }
+
+
+def build_batches(config, files, vocabulary, *, training, **arguments):
+    """Batches of text files by the settings of a config.
+
+    Args:
+        config: a `Config`.
+        files: one part of a `Splits`.
+        vocabulary: a `data_pipelines.Vocabulary`.
+        training: shuffled and without end; otherwise in order and once.
+        **arguments: further arguments of `data_pipelines.language_model_batches` (`start_batch`,
+            `lengths`, shards).
+
+    Returns:
+        Dataset of `(inputs, targets)`, both int32 `[B, S]`.
+    """
+    return data_pipelines.language_model_batches(
+        files,
+        vocabulary,
+        batch_tokens=config.data.batch_tokens,
+        max_length=config.data.max_length,
+        shuffle=training,
+        shuffle_buffer=config.data.shuffle_buffer,
+        seed=config.training.seed,
+        **{"passes": None if training else 1, **arguments},
+    )

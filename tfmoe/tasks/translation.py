@@ -1,20 +1,16 @@
-"""What training and evaluating a translation model needs of its text."""
+"""Training and evaluating a translation model: from a config to text, batches and figures."""
 
 import functools
 
 import data_pipelines
+from tfmoe.config.data_schema import corpus_of
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.inspection import numbered_pairs
 from tfmoe.serving.translator import Translator
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.language_modeling import evaluate_perplexity
-from tfmoe.tasks.translation_data import (
-    build_parallel_batches,
-    build_subwords,
-    empty_sides,
-    language_pairs,
-)
 from tfmoe.tasks.translation_quality import bleu, multi_bleu
+from tfmoe.tasks.vocabularies import build_subwords
 
 
 class TranslationTask:
@@ -27,6 +23,7 @@ class TranslationTask:
 
     def __init__(self, config):
         self.config = config
+        self.corpus = corpus_of(config.data)
         self._known_lengths = {}
 
     @functools.cached_property
@@ -41,16 +38,19 @@ class TranslationTask:
         """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: the whole text, read
         and checked.
         """
-        empty = empty_sides(self.config.data)
+        empty = self.corpus.empty_sides
         return {
             part: [data_pipelines.survey_parallel(each, empty=empty) for each in files]
             for part, files in vars(self.splits).items()
             if files
         }
 
-    def facts(self):
-        """What a run notes of its text: `{"train": {"files", "sentences", "words"}, …}`, words of
-        both sides.
+    def corpus_statistics(self):
+        """Reads the whole text, generated text having been written if it was not there.
+
+        Returns:
+            What a run notes of it: `{"train": {"files", "sentences", "words"}, …}`, words of both
+            sides.
         """
         return {
             part: {
@@ -103,7 +103,7 @@ class TranslationTask:
         data = self.config.data
         return data_pipelines.parallel_batches_per_pass(
             self._lengths("train", vocabulary),
-            batch_words=data.batch_words,
+            batch_tokens=data.batch_tokens,
             max_length=data.max_length,
             tag_language=bool(vocabulary.languages),
         )
@@ -138,14 +138,14 @@ class TranslationTask:
         return numbered_pairs(
             files,
             vocabulary,
-            batch_words=self.config.data.batch_words,
+            batch_words=self.config.data.batch_tokens,
             sentences=sentences,
-            empty=empty_sides(self.config.data),
+            empty=self.corpus.empty_sides,
         )
 
     def count_pairs(self, files):
         """How many pairs of sentences a `ParallelFiles` has."""
-        pairs = data_pipelines.sentence_pairs(files, empty=empty_sides(self.config.data))
+        pairs = data_pipelines.sentence_pairs(files, empty=self.corpus.empty_sides)
         return sum(1 for _ in pairs)
 
     def find_files(self, patterns, direction=None):
@@ -155,7 +155,7 @@ class TranslationTask:
             patterns: prefixes of files; none for the run's own test text.
             direction: `"en-fr"`, or `None` if the model has one only.
         """
-        known = {"-".join(pair): pair for pair in language_pairs(self.config.data)}
+        known = {"-".join(pair): pair for pair in self.corpus.language_pairs}
         if direction is None and patterns and len(known) > 1:
             raise ValueError(
                 f"--direction must say what to translate --data from and to: {', '.join(known)}"
@@ -167,7 +167,7 @@ class TranslationTask:
             return [data_pipelines.find_parallel(patterns, *pair)]
         return [
             each
-            for name, some in by_direction(self.splits.test).items()
+            for name, some in data_pipelines.by_direction(self.splits.test).items()
             for each in some
             if direction in (None, name)
         ]
@@ -197,11 +197,11 @@ class TranslationTask:
                 return measured
         translator = build_translator(self.config, vocabulary, model)
         directions = {}
-        for name, some in by_direction(files).items():
+        for name, some in data_pipelines.by_direction(files).items():
             pairs = [
                 pair
                 for each in some
-                for pair in data_pipelines.sentence_pairs(each, empty=empty_sides(self.config.data))
+                for pair in data_pipelines.sentence_pairs(each, empty=self.corpus.empty_sides)
             ]
             sources, references = map(list, zip(*pairs, strict=True))
             language = some[0].target_language
@@ -237,13 +237,31 @@ class TranslationTask:
         return "\n".join(lines)
 
 
-def by_direction(files):
-    """`{"en-fr": [ParallelFiles, …], …}` of a list of them."""
-    directions = {}
-    for each in files:
-        name = f"{each.source_language}-{each.target_language}"
-        directions.setdefault(name, []).append(each)
-    return directions
+def build_parallel_batches(config, files, subwords, *, training, **arguments):
+    """Batches of parallel text by the settings of a config.
+
+    Args:
+        config: a `Config` of a translation model.
+        files: list of `data_pipelines.ParallelFiles`.
+        subwords: a `data_pipelines.Subwords`.
+        training: shuffled and without end; otherwise in order and once.
+        **arguments: further arguments of `data_pipelines.parallel_batches` (`start_batch`,
+            `lengths`).
+
+    Returns:
+        Dataset of `((source, target), targets)`, int32 `[B, S]`, `[B, T]` and `[B, T]`.
+    """
+    return data_pipelines.parallel_batches(
+        files,
+        subwords,
+        batch_tokens=config.data.batch_tokens,
+        max_length=config.data.max_length,
+        shuffle=training,
+        shuffle_buffer=config.data.shuffle_buffer,
+        seed=config.training.seed,
+        tag_language=bool(subwords.languages),
+        **{"passes": None if training else 1, **arguments},
+    )
 
 
 def build_translator(config, subwords, model, **changes):

@@ -4,16 +4,22 @@ import pathlib
 
 import pytest
 
-from data_pipelines import survey, write_embedded_text
+from data_pipelines import survey
+from data_pipelines.corpora.embedded_text import EmbeddedText, EmbeddedWords
 
-WORDS = {"english": 20_000, "python": 20_000, "languages": 20_000}
-LANGUAGES = ("de", "fr")
+WORDS = EmbeddedWords(english=20_000, python=20_000, languages=20_000)
+LANGUAGES = ["de", "fr"]
+NONE = {"english": 0, "python": 0, "languages": 0}
+
+
+def only(**words):
+    return EmbeddedWords(**{**NONE, **words})
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     directory = tmp_path_factory.mktemp("corpus")
-    return directory, write_embedded_text(directory, words=WORDS, languages=LANGUAGES, seed=1)
+    return directory, EmbeddedText(words=WORDS, languages=LANGUAGES, seed=1).splits(directory)
 
 
 def read(file):
@@ -67,39 +73,48 @@ def test_lines_are_of_their_domain(corpus):
 
 def test_same_parameters_same_files_and_reuse(corpus, tmp_path):
     _, splits = corpus
-    again = write_embedded_text(tmp_path, words=WORDS, languages=LANGUAGES, seed=1)
+    again = EmbeddedText(words=WORDS, languages=LANGUAGES, seed=1).splits(tmp_path)
     assert read(again.train[0]) == read(splits.train[0])
 
     valid = pathlib.Path(again.valid[0])
     valid.write_text("changed\n")
-    write_embedded_text(tmp_path, words=WORDS, languages=LANGUAGES, seed=1)
+    EmbeddedText(words=WORDS, languages=LANGUAGES, seed=1).splits(tmp_path)
     assert valid.read_text() == "changed\n"
-    write_embedded_text(tmp_path, words={"python": 1000}, seed=1)
+    EmbeddedText(words=only(python=1000), seed=1).splits(tmp_path)
     assert valid.read_text() != "changed\n"
     assert set(read(tmp_path / "train.domain")) == {"python"}
 
 
 def test_an_unfinished_corpus_is_written_again(tmp_path):
-    words = {"languages": 2000}
-    write_embedded_text(tmp_path, words=words, languages=["de"])
+    corpus = EmbeddedText(words=only(languages=2000), languages=["de"])
+    corpus.splits(tmp_path)
     (tmp_path / "test.txt").unlink()
-    write_embedded_text(tmp_path, words=words, languages=["de"])
+    corpus.splits(tmp_path)
     assert (tmp_path / "test.txt").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("settings", "message"),
     [
-        ({"words": {"prose": 10}}, "words: unknown kind 'prose'; the kinds are english, python, l"),
-        ({"words": {"english": -1}}, r"words\['english'\] must not be negative; it is -1"),
-        ({"words": {"english": 0}}, "words: nothing is wanted"),
-        ({"words": {"languages": 9}, "languages": ()}, "languages must not be empty"),
-        ({"languages": "de"}, "languages must be a list of different locales; it is 'de'"),
+        ({"words": only()}, "words must be some of at least one kind, got none"),
+        (
+            {"words": only(languages=9), "languages": []},
+            r"languages must not be empty where words\.languages=9",
+        ),
+        ({"languages": "de"}, "languages must be a list of different locales, got 'de'"),
         ({"languages": ["de", "de"]}, "languages must be a list of different locales"),
-        ({"languages": ["english"]}, "languages: 'english' is not a locale that Babel knows"),
+        (
+            {"languages": ["de", "english"]},
+            r"languages\[1\] must be a locale that Babel knows, such as 'de', got 'english'",
+        ),
+        ({"seed": -1}, "seed must be at least 0 and below 2147483648, got -1"),
     ],
 )
-def test_arguments_are_checked(tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        write_embedded_text(tmp_path, **arguments)
-    assert not list(tmp_path.iterdir())
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        EmbeddedText(**settings)
+
+
+def test_words_are_checked():
+    with pytest.raises(ValueError, match=r"^english must be at least 0, got -1"):
+        EmbeddedWords(english=-1)

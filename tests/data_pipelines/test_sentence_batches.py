@@ -109,12 +109,6 @@ def test_windows_around_the_largest_length(tmp_path, words, rows):
     assert batches_per_pass({words: 1}, batch_tokens=4, max_length=4) == rows
 
 
-def test_bucket_boundaries():
-    assert bucket_boundaries(1) == [1]
-    assert bucket_boundaries(8) == [8]
-    assert bucket_boundaries(40) == [8, 11, 14, 18, 23, 29, 37, 40]
-
-
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_word_is_predicted_once(corpus, vocabulary, shuffle):
     found = batches(corpus, vocabulary, shuffle=shuffle, passes=1)
@@ -200,13 +194,16 @@ def test_sentence_lengths_of_one_shard_are_those_of_the_survey(corpus):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_tokens": 0}, "batch_tokens must be at least 1; it is 0"),
-        ({"max_length": 0}, "max_length must be at least 1; it is 0"),
-        ({"passes": 0}, "passes must be at least 1; it is 0"),
-        ({"start_batch": -1}, "start_batch must be at least 0; it is -1"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1; it is 0"),
-        ({"shard_count": 0}, "shard_count must be at least 1; it is 0"),
-        ({"shard_index": 2, "shard_count": 2}, "shard_index must be less than shard_count = 2"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"passes": 0}, "passes must be at least 1, got 0"),
+        ({"start_batch": -1}, "start_batch must be at least 0, got -1"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1, got 0"),
+        ({"shard_count": 0}, "shard_count must be at least 1, got 0"),
+        (
+            {"shard_index": 2, "shard_count": 2},
+            "shard_index must be less than shard_count=2, got 2",
+        ),
     ],
 )
 def test_arguments_are_checked(corpus, vocabulary, options, message):

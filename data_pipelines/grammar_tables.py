@@ -11,21 +11,13 @@ All sentences have the same number of symbols, so that the end of a sentence can
 """
 
 import dataclasses
-import json
 import math
-import pathlib
 
 import numpy as np
 
-from data_pipelines.atomic_write import atomic_write
-from data_pipelines.splits import Splits
-
-FORMAT = 1
-SENTENCES_AT_A_TIME = 50_000
-
 
 @dataclasses.dataclass(frozen=True)
-class Grammars:
+class GrammarTables:
     """The true model: transition tables of all grammars.
 
     Args:
@@ -44,7 +36,7 @@ class Grammars:
 
     @classmethod
     def random(cls, *, grammars, symbols, successors, length, skew=1.0, seed=0):
-        """Draws tables.
+        """Draws tables. `corpora.Grammars` checks the arguments.
 
         Args:
             grammars: G, at least 1.
@@ -53,19 +45,8 @@ class Grammars:
             length: number of symbols in a sentence, at least 1.
             skew: the f-th successor has probability proportional to `exp(-skew·f)`. 0: all the
                 same.
-            seed: integer.
-
-        Raises:
-            ValueError: if an argument is out of its range.
+            seed: integer, at least 0.
         """
-        for name, value, least in (
-            ("grammars", grammars, 1), ("symbols", symbols, 2), ("successors", successors, 1),
-            ("length", length, 1), ("skew", skew, 0), ("seed", seed, 0),
-        ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}; it is {value}")
-        if successors > symbols:
-            raise ValueError(f"successors must be at most symbols = {symbols}; it is {successors}")
         generator = np.random.default_rng([seed, 0])
         marker_words = math.isqrt(grammars - 1) + 1
         markers = np.stack(np.divmod(np.arange(grammars), marker_words), 1)
@@ -153,80 +134,3 @@ class Grammars:
         )
         ids = np.concatenate([self.markers[grammars] + [0, width], symbols + 2 * width], 1)
         return [" ".join(line) for line in np.array(words, object)[ids].tolist()]
-
-
-def write_grammars(
-    directory,
-    *,
-    grammars=256,
-    symbols=64,
-    successors=4,
-    length=29,
-    skew=1.0,
-    train_sentences=60_000,
-    valid_sentences=1_000,
-    test_sentences=2_000,
-    seed=0,
-):
-    """Writes a corpus of random grammars, unless the directory already has it.
-
-    The directory gets `train.txt`, `valid.txt` and `test.txt`, and `corpus.json` with the
-    parameters and the exact
-    entropy: `entropy` in nats for each prediction and `perplexity`, its exponential.
-
-    Args:
-        directory: where to write; made if missing.
-        grammars, symbols, successors, length, skew: as for `Grammars.random`.
-        train_sentences, valid_sentences, test_sentences: numbers of sentences, at least 1.
-        seed: integer, for tables and sentences.
-
-    Returns:
-        `Splits` of one file each.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
-    counts = {"train": train_sentences, "valid": valid_sentences, "test": test_sentences}
-    for part, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{part}_sentences must be at least 1; it is {count}")
-    language = dict(
-        grammars=grammars,
-        symbols=symbols,
-        successors=successors,
-        length=length,
-        skew=skew,
-        seed=seed,
-    )
-    model = Grammars.random(**language)
-    corpus = {
-        "made_from": {"format": FORMAT, **language, "sentences": counts, "numpy": np.__version__},
-        "predictions_per_sentence": model.predictions,
-        "entropy": model.entropy,
-        "perplexity": model.perplexity,
-    }
-    directory = pathlib.Path(directory)
-    splits = Splits(*([str(directory / f"{part}.txt")] for part in counts))
-    if _is_complete(directory, corpus):
-        return splits
-    (directory / "corpus.json").unlink(missing_ok=True)
-    for index, (part, count) in enumerate(counts.items(), 1):
-        generator = np.random.default_rng([seed, index])
-        with atomic_write(directory / f"{part}.txt") as file:
-            for begin in range(0, count, SENTENCES_AT_A_TIME):
-                sentences = model.sample(min(SENTENCES_AT_A_TIME, count - begin), generator)
-                file.writelines(line + "\n" for line in model.lines(*sentences))
-    with atomic_write(directory / "corpus.json") as file:
-        json.dump(corpus, file, indent=1)
-    return splits
-
-
-def _is_complete(directory, corpus):
-    """Whether the directory holds this corpus."""
-    try:
-        found = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return found == corpus and all(
-        (directory / f"{part}.txt").is_file() for part in corpus["made_from"]["sentences"]
-    )

@@ -2,8 +2,8 @@ import collections
 
 import pytest
 
-from data_pipelines import Survey, TextError, check_test_counts, lm1b_splits
-from data_pipelines.lm1b import HELD_OUT, TRAINING
+from data_pipelines import Survey, TextError
+from data_pipelines.corpora.lm1b import HELD_OUT, TRAINING, Lm1b
 
 
 def layout(root, names):
@@ -16,7 +16,7 @@ def test_layout(tmp_path):
     train = [f"{TRAINING}/news.en-{i:05}-of-00100" for i in (2, 1)]
     held_out = [f"{HELD_OUT}/news.en.heldout-{i:05}-of-00050" for i in range(3)]
     layout(tmp_path, train + held_out)
-    splits = lm1b_splits(tmp_path)
+    splits = Lm1b(root=str(tmp_path)).splits(None)
     assert splits.train == [str(tmp_path / name) for name in sorted(train)]
     assert splits.valid == [str(tmp_path / held_out[1])]
     assert splits.test == [str(tmp_path / held_out[0])]
@@ -39,15 +39,19 @@ def test_layout(tmp_path):
 def test_a_missing_part_is_named(tmp_path, names, missing):
     layout(tmp_path, names)
     with pytest.raises(TextError, match=f"{missing}.*: no such file. .* root must hold {TRAINING}"):
-        lm1b_splits(tmp_path)
+        Lm1b(root=str(tmp_path)).splits(None)
 
 
-def counted(sentences, tokens):
-    return Survey(sentences, tokens, collections.Counter(), collections.Counter())
+def check(sentences, tokens):
+    """What the corpus says of a test text with these counts."""
+    found = Survey(sentences, tokens, collections.Counter(), collections.Counter())
+    return Lm1b(root="x").check_surveys({"test": found})
 
 
 def test_published_counts():
-    assert check_test_counts(counted(6075, 153_583)) is True
-    assert check_test_counts(counted(6074, 153_583)) is False
+    assert check(6075, 153_583) == [
+        "the test text has the sentences and words of the published one"
+    ]
+    assert check(6074, 153_583) == []
     with pytest.raises(TextError, match=r"has 153,583 words in 6,075 sentences; .* 153,584 words"):
-        check_test_counts(counted(6075, 153_584))
+        check(6075, 153_584)

@@ -8,23 +8,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.batching import bucket_boundaries
-from data_pipelines.parallel import (
+from data_pipelines import (
     ParallelFiles,
+    Subwords,
+    TextError,
+    bucket_boundaries,
     count_longer,
     find_parallel,
-    sentence_pairs,
-    survey_parallel,
-)
-from data_pipelines.parallel_batching import (
     pair_lengths,
     parallel_batches,
     parallel_batches_per_pass,
+    sentence_pairs,
+    survey_parallel,
 )
-from data_pipelines.subwords import Subwords
-from data_pipelines.text import TextError
 
-SIZES = {"batch_words": 120, "max_length": 20}
+SIZES = {"batch_tokens": 120, "max_length": 20}
 GERMAN = ["der", "die", "Hund", "Katze", "sah", "lief", "und", "nicht", "über", "Straße", "heute"]
 ENGLISH = ["the", "dog", "cat", "saw", "ran", "and", "not", "over", "street", "today"]
 JAPANESE = list("犬猫が見た走っ道今日の上に座")
@@ -115,7 +113,7 @@ def test_a_literal_batch(tmp_path, subwords):
         parallel_batches(
             files,
             subwords,
-            batch_words=99,
+            batch_tokens=99,
             max_length=9,
             passes=1,
             shuffle=False,
@@ -142,7 +140,7 @@ def test_literal_ids(tmp_path):
     names = {subwords.piece(index): index for index in range(len(subwords))}
     assert list(names)[:4] == ["</s>", "<s>", "<unk>", "<2yy>"]
     files = find_parallel(tmp_path / "a", "xx", "yy")
-    found = batches(files, subwords, shuffle=False, passes=1, tag_language=True, batch_words=400)
+    found = batches(files, subwords, shuffle=False, passes=1, tag_language=True, batch_tokens=400)
     a, b = subwords.encode("a"), subwords.encode("b")
     long, short = [3, *a, *b, *b], [3, *a]
     first, second = [*b, *a], [*a, *a, *a, *b]
@@ -159,7 +157,7 @@ def test_every_pair_comes_once(german, subwords, lengths, shuffle):
     found = batches(german, subwords, shuffle=shuffle, passes=1)
     limit = 20 if shuffle else None
     assert read_back(found, subwords) == expected(german, subwords, limit)
-    assert len(found) == parallel_batches_per_pass(lengths, batch_words=120, max_length=limit)
+    assert len(found) == parallel_batches_per_pass(lengths, batch_tokens=120, max_length=limit)
     left_out = count_longer(survey_parallel(german, subwords).lengths, 20)
     assert 0 < left_out < 450
     assert sum(len(batch[0]) for batch in found) == 450 - (left_out if shuffle else 0)
@@ -171,11 +169,11 @@ def test_every_pair_comes_once(german, subwords, lengths, shuffle):
 
 
 @pytest.mark.parametrize(
-    "batch_words, max_length, tag_language",
+    "batch_tokens, max_length, tag_language",
     [(120, 20, False), (10, 12, True), (3000, None, True)],
 )
-def test_batches_per_pass(german, subwords, lengths, batch_words, max_length, tag_language):
-    sizes = {"batch_words": batch_words, "max_length": max_length, "tag_language": tag_language}
+def test_batches_per_pass(german, subwords, lengths, batch_tokens, max_length, tag_language):
+    sizes = {"batch_tokens": batch_tokens, "max_length": max_length, "tag_language": tag_language}
     one = parallel_batches_per_pass(lengths, **sizes)
     dataset = parallel_batches(german, subwords, passes=2, lengths=lengths, **sizes)
     assert dataset.cardinality() == 2 * one
@@ -183,7 +181,7 @@ def test_batches_per_pass(german, subwords, lengths, batch_words, max_length, ta
 
 
 def test_little_is_padding(german, subwords):
-    found = batches(german, subwords, passes=1, batch_words=1000)
+    found = batches(german, subwords, passes=1, batch_tokens=1000)
     arrays = [np.array(part) for batch in found for part in batch[:2]]
     assert sum(np.count_nonzero(part) for part in arrays) > 0.75 * sum(part.size for part in arrays)
     assert len(found) < 1.4 * sum(np.count_nonzero(part) for part in arrays) / 1000
@@ -207,7 +205,7 @@ def test_start_batch_goes_on_as_an_uninterrupted_run(german, japanese, subwords,
     options = {"shuffle": case != "in order", "tag_language": True, "shuffle_buffer": 64}
     known = pair_lengths(files, subwords)
     limit = 20 if case != "in order" else None
-    one = parallel_batches_per_pass(known, batch_words=120, max_length=limit, tag_language=True)
+    one = parallel_batches_per_pass(known, batch_tokens=120, max_length=limit, tag_language=True)
     uninterrupted = batches(files, subwords, count=2 * one + 12, lengths=known, **options)
     for start, lengths in ((one - 1, None), (2 * one + 7, known)):
         found = batches(files, subwords, start_batch=start, lengths=lengths, count=5, **options)
@@ -252,7 +250,7 @@ def test_weights(german, japanese, subwords):
     # 450 pairs of weight 1, 150 of weight 6: two thirds are Japanese.
     files = [german, dataclasses.replace(japanese, weight=6)]
     known = pair_lengths(files, subwords)
-    sizes = {"batch_words": 200, "max_length": 40, "tag_language": True}
+    sizes = {"batch_tokens": 200, "max_length": 40, "tag_language": True}
     one = parallel_batches_per_pass(known, **sizes)
     found = batches(files, subwords, passes=8, lengths=known, **sizes)
     assert len(found) == 8 * one
@@ -298,7 +296,7 @@ def test_a_row_longer_than_a_batch(tmp_path, subwords):
     (tmp_path / "a.de").write_text("der Hund " * 50 + "\nKatze\n")
     (tmp_path / "a.en").write_text("the dog " * 50 + "\ncat\n")
     files = find_parallel(tmp_path / "a", "de", "en")
-    found = batches(files, subwords, shuffle=False, passes=1, batch_words=20)
+    found = batches(files, subwords, shuffle=False, passes=1, batch_tokens=20)
     assert [len(batch[0]) for batch in found] == [1, 1]
     assert read_back(found, subwords) == expected(files, subwords)
     assert sum(read_back(batches(files, subwords, passes=1), subwords).values()) == 1
@@ -307,13 +305,13 @@ def test_a_row_longer_than_a_batch(tmp_path, subwords):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_words": 0}, "batch_words must be at least 1; it is 0"),
-        ({"max_length": 0}, "max_length must be at least 1; it is 0"),
-        ({"passes": 0}, "passes must be at least 1; it is 0"),
-        ({"start_batch": -1}, "start_batch must be at least 0; it is -1"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1; it is 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"passes": 0}, "passes must be at least 1, got 0"),
+        ({"start_batch": -1}, "start_batch must be at least 0, got -1"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1, got 0"),
         ({"lengths": []}, "there is no pair of sentences with at most 20 pieces on each side"),
-        ({"lengths": [{(1, 1): 2}]}, "one Counter for each pair of files; it has 1 for 3 pairs"),
+        ({"lengths": [{(1, 1): 2}]}, "one Counter for each pair of files, got 1 for 3 pairs"),
     ],
 )
 def test_arguments_are_checked(german, subwords, options, message):
@@ -328,7 +326,7 @@ def test_other_errors(tmp_path, german, japanese, subwords, lengths):
     with pytest.raises(TextError, match="no parallel text was named"):
         batches([], subwords)
     with pytest.raises(TextError, match="there is no pair of sentences to make a batch of"):
-        parallel_batches_per_pass([], batch_words=9, max_length=None)
+        parallel_batches_per_pass([], batch_tokens=9, max_length=None)
     missing = ParallelFiles([f"{tmp_path}/x.de"], [f"{tmp_path}/x.en"], "de", "en")
     for known in (None, lengths[:1]):
         with pytest.raises(TextError, match=r"/x\.de: no such file"):
@@ -338,4 +336,4 @@ def test_other_errors(tmp_path, german, japanese, subwords, lengths):
     with pytest.raises(TextError, match=r"/x\.de has 2 lines, but .*/x\.en has 1"):
         batches(missing, subwords)
     with pytest.raises(tf.errors.InvalidArgumentError, match="`lengths` are not those of these fi"):
-        batches(japanese, subwords, lengths=lengths[:1], passes=1, batch_words=2000)
+        batches(japanese, subwords, lengths=lengths[:1], passes=1, batch_tokens=2000)

@@ -1,102 +1,13 @@
 import datetime
-import json
-import pathlib
 import re
 
 import pytest
 
-from data_pipelines import embedded_translation, parallel_sentences
-from data_pipelines.embedded_translation import PARTS, write_embedded_translation
-from data_pipelines.parallel_sentences import LANGUAGES, Meanings, Renderer
+from data_pipelines.cldr_meanings import Meanings
+from data_pipelines.cldr_renderer import Renderer
+from data_pipelines.corpora.embedded_translation import LANGUAGES
 
-SIZES = {"sentences": 600, "valid_sentences": 60, "test_sentences": 60}
-PAIRS = (("en", "fr"), ("fr", "en"), ("en", "de"), ("ja", "en"))
 DAY = datetime.date(2015, 3, 5).toordinal()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("corpus")
-    return directory, write_embedded_translation(directory, pairs=PAIRS, seed=1, **SIZES)
-
-
-def read(prefix, language):
-    return pathlib.Path(f"{prefix}.{language}").read_text(encoding="utf-8").splitlines()
-
-
-def unordered(prefixes):
-    return [pair for pair in prefixes if pair[0] < pair[1]]
-
-
-def test_files(corpus):
-    directory, prefixes = corpus
-    assert set(prefixes) == {
-        ("en", "fr"), ("fr", "en"), ("de", "en"), ("en", "de"), ("en", "ja"), ("ja", "en"),
-    }  # fmt: skip
-    assert prefixes["en", "de"] == prefixes["de", "en"]
-    assert prefixes["en", "de"]["train"] == str(directory / "train.de-en")
-    names = {
-        f"{part}.{'-'.join(pair)}.{language}"
-        for part in PARTS
-        for pair in unordered(prefixes)
-        for language in pair
-    }
-    assert {file.name for file in directory.iterdir()} == {*names, "corpus.json"}
-    counts = json.loads((directory / "corpus.json").read_text())["counts"]
-    for pair in unordered(prefixes):
-        for part, size in zip(PARTS, SIZES.values(), strict=True):
-            count = counts["-".join(pair)][part]
-            assert count["sentences"] == size
-            for language in pair:
-                lines = read(prefixes[pair][part], language)
-                assert len(lines) == len(set(lines)) == size
-                assert count["words"][language] == sum(len(line.split()) for line in lines)
-                assert max(len(line.split()) for line in lines) <= 40
-
-
-def test_no_sentence_is_in_two_parts(corpus):
-    _, prefixes = corpus
-    found = {(part, language): set() for part in PARTS for language in LANGUAGES}
-    for pair in unordered(prefixes):
-        for part in PARTS:
-            for language in pair:
-                found[part, language].update(read(prefixes[pair][part], language))
-    for language in LANGUAGES:
-        train, valid, test = (found[part, language] for part in PARTS)
-        assert not train & valid and not train & test and not valid & test
-    # Different draws for each pair.
-    english = [set(read(prefixes["en", other]["train"], "en")) for other in ("fr", "de")]
-    assert len(english[0] & english[1]) < 60
-
-
-def test_lines_are_translations(corpus):
-    # Years are the same figures in all languages.
-    _, prefixes = corpus
-    year = re.compile(r"(?<!\d)(?:199|200|201|202)\d(?!\d)")
-    for pair in unordered(prefixes):
-        lines = [read(prefixes[pair]["train"], language) for language in pair]
-        years = [[sorted(year.findall(line)) for line in side] for side in lines]
-        assert years[0] == years[1]
-        assert sum(map(bool, years[0])) > 200
-
-
-def test_same_parameters_same_files_and_reuse(corpus, tmp_path):
-    directory, _ = corpus
-    again = write_embedded_translation(tmp_path, pairs=PAIRS[::-1], seed=1, **SIZES)
-    for file in directory.iterdir():
-        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
-
-    changed = pathlib.Path(again["en", "fr"]["train"] + ".fr")
-    changed.write_text("changed\n")
-    write_embedded_translation(tmp_path, pairs=PAIRS, seed=1, **SIZES)
-    assert changed.read_text() == "changed\n"
-    pathlib.Path(again["en", "ja"]["test"] + ".ja").unlink()
-    write_embedded_translation(tmp_path, pairs=PAIRS, seed=1, **SIZES)
-    assert changed.read_bytes() == (directory / changed.name).read_bytes()
-    write_embedded_translation(tmp_path, pairs=PAIRS[:1], seed=2, **SIZES)
-    assert changed.read_bytes() != (directory / changed.name).read_bytes()
-
-
 RENDERED = {
     "dates": (
         (("moment", DAY, 15 * 60 + 7), ("dated_distance", DAY, "day", -3), ("distance", "week", 1)),
@@ -208,30 +119,3 @@ def test_a_source_has_one_target():
     for language in LANGUAGES:
         renderer = Renderer(language)
         assert len({renderer.sentence((clause,)) for clause in clauses}) == len(clauses)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"pairs": ()}, "pairs must not be empty"),
-        ({"pairs": [("en", "it")]}, "unknown language 'it'; the languages are en, fr, de, es, pt"),
-        ({"pairs": [("en", "en")]}, r"pairs: the two languages of a pair must differ; one is \('e"),
-        ({"pairs": ["en-fr"]}, "pairs: a pair must be two languages; one is 'en-fr'"),
-        ({"sentences": 0}, "^sentences must be at least 1; it is 0"),
-        ({"valid_sentences": 0}, "valid_sentences must be at least 1; it is 0"),
-        ({"test_sentences": -1}, "test_sentences must be at least 1; it is -1"),
-    ],
-)
-def test_arguments_are_checked(tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        write_embedded_translation(tmp_path, **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_exhausted_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded_translation, "MOST_DRAWS", 5000)
-    monkeypatch.setattr(parallel_sentences, "KINDS", (Meanings.fact,))
-    monkeypatch.setattr(Meanings, "_country", lambda self: self.random.choice(("FR", "DE")))
-    with pytest.raises(ValueError, match="600 sentences are wanted, but there are only about"):
-        write_embedded_translation(tmp_path, sentences=600, valid_sentences=1, test_sentences=1)
-    assert not (tmp_path / "corpus.json").exists()
