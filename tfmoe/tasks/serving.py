@@ -1,6 +1,7 @@
 """From a trained model to the functions that are exported."""
 
 from data_pipelines import graph_tokenization
+from data_pipelines.corpora import CORPORA
 from tfmoe.layers import MoE
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
@@ -16,12 +17,8 @@ TOKENIZATIONS = {
 
 
 def default_tokenization(config):
-    """`"text"` where tfmoe wrote the training text from running text, `"words"` where words were
-    separated by white space already, `"subwords"` for translation.
-    """
-    if config.model.name == "translation":
-        return "subwords"
-    return "text" if config.data.name == "embedded_text" else "words"
+    """How the training text became tokens, see `data_pipelines.corpora.Corpus`."""
+    return CORPORA[config.data.name].tokenization
 
 
 def set_capacity_aside(model):
