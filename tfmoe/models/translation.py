@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import AttentionLSTM, VocabularySoftmax
-from tfmoe.models.beam_search import beam_search, tile
+from tfmoe.models.beam_search import Settings, beam_search, tile
 from tfmoe.models.blocks import features_by_block, step_through, zero_states
 from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
 from tfmoe.ops.tracking import track
@@ -209,20 +209,23 @@ class TranslationModel(WordPredictor):
         if max_length is None:
             max_length = 2 * tf.reduce_sum(tf.cast(mask, tf.int32), axis=1) + 10
         batch_size = tf.shape(source)[0]
+        settings = Settings(
+            vocabulary_size=self.vocabulary_size,
+            start_id=START,
+            end_id=END,
+            beam_size=beam_size,
+            num_best=num_best,
+            length_penalty=length_penalty,
+            coverage_penalty=coverage_penalty,
+            keep_attention=keep_attention,
+        )
         return beam_search(
             self.decoding_step(*tile((memory, mask), beam_size)),
             self.zero_states(batch_size),
+            settings,
             batch_size=batch_size,
-            start_id=START,
-            end_id=END,
-            vocabulary_size=self.vocabulary_size,
-            beam_size=beam_size,
             max_length=max_length,
-            length_penalty=length_penalty,
-            coverage_penalty=coverage_penalty,
             source_mask=mask,
-            num_best=num_best,
-            keep_attention=keep_attention,
         )
 
     def compute_output_shape(self, inputs_shape):

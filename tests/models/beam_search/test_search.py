@@ -1,0 +1,164 @@
+"""Which hypotheses are found, and in which order."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from models.beam_search.searches import END, RandomTranslator, same, search, search_fixed, words_of
+
+from tfmoe.models.beam_search import Hypotheses
+
+
+@pytest.mark.parametrize("markov", [False, True])
+@pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (0.2, 0.2), (1, 0), (0, 1), (2, 0.5)])
+def test_a_wide_beam_finds_what_exhaustive_search_finds(alpha, beta, markov):
+    # 27 prefixes of three words, so 108 candidates at step 4: nothing is ever dropped.
+    translator = RandomTranslator(6, 4, 4, seed=round(10 * alpha + beta), markov=markov)
+    found = translator.search(
+        108, num_best=40, length_penalty=alpha, coverage_penalty=beta, keep_attention=True
+    )
+    for sentence in range(6):
+        expected = translator.ranked(sentence, alpha, beta)
+        assert len(expected) == 40
+        np.testing.assert_allclose(found.scores[sentence], [s for s, _, _ in expected], rtol=1e-5)
+        np.testing.assert_allclose(
+            found.log_probabilities[sentence], [p for _, p, _ in expected], rtol=1e-5
+        )
+        for place, (_, _, ids) in enumerate(expected):
+            assert words_of(found, sentence, place) == list(ids)
+            assert not found.ids[sentence, place, len(ids) :].numpy().any()
+            maps = found.attention[sentence, place].numpy()
+            _, coverage = translator.walk(sentence, [*ids, END])
+            np.testing.assert_allclose(maps.sum(0), coverage, rtol=1e-5)
+            assert not maps[len(ids) + 1 :].any()
+
+
+@pytest.mark.parametrize("num_best", [1, 3])
+def test_few_of_the_best_are_the_first_of_many(num_best):
+    translator = RandomTranslator(20, 4, 4, seed=5)
+    few, many = translator.search(108, num_best=num_best), translator.search(108, num_best=40)
+    same(few, Hypotheses(*(x if x is None else x[:, :num_best] for x in many)))
+
+
+@pytest.mark.parametrize("beam_size", [1, 6])
+@pytest.mark.parametrize(("end_id", "start_id"), [(3, 2), (2, 2)])
+def test_the_end_may_be_any_id(end_id, start_id, beam_size):
+    # The words of a translator whose end is 0, renamed: id i is now end_id + i, modulo 4.
+    translator = RandomTranslator(5, 4, 4, seed=8)
+    old = tf.constant([(i - end_id) % 4 for i in range(4)])
+
+    def step(ids, states):
+        values, attention, states = translator.step(tf.gather(old, ids), states)
+        return tf.gather(values, old, axis=1), attention, states
+
+    limits = [4, 3, 2, 1, 4]
+    expected = translator.search(beam_size, max_length=limits)
+    found = search(
+        step,
+        translator.states(),
+        batch_size=5,
+        start_id=start_id,
+        end_id=end_id,
+        vocabulary_size=4,
+        beam_size=beam_size,
+        max_length=limits,
+        source_mask=translator.mask,
+    )
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    for sentence, place in itertools.product(range(5), range(beam_size)):
+        renamed = [(i + end_id) % 4 for i in words_of(expected, sentence, place)]
+        assert words_of(found, sentence, place) == renamed
+        assert not found.ids[sentence, place, len(renamed) :].numpy().any()  # padded with 0
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_width_1_without_penalties_is_greedy_search(sharpness):
+    translator = RandomTranslator(60, 5, 5, seed=1, sharpness=sharpness)
+    found = translator.search(1, length_penalty=0, coverage_penalty=0)
+    greedy = [translator.greedy(sentence) for sentence in range(60)]
+    assert {len(ids) for ids in greedy} > {0, 1, 5}  # ended early, late and not at all
+    for sentence, ids in enumerate(greedy):
+        assert words_of(found, sentence) == ids
+        total, _ = translator.walk(sentence, ids + [END] * (len(ids) < 5))
+        assert found.scores[sentence, 0].numpy() == pytest.approx(total, rel=1e-5)
+
+
+def test_width_1_with_a_length_penalty_may_go_past_the_first_end():
+    # Step 1: the end has 0.5, id 1 has 0.45. Then the end is all but sure: two symbols have the
+    # score log(0.45) / (7 / 6) = -0.684, better than log(0.5) / (6 / 6) = -0.693.
+    rows = np.log([[0.5, 0.45, 0.05], [0.9999, 0.00005, 0.00005], [1 / 3, 1 / 3, 1 / 3]])
+    assert words_of(search_fixed(rows, beam_size=1, length_penalty=0)) == []
+    assert words_of(search_fixed(rows, beam_size=1, length_penalty=1)) == [1]
+
+
+def test_a_wider_beam_finds_what_greedy_search_misses():
+    # Greedy: id 1 (0.6), then 0.4 at best. The other way: id 2 (0.4), then the end for sure.
+    first, after = np.log([1e-9, 0.6, 0.4]), np.log([[0.4, 0.3, 0.3], [1, 1e-9, 1e-9]])
+
+    def step(ids, t):
+        later = tf.gather(tf.constant(after, tf.float32), tf.maximum(ids - 1, 0))
+        return tf.where(t[:, None] == 0, tf.constant(first, tf.float32), later), None, t + 1
+
+    def found(beam_size):
+        return search(
+            step,
+            tf.zeros([1], tf.int32),
+            batch_size=1,
+            start_id=0,
+            end_id=END,
+            vocabulary_size=3,
+            beam_size=beam_size,
+            max_length=3,
+            length_penalty=0,
+            coverage_penalty=0,
+        )
+
+    assert words_of(found(1)) == [1]
+    assert words_of(found(2)) == [2]
+    np.testing.assert_allclose(found(2).log_probabilities[0], np.log([0.4, 0.24]), rtol=1e-5)
+
+
+def test_equals_go_by_rank_then_by_id():
+    rows = np.log(np.full([3, 4], 0.25))
+    found = search_fixed(rows, beam_size=3, length_penalty=0)
+    # The three best of step 1 are the end, 1 and 2; of step 2: [1 end], [1 1] and [1 2].
+    # Of step 3, [1 1 end].
+    assert [words_of(found, place=place) for place in range(3)] == [[], [1], [1, 1]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_sentence_of_nan_ends_and_leaves_the_others_alone(bad, compiled):
+    translator = RandomTranslator(3, 4, 4, seed=6)
+    expected = translator.search(2)
+    translator.log_probabilities[1] = bad
+    search = tf.function(translator.search) if compiled else translator.search
+    found = search(2)
+    for x, y in zip(found[:4], expected[:4], strict=True):
+        np.testing.assert_array_equal(x[::2], y[::2])
+    np.testing.assert_array_equal(found.lengths[1], [0, 0])
+    np.testing.assert_array_equal(found.ids[1], np.zeros([2, 4]))
+    np.testing.assert_array_equal(found.scores[1], [-np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_an_id_of_nan_is_never_taken(beam_size):
+    translator = RandomTranslator(40, 5, 4, seed=12)
+    bad = np.random.default_rng(0).random(translator.log_probabilities.shape) < 0.4
+    translator.log_probabilities[bad] = -np.inf
+    expected = translator.search(beam_size)
+    translator.log_probabilities[bad] = np.nan
+    same(translator.search(beam_size), expected)
+
+
+def test_attention_of_nan_never_wins():
+    translator = RandomTranslator(2, 4, 4, seed=6)
+    translator.attention[1, 0] = np.nan  # read by every hypothesis of sentence 1
+    found = translator.search(3)
+    assert np.isfinite(found.scores[0, 0])
+    np.testing.assert_array_equal(found.scores[1], [-np.inf] * 3)
+    np.testing.assert_array_equal(found.lengths[1], [0] * 3)
+    kept = translator.search(3, coverage_penalty=0, keep_attention=True)  # but does no harm there
+    same(translator.search(3, coverage_penalty=0), kept._replace(attention=None))
