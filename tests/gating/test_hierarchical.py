@@ -251,7 +251,11 @@ def test_config_round_trip_keeps_both_levels():
         ({"secondary": NoisyTopK(k=3)}, r"k must be at most 2, the number of .* got k=3"),
         ({"primary": Hierarchical(2, Softmax())}, r"primary must be a gate for a level"),
         ({"secondary": Hierarchical(2, Softmax())}, r"secondary must be a gate for a level"),
-        ({"primary": "noisy_topk"}, r"did you mean 'noisy_top_k'"),
+        ({"primary": "noisy_topk"}, r"primary must be a Gate .* did you mean 'noisy_top_k'"),
+        (
+            {"secondary": {"name": "hierarchical", "groups": 2, "primary": "softmax"}},
+            r"secondary must be a Gate or one of .*'batchwise', got {'name': 'hierarchical'",
+        ),
         ({"num_groups": 2}, r"cannot be a level"),
         ({"load_weight": -1}, r"load_weight must be"),
     ],

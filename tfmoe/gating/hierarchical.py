@@ -12,6 +12,7 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.gating.gate import Gate
+from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
 from tfmoe.ops.arguments import non_negative, positive
 from tfmoe.ops.assignments import compose
@@ -240,9 +241,7 @@ class Hierarchical(Gate):
 
 def flat_gate(name, gate):
     """The flat `Gate` that an argument of `Hierarchical` stands for."""
-    from tfmoe import gating  # imports this module for its list of gates
-
-    gate = gating.get(gate)
+    gate = gate_of(name, gate, FLAT_GATES)
     if gate.secondary is not None:
         raise ValueError(
             f"{name} must be a gate for a level of a hierarchical mixture, such as NoisyTopK(k=2), "

@@ -1,0 +1,59 @@
+"""The gates by name, and what stands for a gate in arguments and configs."""
+
+import difflib
+import inspect
+
+import keras
+
+from tfmoe.gating.batchwise import Batchwise
+from tfmoe.gating.gate import Gate
+from tfmoe.gating.noisy_top_k import NoisyTopK
+from tfmoe.gating.softmax import Softmax
+from tfmoe.gating.switch import Switch
+
+# Gates of one level. `tfmoe.gating.GATES` adds `Hierarchical`, whose levels are these.
+FLAT_GATES = {
+    "softmax": Softmax,
+    "noisy_top_k": NoisyTopK,
+    "switch": Switch,
+    "batchwise": Batchwise,
+}
+
+
+def gate_of(argument, identifier, gates):
+    """The gate that an identifier stands for.
+
+    Args:
+        argument: the name of the argument, for the error.
+        identifier: a `Gate`; a name of `gates`, for that gate with its defaults; a dictionary of a
+            name and the gate's arguments, `{"name": "noisy_top_k", "k": 2}`; or what
+            `keras.saving.serialize_keras_object` made of one.
+        gates: classes by name.
+
+    Returns:
+        A `Gate`.
+
+    Raises:
+        ValueError: if it stands for no gate.
+    """
+    if isinstance(identifier, Gate):
+        return identifier
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        gate = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(gate, Gate):
+            return gate
+        raise ValueError(f"{argument} must describe a Gate, got {identifier!r}")
+    settings = dict(identifier) if isinstance(identifier, dict) else {"name": identifier}
+    name = settings.pop("name", None)
+    if not isinstance(name, str) or name not in gates:
+        near = difflib.get_close_matches(str(name), gates, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{argument} must be a Gate or one of {', '.join(map(repr, gates))}, "
+            f"got {identifier!r}{hint}"
+        )
+    try:
+        inspect.signature(gates[name]).bind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{argument} {name!r}: {error}, got {identifier!r}") from error
+    return gates[name](**settings)
