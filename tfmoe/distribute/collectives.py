@@ -69,8 +69,7 @@ def replica_id():
     if found is None:
         return 0
     if is_mixed(found.strategy):
-        local = tensorflow_internals.local_replica(found)
-        return found.strategy.extended._get_replica_id_in_sync_group(local)
+        return tensorflow_internals.replica_number(found)
     number = tf.get_static_value(found.replica_id_in_sync_group)
     return found.replica_id_in_sync_group if number is None else int(number)
 

@@ -72,12 +72,12 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     @property
     def num_workers(self):
         """Processes of the cluster; 1 without one."""
-        return self.extended._num_workers
+        return self.extended.num_workers
 
     @property
     def worker(self):
         """The number of this process, from 0; worker 0 is the one that writes."""
-        return self.extended._id_in_cluster
+        return self.extended.worker
 
     def sum_over_workers(self, number):
         """The sum of a Python number over all workers, each of which must call this."""

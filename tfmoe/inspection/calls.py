@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.tensorflow_internals import inner_layers
 from tfmoe.layers import MoE
 from tfmoe.layers.expert_metrics import shortest_path
 from tfmoe.layers.recording import recording_routings
@@ -35,7 +36,7 @@ def layers_within(layer):
     found = {}
 
     def visit(parent):
-        for child in parent._flatten_layers(include_self=False, recursive=False):
+        for child in inner_layers(parent):
             if id(child) not in found:
                 found[id(child)] = child
                 visit(child)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
+from tfmoe.distribute.tensorflow_internals import inner_layers, outermost_layer
 from tfmoe.ops.balancing import use_of_experts
 
 METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped")
@@ -85,7 +86,7 @@ class ExpertMetrics(keras.metrics.Metric):
 
     def _name_within_model(self):
         layer = self._layer()
-        root = layer._get_call_context().entry_layer
+        root = outermost_layer(layer)
         if root is None or (self._root is not None and self._root() is root):
             return
         self._root = weakref.ref(root)
@@ -111,7 +112,7 @@ def shortest_path(root, layer):
     paths = {}
 
     def visit(parent, path):
-        for child in parent._flatten_layers(include_self=False, recursive=False):
+        for child in inner_layers(parent):
             if id(child) in paths:
                 continue
             paths[id(child)] = (*path, child.name) if own_metrics(child) else ()

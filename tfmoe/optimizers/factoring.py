@@ -21,8 +21,7 @@ import re
 
 import tensorflow as tf
 
-# tf.function(jit_compile=True) shows only there.
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+from tfmoe.distribute.tensorflow_internals import compiles_for_xla
 
 # As `tfmoe.layers.Experts` names its weights; `tfmoe.layers.MoE` names that layer "experts".
 EXPERT_KERNEL = re.compile(r"(^|/)experts(_\d+)?/kernel_\d+$")
@@ -234,7 +233,7 @@ def block_length(variable):
     """How many matrices of a stack to update at a time; `None` for all at once."""
     if variable.shape.rank < 3:
         return None
-    if not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if compiles_for_xla():
         return None  # XLA has no such loop, and merges the operations itself
     block_bytes = BLOCK_BYTES["GPU" if "GPU" in variable.device else "CPU"]
     matrix_bytes = variable.shape[1:].num_elements() * variable.dtype.size

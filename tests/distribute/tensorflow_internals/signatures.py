@@ -1,0 +1,8 @@
+"""What the tests ask of a private function."""
+
+import inspect
+
+
+def parameters(function):
+    """The names of a function's parameters."""
+    return list(inspect.signature(function).parameters)

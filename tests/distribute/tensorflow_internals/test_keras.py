@@ -1,0 +1,116 @@
+"""Methods and attributes of Keras that are replaced or read.
+
+A failure here says which private interface of TensorFlow or Keras changed; other tests would say
+only that training fails.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from distribute.tensorflow_internals.signatures import parameters
+
+from tfmoe.distribute.tensorflow_internals import inner_layers, outermost_layer
+from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("_backend_apply_gradients", ["self", "grads", "trainable_variables"]),
+        ("_all_reduce_sum_gradients", ["self", "grads_and_vars"]),
+        ("_clip_gradients", ["self", "grads"]),
+        ("apply", ["self", "grads", "trainable_variables"]),
+        (
+            "add_variable_from_reference",
+            ["self", "reference_variable", "name", "initializer"],
+        ),
+    ],
+)
+def test_methods_of_optimizers_that_are_replaced(method, expected):
+    found = getattr(keras.optimizers.Optimizer, method)
+    assert parameters(getattr(found, "of_keras", found)) == expected
+
+
+def test_other_parts_of_optimizers():
+    optimizer = keras.optimizers.Adam()
+    assert parameters(optimizer._get_variable_index) == ["variable"]
+    assert optimizer._distribution_strategy is tf.distribute.get_strategy()
+    assert (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue) == (None,) * 3
+
+
+def test_gradients_are_clipped_by_the_method_that_is_replaced():
+    class Recording(keras.optimizers.SGD):
+        def _clip_gradients(self, grads):
+            called.append(("clip", len(grads)))
+            return super()._clip_gradients(grads)
+
+        def _backend_apply_gradients(self, grads, trainable_variables):
+            called.append(("apply", len(grads)))
+            return super()._backend_apply_gradients(grads, trainable_variables)
+
+        def _all_reduce_sum_gradients(self, grads_and_vars):
+            grads_and_vars = list(grads_and_vars)
+            called.append(("sum", len(grads_and_vars)))
+            return super()._all_reduce_sum_gradients(grads_and_vars)
+
+    called = []
+    Recording(1.0).apply([tf.constant([1.0])], [keras.Variable([0.0])])
+    assert called == [("apply", 1), ("clip", 1), ("sum", 1)]
+
+
+def test_loss_tracker_of_models():
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros([2, 2]), np.zeros([2, 1]), verbose=0)
+    assert isinstance(model._loss_tracker, keras.metrics.Mean)
+    assert model._loss_tracker.name == "loss"
+
+
+def test_name_of_random_states():
+    state = keras.random.SeedGenerator(7).state
+    assert state.name == SEED_STATE == "seed_generator_state"
+    assert state.shape == (2,)
+    assert state.numpy().tolist() == [7, 0]  # seed and counter
+
+
+def test_scope_of_a_model(strategy_of):
+    strategy = strategy_of(2)
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(1)])
+    assert model._distribute_strategy is strategy
+    assert keras.Sequential([keras.layers.Dense(1)])._distribute_strategy is None
+
+
+def test_variables_are_initialised_later_in_a_stateless_scope():
+    with keras.StatelessScope():
+        variable = keras.Variable(lambda shape, dtype: tf.ones(shape, dtype), shape=(2,))
+        assert variable._value is None
+    np.testing.assert_array_equal(variable.numpy(), [1, 1])
+    assert parameters(keras.Variable._deferred_initialize.of_keras) == ["self"]
+
+
+def test_layers_within_a_layer():
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.one = keras.layers.Dense(1, name="one")
+            self.others = [keras.Sequential([keras.layers.Dense(1, name="inner")], name="other")]
+
+    assert [layer.name for layer in inner_layers(Outer())] == ["one", "other"]
+    assert inner_layers(keras.layers.Dense(1)) == []
+
+
+def test_outermost_layer_of_a_call():
+    class Noting(keras.layers.Layer):
+        def call(self, x):
+            found.append(outermost_layer(self))
+            return x
+
+    found = []
+    layer = Noting()
+    model = keras.Sequential([keras.Sequential([layer])])
+    model(tf.zeros([1, 2]))
+    assert found[-1] is model
+    layer(tf.zeros([1, 2]))
+    assert found[-1] is layer

@@ -1,0 +1,160 @@
+"""Variables of which each replica holds a part: experts, and the states of random generators."""
+
+import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib, values
+
+from tfmoe.distribute.tensorflow_internals.collective_operations import host_sum
+from tfmoe.distribute.tensorflow_internals.contexts import replica_context
+
+# Random states of two replicas lie so far apart in the seed (a prime: seeds of users do not meet).
+SEED_DISTANCE = 1_000_003
+
+
+class _PartedVariable(values.DistributedVariable):
+    """A variable of which the replicas hold different values.
+
+    In a replica it is that replica's value; outside, one logical value, which a subclass makes from
+    all and divides among all (`logical_value`, `divide`).
+    """
+
+    def __init__(self, strategy, parts):
+        super().__init__(strategy, parts, tf.VariableAggregation.NONE)
+
+    def logical_value(self):
+        raise NotImplementedError
+
+    def divide(self, value):
+        """The local replicas' parts of a logical value."""
+        raise NotImplementedError
+
+    def local_parts(self):
+        """The `tf.Variable`s of this process's replicas."""
+        return self._values
+
+    def _in_replica(self):
+        return (
+            replica_context() is not None or distribute_lib.get_update_replica_id() is not None
+        ) and tf.distribute.get_strategy() is self._distribute_strategy
+
+    def _get(self):
+        return self._get_on_device_or_primary() if self._in_replica() else self.logical_value()
+
+    _get_cross_replica = logical_value
+
+    def _dense_var_to_tensor(self, dtype=None, name=None, as_ref=False):
+        return tf.convert_to_tensor(self._get(), dtype=dtype, name=name)
+
+    def value(self):
+        return tf.convert_to_tensor(self._get())
+
+    def read_value(self):
+        return tf.identity(self._get())
+
+    def numpy(self):
+        return self.value().numpy()
+
+    def _as_graph_element(self):
+        return tf.convert_to_tensor(self._get())
+
+    def _update_replica(self, update_fn, value, **kwargs):
+        return update_fn(self._get_on_device_or_primary(), value, **kwargs)
+
+    def _update(self, update_fn, value, **kwargs):
+        if self._in_replica():
+            return self._update_replica(update_fn, value, **kwargs)
+        for variable, part in zip(self._values, self.divide(value), strict=True):
+            with tf.device(variable.device):
+                update_fn(variable, part, **{**kwargs, "read_value": False})
+        return self
+
+
+class ShardedVariable(_PartedVariable):
+    """A variable whose first axis is divided over the replicas.
+
+    Args:
+        strategy: the `MixedStrategy`.
+        parts: the `tf.Variable`s of this process's replicas.
+        shape: of the whole.
+        bounds: `(begin, end)` on the first axis, for every replica of the cluster.
+    """
+
+    def __init__(self, strategy, parts, shape, bounds):
+        self.bounds = bounds
+        self._whole_shape = tf.TensorShape(shape)
+        super().__init__(strategy, parts)
+
+    def local_bounds(self):
+        """`(begin, end)` of this process's parts."""
+        extended = self._distribute_strategy.extended
+        first = extended._get_replica_id_in_sync_group(0)
+        return self.bounds[first : first + len(self._values)]
+
+    @property
+    def shape(self):
+        return self._whole_shape
+
+    def get_shape(self):
+        return self._whole_shape
+
+    def logical_value(self):
+        """The whole, `[E, …]`: with several workers a collective, to be called by all of them."""
+        whole = tf.concat([tf.convert_to_tensor(part) for part in self._values], axis=0)
+        extended = self._distribute_strategy.extended
+        if not extended._in_multi_worker_mode():
+            return whole
+        if not tf.executing_eagerly():
+            raise ValueError(
+                f"{self._common_name} lies on several workers and cannot be read as a whole in a "
+                "graph outside of strategy.run"
+            )
+        begin, end = self.local_bounds()[0][0], self.local_bounds()[-1][1]
+        paddings = [[begin, self.shape[0] - end]] + [[0, 0]] * (self.shape.rank - 1)
+        return host_sum(self._distribute_strategy, tf.pad(whole, paddings))
+
+    def divide(self, value):
+        value = tf.convert_to_tensor(value)
+        if value.shape.rank == 0:
+            return [value] * len(self._values)
+        return [value[begin:end] for begin, end in self.local_bounds()]
+
+    def _export_to_saved_model_graph(self, *args, **kwargs):
+        raise ValueError(
+            f"{self._common_name} is sharded: a SavedModel holds whole variables. Export a copy, "
+            "tfmoe.distribute.on_one_device(model).export(path)"
+        )
+
+    def _update_replica(self, update_fn, value, **kwargs):
+        part = self._get_on_device_or_primary()
+        if getattr(value, "shape", None) == self.shape != part.shape:  # the whole: zeros, say
+            index = [each is part for each in self._values].index(True)
+            value = self.divide(value)[index]
+        return update_fn(part, value, **kwargs)
+
+
+class ReplicaSeeds(_PartedVariable):
+    """The state `[seed, counter]` of a random generator, with a seed of its own in each replica.
+
+    The logical value is that of replica 0, which draws what a single device would.
+    """
+
+    def logical_value(self):
+        return self._values[0].value() - self._offsets()[0]
+
+    def divide(self, value):
+        value = tf.convert_to_tensor(value)
+        return [value + offset for offset in self._offsets()]
+
+    def _offsets(self):
+        extended = self._distribute_strategy.extended
+        return [
+            tf.constant([extended._get_replica_id_in_sync_group(i) * SEED_DISTANCE, 0], self.dtype)
+            for i in range(len(self._values))
+        ]
+
+
+def _as_tensor(variable, dtype=None, name=None, as_ref=False):
+    return variable._dense_var_to_tensor(dtype=dtype, name=name, as_ref=as_ref)
+
+
+for _kind in (ShardedVariable, ReplicaSeeds):
+    tf.register_tensor_conversion_function(_kind, _as_tensor)
