@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from tfmoe.analysis.operations import describe, positions_by_layer
+from tfmoe.analysis.operations import describe
 from tfmoe.config import build_model, load_config
 from tfmoe.gating import Batchwise, NoisyTopK, Softmax, Switch
 from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
@@ -196,10 +196,11 @@ def test_the_papers_translation_models(name, ops):
     assert round(counts["parameters"]["total"] / 1e9, 1) == config.paper.total_billions == 8.7
 
 
-def test_positions_by_layer():
-    assert positions_by_layer(model_of(FeedForward(3, name="one")), 7) == {"one": 7}
-    model = translation_of([lstm(4, name="source")], [AttentionLSTM(4, name="target")])
-    assert positions_by_layer(model, 7) == {"source": 4, "target": 4}
+def test_positions_by_block():
+    model = model_of(FeedForward(3))
+    assert (model.positions_by_block(7), model.predicting_positions(7)) == ([7], 7)
+    model = translation_of([lstm(4)], [AttentionLSTM(4), lstm(4)])
+    assert (model.positions_by_block(7), model.predicting_positions(7)) == ([4, 4, 4], 4)
 
 
 def test_no_layer_is_lost_when_names_repeat():

@@ -47,7 +47,8 @@ class Case:
         float32_outputs: places of outputs, flattened, that are float32 under every policy.
         idle: names of variables that a call does not use.
         is_sequence: whether it gives a vector for each step of its first input.
-        counts: arguments of its `parameter_count`.
+        is_loop: whether its call is a loop over the steps.
+        ops: of a `Block`, its multiply-adds for a token; `gate_ops`, those of gates.
     """
 
     make: Callable
@@ -55,7 +56,9 @@ class Case:
     float32_outputs: tuple = ()
     idle: tuple = ()
     is_sequence: bool = False
-    counts: tuple = (D,)
+    is_loop: bool = False
+    ops: int = 0
+    gate_ops: int = 0
 
     def call(self, layer, inputs=None, training=False):
         """Its outputs, flattened."""
@@ -119,12 +122,13 @@ CASES = {
         (array(B, D), array(B, M, 7), array(B, M, D)),
         float32_outputs=(1,),
         idle=("source_kernel", "scale"),  # `keys` uses them
-        counts=(D, D),
     ),
     "AttentionLSTM": Case(
         lambda **arguments: layers.AttentionLSTM(7, 5, 4, **arguments),
         (array(B, S, D), array(B, M, D)),
         is_sequence=True,
+        is_loop=True,
+        ops=4 * (2 * D + 5) * 7 + 7 * 5,  # input, context and recurrence; the projection
     ),
     "Experts": Case(
         lambda **arguments: layers.Experts(B, 7, depth=2, use_bias=True, **arguments),
@@ -134,22 +138,27 @@ CASES = {
         lambda **arguments: layers.FeedForward(7, depth=2, use_bias=True, **arguments),
         (array(B, S, D),),
         is_sequence=True,
+        ops=D * 7 + 7 * 7 + 7 * D,
     ),
     "MoE": Case(
         lambda **arguments: layers.MoE(4, 7, depth=2, use_bias=True, **arguments),
         (array(B, S, D),),
         is_sequence=True,
+        ops=4 * (D * 7 + 7 * 7 + 7 * D) + 2 * D * 4,  # all four experts, and both gate matrices
+        gate_ops=2 * D * 4,
     ),
     "ProjectedLSTM": Case(
         lambda **arguments: layers.ProjectedLSTM(7, 5, return_sequences=True, **arguments),
         (array(B, S, D),),
         is_sequence=True,
+        is_loop=True,
+        ops=4 * (D + 5) * 7 + 7 * 5,
     ),
     "ProjectedLSTMCell": Case(
         lambda **arguments: layers.ProjectedLSTMCell(7, 5, **arguments),
         (array(B, 4 * 7), [array(B, 5), array(B, 7)]),
     ),
-    "Residual": Case(make_residual, (array(B, S, D),), is_sequence=True),
+    "Residual": Case(make_residual, (array(B, S, D),), is_sequence=True, ops=2 * D * 7),
     "VocabularySoftmax": Case(
         lambda **arguments: layers.VocabularySoftmax(7, num_sampled=3, seed=1, **arguments),
         (array(B, S, D),),
@@ -160,12 +169,13 @@ CASES = {
 
 
 FIXTURES = {
+    "block": [name for name in CASES if issubclass(getattr(layers, name), layers.Block)],
     "case": list(CASES),
+    "causal": [name for name, case in CASES.items() if getattr(case.make(), "is_causal", False)],
     "with_activation": [name for name, case in CASES.items() if "activation" in case.parameters],
     "with_booleans": [name for name, case in CASES.items() if case.booleans],
     "with_initializers": [name for name, case in CASES.items() if case.initializers],
     "with_integers": [name for name, case in CASES.items() if case.integers],
-    "counted": [name for name in CASES if hasattr(getattr(layers, name), "parameter_count")],
     "of_one_input": [name for name, case in CASES.items() if len(case.inputs) == 1],
     "sequence": [name for name, case in CASES.items() if case.is_sequence],
 }

@@ -8,7 +8,7 @@ import data_pipelines
 from tfmoe.analysis.operations import describe
 from tfmoe.gating import NoisyTopK
 from tfmoe.inspection import expert_use, route_batches, use_of_experts
-from tfmoe.inspection.summaries import ExpertSummaries
+from tfmoe.inspection.summaries import ExpertSummaries, ops_per_word
 from tfmoe.layers import AttentionLSTM, FeedForward, MoE
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
@@ -210,3 +210,9 @@ def test_another_model_without_mixtures(tmp_path):
     x = np.ones((2, 1), np.float32)
     fit(model, (x, x), [ExpertSummaries(tmp_path, [x])], epochs=1)
     assert set(events(tmp_path)) == {LEARNING_RATE}
+
+
+def test_operations_are_not_known_of_every_model():
+    assert ops_per_word(language_model(FeedForward(2))) == 2 * 3 * 2
+    assert ops_per_word(language_model(keras.layers.Dense(3))) is None
+    assert ops_per_word(keras.Sequential([keras.layers.Dense(3)])) is None

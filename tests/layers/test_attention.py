@@ -219,8 +219,7 @@ def test_mixed_bfloat16(kind):
 
 def test_shapes_and_counts():
     layer = randomised("multiplicative")
-    assert layer.parameter_count(QUERY, WIDTH) == (QUERY + WIDTH + 1) * UNITS
-    assert layer.parameter_count(QUERY, WIDTH) == layer.count_params()
+    assert layer.count_params() == (QUERY + WIDTH + 1) * UNITS
     shapes = layer.compute_output_shape((7, QUERY), (7, 6, UNITS), (7, 6, WIDTH))
     assert shapes == ((7, WIDTH), (7, 6))
     assert layer.keys(tf.constant(MEMORY)).shape == (3, 6, UNITS)

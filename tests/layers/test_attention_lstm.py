@@ -123,11 +123,10 @@ def test_step_repeated_is_the_call(projection, kind):
     layer = randomised(projection, attention=kind)
     expected, expected_attention = call(layer, return_attention=True)
     memory, mask = tf.constant(MEMORY), tf.constant(MASK)
-    keys, states = layer.attention.keys(memory), layer.zero_states(2)
+    source, states = layer.prepared(memory, mask), layer.initial_state(2)
     assert [state.shape for state in states] == [(2, projection or UNITS), (2, UNITS)]
     for t in range(X.shape[1]):
-        z = layer.projected(tf.constant(X[:, t]))
-        output, states, attention = layer.step(z, states, keys, memory, mask)
+        output, states, attention = layer.step(tf.constant(X[:, t]), states, source)
         np.testing.assert_allclose(output.numpy(), expected.numpy()[:, t], rtol=0, atol=1e-12)
         np.testing.assert_allclose(
             attention.numpy(), expected_attention.numpy()[:, t], rtol=0, atol=1e-7
@@ -140,10 +139,9 @@ def test_step_repeated_in_mixed_bfloat16():
     x, memory = tf.constant(X, tf.bfloat16), tf.constant(MEMORY, tf.bfloat16)
     expected = layer(x, memory, tf.constant(MASK))
     assert expected.dtype == tf.bfloat16
-    keys, states = layer.attention.keys(memory), layer.zero_states(2)
+    source, states = layer.prepared(memory, tf.constant(MASK)), layer.initial_state(2)
     for t in range(X.shape[1]):
-        z = layer.projected(x[:, t])
-        output, states, _ = layer.step(z, states, keys, memory, tf.constant(MASK))
+        output, states, _ = layer.step(x[:, t], states, source)
         assert output.dtype == tf.bfloat16
         a, b = (tf.cast(each, tf.float32).numpy() for each in (output, expected[:, t]))
         np.testing.assert_allclose(a, b, rtol=0, atol=0.05)
@@ -258,7 +256,7 @@ def test_shapes_and_counts(projection, attention_units):
     ops = 4 * (2 * D + width) * UNITS + (UNITS * projection if projection else 0)
     assert layer.ops_per_timestep(D) == ops
     attention = (width + D + 1) * (attention_units or width)
-    assert layer.parameter_count(D) == ops + 4 * UNITS + attention == layer.count_params()
+    assert layer.count_params() == ops + 4 * UNITS + attention
     assert layer.attention.units == (attention_units or width)
 
 

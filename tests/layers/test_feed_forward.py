@@ -27,7 +27,7 @@ def test_by_hand():
 )
 def test_operations_and_parameters(options, ops, parameters):
     layer = FeedForward(7, **options)
-    assert (layer.ops_per_timestep(5), layer.parameter_count(5)) == (ops, parameters)
+    assert layer.ops_per_timestep(5) == ops
     assert layer(X).shape == X.shape
     assert layer.count_params() == parameters
 

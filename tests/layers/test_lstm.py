@@ -96,7 +96,7 @@ def test_shapes_and_counts(projection):
     assert layer(X).shape == (2, 5, width)
     ops = 4 * (D + width) * UNITS + (UNITS * projection if projection else 0)
     assert layer.ops_per_timestep(D) == ops
-    assert layer.parameter_count(D) == ops + 4 * UNITS == layer.count_params()
+    assert layer.count_params() == ops + 4 * UNITS
 
 
 def test_operations_of_the_papers_layers():
@@ -168,7 +168,7 @@ def test_step_of_integers():
     layer = ProjectedLSTM(UNITS)
     layer.build((None, None, D))
     x = np.arange(2 * D).reshape(2, D)
-    states = layer.zero_states(2)
+    states = layer.initial_state(2)
     actual, expected = (layer.step(inputs, states)[0].numpy() for inputs in (x, x.astype("f")))
     np.testing.assert_array_equal(actual, expected)
     assert np.abs(actual).max() > 1e-3

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmoe.analysis.variables import parameters_of
 from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
 from tfmoe.layers.expert_metrics import METRICS
@@ -322,15 +323,15 @@ def test_operations_and_parameters_of_the_papers_layers():
     # MoE-256: 4 of 256 experts of 2·512·1024, and two gate matrices of 512·256.
     flat = MoE(256, 1024, gate=NoisyTopK(k=4))
     assert flat.ops_per_timestep(512) == 4 * 1_048_576 + 262_144
-    assert flat.parameter_count(512) == 256 * 1_048_576 + 262_144
+    assert parameters_of(flat, (None, 512)) == 256 * 1_048_576 + 262_144
     # MoE-4096-h: 16 groups of 256, k = 2 and 2: 2·512·16 + 2·2·512·256; weights 2·512·16·256.
     deep = MoE(4096, 1024, groups=16, gate=NoisyTopK(k=2))
     assert deep.ops_per_timestep(512) == 4 * 1_048_576 + 16_384 + 524_288
-    assert deep.parameter_count(512) == 4096 * 1_048_576 + 16_384 + 4_194_304
+    assert parameters_of(deep, (None, 512)) == 4096 * 1_048_576 + 16_384 + 4_194_304
     # Softmax has one matrix and evaluates every expert; depth adds h², biases add to the weights.
     dense = MoE(3, 8, gate=Softmax(), depth=2, use_bias=True)
     assert dense.ops_per_timestep(5) == 3 * (5 * 8 + 8 * 8 + 8 * 5) + 15
-    assert dense.parameter_count(5) == 3 * (5 * 8 + 8 * 8 + 8 * 5 + 8 + 8 + 5) + 15
+    assert parameters_of(dense, (None, 5)) == 3 * (5 * 8 + 8 * 8 + 8 * 5 + 8 + 8 + 5) + 15
 
 
 @pytest.mark.parametrize(
@@ -343,9 +344,9 @@ def test_operations_and_parameters_of_the_papers_layers():
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"depth": 3, "use_bias": True}])
-def test_parameter_count_is_that_of_the_built_layer(gate, groups, options):
+def test_parameters_are_those_of_the_built_layer(gate, groups, options):
     layer = MoE(4, 7, gate=gate, groups=groups, **options)
-    expected = layer.parameter_count(D)
+    expected = parameters_of(layer, (None, None, D))
     assert layer.weights == []  # counting has built nothing
     layer.build((None, None, D))
     assert expected == sum(weight.shape.num_elements() for weight in layer.trainable_weights)

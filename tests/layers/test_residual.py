@@ -44,10 +44,50 @@ def test_training_and_mask_reach_the_layer():
 def test_counts_are_the_layers(inner):
     layer = Residual(inner)
     assert layer.ops_per_timestep(5) == inner.ops_per_timestep(5)
-    assert layer.parameter_count(5) == inner.parameter_count(5)
+    assert layer.gate_ops_per_timestep(5) == inner.gate_ops_per_timestep(5)
     assert layer(X, mask=tf.ones([2, 3], tf.bool)).shape == X.shape
-    trainable = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
-    assert trainable == layer.parameter_count(5)
+    assert layer.trainable_weights == inner.trainable_weights
+
+
+@pytest.mark.parametrize(
+    "inner", [FeedForward(7), ProjectedLSTM(6, 5, return_sequences=True), MoE(4, 7)]
+)
+def test_steps_are_the_layers(inner):
+    layer = Residual(inner, activation="tanh", dropout=0.2)
+    expected = layer(X).numpy()
+    assert layer.is_causal == inner.is_causal
+    state, outputs = layer.initial_state(2), []
+    assert tf.nest.map_structure(np.shape, state) == tf.nest.map_structure(
+        np.shape, inner.initial_state(2)
+    )
+    for t in range(3):
+        output, state = layer.step(X[:, t], state)
+        outputs.append(output)
+    np.testing.assert_allclose(np.stack(outputs, axis=1), expected, rtol=0, atol=1e-6)
+
+
+def test_kept_by_hand():
+    inner = MoE(4, 7, gate=NoisyTopK(k=2), recompute=True)
+    kept = inner.kept_for_backward(5)
+    plain, dropped = (
+        Residual(inner, activation, dropout).kept_for_backward(5)
+        for activation, dropout in ((None, 0.0), ("sigmoid", 0.1))
+    )
+    assert plain == kept
+    # The sigmoid's output in float32, and a byte for each of 5 elements.
+    assert dropped == (kept.always + 4 * 5 + 5, 4 * 2 * 7, True)
+
+
+def test_layers_of_keras_are_blocks_as_far_as_they_can_be():
+    layer = Residual(keras.layers.Dense(5, name="dense"))
+    expected = layer(X).numpy()
+    assert (layer.is_causal, layer.needs_memory, layer.initial_state(2)) == (False, False, ())
+    output, state = layer.step(X[:, 1], ())
+    np.testing.assert_allclose(output, expected[:, 1], rtol=0, atol=1e-6)
+    assert (state, layer.gate_ops_per_timestep(5), layer.kept_of_source(5)) == ((), 0, 0)
+    for count in (layer.ops_per_timestep, layer.kept_for_backward):
+        with pytest.raises(NotImplementedError, match=r"dense, a Dense, must implement .*counted"):
+            count(5)
 
 
 @pytest.mark.parametrize(

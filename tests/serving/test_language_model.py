@@ -9,7 +9,8 @@ from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.serving.language_model import ServingLanguageModel, draw_word
+from tfmoe.serving.generation import draw_word
+from tfmoe.serving.language_model import ServingLanguageModel
 from tfmoe.serving.saved_model import exported_module
 
 VOCABULARY = Vocabulary(["</S>", "<S>", "<UNK>", *"abcdefgh"])
@@ -181,13 +182,14 @@ def test_route(model, functions):
     }
     assert found["tokens"].tolist() == [[b"<S>", b"a", b"<UNK>", b"c"]]
     tokens = tf.constant([[1, *VOCABULARY.encode(sentence.split())]])
-    inputs = model.features_by_block(tokens)
-    for block, features in zip(model.blocks, inputs, strict=False):
+    features = model.embedding(tokens)
+    for block in model.blocks:
+        inputs, features = features, block(features)
         if not isinstance(block.layer, MoE):
             continue
         gates = np.zeros((4, 4), np.float32)
         for token, expert, gate in zip(
-            *block.layer.route(features).assignments.by_token(), strict=True
+            *block.layer.route(inputs).assignments.by_token(), strict=True
         ):
             gates[token, expert] = gate
         experts, values = (found[f"{block.layer.name}_{what}"][0] for what in ("experts", "gates"))
@@ -274,3 +276,13 @@ def test_wrong_arguments(model):
     words = VOCABULARY.decode(range(11))
     with pytest.raises(ValueError, match="top must be an integer of at least 1, got 0"):
         ServingLanguageModel(model, weights, split_words, table, words, 4, top=0)
+
+
+def test_mixtures_of_one_name_are_told_apart():
+    model = make_model([MoE(4, 5, gate=NoisyTopK(k=2), name="moe") for _ in range(2)])
+    found = serving(model)["route"](sentences=tf.constant(["a b"]))
+    assert set(found) == {"tokens"} | {
+        f"residual_moe_moe{number}_{what}"
+        for number in ("", " (2)")
+        for what in ("experts", "gates")
+    }

@@ -121,7 +121,7 @@ def test_routes(of_several):
     model = translator.model
     ids = translator.tokenizer.tokenize(["one two"])
     source = translator.source(ids, tf.constant([translator.language_id("fr")]))
-    features = list(model.encoder_features(source))[1]
+    features = model.encoder[0](model.embedding(source))
     tokens, experts, gates = (
         each.numpy() for each in model.encoder[1].layer.route(features).assignments.by_token()
     )

@@ -1,8 +1,8 @@
-"""What a model costs: multiply-adds and parameters, counted without building it.
+"""What a model costs: multiply-adds and parameters, counted without allocating it.
 
 The paper's count of operations (ops/timestep) is of multiply-adds in a forward step for one token:
 every matrix once for an LSTM, the selected experts of a mixture. Biases count as parameters but not
-as operations. What else counts differs:
+as operations. What else counts a model says itself (`tfmoe.models.word_predictor`):
 
 - Language models (Tables 7 and 8): all matrices of the gates that are computed; neither embedding
   nor softmax.
@@ -11,12 +11,11 @@ as operations. What else counts differs:
   neither gates nor the attention's own matrices.
 """
 
-from tfmoe.layers import MoE
-from tfmoe.models import TranslationModel
+from tfmoe.analysis.variables import GraphBuild
 
 
 def describe(model):
-    """Operations and parameters of a model. Nothing is built: it takes no memory whatever the size.
+    """Operations and parameters of a model. It takes no memory whatever the size.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
@@ -32,68 +31,54 @@ def describe(model):
           mixtures, gates excluded; `embedding`; `softmax`, its bias included; `by_layer`, by the
           name of each block's layer.
     """
-    width = model.d_model
-    layers = named_layers(model)
-    translates = isinstance(model, TranslationModel)
-    ops = {
-        name: layer.ops_per_timestep(width) - (gate_ops(layer, width) if translates else 0)
-        for name, layer in layers.items()
-    }
-    ops_of_softmax = model.softmax.ops_per_timestep(width) if translates else 0
-    by_layer = {name: layer.parameter_count(width) for name, layer in layers.items()}
-    embedding = model.vocabulary_size * width
-    softmax = model.softmax.parameter_count(width)
-    inner = sum(by_layer.values())
+    ops = {name: ops_of_block(block, model) for name, block in named_blocks(model).items()}
+    built = GraphBuild(model)
+
+    def parameters(layer):
+        return sum(variable.size for variable in built.variables(layer))
+
+    by_layer = {name: parameters(block) for name, block in named_blocks(built.layer).items()}
     return {
-        "ops_per_timestep": sum(ops.values()) + ops_of_softmax,
+        "ops_per_timestep": ops_per_timestep(model),
         "ops_by_layer": ops,
-        "ops_of_softmax": ops_of_softmax,
+        "ops_of_softmax": ops_of_softmax(model),
         "parameters": {
-            "total": embedding + inner + softmax,
-            "excluding_embedding_and_softmax": inner,
-            "experts": sum(expert_parameters(layer, width) for layer in layers.values()),
-            "embedding": embedding,
-            "softmax": softmax,
+            "total": parameters(built.layer),
+            "excluding_embedding_and_softmax": sum(by_layer.values()),
+            "experts": sum(each.size for each in built.variables() if each.of_experts),
+            "embedding": parameters(built.layer.embedding),
+            "softmax": parameters(built.layer.softmax),
             "by_layer": by_layer,
         },
     }
 
 
-def named_layers(model):
-    """The layers of a model's blocks, without their residual connections: `{name: layer}`, in
-    order.
+def ops_per_timestep(model):
+    """Multiply-adds of a model for one token, as the paper counts for such a model."""
+    blocks = sum(ops_of_block(block, model) for block in model.blocks)
+    return blocks + ops_of_softmax(model)
+
+
+def ops_of_softmax(model):
+    """What the softmax adds to `ops_per_timestep`."""
+    return model.softmax.ops_per_timestep(model.d_model) if model.counts_softmax else 0
+
+
+def ops_of_block(block, model):
+    """What a block of a model adds to `ops_per_timestep`."""
+    ops = block.ops_per_timestep(model.d_model)
+    return ops if model.counts_gates else ops - block.gate_ops_per_timestep(model.d_model)
+
+
+def named_blocks(model):
+    """The blocks of a model by the names of the layers within their residual connections: `{name:
+    block}`, in order.
 
     Where a name occurs twice, the place is added, so that no layer is lost: `"lstm"`, `"lstm (block
     2)"`.
     """
-    layers = {}
+    blocks = {}
     for index, block in enumerate(model.blocks):
-        name = block.layer.name
-        layers[f"{name} (block {index})" if name in layers else name] = block.layer
-    return layers
-
-
-def positions_by_layer(model, positions):
-    """How many positions of a batch each layer of a model's blocks sees: `{name: positions}`, as
-    `named_layers`.
-
-    Of a translation model the encoder sees the source's, the decoder the target's: half of them
-    each is assumed (rounded up).
-
-    Args:
-        positions: of the batch, source and target together.
-    """
-    if isinstance(model, TranslationModel):
-        positions = -(-positions // 2)
-    return dict.fromkeys(named_layers(model), positions)
-
-
-def gate_ops(layer, input_dim):
-    """Multiply-adds of a layer's gates for one token, 0 for a layer that has none."""
-    return layer.gate.ops_per_timestep(input_dim) if isinstance(layer, MoE) else 0
-
-
-def expert_parameters(layer, input_dim):
-    """Weights of a layer's experts, 0 for a layer that has none."""
-    experts = getattr(layer, "experts", None)
-    return 0 if experts is None else experts.parameter_count(input_dim)
+        name = getattr(block, "layer", block).name
+        blocks[f"{name} (block {index})" if name in blocks else name] = block
+    return blocks

@@ -7,13 +7,15 @@ hidden.
 
 import tensorflow as tf
 
-from tfmoe.analysis.operations import named_layers, positions_by_layer
-from tfmoe.analysis.variables import experts_per_device
-from tfmoe.layers import MoE
+from tfmoe.analysis.operations import named_blocks
+from tfmoe.layers.mixture_layer import mixtures_of
 
 
 def traffic(model, tokens, devices=1):
-    """What each mixture of a model sends: `{name: traffic_of(layer, …)}`, empty for a dense model.
+    """What each mixture of a model sends: `{name: traffic_of(mixture, …)}`; empty if it has none.
+
+    A mixture has the name of its block's layer; one of several in a block has its own name behind
+    that, `"attention/moe"`.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
@@ -21,15 +23,16 @@ def traffic(model, tokens, devices=1):
             half of them, those of the source or those of the target.
         devices: R.
     """
-    positions = positions_by_layer(model, tokens)
-    return {
-        name: traffic_of(layer, model.d_model, positions[name], devices)
-        for name, layer in named_layers(model).items()
-        if isinstance(layer, MoE)
-    }
+    found, positions = {}, model.positions_by_block(tokens)
+    for (name, block), seen in zip(named_blocks(model).items(), positions, strict=True):
+        mixtures = mixtures_of(block)
+        for inner, mixture in mixtures.items():
+            unique = name if len(mixtures) == 1 else f"{name}/{inner}"
+            found[unique] = traffic_of(mixture, model.d_model, seen, devices)
+    return found
 
 
-def traffic_of(moe, width, tokens, devices=1):
+def traffic_of(mixture, width, tokens, devices=1):
     """What one mixture sends all-to-all, with examples spread evenly over devices and experts.
 
     An example is a vector of D numbers in the compute type. It leaves for each selected expert, or
@@ -50,7 +53,7 @@ def traffic_of(moe, width, tokens, devices=1):
     exceed the device's ratio of arithmetic to bandwidth.
 
     Args:
-        moe: a `tfmoe.layers.MoE`.
+        mixture: a `tfmoe.layers.MoE`.
         width: D.
         tokens: b.
         devices: R.
@@ -68,14 +71,13 @@ def traffic_of(moe, width, tokens, devices=1):
           a step, backward counted as twice the forward, over `bytes_sent`. A float; `None` if
           nothing is sent.
     """
-    selected = moe.gate.num_selected
-    copies = selected if moe.gate.groups is None else moe.gate.primary.num_selected
-    size = tf.as_dtype(moe.compute_dtype).size
-    ops = moe.experts.ops_per_row(width)
-    sent = -(-4 * copies * tokens * width * size * (devices - 1) // devices)
+    selected, experts = mixture.gate.num_selected, mixture.experts
+    size = tf.as_dtype(mixture.compute_dtype).size
+    ops = experts.ops_per_row(width)
+    sent = -(-4 * mixture.num_sent * tokens * width * size * (devices - 1) // devices)
     return {
-        "experts_per_device": experts_per_device(moe, devices),
-        "expert_batch": selected * tokens * devices / moe.num_experts,
+        "experts_per_device": experts.per_device(devices),
+        "expert_batch": selected * tokens * devices / experts.num_experts,
         "bytes_sent": sent,
         "compute_to_communication": ops / (2 * width),
         "multiply_adds_per_byte_sent": 3 * selected * tokens * ops / sent if sent else None,

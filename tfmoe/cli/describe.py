@@ -11,8 +11,6 @@ from tfmoe.cli import arguments
 from tfmoe.config import find_config
 from tfmoe.tasks.tensorflow_import import import_tensorflow
 
-# Settings of optimizers that their slots depend on.
-SLOT_OPTIONS = ("factored", "factored_beta_1")
 # What the paper counts in ops/timestep, by the kind of model.
 COUNTED = {
     "language_model": "without embedding and softmax",
@@ -74,14 +72,12 @@ def describe(
     from tfmoe.analysis.memory import memory_per_device
     from tfmoe.analysis.operations import describe as describe_model
     from tfmoe.analysis.traffic import traffic
-    from tfmoe.config import build_model, load_config
+    from tfmoe.config import build_model, build_optimizer, load_config
 
     loaded = load_config(config, set_ or ())
     model = build_model(loaded)
-    tokens, optimizer = -(-batch_positions(loaded.data) // devices), loaded.training.optimizer
-    options = {key: getattr(optimizer, key) for key in SLOT_OPTIONS if hasattr(optimizer, key)}
-    source_length = loaded.data.max_length if loaded.model.name == "translation" else 0
-    memory = memory_per_device(model, tokens, devices, optimizer.name, source_length, **options)
+    tokens, optimizer = -(-batch_positions(loaded.data) // devices), build_optimizer(loaded)
+    memory = memory_per_device(model, tokens, devices, optimizer, loaded.data.max_length)
     mixtures = traffic(model, tokens, devices)
     result = {
         **describe_model(model),

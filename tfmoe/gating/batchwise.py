@@ -52,6 +52,7 @@ class Batchwise(Gate):
     """
 
     RETIRED = ("load_weight",)
+    KEPT_PER_LOGIT = 2  # G_σ, and its excess over the thresholds (eq 20)
     METRICS = ("threshold_precision", "threshold_recall", "experts_per_token", "unrouted")
 
     def __init__(self, k=4, importance_weight=0.0, **kwargs):
@@ -150,10 +151,6 @@ class Batchwise(Gate):
             "threshold_precision": ratio("over_and_taken", "over_thresholds"),
             "threshold_recall": ratio("over_and_taken", "load"),
         }
-
-    def parameter_count(self, input_dim):
-        thresholds = (self.num_groups or 1) * self.num_experts
-        return super().parameter_count(input_dim) + thresholds
 
     def get_config(self):
         own = {"k": self.k, "importance_weight": self.importance_weight}

@@ -219,12 +219,13 @@ class Hierarchical(Gate):
         of_groups = self.secondary.noise_deviation(rows, Groups(way.counts, way.rows_per_expert))
         return {**found, **{f"secondary_{name}": value for name, value in of_groups.items()}}
 
-    def parameter_count(self, input_dim):
-        return self.primary.parameter_count(input_dim) + self.secondary.parameter_count(input_dim)
-
     def ops_per_timestep(self, input_dim):
         per_group = self.secondary.ops_per_timestep(input_dim)
         return self.primary.ops_per_timestep(input_dim) + self.primary.num_selected * per_group
+
+    def kept_for_backward(self, input_dim):
+        per_group = self.secondary.kept_for_backward(input_dim)
+        return self.primary.kept_for_backward(input_dim) + self.primary.num_selected * per_group
 
     def get_config(self):
         config = super().get_config()

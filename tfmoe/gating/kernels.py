@@ -19,6 +19,9 @@ class GateKernels(keras.layers.Layer):
     """
 
     kernel_names = ("gate_kernel",)
+    # Of a noisy gate the gradient needs 7 tensors [T, E] for its 2 matrices: draw, W_noise's
+    # product, σ, its bounded value, numerator, quotient and argument of Φ in eq 9.
+    KEPT_PER_LOGIT = 4
 
     def __init__(self, num_experts=None, num_groups=None, **kwargs):
         super().__init__(**kwargs)
@@ -76,13 +79,17 @@ class GateKernels(keras.layers.Layer):
         rows = tf.reshape(inputs, [kernel.shape[0], groups.size, inputs.shape[-1]])
         return tf.reshape(tf.matmul(rows, kernel), [-1, self.num_experts])
 
-    def parameter_count(self, input_dim):
-        """Weights of the gate (of all G gates) for inputs of width `input_dim`."""
-        return (self.num_groups or 1) * self.ops_per_timestep(input_dim)
-
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""
         return len(self.kernel_names) * input_dim * self.num_experts
+
+    def kept_for_backward(self, input_dim):
+        """Bytes that the backward pass needs of one token: its vector, and some numbers for each
+        logit.
+        """
+        logits = len(self.kernel_names) * self.num_experts
+        numbers = input_dim + self.KEPT_PER_LOGIT * logits
+        return tf.as_dtype(self.compute_dtype).size * numbers
 
     def get_build_config(self):
         """Nothing: a gate read from a configuration is a description until a mixture builds its own

@@ -5,7 +5,6 @@ Text becomes batches that keep their line numbers (`text`); any Keras model says
 goes (`calls`, `routing`); the other modules are arithmetic on that, in NumPy.
 """
 
-from tfmoe.inspection.calls import mixtures_of
 from tfmoe.inspection.consistency import Consistency, routing_consistency
 from tfmoe.inspection.contexts import Context, contexts, spelling
 from tfmoe.inspection.information import (
@@ -34,6 +33,7 @@ from tfmoe.inspection.text import (
     read_labels,
 )
 from tfmoe.inspection.use import ExpertUse, expert_use, over_mean, use_of_experts
+from tfmoe.layers.mixture_layer import mixtures_of
 
 __all__ = [
     "BatchRouter",

@@ -1,48 +1,10 @@
-"""The mixtures of a Keras model, and what they decide while it runs."""
+"""What the mixtures of a Keras model decide while it runs."""
 
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.tensorflow_internals import inner_layers
-from tfmoe.layers import MoE
-from tfmoe.layers.expert_metrics import shortest_path
+from tfmoe.layers.mixture_layer import mixtures_of
 from tfmoe.layers.recording import recording_routings
-
-
-def mixtures_of(model):
-    """The mixtures of a model, wherever they are in it.
-
-    Args:
-        model: a Keras model or layer.
-
-    Returns:
-        `{name: MoE}`, by the names of their metrics: the name of the layer, where several have the
-        same after the names of the layers around it (`encoder_moe`), and where these are the same
-        too before a number (`moe (2)`).
-    """
-    found = {}
-    for layer in layers_within(model):
-        if isinstance(layer, MoE):
-            name, number = "_".join(shortest_path(model, layer)), 2
-            unique = name
-            while unique in found:
-                unique, number = f"{name} ({number})", number + 1
-            found[unique] = layer
-    return found
-
-
-def layers_within(layer):
-    """All layers within a layer, each once, those within a layer right after it."""
-    found = {}
-
-    def visit(parent):
-        for child in inner_layers(parent):
-            if id(child) not in found:
-                found[id(child)] = child
-                visit(child)
-
-    visit(layer)
-    return list(found.values())
 
 
 def inputs_of(batch):
@@ -92,19 +54,12 @@ class MixtureCalls:
         return self._of_batch(inputs) if eager else self._in_graph(inputs)
 
     def _of_batch(self, inputs):
-        graph = tf.compat.v1.get_default_graph()
         with recording_routings() as recordings:
             self.model(inputs, training=False)
         # Keras does not know of a layer that a model keeps in an object of its own.
         recordings = [each for each in recordings if id(each.layer) in self._names]
-        hidden = [self._names[id(each.layer)] for each in recordings if each.graph is not graph]
-        if hidden:
-            raise ValueError(
-                f"{hidden[0]} runs in a loop or function of TensorFlow within {self.model.name}, "
-                "out of which its routing cannot get: make a keras.layers.RNN with unroll=True; of "
-                "other loops use compile(run_eagerly=True), of a tf.function "
-                "tf.config.run_functions_eagerly(True)"
-            )
+        for each in recordings:
+            each.check_graph(self._names[id(each.layer)])
         found = {}
         for each in recordings:
             found.setdefault(self._names[id(each.layer)], []).append(self._of_call(each))

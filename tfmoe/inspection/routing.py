@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmoe.inspection.calls import MixtureCalls, inputs_of, mixtures_of
+from tfmoe.inspection.calls import MixtureCalls, inputs_of
 from tfmoe.inspection.text import NumberedBatch
-from tfmoe.models import TranslationModel
+from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class RoutedText(NamedTuple):
@@ -138,8 +138,8 @@ class TextRouter(BatchRouter):
 
     def __init__(self, model, tokens=None):
         super().__init__(model)
-        if tokens is None and isinstance(model, TranslationModel):
-            tokens = tokens_of_translation(model)
+        if tokens is None and hasattr(model, "tokens_by_block"):
+            tokens = tokens_of_blocks(model)
         self._tokens = tokens
 
     def ids(self, mixture, inputs, shape):
@@ -253,11 +253,20 @@ def of_steps(decisions):
     )
 
 
-def tokens_of_translation(model):
-    """The argument `tokens` of `route_text` for a `TranslationModel`."""
-    of_decoder = {id(mixture) for block in model.decoder for mixture in mixtures_of(block).values()}
-    sides = {name: int(id(layer) in of_decoder) for name, layer in mixtures_of(model).items()}
-    return lambda mixture, inputs: inputs[sides[mixture]]
+def tokens_of_blocks(model):
+    """The argument `tokens` of `route_text` for a model that tells `tokens_by_block`."""
+    names = {id(mixture): name for name, mixture in mixtures_of(model).items()}
+    block_of = {
+        names[id(mixture)]: index
+        for index, block in enumerate(model.blocks)
+        for mixture in mixtures_of(block).values()
+    }
+
+    def tokens(mixture, inputs):
+        index = block_of.get(mixture)
+        return inputs if index is None else model.tokens_by_block(inputs)[index]
+
+    return tokens
 
 
 def numbered(batch, num_rows):

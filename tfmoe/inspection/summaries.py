@@ -10,7 +10,7 @@ import time
 import keras
 import tensorflow as tf
 
-from tfmoe.analysis.operations import describe
+from tfmoe.analysis.operations import ops_per_timestep
 from tfmoe.distribute import is_mixed
 from tfmoe.inspection import (
     BatchRouter,
@@ -23,7 +23,6 @@ from tfmoe.inspection import (
     use_of_experts,
 )
 from tfmoe.inspection.calls import MixtureCalls, inputs_of
-from tfmoe.models import LanguageModel, TranslationModel
 
 
 class ExpertSummaries(keras.callbacks.Callback):
@@ -134,13 +133,14 @@ def has_all_experts(model):
 
 
 def ops_per_word(model):
-    """Multiply-adds of a forward step for one word, as the paper counts; `None` for a model whose
-    costs `describe` does not know.
+    """Multiply-adds of a forward step for one word, as the paper counts; `None` for a model that
+    does not tell, or has a block that does not.
     """
-    if not isinstance(model, (LanguageModel, TranslationModel)):
+    words = getattr(model, "words_per_timestep", None)
+    try:
+        return None if words is None else ops_per_timestep(model) / words
+    except NotImplementedError:
         return None
-    words_per_timestep = 2 if isinstance(model, TranslationModel) else 1
-    return describe(model)["ops_per_timestep"] / words_per_timestep
 
 
 def write_use(name, use):

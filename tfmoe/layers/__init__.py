@@ -2,6 +2,7 @@
 
 from tfmoe.layers.attention import Attention
 from tfmoe.layers.attention_lstm import AttentionLSTM
+from tfmoe.layers.block import Block
 from tfmoe.layers.experts import Experts
 from tfmoe.layers.feed_forward import FeedForward
 from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
@@ -21,6 +22,7 @@ __all__ = [
     "BLOCKS",
     "Attention",
     "AttentionLSTM",
+    "Block",
     "Experts",
     "FeedForward",
     "MoE",

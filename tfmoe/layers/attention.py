@@ -113,9 +113,5 @@ class Attention(keras.layers.Layer):
             keras.KerasTensor(weights, "float32"),
         )
 
-    def parameter_count(self, query_dim, memory_dim):
-        """Weights of the layer."""
-        return (query_dim + memory_dim + 1) * self.units
-
     def get_config(self):
         return {**super().get_config(), "units": self.units, "kind": self.kind}

@@ -4,18 +4,33 @@ Axes: B batch, T steps, S source steps, D input width, M width of the source vec
 R width of the recurrent output.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfmoe.layers.attention import Attention
+from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.lstm import ProjectedLSTMCell, forget_gate_ones
 from tfmoe.ops.arguments import float_tensor, last_dimension, positive
 
 
+class Source(NamedTuple):
+    """A source to attend to.
+
+    Attributes:
+        keys: `[B, S, A]`, `attention.keys(memory)`.
+        memory: `[B, S, D]` in the layer's compute type.
+        mask: `[B, S]` bool, or `None`.
+    """
+
+    keys: tf.Tensor
+    memory: tf.Tensor
+    mask: tf.Tensor | None
+
+
 @keras.saving.register_keras_serializable("tfmoe")
-class AttentionLSTM(keras.layers.Layer):
+class AttentionLSTM(Block):
     """A `ProjectedLSTM` whose input at each step is `[x_t, context_t]`, the context being what the
     attention gives for its output at the step before.
 
@@ -50,6 +65,7 @@ class AttentionLSTM(keras.layers.Layer):
         (TensorShape([8, 5, 16]), TensorShape([8, 5, 7]))
     """
 
+    is_causal = True
     needs_memory = True
 
     def __init__(
@@ -96,55 +112,62 @@ class AttentionLSTM(keras.layers.Layer):
         query_shape = (None, self.cell.output_size)
         self.attention.build(query_shape, None, (None, None, width))
 
-    def zero_states(self, batch_size):
-        """`[r, c]` before the first step, `[B, R]` and `[B, U]`."""
+    def initial_state(self, batch_size):
+        """`[r, c]`, `[B, R]` and `[B, U]`."""
         return [tf.zeros([batch_size, size], self.compute_dtype) for size in self.cell.state_size]
 
-    def projected(self, inputs):
+    def prepared(self, memory, memory_mask=None):
+        """The `Source` that all steps share; arguments as for a call."""
+        memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
+        return Source(self.attention.keys(memory), memory, memory_mask)
+
+    def step(self, inputs, state, prepared):
+        """One step.
+
+        Args:
+            inputs: `[B, D]` of any number type.
+            state: `[r, c]`.
+            prepared: a `Source`.
+
+        Returns:
+            Output `[B, R]`, the new state, attention `[B, S]` float32.
+        """
+        return self._step(self._projected(inputs), state, prepared)
+
+    def _projected(self, inputs):
         """`inputs·W + b`, the inputs' part of the gates, for any leading axes."""
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         # Outside of a call Keras casts no weight; nor in `step`.
         kernel, bias = (tf.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
         return tf.matmul(inputs, kernel) + bias
 
-    def step(self, z, states, keys, memory, mask):
-        """One step.
-
-        Args:
-            z: `[B, 4·U]`, `projected` of the input.
-            states: `[r, c]`.
-            keys: `attention.keys(memory)`.
-            memory, mask: as for a call.
-
-        Returns:
-            Output `[B, R]`, states, attention `[B, S]` float32.
-        """
-        context, weights = self.attention(states[0], keys, memory, mask)
+    def _step(self, z, state, source):
+        """`step` for `z`, `[B, 4·U]`: what `_projected` made of the input."""
+        context, weights = self.attention(state[0], source.keys, source.memory, source.mask)
         z = z + tf.matmul(context, tf.cast(self.context_kernel, context.dtype))
-        output, states = self.cell(z, states)
-        return output, states, weights
+        output, state = self.cell(z, state)
+        return output, state, weights
 
     def call(self, inputs, memory, memory_mask=None, return_attention=False, training=False):
-        z = tf.transpose(self.projected(inputs), [1, 0, 2])
-        memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
-        keys = self.attention.keys(memory)
+        z = tf.transpose(self._projected(inputs), [1, 0, 2])
+        source = self.prepared(memory, memory_mask)
         num_steps = tf.shape(z)[0]
         inputs_by_step = tf.TensorArray(z.dtype, num_steps).unstack(z)
         outputs = tf.TensorArray(z.dtype, num_steps)
         attention = tf.TensorArray(tf.float32, num_steps if return_attention else 0)
 
-        def body(t, states, outputs, attention):
+        def body(t, state, outputs, attention):
             z = inputs_by_step.read(t)
             z.set_shape([inputs.shape[0], 4 * self.cell.units])
-            output, states, weights = self.step(z, states, keys, memory, memory_mask)
+            output, state, weights = self._step(z, state, source)
             if return_attention:
                 attention = attention.write(t, weights)
-            return t + 1, states, outputs.write(t, output), attention
+            return t + 1, state, outputs.write(t, output), attention
 
         _, _, outputs, attention = tf.while_loop(
             lambda t, *_: t < num_steps,
             body,
-            (tf.constant(0), self.zero_states(tf.shape(inputs)[0]), outputs, attention),
+            (tf.constant(0), self.initial_state(tf.shape(inputs)[0]), outputs, attention),
             maximum_iterations=num_steps,
         )
         outputs = tf.transpose(outputs.stack(), [1, 0, 2])
@@ -164,11 +187,6 @@ class AttentionLSTM(keras.layers.Layer):
             return outputs
         return outputs, keras.KerasTensor((*inputs.shape[:2], memory.shape[1]), "float32")
 
-    def parameter_count(self, input_dim):
-        """Weights of the layer for inputs and source vectors of width `input_dim`."""
-        attention = self.attention.parameter_count(self.cell.output_size, input_dim)
-        return self.ops_per_timestep(input_dim) + 4 * self.cell.units + attention
-
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token, without the attention's own (the paper's count):
         `4·(2·D + R)·U`, and `U·R` if projected.
@@ -176,6 +194,24 @@ class AttentionLSTM(keras.layers.Layer):
         cell = self.cell
         projection = cell.units * cell.output_size if cell.projection_units is not None else 0
         return 4 * (2 * input_dim + cell.output_size) * cell.units + projection
+
+    def kept_for_backward(self, input_dim, steps=0):
+        """What the cell keeps (its output is the query too); the context D; the weights of the S
+        source steps before and after their mask, `2·S`, of which the first are float32; the tanh of
+        the query, A, or with additive attention of each step's sum, `S·A`.
+        """
+        size, units = tf.as_dtype(self.compute_dtype).size, self.attention.units
+        tanh = units * (steps if self.attention.kind == "additive" else 1)
+        cell = self.cell.kept_for_backward(input_dim)
+        return Kept(cell + size * (input_dim + tanh) + (4 + size) * steps)
+
+    def kept_of_source(self, input_dim):
+        """The source vector D; with multiplicative attention its part of the scores before and
+        after their scale, `2·A`.
+        """
+        is_product = self.attention.kind == "multiplicative"
+        numbers = input_dim + (2 * self.attention.units if is_product else 0)
+        return tf.as_dtype(self.compute_dtype).size * numbers
 
     def get_config(self):
         return {

@@ -115,16 +115,16 @@ class Experts(keras.layers.Layer):
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)
 
-    def parameter_count(self, input_dim):
-        """Weights of all experts together, for inputs of width `input_dim`."""
-        widths = self._widths(input_dim)
-        biases = sum(widths[1:]) if self.use_bias else 0
-        return self.num_experts * (self.ops_per_row(input_dim) + biases)
-
     def ops_per_row(self, input_dim):
         """Multiply-adds of one expert for one row."""
         widths = self._widths(input_dim)
         return sum(a * b for a, b in pairwise(widths))
+
+    def hidden_per_row(self):
+        """Hidden activations of one expert for one row that the backward pass keeps: what the
+        activation gets, whose output it computes again.
+        """
+        return self.depth * self.hidden_units
 
     def own_config(self):
         """The constructor arguments that are not those of every layer."""

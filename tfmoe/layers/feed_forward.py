@@ -6,13 +6,17 @@ Axes: D model, H hidden.
 import keras
 import tensorflow as tf
 
+from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.initializers import own
 from tfmoe.ops import arguments
 from tfmoe.ops.tracking import track
 
+# Activations whose gradient follows from their output; others need their input too.
+GRADIENT_FROM_OUTPUT = {"relu", "relu6", "sigmoid", "tanh", "elu", "selu", "linear"}
+
 
 @keras.saving.register_keras_serializable("tfmoe")
-class FeedForward(keras.layers.Layer):
+class FeedForward(Block):
     """`D → H → … → H → D`, the dense baseline of a mixture (App. C: MoE-1-Wide and MoE-1-Deep).
 
     Args:
@@ -35,6 +39,8 @@ class FeedForward(keras.layers.Layer):
         >>> FeedForward(hidden_units=64)(np.ones((8, 16))).shape
         TensorShape([8, 16])
     """
+
+    residual_activation = "sigmoid"
 
     def __init__(
         self,
@@ -80,15 +86,19 @@ class FeedForward(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
-    def parameter_count(self, input_dim):
-        """Weights of the layer for inputs of width `input_dim`."""
-        biases = self.depth * self.hidden_units + input_dim if self.use_bias else 0
-        return self.ops_per_timestep(input_dim) + biases
-
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token."""
         inner = (self.depth - 1) * self.hidden_units**2
         return 2 * input_dim * self.hidden_units + inner
+
+    def kept_for_backward(self, input_dim, steps=0):
+        """The input and the hidden activations, `D + depth·H`; `2·H` for activations such as gelu,
+        whose gradient needs their input too.
+        """
+        activation = keras.activations.serialize(self.activation)
+        copies = 1 if activation in GRADIENT_FROM_OUTPUT else 2
+        numbers = input_dim + copies * self.depth * self.hidden_units
+        return Kept(tf.as_dtype(self.compute_dtype).size * numbers)
 
     def get_config(self):
         return {

@@ -7,8 +7,10 @@ output.
 from typing import ClassVar
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.initializers import own
 from tfmoe.ops.arguments import boolean, float_tensor, initializer, last_dimension, positive
 
@@ -85,6 +87,13 @@ class ProjectedLSTMCell(keras.layers.Layer):
             output = ops.matmul(output, self.projection_kernel)
         return output, [output, carry]
 
+    def kept_for_backward(self, input_dim):
+        """Bytes that the backward pass needs of a step with an input of width `input_dim`: the
+        input; four gates, the cell, its tanh and the output, `7·U`; the projected output.
+        """
+        numbers = input_dim + 7 * self.units + (self.projection_units or 0)
+        return tf.as_dtype(self.compute_dtype).size * numbers
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -96,7 +105,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class ProjectedLSTM(keras.layers.Layer):
+class ProjectedLSTM(Block):
     """LSTM layer whose output can be projected to a smaller width, which is then also what recurs.
 
     The input's part of all steps is one matrix product before the recurrence. Without
@@ -130,6 +139,7 @@ class ProjectedLSTM(keras.layers.Layer):
         TensorShape([8, 5, 16])
     """
 
+    is_causal = True
     BLOCK_ARGUMENTS: ClassVar = {"return_sequences": True, "return_state": False}
 
     def __init__(
@@ -182,24 +192,15 @@ class ProjectedLSTM(keras.layers.Layer):
         z = ops.add(ops.matmul(inputs, self.kernel), self.bias)
         return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
 
-    def step(self, inputs, states):
-        """One step.
+    def initial_state(self, batch_size):
+        """`[r, c]`, `[B, R]` and `[B, U]`."""
+        return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.cell.state_size]
 
-        Args:
-            inputs: `[B, D]` of any number type.
-            states: `[r, c]`, `[B, R]` and `[B, U]`; `zero_states` before the first step.
-
-        Returns:
-            Output `[B, R]` and the new states.
-        """
+    def step(self, inputs, state):
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         # Outside of a call Keras casts no weight.
         kernel, bias = (ops.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
-        return self.cell(ops.add(ops.matmul(inputs, kernel), bias), states)
-
-    def zero_states(self, batch_size):
-        """The states before the first step."""
-        return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.cell.state_size]
+        return self.cell(ops.add(ops.matmul(inputs, kernel), bias), state)
 
     def compute_mask(self, inputs, mask=None):
         return self.rnn.compute_mask(inputs, mask)
@@ -207,15 +208,14 @@ class ProjectedLSTM(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return self.rnn.compute_output_shape(input_shape)
 
-    def parameter_count(self, input_dim):
-        """Weights of the layer for inputs of width `input_dim`, biases included."""
-        return self.ops_per_timestep(input_dim) + 4 * self.cell.units
-
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token: `4·(D + R)·U`, and `U·R` if projected."""
         cell = self.cell
         projection = cell.units * cell.output_size if cell.projection_units is not None else 0
         return 4 * (input_dim + cell.output_size) * cell.units + projection
+
+    def kept_for_backward(self, input_dim, steps=0):
+        return Kept(self.cell.kept_for_backward(input_dim))
 
     def get_config(self):
         cell = self.cell

@@ -72,6 +72,8 @@ class MoE(MixtureLayer):
         >>> hierarchical = MoE(num_experts=256, hidden_units=1024, groups=16, gate=NoisyTopK(k=2))
     """
 
+    residual_activation = "sigmoid"
+
     def __init__(
         self,
         num_experts: int,
@@ -154,15 +156,6 @@ class MoE(MixtureLayer):
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
-
-    def parameter_count(self, input_dim):
-        """Weights of the layer for inputs of width `input_dim`, gates included."""
-        return self.gate.parameter_count(input_dim) + self.experts.parameter_count(input_dim)
-
-    def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token: its K experts, and the gates (the paper's count)."""
-        selected = self.gate.num_selected * self.experts.ops_per_row(input_dim)
-        return selected + self.gate.ops_per_timestep(input_dim)
 
     def get_config(self):
         gate = self.gate.primary if self.groups is not None else self.gate

@@ -33,6 +33,20 @@ class Recording(NamedTuple):
     shape: tf.Tensor
     graph: Any
 
+    def check_graph(self, name):
+        """Raises a ValueError if the caller is in another graph than the mixture was.
+
+        Args:
+            name: of the mixture.
+        """
+        if self.graph is not tf.compat.v1.get_default_graph():
+            raise ValueError(
+                f"{name} runs in a loop or function of TensorFlow within its model, out of which "
+                "its routing cannot get: make a keras.layers.RNN with unroll=True; of other loops "
+                "use compile(run_eagerly=True), of a tf.function "
+                "tf.config.run_functions_eagerly(True)"
+            )
+
 
 class _State(threading.local):
     recordings = None

@@ -1,16 +1,22 @@
 """What the paper puts around every layer: activation, dropout, residual connection (App. C)."""
 
+import functools
 import inspect
 
 import keras
+import tensorflow as tf
 
+from tfmoe.layers.block import Block
 from tfmoe.ops import arguments
 from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Residual(keras.layers.Layer):
+class Residual(Block):
     """`y = x + dropout(activation(layer(x)))`.
+
+    It steps, counts and keeps what its layer does. For a layer of Keras itself the defaults of
+    `Block` hold: it steps if it takes `[B, D]`, and its costs are not known.
 
     Args:
         layer: a Keras layer whose output has the shape of its input.
@@ -80,13 +86,52 @@ class Residual(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
-    def parameter_count(self, input_dim):
-        """Weights of the wrapped layer."""
-        return self.layer.parameter_count(input_dim)
+    def _of_layer(self, name):
+        """What the layer has of the protocol of `Block`, or else the default."""
+        if hasattr(self.layer, name):
+            return getattr(self.layer, name)
+        default = getattr(Block, name)
+        return functools.partial(default, self.layer) if callable(default) else default
+
+    @property
+    def is_causal(self):
+        return self._of_layer("is_causal")
+
+    @property
+    def needs_memory(self):
+        return self._of_layer("needs_memory")
+
+    def initial_state(self, batch_size):
+        return self._of_layer("initial_state")(batch_size)
+
+    def prepared(self, memory, memory_mask=None):
+        """What the layer makes of a source, if it `needs_memory`."""
+        return self.layer.prepared(memory, memory_mask)
+
+    def step(self, inputs, state, *prepared):
+        """One step; `prepared` only for a layer that `needs_memory`."""
+        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        outputs, *others = self._of_layer("step")(inputs, state, *prepared)
+        return self.join(inputs, outputs), *others
 
     def ops_per_timestep(self, input_dim):
-        """Multiply-adds of the wrapped layer for one token."""
-        return self.layer.ops_per_timestep(input_dim)
+        return self._of_layer("ops_per_timestep")(input_dim)
+
+    def gate_ops_per_timestep(self, input_dim):
+        return self._of_layer("gate_ops_per_timestep")(input_dim)
+
+    def kept_for_backward(self, input_dim, steps=0):
+        """What the layer keeps, the output of the activation, and a byte for each element that
+        dropout may drop.
+        """
+        kept = self._of_layer("kept_for_backward")(input_dim, steps)
+        own = input_dim if self.dropout.rate else 0
+        if self.activation is not keras.activations.linear:
+            own += tf.as_dtype(self.compute_dtype).size * input_dim
+        return kept._replace(always=kept.always + own)
+
+    def kept_of_source(self, input_dim):
+        return self._of_layer("kept_of_source")(input_dim)
 
     def get_config(self):
         return {

@@ -6,7 +6,7 @@ Axes: T tokens, E experts, A rows, D model, N outputs.
 import tensorflow as tf
 
 from tfmoe.distribute.exchange import Local, exchange
-from tfmoe.distribute.shards import sharded
+from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.layers.experts import Experts
 
 
@@ -50,6 +50,11 @@ class RoutedExperts(Experts):
         experts of this replica.
         """
         return self._through(Local(assignments), rows, training)
+
+    def per_device(self, devices):
+        """How many experts the fullest of several devices holds."""
+        begin, end = shard_bounds(self.num_experts, devices, self.together)[0]
+        return end - begin
 
     def _through(self, way, tokens, training):
         if way.counts.shape[0] != tf.convert_to_tensor(self.kernels[0]).shape[0]:

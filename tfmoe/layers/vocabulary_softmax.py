@@ -150,13 +150,19 @@ class VocabularySoftmax(keras.layers.Layer):
     def compute_output_spec(self, features):
         return keras.KerasTensor(self.compute_output_shape(features.shape), "float32")
 
-    def parameter_count(self, input_dim):
-        """Weights of the layer for features of width `input_dim`."""
-        return self.vocabulary_size * (input_dim + 1)
-
     def ops_per_timestep(self, input_dim):
         """Multiply-adds of the full softmax for one token."""
         return self.vocabulary_size * input_dim
+
+    def kept_for_backward(self, input_dim):
+        """Bytes that the backward pass needs of a position that predicts a word: its features; a
+        float32 logit for each candidate, which are all words, or `num_sampled` draws (at most; some
+        coincide) and the target; with draws also the target's row of the kernel, in float32.
+        """
+        candidates, row = self.vocabulary_size, 0
+        if self.num_sampled is not None:
+            candidates, row = self.num_sampled + 1, input_dim
+        return tf.as_dtype(self.compute_dtype).size * input_dim + 4 * (row + candidates)
 
     def get_config(self):
         return {

@@ -1,16 +1,18 @@
-"""Stacks of residual blocks, which all models are made of."""
+"""Stacks of residual blocks, which all models are made of.
 
-from tfmoe.layers import AttentionLSTM, ProjectedLSTM, Residual
+Axes: B batch, S steps, D model, N rows that are read step by step.
+"""
 
-RECURRENT = (AttentionLSTM, ProjectedLSTM)
+import tensorflow as tf
+
+from tfmoe.layers import Residual
 
 
 def residual_blocks(layers, dropout=0.0, seed=None):
-    """Puts the paper's dropout and residual connection around layers; a mixture's output goes
-    through a sigmoid first.
+    """Puts the paper's activation, dropout and residual connection around layers.
 
     Args:
-        layers: list of `ProjectedLSTM`, `AttentionLSTM`, `MoE` or `FeedForward`.
+        layers: list of `tfmoe.layers.Block`; other Keras layers get no activation.
         dropout: on every layer's output.
         seed: integer; every block gets its own.
 
@@ -20,7 +22,7 @@ def residual_blocks(layers, dropout=0.0, seed=None):
     return [
         Residual(
             layer,
-            activation=None if isinstance(layer, RECURRENT) else "sigmoid",
+            activation=getattr(layer, "residual_activation", None),
             dropout=dropout,
             seed=None if seed is None else seed + 1 + i,
         )
@@ -28,46 +30,59 @@ def residual_blocks(layers, dropout=0.0, seed=None):
     ]
 
 
-def features_by_block(blocks, features, mask, training):
-    """Yields the input of every block, and at last the output of the last one.
+def run(blocks, features, mask, training=False):
+    """Runs sentences through a stack.
 
     Args:
-        blocks: list of `Residual`.
-        features: `[B, S, D]`, the first input.
-        mask: `[B, S]` bool, `False` for padding.
+        blocks: list of `tfmoe.layers.Block`.
+        features: `[B, S, D]`.
+        mask: `[B, S]` bool, `False` for padding, which must follow the sentence.
         training: whether to drop and to draw noise.
-    """
-    for block in blocks:
-        yield features
-        # Padding follows the sentence: through a recurrence it cannot reach a real step.
-        needs_mask = not isinstance(block.layer, ProjectedLSTM)
-        features = block(features, mask=mask if needs_mask else None, training=training)
-    yield features
-
-
-def step_through(blocks, features, states):
-    """Reads one more step of each row, with what all before left.
-
-    Args:
-        blocks: list of `Residual`, none of an `AttentionLSTM`.
-        features: `[N, D]`, the first input.
-        states: a list, of each `ProjectedLSTM` its states.
 
     Returns:
-        `[N, D]`, the last output, and the new states.
+        `[B, S, D]`.
+    """
+    for block in blocks:
+        features = block(features, mask=None if block.is_causal else mask, training=training)
+    return features
+
+
+def initial_states(blocks, num_rows):
+    """The states of all blocks before the first step of N rows: a list."""
+    return [block.initial_state(num_rows) for block in blocks]
+
+
+def run_step(blocks, features, states):
+    """Reads one more step of each row.
+
+    Args:
+        blocks: list of `tfmoe.layers.Block`, none of which `needs_memory`.
+        features: `[N, D]`.
+        states: `initial_states`, or those of the step before.
+
+    Returns:
+        `[N, D]` features and the new states.
     """
     new_states = []
-    for block in blocks:
-        if isinstance(block.layer, ProjectedLSTM):
-            outputs, state = block.layer.step(features, states[len(new_states)])
-            new_states.append(state)
-            features = block.join(features, outputs)
-        else:
-            features = block(features)
+    for block, state in zip(blocks, states, strict=True):
+        features, state = block.step(features, state)
+        new_states.append(state)
     return features, new_states
 
 
-def zero_states(blocks, num_rows):
-    """The states of all recurrent layers before their first step, for N rows: a list."""
-    layers = [block.layer for block in blocks if isinstance(block.layer, RECURRENT)]
-    return [layer.zero_states(num_rows) for layer in layers]
+def choose_rows(condition, new, old):
+    """Takes some rows from one structure of tensors and the others from another.
+
+    Args:
+        condition: `[N]` bool, whether a row is taken from `new`.
+        new, old: nested structures of tensors `[N, …]`, of equal shapes.
+
+    Returns:
+        The same structure, with the static shapes of `old`.
+    """
+
+    def choose(new, old):
+        rows = tf.reshape(condition, [-1, *[1] * (old.shape.rank - 1)])
+        return tf.ensure_shape(tf.where(rows, new, old), old.shape)
+
+    return tf.nest.map_structure(choose, new, old)

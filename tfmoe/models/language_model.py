@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
-from tfmoe.models.blocks import features_by_block
+from tfmoe.models.blocks import initial_states, run, run_step
 from tfmoe.models.word_predictor import PADDING, WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -67,14 +67,24 @@ class LanguageModel(WordPredictor):
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):
-        *_, features = self.features_by_block(tokens, training=training)
-        return features
-
-    def features_by_block(self, tokens, training=False):
-        """Yields the input of every block, `[B, S, D]`, and at last the output of the last one."""
-        mask = tf.not_equal(tokens, PADDING)
         features = self.dropout(self.embedding(tokens), training=training)
-        yield from features_by_block(self.blocks, features, mask, training)
+        return run(self.blocks, features, tf.not_equal(tokens, PADDING), training)
+
+    def initial_states(self, num_rows):
+        """The states before the first step, for N rows."""
+        return initial_states(self.blocks, num_rows)
+
+    def step(self, tokens, states):
+        """Reads one more word of each row, at evaluation.
+
+        Args:
+            tokens: `[N]` int32.
+            states: `initial_states`, or those of the step before.
+
+        Returns:
+            `[N, D]` features and the new states.
+        """
+        return run_step(self.blocks, self.embedding(tokens), states)
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.d_model)

@@ -7,9 +7,9 @@ hypothesis for one sentence).
 import keras
 import tensorflow as tf
 
-from tfmoe.layers import AttentionLSTM, VocabularySoftmax
+from tfmoe.layers import VocabularySoftmax
 from tfmoe.models.beam_search import Settings, beam_search, tile
-from tfmoe.models.blocks import features_by_block, step_through, zero_states
+from tfmoe.models.blocks import initial_states, run, run_step
 from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -29,7 +29,8 @@ class TranslationModel(WordPredictor):
         vocabulary_size: V, of both languages together.
         d_model: D, width of the embedding and of every block's output.
         encoder: list of `Residual` layers, in order.
-        decoder: list of `Residual` layers, the first around an `AttentionLSTM`.
+        decoder: list of `Residual` layers, the first around a layer that `needs_memory`, such as an
+            `AttentionLSTM`.
         dropout: on the embedding's output; blocks bring their own.
         num_sampled: draws for the sampled softmax in training, `None` for the full one.
         seed: integer, for reproducible dropout and draws.
@@ -44,6 +45,10 @@ class TranslationModel(WordPredictor):
     Trained on batches `((source, target), targets)`, targets `[B, T]` int32 `w₁ … wₙ </s>`; see
     `WordPredictor` for the loss and the metrics.
     """
+
+    counts_gates = False
+    counts_softmax = True
+    words_per_timestep = 2  # one of the source and one of the target
 
     def __init__(
         self,
@@ -61,15 +66,7 @@ class TranslationModel(WordPredictor):
         self.d_model = d_model
         self.seed = seed
         self.encoder, self.decoder = list(encoder), list(decoder)
-        kinds = [isinstance(block.layer, AttentionLSTM) for block in self.decoder]
-        if kinds[:1] != [True] or any(kinds[1:]):
-            raise ValueError(
-                "decoder must have an AttentionLSTM in its first block, and only there"
-            )
-        if any(isinstance(block.layer, AttentionLSTM) for block in self.encoder):
-            raise ValueError(
-                "encoder must not have an AttentionLSTM: there is nothing to attend to"
-            )
+        check_memory(self.encoder, self.decoder)
         self.embedding = keras.layers.Embedding(
             vocabulary_size,
             d_model,
@@ -112,37 +109,46 @@ class TranslationModel(WordPredictor):
     def call(self, inputs, training=False):
         source, target = inputs
         memory, mask = self.encode(source, training=training)
-        *_, features = self.decoder_features(target, memory, mask, training=training)
-        return features
+        return self.decode(target, memory, mask, training=training)
 
     def predicting_tokens(self, inputs):
         return inputs[1]
 
+    def tokens_by_block(self, inputs):
+        source, target = inputs
+        return [source] * len(self.encoder) + [target] * len(self.decoder)
+
+    def positions_by_block(self, positions):
+        """Half of the positions each, rounded up: the source's for the encoder, the target's for
+        the decoder.
+        """
+        return [self.predicting_positions(positions)] * len(self.blocks)
+
+    def predicting_positions(self, positions):
+        return -(-positions // 2)
+
+    def kept_of_source(self, positions):
+        of_position = sum(block.kept_of_source(self.d_model) for block in self.decoder)
+        return self.predicting_positions(positions) * of_position
+
     def encode(self, source, training=False):
         """`[B, S]` int32 to the source vectors `[B, S, D]` and their mask `[B, S]`."""
-        *_, features = self.encoder_features(source, training=training)
-        return features, tf.not_equal(source, PADDING)
-
-    def encoder_features(self, source, training=False):
-        """Yields the input of every block of the encoder, `[B, S, D]`, and at last the output."""
         mask = tf.not_equal(source, PADDING)
         features = self.dropout(self.embedding(source), training=training)
-        yield from features_by_block(self.encoder, features, mask, training)
+        return run(self.encoder, features, mask, training), mask
 
-    def decoder_features(self, target, memory, memory_mask, training=False):
-        """Yields the input of every block of the decoder, `[B, T, D]`, and at last the output.
+    def decode(self, target, memory, memory_mask, training=False):
+        """Features `[B, T, D]` that the next target tokens are predicted from.
 
         Args:
             target: `[B, T]` int32, `<s> w₁ … wₙ`, padded with 0.
             memory, memory_mask: what `encode` gave.
         """
-        mask = tf.not_equal(target, PADDING)
-        features = self.dropout(self.embedding(target), training=training)
-        yield features
         first, *others = self.decoder
+        features = self.dropout(self.embedding(target), training=training)
         outputs = first.layer(features, memory, memory_mask, training=training)
         features = first.join(features, outputs, training=training)
-        yield from features_by_block(others, features, mask, training)
+        return run(others, features, tf.not_equal(target, PADDING), training)
 
     def attention(self, source, target):
         """`[B, T, S]` float32: how much each target step attends to each source step."""
@@ -158,27 +164,22 @@ class TranslationModel(WordPredictor):
 
         Returns:
             `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S] float32,
-            states)`; it begins with `zero_states(N)`.
+            states)`; it begins with `initial_states(N)`.
         """
         first, *others = self.decoder
-        keys = first.layer.attention.keys(memory)
+        prepared = first.prepared(memory, memory_mask)
 
         def step(tokens, states):
-            features = self.embedding(tokens)
-            z = first.layer.projected(features)
-            outputs, first_states, attention = first.layer.step(
-                z, states[0], keys, memory, memory_mask
-            )
-            features = first.join(features, outputs)
-            features, other_states = step_through(others, features, states[1:])
-            new_states = [first_states, *other_states]
-            return tf.nn.log_softmax(self.softmax(features)), attention, new_states
+            features, state, attention = first.step(self.embedding(tokens), states[0], prepared)
+            features, other_states = run_step(others, features, states[1:])
+            log_probabilities = tf.nn.log_softmax(self.softmax(features))
+            return log_probabilities, attention, [state, *other_states]
 
         return step
 
-    def zero_states(self, num_rows):
+    def initial_states(self, num_rows):
         """The decoder's states before its first step, for N rows."""
-        return zero_states(self.decoder, num_rows)
+        return initial_states(self.decoder, num_rows)
 
     @tf.autograph.experimental.do_not_convert
     def translate(
@@ -221,7 +222,7 @@ class TranslationModel(WordPredictor):
         )
         return beam_search(
             self.decoding_step(*tile((memory, mask), beam_size)),
-            self.zero_states(batch_size),
+            self.initial_states(batch_size),
             settings,
             batch_size=batch_size,
             max_length=max_length,
@@ -250,3 +251,14 @@ class TranslationModel(WordPredictor):
             for name in ("encoder", "decoder")
         }
         return cls(**{**config, **blocks})
+
+
+def check_memory(encoder, decoder):
+    """Raises a ValueError unless the first block of the decoder, and no other block, attends to the
+    source.
+    """
+    attends = [block.needs_memory for block in decoder]
+    if attends[:1] != [True] or any(attends[1:]):
+        raise ValueError("decoder must have an AttentionLSTM in its first block, and only there")
+    if any(block.needs_memory for block in encoder):
+        raise ValueError("encoder must not have an AttentionLSTM: there is nothing to attend to")

@@ -18,15 +18,24 @@ START, UNKNOWN = 1, 2
 class WordPredictor(keras.Model):
     """Base class of models whose features at each position go through a softmax over words.
 
-    A subclass sets `vocabulary_size`, `d_model` and `softmax`, a
-    `tfmoe.layers.VocabularySoftmax`, gives features `[B, S, D]` when
-    called, and implements `predicting_tokens`.
+    A subclass sets `vocabulary_size`, `d_model`, `embedding`, `dropout`, `blocks` (a list of
+    `tfmoe.layers.Block`) and `softmax`, a `tfmoe.layers.VocabularySoftmax`, gives features
+    `[B, S, D]` when called, and implements `predicting_tokens`.
 
     Trained on batches `(inputs, targets)`, targets `[B, S]` int32: the loss is the mean over real
     positions plus the losses that layers add. `compile` needs an optimizer and no loss. `evaluate`
     gives `perplexity` per word, the end of the sentence counted. `words` is the number of real
     positions of an epoch or an evaluation, those of a source included.
+
+    Attributes:
+        counts_gates, counts_softmax: whether the paper's ops/timestep of such a model counts the
+            matrices of gates, and the softmax.
+        words_per_timestep: words that a timestep reads.
     """
+
+    counts_gates = True
+    counts_softmax = False
+    words_per_timestep = 1
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -37,6 +46,28 @@ class WordPredictor(keras.Model):
     def predicting_tokens(self, inputs):
         """`[B, S]` int32, the tokens at whose positions a target is predicted, 0 for padding."""
         raise NotImplementedError
+
+    def tokens_by_block(self, inputs):
+        """The tokens `[B, S]` whose positions each block sees: a list, in the order of `blocks`."""
+        return [inputs] * len(self.blocks)
+
+    def positions_by_block(self, positions):
+        """How many of a batch's positions each block sees, in the order of `blocks`.
+
+        Args:
+            positions: of a batch, those of a source included.
+        """
+        return [positions] * len(self.blocks)
+
+    def predicting_positions(self, positions):
+        """How many of a batch's positions predict a word."""
+        return positions
+
+    def kept_of_source(self, positions):
+        """Bytes that blocks keep of the source's positions for the backward pass, beside what
+        they keep of the positions that they see.
+        """
+        return 0
 
     def word_logits(self, features):
         """`[..., D]` features to `[..., V]` float32 logits of the next word."""

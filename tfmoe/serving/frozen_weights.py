@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.layers import MoE
+from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class FrozenWeights:
@@ -14,7 +14,7 @@ class FrozenWeights:
     them would send tokens to other experts. So do biases.
 
     Args:
-        model: a built model with `blocks`.
+        model: a built Keras model.
         half: whether in half size.
 
     Attributes:
@@ -23,9 +23,8 @@ class FrozenWeights:
 
     def __init__(self, model, half=False):
         whole = set() if half else {id(weight) for weight in model.weights}
-        for block in model.blocks:
-            if isinstance(block.layer, MoE):
-                whole |= {id(weight) for weight in block.layer.gate.weights}
+        for mixture in mixtures_of(model).values():
+            whole |= {id(weight) for weight in mixture.gate.weights}
         self._weights = list(model.weights)
         self.variables = [
             weight.value if id(weight) in whole or not is_matrix(weight) else halved(weight)

@@ -1,24 +1,18 @@
 """A language model as functions from strings to strings and numbers, for export.
 
-Axes: B sentences, S longest sentence with its end, R rows that sentences are cut into, T tokens of
-all sentences, L words to write, N best words, K experts of a token, D model, V vocabulary.
+Axes: B sentences, S longest sentence with its end, T tokens of all sentences, L words to write, N
+best words, K experts of a token, D model, V vocabulary.
 """
 
 import tensorflow as tf
 
-from tfmoe.layers import MoE
-from tfmoe.models.blocks import step_through, zero_states
-from tfmoe.models.word_predictor import END, START, UNKNOWN
+from tfmoe.layers.mixture_layer import mixtures_of
+from tfmoe.layers.recording import recording_routings
+from tfmoe.models.word_predictor import END
 from tfmoe.ops.arguments import positive
-from tfmoe.serving.signatures import (
-    Signature,
-    at_least_one,
-    one_of_each,
-    padded,
-    padded_routings,
-)
-
-LONGEST_TEXT = 10_000  # words that `generate` writes at most
+from tfmoe.serving.generation import LONGEST_TEXT, Generator
+from tfmoe.serving.sentences import Sentences
+from tfmoe.serving.signatures import Signature, one_of_each, padded, padded_routings
 
 
 class ServingLanguageModel:
@@ -53,10 +47,8 @@ class ServingLanguageModel:
             )
         self.model = model
         self.weights = weights
-        self.split = split
-        self.table = table
-        self.words = tf.constant(words)
-        self.max_length = positive("max_length", max_length)
+        self.sentences = Sentences(split, table, words, max_length)
+        self.generator = Generator(model, self.sentences.max_length)
         self.top = min(positive("top", top), model.vocabulary_size)
 
     def signatures(self):
@@ -92,7 +84,7 @@ class ServingLanguageModel:
                 "the experts of each word in each mixture, and their gate values",
             ),
         }
-        if not any(isinstance(block.layer, MoE) for block in self.model.blocks):
+        if not mixtures_of(self.model):
             del signatures["route"]
         return signatures
 
@@ -109,16 +101,17 @@ class ServingLanguageModel:
             int32, predictions: the words and the end.
         """
         with self.weights.scope():
-            ids = self._ids(sentences)
+            ids = self.sentences.ids(sentences)
             end = tf.fill([ids.nrows(), 1], END)
             targets = tf.concat([ids, end], axis=1)
             features, _ = self._features(ids)
             values = self.model.softmax.negative_log_likelihood(features, targets.flat_values)
         values = targets.with_flat_values(-values)
+        tokens = self.sentences.spelled(targets.flat_values)
         return {
             "log_probability": tf.reduce_sum(values, axis=1),
             "token_log_probabilities": values.to_tensor(),
-            "tokens": padded(self._words(targets.flat_values), targets.row_lengths(), ""),
+            "tokens": padded(tokens, targets.row_lengths(), ""),
             "token_count": tf.cast(targets.row_lengths(), tf.int32),
         }
 
@@ -133,10 +126,10 @@ class ServingLanguageModel:
             sentence, `<UNK>` any word out of the vocabulary), and `probabilities` `[B, N]` float32.
         """
         with self.weights.scope():
-            features, ends = self._features(self._ids(prefix))
+            features, ends = self._features(self.sentences.ids(prefix))
             logits = self.model.word_logits(tf.gather(features, ends))
         probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.top)
-        return {"words": self._words(ids), "probabilities": probabilities}
+        return {"words": self.sentences.spelled(ids), "probabilities": probabilities}
 
     def generate(self, prefix, length, temperature, seed):
         """Continues sentences, a word at a time, each at the same cost: states are kept.
@@ -170,10 +163,10 @@ class ServingLanguageModel:
         with tf.control_dependencies(checks):
             length, temperature = tf.identity(length), tf.identity(temperature)
         with self.weights.scope():
-            ids = self._ids(prefix)
+            ids = self.sentences.ids(prefix)
             seed = one_of_each(seed, tf.cast(ids.nrows(), tf.int32), "seed")
-            found, counts, ended = self._write(ids, length, temperature, seed)
-        words = tf.where(tf.sequence_mask(counts, length), self._words(found), "")
+            found, counts, ended = self.generator.write(ids, length, temperature, seed)
+        words = tf.where(tf.sequence_mask(counts, length), self.sentences.spelled(found), "")
         return {
             "text": tf.strings.reduce_join(
                 tf.RaggedTensor.from_tensor(words, counts), axis=1, separator=" "
@@ -194,41 +187,14 @@ class ServingLanguageModel:
             padded with ""; for each mixture, by its name, `NAME_experts` `[B, S, K]` int32, -1 for
             none, and `NAME_gates` `[B, S, K]` float32, 0 for none, of each word the largest first.
         """
-        outputs = {}
         with self.weights.scope():
-            rows, inputs = self._rows(self._ids(sentences))
+            rows, inputs = self.sentences.rows(self.sentences.ids(sentences))
+            with recording_routings() as recordings:
+                self.model(rows)
             lengths = inputs.row_lengths()
-            outputs["tokens"] = padded(self._words(inputs.flat_values), lengths, "")
-            mask = tf.not_equal(rows, END)
-            features = self.model.features_by_block(rows)
-            outputs |= padded_routings(self.model.blocks, features, mask, lengths)
-        return outputs
-
-    def _ids(self, sentences):
-        """Ragged `[B, words]` int32."""
-        words = self.split(sentences)
-        return words.with_flat_values(self.table.lookup(words.flat_values))
-
-    def _words(self, ids):
-        return tf.gather(self.words, ids)
-
-    def _rows(self, ids):
-        """Cuts sentences into rows.
-
-        Args:
-            ids: ragged `[B, words]`.
-
-        Returns:
-            `[R, steps]` int32, padded with 0, in the order of the sentences; and ragged
-            `[B, words + 1]`, what the model reads of each sentence. Both have the same T tokens in
-            the same order.
-        """
-        inputs = tf.concat([tf.fill([ids.nrows(), 1], START), ids], axis=1)
-        lengths = inputs.row_lengths()
-        number = -(-lengths // self.max_length)
-        first = tf.ragged.range(number).flat_values * self.max_length
-        steps = tf.minimum(tf.repeat(lengths, number) - first, self.max_length)
-        return at_least_one(padded(inputs.flat_values, steps, 0)), inputs
+            words = self.sentences.spelled(inputs.flat_values)
+            routings = padded_routings(self.model, recordings, lengths)
+        return {"tokens": padded(words, lengths, ""), **routings}
 
     def _features(self, ids):
         """Features that the next words are predicted from.
@@ -236,122 +202,6 @@ class ServingLanguageModel:
         Returns:
             `[T, D]` for all tokens, and `[B]` int64, the place of each sentence's last one.
         """
-        rows, inputs = self._rows(ids)
+        rows, inputs = self.sentences.rows(ids)
         features = tf.gather_nd(self.model(rows), tf.where(tf.not_equal(rows, END)))
         return features, tf.cumsum(inputs.row_lengths()) - 1
-
-    def _step(self, tokens, positions, states):
-        """Reads a word of each sentence.
-
-        Args:
-            tokens: `[B]` int32.
-            positions: `[B]` int32, words of the sentence before them, `<S>` counted.
-            states: of the LSTMs.
-
-        Returns:
-            `[B, D]` features and the new states.
-        """
-        begins = tf.equal(positions % self.max_length, 0)[:, None]
-        states = tf.nest.map_structure(lambda x: tf.where(begins, tf.zeros_like(x), x), states)
-        return step_through(self.model.blocks, self.model.embedding(tokens), states)
-
-    def _read(self, tokens, lengths):
-        """Reads prefixes.
-
-        Args:
-            tokens: `[B, P]` int32, padded.
-            lengths: `[B]` int32.
-
-        Returns:
-            `[B, D]` features and the states after the last word of each.
-        """
-        num_rows = tf.shape(tokens)[0]
-
-        def body(t, features, states):
-            found = self._step(tokens[:, t], tf.fill([num_rows], t), states)
-            read = (t < lengths)[:, None]
-            features, states = tf.nest.map_structure(
-                lambda new, old: tf.ensure_shape(tf.where(read, new, old), old.shape),
-                found,
-                (features, states),
-            )
-            return t + 1, features, states
-
-        features = tf.zeros([num_rows, self.model.d_model], self.model.compute_dtype)
-        _, features, states = tf.while_loop(
-            lambda t, *_: t < tf.shape(tokens)[1],
-            body,
-            (tf.constant(0), features, zero_states(self.model.blocks, num_rows)),
-        )
-        return features, states
-
-    def _write(self, ids, length, temperature, seed):
-        """Continues prefixes.
-
-        Returns:
-            `[B, L]` ids, `[B]` how many of them are words, `[B]` whether the sentence ended.
-        """
-        num_rows = tf.cast(ids.nrows(), tf.int32)
-        prefix = tf.concat([tf.fill([ids.nrows(), 1], START), ids], axis=1)
-        lengths = tf.cast(prefix.row_lengths(), tf.int32)
-        features, states = self._read(prefix.to_tensor(), lengths)
-        places = tf.range(length)
-        # One row of draws for each sentence, by its own seed: nothing depends on the batch.
-        draws = tf.map_fn(
-            lambda s: tf.random.stateless_uniform([LONGEST_TEXT], [s, 0], alg="philox"),
-            seed,
-            fn_output_signature=tf.TensorSpec([LONGEST_TEXT], tf.float32),
-        )
-
-        def body(t, features, states, written, ended):
-            word = draw_word(self._logits(features), temperature, draws[:, t])
-            word = tf.where(ended, END, word)
-            ended |= tf.equal(word, END)
-            written = tf.where(places == t, word[:, None], written)
-            features, states = tf.nest.map_structure(
-                lambda new, old: tf.ensure_shape(new, old.shape),
-                self._step(word, lengths + t, states),
-                (features, states),
-            )
-            return t + 1, features, states, written, ended
-
-        _, _, _, written, ended = tf.while_loop(
-            lambda t, *others: (t < length) & ~tf.reduce_all(others[-1]),
-            body,
-            (
-                tf.constant(0),
-                features,
-                states,
-                tf.zeros([num_rows, length], tf.int32),
-                tf.zeros([num_rows], tf.bool),
-            ),
-        )
-        counts = tf.reduce_sum(tf.cast(tf.not_equal(written, END), tf.int32), axis=1)
-        return written, counts, ended
-
-    def _logits(self, features):
-        """`[B, V]`, `-inf` for what is not written."""
-        ids = tf.range(self.model.vocabulary_size)
-        never = tf.equal(ids, START) | tf.equal(ids, UNKNOWN)
-        return tf.where(never, float("-inf"), self.model.word_logits(features))
-
-
-def draw_word(logits, temperature, draws):
-    """Draws from `softmax(logits / temperature)`, by the inverse of its distribution function.
-
-    Args:
-        logits: `[B, V]` float32, `-inf` for words that cannot be.
-        temperature: scalar; 0 takes the largest logit, the first among equals.
-        draws: `[B]` float32 in [0, 1).
-
-    Returns:
-        `[B]` int32.
-    """
-    best = tf.argmax(logits, axis=1, output_type=tf.int32)
-    # In float64: the sum over a large vocabulary would lose small probabilities.
-    logits = tf.cast(logits - tf.reduce_max(logits, axis=1, keepdims=True), tf.float64)
-    divisor = tf.cast(tf.where(temperature > 0, temperature, 1.0), tf.float64)
-    total = tf.cumsum(tf.exp(logits / divisor), axis=1)
-    point = tf.cast(draws, tf.float64)[:, None] * total[:, -1:]
-    drawn = tf.searchsorted(total, point, side="right")[:, 0]
-    return tf.where(temperature > 0, drawn, best)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmoe.layers import MoE
+from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class Signature(NamedTuple):
@@ -83,24 +83,27 @@ def padded_routing(routing, lengths):
     return padded(experts, lengths, -1), padded(gates, lengths, 0.0)
 
 
-def padded_routings(blocks, features_by_block, mask, lengths):
-    """Experts and gate values of each token in each mixture of a stack of blocks.
+def padded_routings(model, recordings, lengths):
+    """Experts and gate values of each token in each mixture that ran in a call of a model.
 
     Args:
-        blocks: list of `Residual`.
-        features_by_block: iterator over their inputs, `[R, steps, D]`.
-        mask: `[R, steps]` bool, `False` for padding.
+        model: a Keras model, all of whose mixtures see the T tokens.
+        recordings: what `tfmoe.layers.recording.recording_routings` recorded of the call.
         lengths: `[B]` int64, tokens of each sentence.
 
     Returns:
-        `{NAME_experts, NAME_gates}` as `padded_routing` gives them.
+        `{NAME_experts, NAME_gates}` as `padded_routing` gives them, by the names of `mixtures_of`.
+
+    Raises:
+        ValueError: if a mixture ran in a loop or function within the model.
     """
+    names = {id(mixture): name for name, mixture in mixtures_of(model).items()}
     outputs = {}
-    for block, features in zip(blocks, features_by_block, strict=False):
-        if isinstance(block.layer, MoE):
-            experts, gates = padded_routing(block.layer.route(features, mask), lengths)
-            outputs[f"{block.layer.name}_experts"] = experts
-            outputs[f"{block.layer.name}_gates"] = gates
+    for recording in recordings:
+        name = names[id(recording.layer)]
+        recording.check_graph(name)
+        experts, gates = padded_routing(recording.routing, lengths)
+        outputs[f"{name}_experts"], outputs[f"{name}_gates"] = experts, gates
     return outputs
 
 

@@ -6,7 +6,8 @@ experts of a token.
 
 import tensorflow as tf
 
-from tfmoe.layers import MoE
+from tfmoe.layers.mixture_layer import mixtures_of
+from tfmoe.layers.recording import recording_routings
 from tfmoe.models.word_predictor import START
 from tfmoe.ops.arguments import positive
 from tfmoe.serving.signatures import (
@@ -70,7 +71,7 @@ class ServingTranslator:
                 f"gate values{to}",
             ),
         }
-        if not any(isinstance(block.layer, MoE) for block in self.model.blocks):
+        if not mixtures_of(self.model):
             del signatures["route"]
         return signatures
 
@@ -112,11 +113,12 @@ class ServingTranslator:
             target = tf.RaggedTensor.from_tensor(found.ids[:, 0], found.lengths[:, 0])
             target = tf.concat([tf.fill([target.nrows(), 1], START), target], axis=1)
             target = target.to_tensor()
-            memory, mask = self.model.encode(at_least_one(source))
-            encoder = self.model.encoder_features(at_least_one(source))
-            decoder = self.model.decoder_features(at_least_one(target), memory, mask)
-            source_routes = self._routes(self.model.encoder, encoder, source)
-            target_routes = self._routes(self.model.decoder, decoder, target)
+            with recording_routings() as in_encoder:
+                memory, mask = self.model.encode(at_least_one(source))
+            with recording_routings() as in_decoder:
+                self.model.decode(at_least_one(target), memory, mask)
+            source_routes = self._routes(in_encoder, source)
+            target_routes = self._routes(in_decoder, target)
         return {
             "source_tokens": self._pieces(source),
             "target_tokens": self._pieces(target),
@@ -147,17 +149,10 @@ class ServingTranslator:
         with tf.control_dependencies([check]):
             return one_of_each(tf.identity(ids), number, "language")
 
-    def _routes(self, blocks, features_by_block, tokens):
-        """`{NAME_experts, NAME_gates}` of the mixtures among some blocks.
-
-        Args:
-            blocks: of the encoder or the decoder.
-            features_by_block: iterator over their inputs, for `at_least_one(tokens)`.
-            tokens: `[B, S]` int32, padded with 0.
-        """
-        mask = tf.not_equal(at_least_one(tokens), 0)
+    def _routes(self, recordings, tokens):
+        """`{NAME_experts, NAME_gates}` of mixtures that ran for tokens `[B, S]`, padded with 0."""
         lengths = tf.math.count_nonzero(tokens, axis=1)
-        return padded_routings(blocks, features_by_block, mask, lengths)
+        return padded_routings(self.model, recordings, lengths)
 
     def _pieces(self, tokens):
         """`[B, S]` int32 to the strings of the subwords, "" for padding."""

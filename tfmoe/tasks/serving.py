@@ -2,7 +2,7 @@
 
 from data_pipelines import graph_tokenization
 from data_pipelines.corpora import CORPORA
-from tfmoe.layers import MoE
+from tfmoe.layers.mixture_layer import mixtures_of
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
 from tfmoe.serving.translation import ServingTranslator
@@ -29,10 +29,10 @@ def set_capacity_aside(model):
     sentence must not.
     """
     changed = []
-    for block in model.blocks:
-        if isinstance(block.layer, MoE) and block.layer.evaluation_capacity_factor is not None:
-            block.layer.evaluation_capacity_factor = None
-            changed.append(block.layer.name)
+    for name, mixture in mixtures_of(model).items():
+        if mixture.evaluation_capacity_factor is not None:
+            mixture.evaluation_capacity_factor = None
+            changed.append(name)
     return changed
 
 
