@@ -1,5 +1,9 @@
 """A tiny corpus and a run trained on it, which the tests of this folder share."""
 
+import contextlib
+import fcntl
+import io
+import json
 import logging
 import os
 import pathlib
@@ -41,7 +45,7 @@ training: {epochs: 4, checkpoint_every_steps: 3}
 
 
 class Finished(NamedTuple):
-    """A finished run of `tfmoe train tiny.yaml --run-dir finished`, and what it wrote."""
+    """A finished run, and what its command wrote."""
 
     path: pathlib.Path
     out: str
@@ -49,29 +53,76 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """A folder with train.txt, valid.txt, test.txt and tiny.yaml. Not to be changed."""
-    folder = tmp_path_factory.mktemp("corpus")
-    (folder / "train.txt").write_text(TRAIN)
-    (folder / "valid.txt").write_text(VALID)
-    (folder / "test.txt").write_text(TEST)
-    (folder / "tiny.yaml").write_text(CONFIG)
-    return folder
+def shared(tmp_path_factory):
+    """A function that makes a folder once for all processes of the session: it gives the path of
+    the folder `name` beside the file `name.json`, which holds what `make(path)` returned.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def shared(name, make):
+        path, made = base / name, base / f"{name}.json"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                made.write_text(json.dumps(make(path)))
+        return path, json.loads(made.read_text())
+
+    return shared
 
 
 @pytest.fixture(scope="session")
-def finished(corpus, tmp_path_factory):
-    """A `Finished` run. Not to be changed."""
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    process = subprocess.run(
-        [*TFMOE, "train", "tiny.yaml", "--run-dir", str(path)],
-        cwd=corpus,
-        env=environment(path),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return Finished(path, process.stdout, process.stderr)
+def corpus(shared):
+    """A folder with train.txt, valid.txt, test.txt and tiny.yaml. Not to be changed."""
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "train.txt").write_text(TRAIN)
+        (folder / "valid.txt").write_text(VALID)
+        (folder / "test.txt").write_text(TEST)
+        (folder / "tiny.yaml").write_text(CONFIG)
+
+    return shared("corpus", make)[0]
+
+
+@pytest.fixture(scope="session")
+def finished(corpus, shared):
+    """A `Finished` run of `tfmoe train tiny.yaml`, by a process of its own. Not to be changed."""
+
+    def make(path):
+        process = subprocess.run(
+            [*TFMOE, "train", "tiny.yaml", "--run-dir", str(path)],
+            cwd=corpus,
+            env=environment(path),
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout, process.stderr
+
+    path, output = shared("finished", make)
+    return Finished(path, *output)
+
+
+@pytest.fixture(scope="session")
+def train():
+    """A function that trains a config in its folder, in this process. It gives a `Finished` run."""
+
+    def train(config, path):
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as caught,
+        ):
+            patch.chdir(config.parent)
+            patch.setenv("TFMOE_CACHE", str(path))
+            main(["train", config.name, "--run-dir", str(path)])
+        assert not caught.value.code, err.getvalue()
+        return Finished(path, out.getvalue(), err.getvalue())
+
+    return train
 
 
 TFMOE = [sys.executable, "-m", "tfmoe"]

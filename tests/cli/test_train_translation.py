@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import shutil
-import subprocess
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -75,14 +73,6 @@ USE = {
 }  # fmt: skip
 
 
-class Finished(NamedTuple):
-    """A finished run: its folder, and its output."""
-
-    path: object
-    out: str
-    err: str
-
-
 class Killed(BaseException):
     """Ends training as a kill does: nothing of ours handles it."""
 
@@ -103,27 +93,16 @@ def tfmoe(command, parallel, monkeypatch):
     return command
 
 
-def trained(start, folder, config, path):
-    process = start(folder, "train", config, "--run-dir", str(path))
-    try:
-        out, err = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 0, err
-    return Finished(path, out, err)
-
-
 @pytest.fixture(scope="module")
-def run(start, parallel, tmp_path_factory):
+def run(train, parallel, tmp_path_factory):
     """A finished run of one.yaml. Not to be changed."""
-    return trained(start, parallel, "one.yaml", tmp_path_factory.mktemp("runs") / "one")
+    return train(parallel / "one.yaml", tmp_path_factory.mktemp("runs") / "one")
 
 
 @pytest.fixture(scope="module")
-def several(start, parallel, tmp_path_factory):
+def several(train, parallel, tmp_path_factory):
     """A finished run of several.yaml. Not to be changed."""
-    return trained(start, parallel, "several.yaml", tmp_path_factory.mktemp("runs") / "several")
+    return train(parallel / "several.yaml", tmp_path_factory.mktemp("runs") / "several")
 
 
 def history(run):

@@ -29,16 +29,13 @@ training: {epochs: 1}
 
 
 @pytest.fixture(scope="module")
-def translator(start, tmp_path_factory):
+def translator(train, tmp_path_factory):
     """The folder of a run, `run`."""
     folder = tmp_path_factory.mktemp("translator")
     (folder / "pairs.en").write_text("one two\ntwo three one\nthree\n" * 8)
     (folder / "pairs.fr").write_text("un deux\ndeux trois un\ntrois\n" * 8)
     (folder / "translate.yaml").write_text(CONFIG)
-    process = start(folder, "train", "translate.yaml", "--run-dir", "run")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    return folder / "run"
+    return train(folder / "translate.yaml", folder / "run").path
 
 
 @pytest.fixture
