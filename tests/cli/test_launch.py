@@ -19,6 +19,16 @@ SAME = [word for setting in SAME for word in ("--set", setting)]
 SECONDS = 600  # after which a process that a test waits for is killed
 
 
+@pytest.fixture(autouse=True)
+def default_signals():
+    """Processes inherit what is ignored: under `nohup` SIGHUP, in the background Ctrl-C."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def run(process):
     """`(exit status, standard output, standard error)` of a process, which has an end."""
     try:
@@ -168,7 +178,8 @@ import sys, pathlib, signal
 from tfmoe.cli import launch
 with launch.cluster([sys.executable, "-c", {WORKER.format("time.sleep(600)")!r}], 2,
                     pathlib.Path(sys.argv[1])) as workers:
-    print(*(worker.process.pid for worker in workers), flush=True)
+    pids = (f"{{worker.process.pid}}\\n" for worker in workers)
+    pathlib.Path(sys.argv[1], "pids").write_text("".join(pids))
     launch.wait(workers)
 """
 
@@ -178,16 +189,14 @@ def test_no_orphans(tmp_path, sent):
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, str(tmp_path)],
         cwd=pathlib.Path(launch.__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     with started(process):
-        pids = []
-        while len(pids) != 2:
-            line = process.stdout.readline()
-            assert line
-            pids = [int(word) for word in line.split() if word.isdigit()]
+        file = tmp_path / "pids"
+        until(lambda: file.exists() and file.read_text().count("\n") == 2, process)
+        pids = [int(line) for line in file.read_text().splitlines()]
         until(lambda: "begins" in (tmp_path / "worker-1.log").read_text(), process)
         process.send_signal(sent)
         assert process.wait(SECONDS) != 0
