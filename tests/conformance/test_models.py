@@ -58,7 +58,7 @@ def make(request, name):
         model = MODELS[name](request.param == "mixture")
         model(INPUTS[name])
         if trained:
-            model.compile(keras.optimizers.Adam(0.1))
+            model.compile(keras.optimizers.Adam(0.1), run_eagerly=True)  # tracing takes longer
             model.fit(INPUTS[name], TARGETS, verbose=0)
         return model
 
