@@ -34,7 +34,8 @@ from distributed_training import POSITIONS, D, Trainer, options_of, report, stra
 from tfmoe.analysis.traffic import traffic_of
 from tfmoe.distribute import collectives, tensorflow_internals
 from tfmoe.distribute.shards import shard_bounds
-from tfmoe.layers import MoE, mixing, routed_experts
+from tfmoe.inspection import mixtures_of
+from tfmoe.layers import mixing, routed_experts
 
 WAYS = 4
 # What a device sends to others in a ring, of each byte that it gives to a collective operation.
@@ -87,7 +88,7 @@ def count(mixture, devices, steps):
         trainer.model.make_train_function(force=True)
         for _ in range(steps):
             trainer.step()
-    (layer,) = (block.layer for block in trainer.model.blocks if isinstance(block.layer, MoE))
+    (layer,) = mixtures_of(trainer.model).values()
     number = steps * devices
     size = tf.as_dtype(layer.compute_dtype).size
     rows = WAYS * sent.rows_of_others() / number * D * size

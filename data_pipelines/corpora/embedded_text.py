@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import pathlib
 
-from data_pipelines import english_text, installed_sources, python_text
+from data_pipelines import english_text, installed_sources, language_text, python_text
 from data_pipelines.atomic_write import atomic_write
 from data_pipelines.corpora import written
 from data_pipelines.corpora.corpus import LanguageCorpus, Settings, below, not_a_seed
@@ -82,7 +82,7 @@ class EmbeddedText(LanguageCorpus):
         if self.words.languages and not self.languages:
             yield f"languages must not be empty where words.languages={self.words.languages}"
         for index, language in enumerate(self.languages):
-            if not _language_text().is_known(language):
+            if not language_text.is_known(language):
                 yield (
                     f"languages[{index}] must be a locale that Babel knows, such as 'de', got"
                     f" {language!r}"
@@ -126,22 +126,13 @@ class EmbeddedText(LanguageCorpus):
         return lines
 
 
-def _language_text():
-    """The module that renders languages, imported by the corpora that have some: it loads Babel and
-    num2words.
-    """
-    from data_pipelines import language_text
-
-    return language_text
-
-
 def _sentences(kind, seed):
     """Returns the iterator over sentences of a kind."""
     if kind == "english":
         return english_text.english_sentences(PROSE_PACKAGES)
     if kind == "python":
         return python_text.python_sentences(SOURCE_PACKAGES)
-    return _language_text().language_sentences(kind, seed)
+    return language_text.language_sentences(kind, seed)
 
 
 def _take_words(sentences, number):

@@ -8,6 +8,8 @@ import pathlib
 
 from data_pipelines import installed_sources
 from data_pipelines.atomic_write import atomic_write
+from data_pipelines.cldr_meanings import Meanings
+from data_pipelines.cldr_renderer import Renderer
 from data_pipelines.corpora import written
 from data_pipelines.corpora.corpus import ParallelCorpus, below, not_a_seed, without_items
 from data_pipelines.parallel_files import find_parallel
@@ -120,8 +122,6 @@ class EmbeddedTranslation(ParallelCorpus):
         Returns:
             `{"de-en": {"train": {"sentences", "words": {"de", "en"}}, …}, …}`.
         """
-        from data_pipelines.cldr_renderer import Renderer  # here, as it loads Babel and num2words
-
         renderers = {language: Renderer(language) for pair in pairs for language in pair}
         counts = {}
         taken = {language: set() for language in renderers}  # what later parts must not have
@@ -148,8 +148,6 @@ class EmbeddedTranslation(ParallelCorpus):
         """Draws the sentences of one part of one pair. Returns two lists of lines, one a
         language.
         """
-        from data_pipelines.cldr_meanings import Meanings  # here, as it loads Babel
-
         meanings = Meanings(f"{self.seed} {part} {' '.join(pair)}")
         first, second = {}, {}  # in order, each line once
         draws = 0

@@ -6,7 +6,7 @@ import statistics
 import keras
 import pytest
 
-from tfmoe.cli.ablate import named_configs
+from tfmoe.tasks.sweep import named_configs
 from tfmoe.training.run_directory import RunDirectory
 
 PAPER = """\

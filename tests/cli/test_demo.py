@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from tfmoe.cli.demo import MODELS, clear_old_runs
 from tfmoe.config import dump_config, load_config
+from tfmoe.tasks.demo import MODELS, clear_old_runs
 from tfmoe.training.run_directory import RunDirectory
 
 TINY = [
@@ -26,7 +26,7 @@ def demo(tmp_path):
 def test_stopped_and_finished(command, demo, tmp_path, monkeypatch):
     folder = tmp_path / "demo"
     with monkeypatch.context() as patch:
-        patch.setattr("tfmoe.analysis.plots.perplexity_curves", _interrupt)
+        patch.setattr("tfmoe.tasks.demo.perplexity_curves", _interrupt)
         status, _, err = command(*demo)
     assert (status, err) == (130, "\ntfmoe: stopped; the same command goes on with it\n")
     results = [(folder / name / "result.json").stat().st_mtime_ns for name in MODELS]

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from tfmoe.cli.export import example_command
 from tfmoe.serving.saved_model import sha256
-from tfmoe.tasks import load_run
+from tfmoe.tasks import load_run, task_of
+from tfmoe.tasks.export import example_command
 from tfmoe.training.run_directory import RunDirectory
 
 # What a server has: TensorFlow, and nothing of ours.
@@ -87,8 +87,9 @@ def test_the_command_that_it_prints_works(exported):
 
 
 def test_the_command_with_tokenization(exported, finished):
-    _, vocabulary, _ = load_run(finished.path)
-    command = example_command(exported[0], False, vocabulary, "text")
+    config, vocabulary, model = load_run(finished.path)
+    asked = task_of(config).exported(vocabulary, model, tokenization="text")
+    command = example_command(exported[0], asked)
     assert command.startswith('python -c "import tensorflow_text; ')
     command = command.replace("python", sys.executable, 1)
     process = subprocess.run(command, shell=True, capture_output=True, text=True)

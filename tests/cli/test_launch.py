@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tfmoe.cli import launch
+from tfmoe.tasks import launch
 
 # Training that is the same on any number of workers: nothing is drawn while it runs.
 SAME = ["model.dropout=0", "model.num_sampled=null", "model.blocks[0].gate.noise=false"]
@@ -175,7 +175,7 @@ def test_a_worker_that_does_not_end_is_stopped(tmp_path, monkeypatch):
 
 LAUNCHER = f"""\
 import sys, pathlib, signal
-from tfmoe.cli import launch
+from tfmoe.tasks import launch
 with launch.cluster([sys.executable, "-c", {WORKER.format("time.sleep(600)")!r}], 2,
                     pathlib.Path(sys.argv[1])) as workers:
     pids = (f"{{worker.process.pid}}\\n" for worker in workers)

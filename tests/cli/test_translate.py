@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from tfmoe.cli.translate import plain_sentence
+from tfmoe.tasks.translate import plain_sentence
 
 CONFIG = """\
 model:

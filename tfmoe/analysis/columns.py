@@ -1,7 +1,7 @@
 """Tables of text."""
 
 
-def table(rows, align):
+def aligned(rows, align):
     """Rows in aligned columns.
 
     Args:

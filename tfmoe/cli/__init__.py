@@ -1,7 +1,6 @@
-"""The command line, one file per subcommand.
+"""The command line, one file per subcommand: options, help, and a call of `tfmoe.tasks`.
 
-Files of this package import TensorFlow, and what needs it, inside their commands: `--help` answers
-at once.
+Nothing here imports TensorFlow: `tfmoe.tasks` loads it when a command begins to work.
 """
 
 import os

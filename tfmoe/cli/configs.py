@@ -2,9 +2,9 @@
 
 import json as json_format
 
-from tfmoe.analysis.columns import table
+from tfmoe.analysis.columns import aligned
 from tfmoe.cli import arguments
-from tfmoe.config import shipped_configs
+from tfmoe.config.shipped import shipped_configs
 
 
 def configs(json: arguments.Json = False):
@@ -23,4 +23,4 @@ def configs(json: arguments.Json = False):
         print(json_format.dumps(found, indent=1))
         return
     rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in found]
-    print(table([["config", "table", "row"], *rows], "<<<"))
+    print(aligned([["config", "table", "row"], *rows], "<<<"))

@@ -4,8 +4,8 @@ import contextlib
 import json as json_format
 import sys
 
+from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 
 def evaluate(
@@ -36,19 +36,6 @@ def evaluate(
     "sentences", "perplexity" (per subword), "tokens", "loss", and, if there are several,
     "directions"}. Both: how each mixture used its experts.
     """
-    import_tensorflow()
-    from tfmoe.tasks import load_run, task_of
-    from tfmoe.tasks.progress import verbosity
-    from tfmoe.training.callbacks import Progress
-
     with contextlib.redirect_stdout(sys.stderr):
-        config, vocabulary, model = load_run(run, weights)
-        task = task_of(config)
-        files = task.find_files(data, direction) if data or direction else task.splits.test
-        if not files:
-            raise ValueError(
-                f"{run} has no test text (data.test in its config): name one with --data"
-            )
-        model.compile(jit_compile=config.training.jit_compile)
-        result = task.evaluate(model, vocabulary, files, [Progress()], verbosity())
-    print(json_format.dumps(result, ensure_ascii=False) if json else task.summary(result))
+        result, summary = tasks.evaluate_run(run, data, direction, weights)
+    print(json_format.dumps(result, ensure_ascii=False) if json else summary)

@@ -2,65 +2,66 @@
 
 import contextlib
 import pathlib
-import shlex
 import sys
 from typing import Annotated
 
 import typer
 
+from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.tasks.tensorflow_import import import_tensorflow
 
-# `saved_model_cli` itself does not load tensorflow-text, whose operations tokenization needs.
-SAVED_MODEL_CLI = (
-    'python -c "import tensorflow_text; from tensorflow.python.tools import saved_model_cli; '
-    'saved_model_cli.main()"'
-)
+Out = Annotated[
+    pathlib.Path,
+    typer.Argument(metavar="OUT", help="A folder of numbered versions; made if missing."),
+]
+Version = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="The version to write; else the one after the last."),
+]
+Half = Annotated[
+    bool,
+    typer.Option(
+        "--half",
+        help="Matrices in bfloat16, half the size; measures on the run's test text what that "
+        "changes. Gates and biases stay float32.",
+    ),
+]
+Tokenization = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Of a language model: text (running text, which is put in lower case and split as "
+        "the embedded text was; the default for it) or words (separated by white space; the "
+        "default for all others).",
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Words that next_token gives; 10 by default."),
+]
+Beam = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Hypotheses that translate follows; else as in the config, at least --nbest.",
+    ),
+]
+NBest = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Translations of each sentence; 1 by default."),
+]
 
 
 def export(
     run: arguments.Run,
-    out: Annotated[
-        pathlib.Path,
-        typer.Argument(metavar="OUT", help="A folder of numbered versions; made if missing."),
-    ],
-    version: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="The version to write; else the one after the last."),
-    ] = None,
+    out: Out,
+    version: Version = None,
     weights: arguments.Weights = "best",
-    half: Annotated[
-        bool,
-        typer.Option(
-            "--half",
-            help="Matrices in bfloat16, half the size; measures on the run's test text what that "
-            "changes. Gates and biases stay float32.",
-        ),
-    ] = False,
-    tokenization: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="Of a language model: text (running text, which is put in lower case and split as "
-            "the embedded text was; the default for it) or words (separated by white space; the "
-            "default for all others).",
-        ),
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Words that next_token gives; 10 by default."),
-    ] = None,
-    beam: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Hypotheses that translate follows; else as in the config, at least --nbest.",
-        ),
-    ] = None,
-    nbest: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Translations of each sentence; 1 by default."),
-    ] = None,
+    half: Half = False,
+    tokenization: Tokenization = None,
+    top: Top = None,
+    beam: Beam = None,
+    nbest: NBest = None,
 ):
     """Write a trained model as a SavedModel that takes strings.
 
@@ -94,6 +95,15 @@ def export(
       tfmoe export runs/language_model exported/small --half
       tfmoe export runs/multilingual exported/multilingual --beam 8 --nbest 3
     """
+    options = {"top": top, "tokenization": tokenization, "beam": beam, "nbest": nbest}
+    check_options(**options)
+    with contextlib.redirect_stdout(sys.stderr):
+        done = tasks.export_run(run, out, version, weights, half, options)
+    print(done)
+
+
+def check_options(top, tokenization, beam, nbest):
+    """Raises a ValueError for an option out of its range, before TensorFlow is loaded."""
     for name, value in (("--top", top), ("--beam", beam), ("--nbest", nbest)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
@@ -101,112 +111,3 @@ def export(
         raise ValueError(f"--beam must be at least --nbest {nbest}, got {beam}")
     if tokenization not in (None, "text", "words"):
         raise ValueError(f"--tokenization must be text or words, got {tokenization!r}")
-    import_tensorflow()
-    from tfmoe.serving import saved_model as exporting
-    from tfmoe.tasks import load_run
-    from tfmoe.tasks import serving as builders
-    from tfmoe.tasks.progress import verbosity
-    from tfmoe.training.callbacks import Progress
-    from tfmoe.training.run_directory import RunDirectory
-    from tfmoe.training.state import saved_step
-
-    version = exporting.checked_version(out, version)
-    with contextlib.redirect_stdout(sys.stderr):
-        config, vocabulary, model = load_run(run, weights)
-        directory = RunDirectory(run)
-        measured = {"of_weights": "best", **directory.read_result()}
-        translates = config.model.name == "translation"
-        of_the_other = {
-            "--top": top, "--tokenization": tokenization
-        } if translates else {"--beam": beam, "--nbest": nbest}  # fmt: skip
-        for name, value in of_the_other.items():
-            if value is not None:
-                raise ValueError(f"{name} {value}: {run} is a run of a {config.model.name} model")
-        print(f"exporting the {weights} weights of {run}")
-        for name in builders.set_capacity_aside(model):
-            print(
-                f"{name}: the evaluation_capacity_factor is set aside: its experts take all tokens"
-            )
-        changes = None
-        if half:
-            changes = measured_changes(config, vocabulary, model, Progress(), verbosity())
-        if translates:
-            nbest = nbest or 1
-            serving, resources = builders.build_serving_translator(
-                config,
-                vocabulary,
-                model,
-                half=half,
-                beam_size=beam or max(nbest, config.model.decoding.beam_size),
-                num_best=nbest,
-            )
-        else:
-            tokenization = tokenization or builders.default_tokenization(config)
-            serving, resources = builders.build_serving_language_model(
-                config, vocabulary, model, tokenization, half=half, top=top or 10
-            )
-        signatures = serving.signatures()
-        default = "translate" if translates else "score"
-        print(f"tracing {', '.join(signatures)}")
-        module, concrete = exporting.exported_module(signatures, default, resources)
-        facts = {
-            "model": config.model.name,
-            "run": run.resolve().name,
-            "made_with": exporting.software(),
-            "weights": {
-                "which": weights,
-                "step": saved_step(directory.checkpoints, weights),
-                "type": "bfloat16" if half else "float32",
-                "change": changes,
-            },
-            "tokenization": "subwords" if translates else tokenization,
-            "signatures": exporting.described(signatures, concrete),
-            "serving_default": default,
-            "metrics": measured,
-            "config": directory.config.read_text(encoding="utf-8"),
-        }
-        path = exporting.write_saved_model(out, version, module, concrete, facts)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    print(f"{path}: {', '.join(signatures)}; {size / 1e6:.1f} MB; {path / exporting.MANIFEST}")
-    print("Try it:")
-    print(f"  {example_command(path, translates, vocabulary, tokenization)}")
-
-
-def measured_changes(config, vocabulary, model, progress, verbose):
-    """What half size changes, for the manifest; `None`, and a line that says why, where it cannot
-    be measured.
-    """
-    from tfmoe.tasks.serving import rounded_quality
-
-    try:
-        changes = rounded_quality(config, vocabulary, model, [progress], verbose)
-    except (ValueError, OSError) as error:
-        print(f"bfloat16: what it changes was not measured: {error}")
-        return None
-    for name in ("perplexity", "bleu"):
-        if name in changes:
-            before, after = changes[name]["float32"], changes[name]["bfloat16"]
-            print(
-                f"{name}: {before:.4f} with float32, {after:.4f} with bfloat16 weights "
-                f"({after - before:+.4f})"
-            )
-    return changes
-
-
-def example_command(path, translates, vocabulary, tokenization):
-    """A command line that asks the exported model something."""
-    if translates:
-        inputs = 'sentences=["Monday, May 4, 2020"]'
-        if vocabulary.languages:
-            inputs += f';language=["{vocabulary.languages[0]}"]'
-        signature, program = "translate", SAVED_MODEL_CLI
-    else:
-        words = [vocabulary.word(index) for index in range(3, min(100, len(vocabulary)))]
-        plain = [word for word in words if word.isalnum()] or ["a"]
-        inputs = f'sentences=["{" ".join(plain[:4])}"]'
-        signature = "score"
-        program = SAVED_MODEL_CLI if tokenization == "text" else "saved_model_cli"
-    return (
-        f"{program} run --dir {shlex.quote(str(path))} --tag_set serve --signature_def {signature} "
-        f"--input_exprs {shlex.quote(inputs)}"
-    )

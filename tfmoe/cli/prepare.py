@@ -1,7 +1,7 @@
 """`tfmoe prepare`: everything before training."""
 
+from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 
 def prepare(config: arguments.Config, set_: arguments.Set = None):
@@ -15,14 +15,5 @@ def prepare(config: arguments.Config, set_: arguments.Set = None):
       tfmoe prepare demo/language_model
       tfmoe prepare lm1b/moe-256 --set data.root=/data/1-billion-word-language-modeling-benchmark
     """
-    import_tensorflow()
-    from tfmoe.cli.train import describe_model, prepare_data
-    from tfmoe.config import build_model, load_config
-    from tfmoe.tasks import task_of
-
-    task = task_of(load_config(config, set_ or ()))
-    vocabulary = prepare_data(task)
-    describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
-    for part in ("train", "valid", "test"):
-        files = task.corpus_statistics().get(part, {"files": []})["files"]
+    for part, files in tasks.prepare_config(config, set_ or ()).items():
         print(f"{part}: {', '.join(dict.fromkeys(files)) or 'none'}")

@@ -6,7 +6,6 @@ import inspect
 import keras
 
 from tfmoe.gating.batchwise import Batchwise
-from tfmoe.gating.gate import Gate
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
@@ -18,6 +17,11 @@ FLAT_GATES = {
     "switch": Switch,
     "batchwise": Batchwise,
 }
+
+
+def is_gate(value):
+    """Whether a value is a gate: an object (no class) that a mixture can copy."""
+    return hasattr(value, "for_experts") and not inspect.isclass(value)
 
 
 def gate_of(argument, identifier, gates):
@@ -36,11 +40,11 @@ def gate_of(argument, identifier, gates):
     Raises:
         ValueError: if it stands for no gate.
     """
-    if isinstance(identifier, Gate):
+    if is_gate(identifier):
         return identifier
     if isinstance(identifier, dict) and "class_name" in identifier:
         gate = keras.saving.deserialize_keras_object(identifier)
-        if isinstance(gate, Gate):
+        if is_gate(gate):
             return gate
         raise ValueError(f"{argument} must describe a Gate, got {identifier!r}")
     settings = dict(identifier) if isinstance(identifier, dict) else {"name": identifier}

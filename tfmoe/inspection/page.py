@@ -10,7 +10,6 @@ import pathlib
 
 from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.plots import perplexity_curves
-from tfmoe.cli.inspect import figures, headline, most_used, visible
 from tfmoe.inspection import over_mean
 from tfmoe.inspection.plots import (
     balance_curves,
@@ -18,6 +17,7 @@ from tfmoe.inspection.plots import (
     label_map,
     load_and_importance,
 )
+from tfmoe.inspection.summary import figures, headline, most_used, visible
 
 STYLE = """
 :root { color-scheme: light; }

@@ -1,20 +1,22 @@
-"""What `tfmoe inspect` finds out about a run."""
+"""What an inspection of a run holds, and as JSON."""
 
-import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
-import data_pipelines
-from tfmoe import inspection
-from tfmoe.analysis.operations import describe
-from tfmoe.inspection import count_lines
+from tfmoe.inspection.consistency import Consistency, routing_consistency
+from tfmoe.inspection.contexts import contexts, spelling
+from tfmoe.inspection.information import (
+    MutualInformation,
+    information_on_labels,
+    information_on_tokens,
+    label_shares,
+    special_experts,
+)
+from tfmoe.inspection.pairs import CoSelection, co_selection
+from tfmoe.inspection.routing import RoutedText
 from tfmoe.inspection.summary import by_load
-from tfmoe.tasks import load_run, task_of
+from tfmoe.inspection.use import ExpertUse, use_of_experts
 from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import load_weights, saved_step
 
-MOST_LABELLED_FILES = 30
 SPECIAL_EXPERTS = 6
 
 
@@ -35,13 +37,13 @@ class LayerReport(NamedTuple):
     """
 
     name: str
-    routed: inspection.RoutedText
-    use: inspection.ExpertUse
-    pairs: inspection.CoSelection
-    on_tokens: inspection.MutualInformation
-    on_labels: inspection.MutualInformation | None
+    routed: RoutedText
+    use: ExpertUse
+    pairs: CoSelection
+    on_tokens: MutualInformation
+    on_labels: MutualInformation | None
     labels: tuple | None
-    consistency: inspection.Consistency | None
+    consistency: Consistency | None
     words: dict
     contexts: dict
 
@@ -74,152 +76,63 @@ class Report(NamedTuple):
     layers: list
 
 
-def inspect_run(
-    path, weights, data, direction, label_files, sentences, experts, shuffles, seed, most_words
-):
-    """Inspects a run.
+class Options(NamedTuple):
+    """What to look for in a mixture.
+
+    Attributes:
+        experts: ids of the experts to show contexts of; empty for the most special ones.
+        shuffles, seed: for the baselines of information.
+        most_words: of how many experts to find characteristic words.
+    """
+
+    experts: tuple
+    shuffles: int
+    seed: int
+    most_words: int
+
+
+def layer_report(name, routed, vocabulary, options, labels=None, other=None):
+    """The `LayerReport` of one mixture.
 
     Args:
-        path: of its folder.
-        weights: `"best"` or `"last"`.
-        data, direction: as for `tfmoe evaluate`; without data, the run's test text.
-        label_files: paths, or empty.
-        sentences: to read at most.
-        experts: ids of those to show contexts of; empty for the most special ones.
-        shuffles, seed: for the baselines.
-        most_words: of how many experts to find characteristic words.
-
-    Returns:
-        A `Report`.
-
-    Raises:
-        FileNotFoundError: if the folder is no run.
-        ValueError: if something is missing or does not fit.
+        name: of the layer.
+        routed: its `RoutedText`, with at least one token that goes to an expert.
+        vocabulary: of the run.
+        options: `Options`.
+        labels: of all lines of the text; `None` without labels.
+        other: the `RoutedText` by the run's other weights; `None` without.
     """
-    config, vocabulary, model = load_run(path, weights)
-    router = inspection.TextRouter(model)
-    if not router.mixtures:
-        raise ValueError(f"{path} is a model without a mixture of experts: nothing to inspect")
-    task, run = task_of(config), RunDirectory(path)
-    files = text_files(task, data, direction)
-    if not files:
-        raise ValueError(f"{path} has no test text (data.test in its config): name one with --data")
-    check_experts(router.mixtures, experts)
-    labels, kind = labels_of(task, files, label_files)
-    batches = task.numbered_batches(vocabulary, files, sentences)
-    routings = router(batches)
-    other = {}
-    other_weights = "last" if weights == "best" else "best"
-    steps = [saved_step(run.checkpoints, which) for which in (weights, other_weights)]
-    if steps[1] in (None, steps[0]):
-        other_weights = None  # there are none, or they are the same
-    else:
-        load_weights(model, run.checkpoints, other_weights)
-        other = router(batches)
-    layers = []
-    for name, routed in routings.items():
-        if not len(routed.places):
-            raise ValueError(f"{path}: no token of the text goes to any expert of {name}")
-        use = inspection.use_of_experts(routed)
-        shown = experts or inspection.special_experts(routed, SPECIAL_EXPERTS)
-        most_used = by_load(use)[:most_words]
-        layers.append(
-            LayerReport(
-                name,
-                routed,
-                use,
-                inspection.co_selection(routed),
-                inspection.information_on_tokens(routed, shuffles, seed),
-                labels and inspection.information_on_labels(routed, labels, shuffles, seed),
-                labels and inspection.label_shares(routed, labels),
-                inspection.routing_consistency(routed, other[name], seed) if other else None,
-                {
-                    expert: characteristic_words(use, expert, vocabulary)
-                    for expert in dict.fromkeys([*most_used, *shown])
-                },
-                {
-                    expert: inspection.contexts(routed, expert, vocabulary)
-                    for expert in shown
-                    if expert < routed.num_experts
-                },
-            )
-        )
-    return Report(
-        run,
-        vocabulary,
-        weights,
-        other_weights,
-        names_of(files),
-        len(np.unique(layers[0].routed.lines)),
-        kind,
-        describe(model),
-        run.read_result() if weights == "best" else {},
-        layers,
+    use = use_of_experts(routed)
+    shown = options.experts or special_experts(routed, SPECIAL_EXPERTS)
+    named = dict.fromkeys([*by_load(use)[: options.most_words], *shown])
+    baseline = options.shuffles, options.seed
+    return LayerReport(
+        name=name,
+        routed=routed,
+        use=use,
+        pairs=co_selection(routed),
+        on_tokens=information_on_tokens(routed, *baseline),
+        on_labels=labels and information_on_labels(routed, labels, *baseline),
+        labels=labels and label_shares(routed, labels),
+        consistency=other and routing_consistency(routed, other, options.seed),
+        words={expert: characteristic_words(use, expert, vocabulary) for expert in named},
+        contexts={
+            expert: contexts(routed, expert, vocabulary)
+            for expert in shown
+            if expert < routed.num_experts
+        },
     )
-
-
-def text_files(task, data, direction):
-    """The files to inspect on, in the order in which they were named."""
-    if direction is not None or task.config.model.name == "translation":
-        return task.find_files(data or (), direction)
-    if not data:
-        return task.splits.test
-    return list(dict.fromkeys(file for each in data for file in task.find_files([each])))
-
-
-def check_experts(mixtures, experts):
-    """Raises a ValueError for a number that is of no expert of any mixture."""
-    largest = max(layer.num_experts for layer in mixtures.values())
-    for expert in experts:
-        if not 0 <= expert < largest:
-            raise ValueError(f"--expert must be from 0 to {largest - 1}, got {expert}")
-
-
-def labels_of(task, files, label_files):
-    """Labels of all lines of the text, and what they are: `(None, None)` if there are none.
-
-    Without files of labels, it is the direction of a text of several, or its file.
-    """
-    translates = task.config.model.name == "translation"
-    if label_files:
-        paths = [path for each in label_files for path in data_pipelines.find_files(each)]
-        texts = [path for each in files for path in each.source] if translates else files
-        if translates and sum(map(task.count_pairs, files)) != sum(map(count_lines, texts)):
-            raise ValueError(
-                "--labels: the text has pairs with an empty side, which are left out, so that the "
-                "lines of labels are of other pairs; remove these pairs from text and labels"
-            )
-        return inspection.read_labels(paths, texts), "label"
-    if translates:
-        names = [f"{each.source_language}-{each.target_language}" for each in files]
-        if len(set(names)) < 2:
-            return None, None
-        counts = [task.count_pairs(each) for each in files]
-        return np.repeat(names, counts).tolist(), "direction"
-    if not 1 < len(files) <= MOST_LABELLED_FILES:
-        return None, None
-    names = [pathlib.Path(file).name for file in files]
-    if len(set(names)) < len(names):
-        names = [str(file) for file in files]
-    return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
-
-
-def names_of(files):
-    """The names of files, also of `ParallelFiles`."""
-    if isinstance(files[0], data_pipelines.ParallelFiles):
-        return [path for each in files for path in (*each.source, *each.target)]
-    return list(files)
 
 
 def characteristic_words(use, expert, vocabulary):
     """The characteristic words of an expert, as strings; none of one that does not exist."""
     if expert >= len(use.load):
         return []
-    spelled = inspection.spelling(vocabulary)
+    spelled = spelling(vocabulary)
     return [spelled(word) for word in use.characteristic_words(expert)]
 
 
-def as_json(report):
+def inspection_as_json(report):
     """A `Report` as what `json.dumps` takes."""
     return {
         "run": str(report.run.path),

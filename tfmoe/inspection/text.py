@@ -61,13 +61,13 @@ def numbered_batches(files, vocabulary, *, batch_tokens=4096, max_length=64, sen
     return batches
 
 
-def numbered_pairs(files, subwords, *, batch_words=4096, sentences=None, empty="error"):
+def numbered_pairs(files, subwords, *, batch_tokens=4096, sentences=None, empty="error"):
     """Reads parallel text as batches for a translation model, on the reference translations.
 
     Args:
         files: a `data_pipelines.ParallelFiles` or a list of them, numbered in their order.
         subwords: a `data_pipelines.Subwords`; of several languages, sources begin with their tag.
-        batch_words: positions in a batch, source and target together, padding included.
+        batch_tokens: positions in a batch, source and target together, padding included.
         sentences: read at most so many pairs, evenly spread; `None` for all.
         empty: what to do with a pair that has a blank side: `"error"`, or `"skip"`; such pairs are
             then not numbered.
@@ -94,7 +94,7 @@ def numbered_pairs(files, subwords, *, batch_words=4096, sentences=None, empty="
         rows.append((tag + subwords.encode(source), [START, *subwords.encode(target)], line))
     rows.sort(key=lambda row: (len(row[0]), len(row[1])))
     batches = []
-    for some in _fitting(rows, batch_words, lambda row: len(row[0]) + len(row[1])):
+    for some in _fitting(rows, batch_tokens, lambda row: len(row[0]) + len(row[1])):
         source, target, lines = zip(*some, strict=True)
         inputs = padded(source), padded(target)
         batches.append(NumberedBatch(inputs, np.array(lines), np.zeros(len(lines), np.int64)))

@@ -9,16 +9,35 @@ import importlib
 from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 _HOMES = {
-    "build_batches": "language_modeling",
-    "build_parallel_batches": "translation",
-    "build_splits": "corpora",
-    "build_subwords": "vocabularies",
-    "build_translator": "translation",
-    "build_vocabulary": "vocabularies",
-    "find_splits": "corpora",
-    "load_run": "runs",
-    "load_vocabulary": "runs",
-    "task_of": "registry",
+    "build_batches": "tfmoe.tasks.language_modeling",
+    "build_parallel_batches": "tfmoe.tasks.translation",
+    "build_splits": "tfmoe.tasks.corpora",
+    "build_subwords": "tfmoe.tasks.vocabularies",
+    "build_translator": "tfmoe.tasks.translation",
+    "build_vocabulary": "tfmoe.tasks.vocabularies",
+    "describe_config": "tfmoe.tasks.describe",
+    "description": "tfmoe.tasks.describe",
+    "evaluate_run": "tfmoe.tasks.evaluate",
+    "export_run": "tfmoe.tasks.export",
+    "find_splits": "tfmoe.tasks.corpora",
+    "inspect_run": "tfmoe.tasks.inspect",
+    "inspection_as_json": "tfmoe.inspection.report",
+    "inspection_summary": "tfmoe.inspection.summary",
+    "launch_command": "tfmoe.tasks.launch",
+    "launch_workers": "tfmoe.tasks.launch",
+    "load_run": "tfmoe.tasks.runs",
+    "load_vocabulary": "tfmoe.tasks.runs",
+    "recompute_tables": "tfmoe.tasks.paper_tables",
+    "tables_report": "tfmoe.tasks.paper_tables",
+    "prepare_config": "tfmoe.tasks.train",
+    "run_demo": "tfmoe.tasks.demo",
+    "run_sweep": "tfmoe.tasks.sweep",
+    "task_of": "tfmoe.tasks.registry",
+    "train_config": "tfmoe.tasks.train",
+    "train_run": "tfmoe.tasks.train",
+    "translate_lines": "tfmoe.tasks.translate",
+    "translator_of": "tfmoe.tasks.translate",
+    "where_to_go_on": "tfmoe.tasks.resume",
 }
 
 __all__ = ["import_tensorflow", *_HOMES]
@@ -28,7 +47,7 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_tensorflow()
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__():

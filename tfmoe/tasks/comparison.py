@@ -3,7 +3,10 @@
 import csv
 import statistics
 
-from tfmoe.analysis.columns import table
+from data_pipelines.atomic_write import atomic_write
+from tfmoe.analysis.columns import aligned
+from tfmoe.analysis.plots import perplexity_and_load, perplexity_by_experts
+from tfmoe.training.run_directory import RunDirectory
 
 # What a mixture reports of the use of its experts, as the schema's `paper` section calls it too.
 BALANCE = {
@@ -66,9 +69,6 @@ def compare(run_dir, rows, papers):
         rows: list of what `measured` gives.
         papers: `{name of a config: its paper section, or None}`.
     """
-    from data_pipelines.atomic_write import atomic_write
-    from tfmoe.training.run_directory import RunDirectory
-
     found = {name: summary_of(name, rows, paper) for name, paper in papers.items()}
     seeds = len({row["seed"] for row in rows})
     print(f"\n{report(found, seeds)}\n")
@@ -128,14 +128,14 @@ def report(found, seeds):
     parts = [
         f"Perplexity on the test text ({over}); use of the experts over the training batches of "
         "the last epoch, as in Table 6",
-        table(in_training, "<" + ">" * (len(heading) - 1)),
+        aligned(in_training, "<" + ">" * (len(heading) - 1)),
     ]
     if shown:
         tables = sorted({paper["table"] for paper in papers if paper})
         parts.append(f"paper: as printed in {', '.join(tables)}, for its own models and text")
     parts += [
         "\nUse of the experts over the batches of the test text, at evaluation (without noise)",
-        table(in_test, "<" + ">" * (len(in_test[0]) - 1)),
+        aligned(in_test, "<" + ">" * (len(in_test[0]) - 1)),
     ]
     return "\n".join(parts)
 
@@ -149,8 +149,6 @@ def plot(found, path):
     """Perplexity against the number of experts if that is what the configs differ in, else
     perplexity and load of each.
     """
-    from tfmoe.analysis.plots import perplexity_and_load, perplexity_by_experts
-
     points = [
         (each["num_experts"], each["perplexity"], each["perplexity_deviation"] or 0.0)
         for each in found.values()

@@ -1,12 +1,26 @@
 """Training and evaluating a language model: from a config to text, batches and figures."""
 
 import functools
+import pathlib
+
+import numpy as np
 
 import data_pipelines
+from data_pipelines import graph_tokenization
 from tfmoe.config.data_schema import corpus_of
-from tfmoe.inspection import numbered_batches
+from tfmoe.inspection import count_lines, numbered_batches
+from tfmoe.serving.exported import Exported
+from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.language_model import ServingLanguageModel
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.vocabularies import build_vocabulary
+
+MOST_LABELLED_FILES = 30
+# How exported models make words of strings.
+TOKENIZATIONS = {
+    "words": graph_tokenization.split_words,
+    "text": graph_tokenization.tokenize_text,
+}
 
 
 class LanguageTask:
@@ -15,6 +29,8 @@ class LanguageTask:
     Args:
         config: a `Config` of a language model.
     """
+
+    EXPORT_OPTIONS = ("tokenization", "top")
 
     def __init__(self, config):
         self.config = config
@@ -121,6 +137,67 @@ class LanguageTask:
         if direction is not None:
             raise ValueError("--direction is for translation models")
         return data_pipelines.find_files(patterns)
+
+    def files_in_order(self, patterns, direction=None):
+        """The files to inspect on, in the order of the patterns; without any, the test text."""
+        if not patterns and direction is None:
+            return self.splits.test
+        groups = [[each] for each in patterns] or [[]]
+        found = (file for some in groups for file in self.find_files(some, direction))
+        return list(dict.fromkeys(found))
+
+    @staticmethod
+    def names_of(files):
+        """The names of files, a list of strings."""
+        return list(files)
+
+    @staticmethod
+    def numbered_files(files):
+        """The paths whose lines `numbered_batches` numbers, in its order."""
+        return files
+
+    @staticmethod
+    def own_labels(files):
+        """Labels of all lines that the text has by itself, and what they are: the files' names, if
+        there are 2 to 30 files; else `(None, None)`.
+        """
+        if not 1 < len(files) <= MOST_LABELLED_FILES:
+            return None, None
+        names = [pathlib.Path(file).name for file in files]
+        if len(set(names)) < len(names):
+            names = [str(file) for file in files]
+        return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
+
+    def exported(self, vocabulary, model, half=False, tokenization=None, top=10):
+        """What `tfmoe export` writes of a trained model.
+
+        Args:
+            vocabulary: its `Vocabulary`.
+            model: the built model.
+            half: whether large weights are bfloat16.
+            tokenization: `"words"` or `"text"`; `None` for that of the corpus.
+            top: words that `next_token` gives.
+
+        Returns:
+            `tfmoe.tasks.serving.Exported`.
+        """
+        if tokenization is None:
+            tokenization = self.corpus.tokenization
+        weights, table = FrozenWeights(model, half), vocabulary.lookup_table()
+        functions = ServingLanguageModel(
+            model,
+            weights,
+            TOKENIZATIONS[tokenization],
+            table,
+            vocabulary.decode(range(len(vocabulary))),
+            max_length=self.config.data.max_length,
+            top=top,
+        )
+        resources = {"weights": weights.variables, "table": table}
+        words = [vocabulary.word(index) for index in range(3, min(100, len(vocabulary)))]
+        plain = [word for word in words if word.isalnum()] or ["a"]
+        example = f'sentences=["{" ".join(plain[:4])}"]'
+        return Exported(functions, resources, "score", tokenization, example)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on text files.

@@ -3,11 +3,13 @@
 import pathlib
 import shlex
 
+from tfmoe.config.loader import load_config
+from tfmoe.config.problems import key_of
+from tfmoe.training.run_directory import RunDirectory
+
 
 def check_folder(config, run, resume):
     """Checks that a run can begin in the folder, or that the one in it can go on."""
-    from tfmoe.config import load_config
-
     if not run.begun():
         return
     if not resume:
@@ -46,8 +48,6 @@ def check_text(run, text):
 
 def differences(a, b, path=()):
     """The keys in which two trees differ, as `["model.blocks[1].units", …]`."""
-    from tfmoe.config.problems import key_of
-
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [*a, *(key for key in b if key not in a)]
         pairs = [(key, a.get(key), b.get(key)) for key in keys]
@@ -93,8 +93,6 @@ def resume_command(run_dir):
 
 def where_to_go_on(run_dir):
     """What to tell whoever stopped a run."""
-    from tfmoe.training.run_directory import RunDirectory
-
     if not RunDirectory(run_dir).begun():
         return "before training began"
     return f"training; to go on with it: {resume_command(run_dir)}"

@@ -2,10 +2,15 @@
 
 import functools
 
+import numpy as np
+
 import data_pipelines
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
-from tfmoe.inspection import numbered_pairs
+from tfmoe.inspection import count_lines, numbered_pairs
+from tfmoe.serving.exported import Exported
+from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.language_modeling import evaluate_perplexity
@@ -20,6 +25,8 @@ class TranslationTask:
     Args:
         config: a `Config` of a translation model.
     """
+
+    EXPORT_OPTIONS = ("beam", "nbest")
 
     def __init__(self, config):
         self.config = config
@@ -138,7 +145,7 @@ class TranslationTask:
         return numbered_pairs(
             files,
             vocabulary,
-            batch_words=self.config.data.batch_tokens,
+            batch_tokens=self.config.data.batch_tokens,
             sentences=sentences,
             empty=self.corpus.empty_sides,
         )
@@ -171,6 +178,64 @@ class TranslationTask:
             for each in some
             if direction in (None, name)
         ]
+
+    def files_in_order(self, patterns, direction=None):
+        """The `ParallelFiles` to inspect on; see `find_files`."""
+        return self.find_files(patterns, direction)
+
+    @staticmethod
+    def names_of(files):
+        """The names of all files, a list of strings."""
+        return [path for each in files for path in (*each.source, *each.target)]
+
+    def numbered_files(self, files):
+        """The paths whose lines `numbered_batches` numbers, in its order: the sources.
+
+        Raises:
+            ValueError: if pairs with an empty side are left out, so that lines and numbers differ.
+        """
+        sources = [path for each in files for path in each.source]
+        if sum(map(self.count_pairs, files)) != sum(map(count_lines, sources)):
+            raise ValueError(
+                "--labels: the text has pairs with an empty side, which are left out, so that the "
+                "lines of labels are of other pairs; remove these pairs from text and labels"
+            )
+        return sources
+
+    def own_labels(self, files):
+        """Labels of all pairs that the text has by itself, and what they are: the direction, of a
+        text of several; else `(None, None)`.
+        """
+        names = [f"{each.source_language}-{each.target_language}" for each in files]
+        if len(set(names)) < 2:
+            return None, None
+        return np.repeat(names, [self.count_pairs(each) for each in files]).tolist(), "direction"
+
+    def exported(self, vocabulary, model, half=False, beam=None, nbest=1):
+        """What `tfmoe export` writes of a trained model.
+
+        Args:
+            vocabulary: its `Subwords`.
+            model: the built model.
+            half: whether large weights are bfloat16.
+            beam: hypotheses that are followed; `None` for the config's, at least `nbest`.
+            nbest: translations of each sentence.
+
+        Returns:
+            `tfmoe.tasks.serving.Exported`.
+        """
+        beam = beam or max(nbest, self.config.model.decoding.beam_size)
+        translator = build_translator(
+            self.config, vocabulary, model, beam_size=beam, num_best=nbest
+        )
+        weights = FrozenWeights(model, half)
+        pieces = [vocabulary.piece(index) for index in range(len(vocabulary))]
+        functions = ServingTranslator(translator, weights, pieces)
+        resources = {"weights": weights.variables, **functions.resources}
+        example = 'sentences=["Monday, May 4, 2020"]'
+        if vocabulary.languages:
+            example += f';language=["{vocabulary.languages[0]}"]'
+        return Exported(functions, resources, "translate", "subwords", example)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on parallel text: perplexity, and translations by beam search.

@@ -1,0 +1,108 @@
+"""What the model of a config costs."""
+
+import contextlib
+
+import tensorflow as tf
+
+from data_pipelines.corpora import CORPORA
+from tfmoe.analysis.memory import memory_per_device
+from tfmoe.analysis.operations import describe
+from tfmoe.analysis.report import Printed, cost_report, memory_report, traffic_report
+from tfmoe.analysis.traffic import traffic
+from tfmoe.config.builders import build_model, build_optimizer
+from tfmoe.config.loader import load_config
+
+
+def describe_config(name, overrides=(), devices=1):
+    """Counts operations, parameters, memory and traffic of a config's model.
+
+    Args:
+        name: a YAML file, or the name of a shipped config.
+        overrides: of `--set`.
+        devices: R, that share the work.
+
+    Returns:
+        The `Config`, and what `tfmoe describe --json` prints.
+
+    Raises:
+        ConfigError: for a config that cannot be used.
+    """
+    with contextlib.suppress(RuntimeError):  # raised if the devices are in use already
+        tf.config.set_visible_devices([], "GPU")  # counting needs none
+    config = load_config(name, overrides)
+    model = build_model(config)
+    tokens, optimizer = -(-config.data.batch_tokens // devices), build_optimizer(config)
+    memory = memory_per_device(model, tokens, devices, optimizer, config.data.max_length)
+    mixtures = traffic(model, tokens, devices)
+    return config, {
+        **describe(model),
+        "vocabulary_size": model.vocabulary_size,
+        "devices": devices,
+        "tokens_per_device": tokens,
+        "memory_per_device": memory,
+        "mixtures": mixtures,
+        "bytes_sent_per_device": sum(each["bytes_sent"] for each in mixtures.values()),
+        "paper": config.paper.model_dump() if config.paper else None,
+    }
+
+
+def description(config, result, changed=False):
+    """What `tfmoe describe` prints.
+
+    Args:
+        config, result: what `describe_config` gives.
+        changed: whether the config is no longer quite the table row that it names.
+    """
+    optimizer = config.training.optimizer.name
+    parts = [
+        costs_of(config, result, changed),
+        memory_report(result, optimizer, sentence_length(config)),
+    ]
+    if result["mixtures"]:
+        parts.append(traffic_report(result))
+    return "\n\n".join(parts)
+
+
+def costs_of(config, counts, changed=False):
+    """Operations and parameters of a config's model by layer, below the table row that it stands
+    for.
+
+    Args:
+        config: a `Config`.
+        counts: what `tfmoe.analysis.operations.describe` made of its model, or more.
+        changed: as for `description`.
+    """
+    settings = list(map(settings_of, blocks_of(config.model)))
+    paper = config.paper
+    if paper is None:
+        return cost_report(counts, settings)
+    printed = Printed(
+        paper.ops_per_timestep_millions, paper.parameters_millions, paper.total_billions
+    )
+    note = " (changed by --set)" if changed else ""
+    return f"{paper.table}, {paper.row}{note}\n\n{cost_report(counts, settings, printed)}"
+
+
+def sentence_length(config):
+    """Steps of the longest sentences of parallel text; `None` for text of one language."""
+    is_parallel = CORPORA[config.data.name].kind == "parallel"
+    return config.data.max_length if is_parallel else None
+
+
+def blocks_of(model):
+    """All blocks of a config's `model`, in order."""
+    return model.blocks if hasattr(model, "blocks") else [*model.encoder, *model.decoder]
+
+
+def settings_of(section):
+    """What a config says of a block: `"num_experts 256, gate noisy_top_k (k 4)"`."""
+    parts = []
+    for key in type(section).model_fields:
+        if key == "name" or key not in section.model_fields_set:
+            continue
+        value = getattr(section, key)
+        if hasattr(value, "name"):
+            inner = settings_of(value)
+            value = f"{value.name} ({inner})" if inner else value.name
+        parts.append(f"{key} {value}")
+    return ", ".join(parts)
