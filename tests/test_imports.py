@@ -93,6 +93,16 @@ def test_every_package_has_its_place():
     assert packages == set(FLOOR)
 
 
+def test_old_names_of_modules():
+    from tfmoe import inspection
+    from tfmoe.inspection import summaries
+    from tfmoe.training.expert_summaries import ExpertSummaries
+    from tfmoe.training.inspection import expert_use
+
+    assert expert_use is inspection.expert_use
+    assert ExpertSummaries is summaries.ExpertSummaries
+
+
 def module_name(path, root=ROOT):
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -1,0 +1,7 @@
+"""The name that `tfmoe.inspection.summaries` had in version 0.1: old imports go on working."""
+
+import sys
+
+from tfmoe.inspection import summaries
+
+sys.modules[__name__] = summaries
