@@ -18,6 +18,7 @@ def make_model(*, inputs=(3, 5), **options):
     mixture = MoE(4, 6, name="moe", **options)
     model = keras.Sequential([keras.Input(inputs), mixture, keras.layers.Dense(2)])
     model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)  # or `fit` traces a step twice
     return model
 
 
@@ -43,7 +44,32 @@ def fit_recurrent(gate, unroll):
         [keras.Input([3, 5]), keras.layers.RNN(Cell(gate), unroll=unroll), keras.layers.Dense(2)]
     )
     model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
     return model.fit(X, Y[:, 0], verbose=0).history
+
+
+@pytest.mark.parametrize("gate", [NoisyTopK(k=2, noise=False, **BALANCED), Batchwise(k=2)])
+def test_several_steps_in_a_loop(gate):
+    """`steps_per_execution` puts whole steps, with their losses, into a loop of TensorFlow."""
+    weights = []
+    for steps in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = make_model(gate=gate)
+        model.compile(keras.optimizers.SGD(0.1), "mse", steps_per_execution=steps)
+        before = [weight.numpy() for weight in model.trainable_weights]
+        history = model.fit(X, Y, batch_size=4, epochs=2, verbose=0, shuffle=False).history
+        assert history["loss"][1] < history["loss"][0]
+        weights.append([weight.numpy() for weight in model.trainable_weights])
+        assert all((old != new).any() for old, new in zip(before, weights[-1], strict=True))
+    for one, several in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, several, atol=1e-6)
+
+
+def test_a_loop_over_time_in_a_loop_over_steps():
+    model = keras.Sequential([keras.Input([3, 5]), keras.layers.RNN(Cell(NoisyTopK(2, 0.1)))])
+    model.compile("adam", "mse", steps_per_execution=2)
+    with pytest.raises(ValueError, match="runs inside a loop over time steps"):
+        model.fit(X, X[:, 0], batch_size=4, verbose=0)
 
 
 @pytest.mark.parametrize("unroll", [False, True])
@@ -97,6 +123,7 @@ def test_with_check_numerics(num_experts, gate):
         mixture = MoE(num_experts, 6, gate=gate)
         model = keras.Sequential([keras.Input([3, 5]), mixture, keras.layers.Dense(2)])
         model.compile("adam", "mse")
+        model.optimizer.build(model.trainable_variables)
         history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
     finally:
         tf.debugging.disable_check_numerics()

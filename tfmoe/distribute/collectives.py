@@ -37,7 +37,7 @@ def _communicating():
     if found is not None and tensorflow_internals.in_while_loop():
         raise ValueError(
             "replicas cannot communicate inside a tf.while_loop: unroll the loop (keras.layers.RNN "
-            "with unroll=True)"
+            "with unroll=True), and compile models with steps_per_execution=1"
         )
     return found
 

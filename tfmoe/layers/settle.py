@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
-from tfmoe.distribute.tensorflow_internals import in_while_loop
+from tfmoe.distribute.tensorflow_internals import in_loop_of_call, outermost_layer
 
 
 def settle(layer, gate, sums, training, metrics=None):
@@ -19,8 +19,8 @@ def settle(layer, gate, sums, training, metrics=None):
         metrics: `tfmoe.layers.expert_metrics.ExpertMetrics`, or `None`.
 
     Raises:
-        ValueError: if the gate has a loss, and the layer runs in the body of a `tf.while_loop`, or
-            in several replicas of another strategy than `MixedStrategy`.
+        ValueError: if the gate has a loss, and the layer runs in a `tf.while_loop` within the
+            model, or in several replicas of another strategy than `MixedStrategy`.
     """
     measures = metrics is not None and metrics.measures_now(training)
     if not (training or measures):
@@ -46,7 +46,7 @@ def check_that_losses_count(layer):
             "Keras' list of losses while they run: use tfmoe.distribute.MixedStrategy, or set the "
             "weights of the gate's losses to 0"
         )
-    if in_while_loop():
+    if in_loop_of_call(outermost_layer(layer).name):
         raise ValueError(
             f"{layer.name} adds a balancing loss, and runs inside a loop over time steps, which "
             "Keras cannot take losses from: call keras.layers.RNN with unroll=True, or set the "

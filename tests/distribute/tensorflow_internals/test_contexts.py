@@ -14,6 +14,7 @@ from tensorflow.python.eager import context
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import (
     compiles_for_xla,
+    in_loop_of_call,
     in_while_loop,
     initialised,
     replica_context,
@@ -114,3 +115,33 @@ def test_whether_a_loop_is_traced():
     tf.function(lambda: branches(tf.constant(1)))()
     loop(note)  # runs eagerly, twice
     assert found == [False] * 5
+
+
+def test_whether_a_loop_began_within_a_call():
+    found = []
+
+    class Note(keras.layers.Layer):
+        def call(self, x):
+            found.append(in_loop_of_call("model"))
+            return x
+
+    class Loop(keras.layers.Layer):
+        def call(self, x):
+            note = Note()
+            return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, note(y)), [0, x])[1]
+
+    def calls(layer, x):
+        return keras.Sequential([layer], name="model")(x)
+
+    def in_loop(call):
+        return lambda x: tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, call(y)), [0, x])[1]
+
+    for call, expected in (
+        (lambda x: calls(Note(), x), False),
+        (lambda x: calls(Loop(), x), True),
+        (in_loop(lambda x: calls(Note(), x)), False),
+        (in_loop(lambda x: calls(Loop(), x)), True),
+    ):
+        found.clear()
+        tf.function(call, autograph=False)(tf.ones([2, 3]))
+        assert found and found[-1] == expected

@@ -17,6 +17,7 @@ from tfmoe.distribute.tensorflow_internals.collective_operations import (
 )
 from tfmoe.distribute.tensorflow_internals.contexts import (
     compiles_for_xla,
+    in_loop_of_call,
     in_step,
     in_while_loop,
     initialised,
@@ -35,6 +36,7 @@ __all__ = [
     "collective",
     "compiles_for_xla",
     "host_sum",
+    "in_loop_of_call",
     "in_step",
     "in_while_loop",
     "initialised",

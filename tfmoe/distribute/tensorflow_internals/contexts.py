@@ -1,5 +1,7 @@
 """Where code runs: in which replica, in a step of Keras, in a loop, in a function for XLA."""
 
+import re
+
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import context
@@ -35,6 +37,28 @@ def in_while_loop():
         if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
             return True
         graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def in_loop_of_call(name):
+    """Whether this code is being traced into the body of a `tf.while_loop` that began within the
+    running call of a Keras layer; not if the loop has the whole call in it, as that of
+    `compile(steps_per_execution=…)`.
+
+    Keras opens a name scope for a call: where a loop began within it, the graph around the body is
+    still in that scope.
+
+    Args:
+        name: of the outermost layer or model that is being called.
+    """
+    scope = re.compile(rf"(^|/){re.escape(name)}(_\d+)?(/|$)")
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        outer = getattr(graph, "outer_graph", None)
+        is_body = isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph)
+        if is_body and scope.search(outer.get_name_scope()):
+            return True
+        graph = outer
     return False
 
 
