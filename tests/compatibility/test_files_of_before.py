@@ -57,7 +57,7 @@ def assert_same(variables, recorded, group):
 
     Args:
         variables: of Keras.
-        recorded: dictionary, see `record` in make_files.py.
+        recorded: dictionary, see `record` in make_models.py.
         group: "weights" or "optimizer".
     """
     expected = {key: value for key, value in recorded.items() if key.startswith(f"{group}/")}
@@ -74,7 +74,7 @@ def case(request):
 
 @pytest.fixture
 def recorded(case):
-    """Inputs, outputs and variables of a case, see `record` in make_files.py."""
+    """Inputs, outputs and variables of a case, see `record` in make_models.py."""
     with np.load(FILES / "layers" / f"{case}.npz") as file:
         return dict(file)
 

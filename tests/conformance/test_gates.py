@@ -35,6 +35,8 @@ def metric_names(names):
 
 def train(model, epochs=2, eagerly=False):
     model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=eagerly)
+    if model.built:
+        model.optimizer.build(model.trainable_variables)  # or `fit` traces a step twice
     return model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, shuffle=True).history
 
 

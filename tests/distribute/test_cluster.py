@@ -26,7 +26,7 @@ from tfmoe.layers import MoE
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.training.state import TrainingState
 
-folder = pathlib.Path(sys.argv[1])
+folder, *others = map(pathlib.Path, sys.argv[1:])
 strategy = MixedStrategy() if "TF_CONFIG" in os.environ else None
 worker = strategy.worker if strategy else 0
 # Shares of two workers that differ, that are equal, and of one row: none for worker 0.
@@ -68,8 +68,8 @@ def train(name, gate):
     return {"history": history, "evaluated": evaluated}
 
 
-def load(name, gate):
-    '''What the two workers have saved, in this one process.'''
+def load(folder, name, gate):
+    '''What the two workers have saved in a folder, in this one process.'''
     model = LanguageModel(VOCABULARY, 6, residual_blocks([MoE(5, 7, gate=gate, name="moe")]))
     model.compile(make_optimizer())
     model.build((None, None))
@@ -88,16 +88,17 @@ gates = {
     "batchwise": Batchwise(k=2, importance_weight=0.1),
 }
 for name, gate in gates.items():
-    if sys.argv[2] == "train":
-        results = train(name, gate)
-        (folder / f"{name}-{worker}.json").write_text(json.dumps(results, default=float))
-    else:
-        load(name, gate)
+    results = train(name, gate)
+    (folder / f"{name}-{worker}.json").write_text(json.dumps(results, default=float))
+    for other in others:
+        load(other, name, gate)
 """
 
 
-def start(folder, what, cluster=None, index=0):
-    """Starts the script; `cluster` is the list of all addresses."""
+def start(*folders, cluster=None, index=0):
+    """Starts the script, which trains in the first folder and loads what is in the others.
+    `cluster` is the list of all addresses.
+    """
     variables = {
         "PYTHONPATH": str(pathlib.Path(tfmoe.__file__).parents[1]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -108,7 +109,7 @@ def start(folder, what, cluster=None, index=0):
         task = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
         variables["TF_CONFIG"] = json.dumps(task)
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), what],
+        [sys.executable, "-c", SCRIPT, *map(str, folders)],
         env={**os.environ, **variables},
         stderr=subprocess.PIPE,
         text=True,
@@ -141,8 +142,8 @@ def folders(tmp_path_factory):
     """The folders of one process, and of two workers whose weights were then loaded into one."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     addresses = free_addresses(2)
-    finish([start(two, "train", addresses, index) for index in range(2)])
-    finish([start(one, "train"), start(two, "load")])
+    finish([start(two, cluster=addresses, index=index) for index in range(2)])
+    finish([start(one, two)])
     return one, two
 
 

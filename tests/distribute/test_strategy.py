@@ -258,62 +258,6 @@ def test_models_are_saved_and_loaded(strategy_of, tmp_path, groups):
     assert len(sharded_of(again)) == len(sharded_of(model)) > 2
 
 
-# Random numbers.
-
-
-def dropped(strategy, in_replicas, seed=3):
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        layer = keras.layers.Dropout(0.5, seed=seed)
-        layer.build((None, 40))
-    if strategy is None:
-        return [layer(tf.ones([1, 40]), training=True).numpy()]
-    return in_replicas(strategy, lambda r: layer(tf.ones([1, 40]), training=True))
-
-
-def test_dropout_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
-    first, second = dropped(strategy_of(2), in_replicas)
-    assert np.any(first != second)
-    np.testing.assert_array_equal(dropped(strategy_of(2), in_replicas), [first, second])
-    assert np.any(dropped(strategy_of(2), in_replicas, seed=4)[0] != first)
-
-
-def test_the_first_replica_draws_what_a_single_device_does(strategy_of, in_replicas):
-    (expected,) = dropped(None, in_replicas)
-    for replicas in (1, 2):
-        np.testing.assert_array_equal(dropped(strategy_of(replicas), in_replicas)[0], expected)
-
-
-def routed(strategy, in_replicas):
-    """The output of a mixture with noise for one token, the same on all replicas."""
-    x = tf.ones([1, D])
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        keras.utils.set_random_seed(3)
-        layer = MoE(E, H, gate=NoisyTopK(k=2))
-        layer.build((None, D))
-    if strategy is None:
-        return [layer(x, training=True).numpy()]
-    return in_replicas(strategy, lambda r: layer(x, training=True))
-
-
-def test_noise_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
-    first, second = routed(strategy_of(2), in_replicas)
-    assert np.abs(first - second).max() > 1e-3
-    np.testing.assert_array_equal(routed(strategy_of(2), in_replicas), [first, second])
-    np.testing.assert_array_equal(routed(strategy_of(1), in_replicas), routed(None, in_replicas))
-    np.testing.assert_allclose(first, routed(None, in_replicas)[0], rtol=1e-6)
-
-
-def test_a_random_state_is_one_logical_value(strategy_of):
-    with strategy_of(2).scope():
-        state = keras.random.SeedGenerator(7).state
-    assert isinstance(state.value, ReplicaSeeds)
-    np.testing.assert_array_equal(state.numpy(), [7, 0])
-    state.assign([9, 5])
-    np.testing.assert_array_equal(state.numpy(), [9, 5])
-    parts = [part.numpy().tolist() for part in state.value.local_parts()]
-    assert parts == [[9, 5], [9 + 1_000_003, 5]]
-
-
 # Examples.
 
 

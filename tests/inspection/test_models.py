@@ -4,8 +4,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from inspection.small_models import (
+    ALL,
+    EXPERTS,
+    LOGITS,
+    RNG,
+    TOKENS,
+    assert_routed,
+    embedding,
+    mixture,
+    see_words,
+)
 
-from tfmoe.gating import NoisyTopK
 from tfmoe.inspection import (
     BatchRouter,
     NumberedBatch,
@@ -18,47 +28,9 @@ from tfmoe.inspection import (
     routing_consistency,
     use_of_experts,
 )
-from tfmoe.layers import MoE, Residual
+from tfmoe.layers import Residual
 from tfmoe.models import LanguageModel, residual_blocks
 
-LOGITS = np.array(  # of 3 experts, for the words 0 to 4
-    [[0, 0, 9], [2, 1, 0], [9, 8, 7], [0, 1, 3], [0, 5, 4]], np.float32
-)
-EXPERTS = np.array([[2, 0], [0, 1], [0, 1], [2, 1], [1, 2]])  # of the words 0 to 4, the best first
-TOKENS = np.array([[1, 3, 4], [1, 3, 0]], np.int32)
-RNG = np.random.default_rng(0)
-
-
-def mixture(name="moe", **options):
-    return MoE(3, 2, gate=NoisyTopK(k=2, noise=False), name=name, **options)
-
-
-def embedding(**options):
-    return keras.layers.Embedding(
-        5, 3, embeddings_initializer=lambda shape, dtype: tf.cast(LOGITS, dtype), **options
-    )
-
-
-def see_words(model):
-    """Lets the gates of the mixtures take their inputs for logits."""
-    for layer in mixtures_of(model).values():
-        layer.gate.weights[0].assign(np.eye(3))
-    return model
-
-
-def assert_routed(routed, tokens, lines, positions):
-    """Checks a `RoutedText` of known words."""
-    assert routed.tokens.tolist() == tokens
-    assert routed.lines.tolist() == lines
-    assert routed.positions.tolist() == positions
-    assert routed.places.tolist() == np.repeat(range(len(tokens)), 2).tolist()
-    np.testing.assert_array_equal(routed.experts.reshape(-1, 2), EXPERTS[tokens])
-    logits = np.take_along_axis(LOGITS[tokens], EXPERTS[tokens], axis=1)
-    gates = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(routed.gates.reshape(-1, 2), gates, rtol=1e-5)
-
-
-ALL = ([1, 3, 4, 1, 3, 0], [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 2])
 REAL = ([1, 3, 4, 1, 3], [1, 1, 1, 2, 2], [0, 1, 2, 0, 1])
 
 
@@ -240,122 +212,6 @@ def test_a_mixture_of_flat_tokens():
     assert routed.experts.tolist() == EXPERTS[REAL[0]].ravel().tolist()
     with pytest.raises(ValueError, match=r"of shape \[5\].*got \[2, 3\]: say by tokens="):
         route_text(model, [TOKENS])
-
-
-def test_a_layer_that_runs_twice():
-    inputs = keras.Input([None], dtype="int32")
-    layer = mixture()
-    model = keras.Model(inputs, layer(layer(embedding()(inputs))))
-    found = route_text(see_words(model), [TOKENS])
-    assert list(found) == ["moe", "moe (call 2)"]
-    assert_routed(found["moe"], *ALL)
-    assert found["moe (call 2)"].tokens.tolist() == ALL[0]
-
-
-class Cell(keras.layers.Layer):
-    """A recurrent cell that is a mixture."""
-
-    state_size = output_size = 3
-
-    def __init__(self):
-        super().__init__()
-        self.mixture = mixture()
-
-    def build(self, input_shape):
-        self.mixture.build(input_shape)
-
-    def call(self, inputs, states):
-        return self.mixture(inputs), states
-
-
-@pytest.mark.parametrize("eager", [False, True])
-def test_steps_of_a_recurrent_layer(eager):
-    recurrent = keras.layers.RNN(Cell(), return_sequences=True, unroll=True)
-    model = keras.Sequential([keras.Input([3], dtype="int32"), embedding(), recurrent])
-    model.compile("sgd", "mse", run_eagerly=eager)
-    assert_routed(route_text(see_words(model), [TOKENS])["moe"], *ALL)
-
-
-def test_a_loop_hides_its_routing():
-    model = keras.Sequential(
-        [keras.Input([3], dtype="int32"), embedding(), keras.layers.RNN(Cell())]
-    )
-    with pytest.raises(ValueError, match=r"moe runs in a loop .*keras.layers.RNN with unroll=True"):
-        route_text(model, [TOKENS])
-
-
-class Loop(keras.layers.Layer):
-    """Runs a mixture on each row, in a loop of TensorFlow."""
-
-    def __init__(self):
-        super().__init__()
-        self.mixture = mixture()
-
-    def build(self, input_shape):
-        self.mixture.build(input_shape)
-
-    def call(self, inputs):
-        def body(i, outputs):
-            return i + 1, outputs.write(i, self.mixture(inputs[i : i + 1]))
-
-        outputs = tf.TensorArray(inputs.dtype, tf.shape(inputs)[0], element_shape=[1, 3])
-        _, outputs = tf.while_loop(lambda i, _: i < tf.shape(inputs)[0], body, [0, outputs])
-        return outputs.concat()
-
-
-def test_an_eager_loop_hides_nothing():
-    x = RNG.standard_normal((2, 3)).astype(np.float32)
-    model = keras.Sequential([keras.Input([3]), Loop()])
-    with pytest.raises(ValueError, match=r"moe runs in a loop .*compile\(run_eagerly=True\)"):
-        route_batches(model, [x])
-    model.compile("sgd", "mse", run_eagerly=True)
-    first, second = route_batches(model, [x]).values()
-    counts = np.bincount([*first.experts, *second.experts], minlength=3)
-    expected = mixtures_of(model)["moe"].route(x).assignments.counts
-    assert counts.tolist() == expected.numpy().tolist()
-
-
-class Traced(keras.layers.Layer):
-    """Calls a mixture in a function of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.mixture = mixture()
-
-    def build(self, input_shape):
-        self.mixture.build(input_shape)
-
-    @tf.function
-    def call(self, inputs):
-        return self.mixture(inputs)
-
-
-def test_a_function_that_was_traced_before_hides_its_routing():
-    x = np.ones((2, 3), np.float32)
-    model = keras.Sequential([keras.Input([3]), Traced()])
-    with pytest.warns(UserWarning, match="nothing was seen of moe: .*that was traced before"):
-        assert route_batches(model, [x]) == {}
-    tf.config.run_functions_eagerly(True)
-    try:
-        assert route_batches(model, [x])["moe"].lines.tolist() == [1, 2]
-    finally:
-        tf.config.run_functions_eagerly(False)
-
-
-class InTraining(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.always, self.sometimes = mixture("always"), mixture("sometimes")
-
-    def call(self, x, training=False):
-        return self.always(x) + (self.sometimes(x) if training else 0)
-
-
-def test_a_mixture_that_does_not_run():
-    model, x = InTraining(), np.ones((2, 3), np.float32)
-    model(x, training=True)
-    with pytest.warns(UserWarning, match="nothing was seen of sometimes: "):
-        assert list(route_batches(model, [x])) == ["always"]
 
 
 def pair_model():

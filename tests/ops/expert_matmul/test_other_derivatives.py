@@ -1,0 +1,154 @@
+"""Jacobians, derivatives of a higher order, forward mode."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ops.expert_matmul.dense_formula import (
+    assert_close,
+    case_of_derivatives,
+    gradients,
+    maybe_compiled,
+    random_stacks,
+)
+
+from tfmoe.ops import expert_ways
+from tfmoe.ops.expert_matmul import expert_ffn
+
+
+def gradients_of_gradients(function, tensors):
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = tf.add_n([tf.reduce_sum(tf.sin(g)) for g in gradients(function, tensors)])
+    return tape.gradient(loss, tensors)
+
+
+def third_derivatives(function, tensors):
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        found = gradients_of_gradients(function, tensors)
+        loss = tf.add_n([tf.reduce_sum(tf.sin(g)) for g in found])
+    return tape.gradient(loss, tensors)
+
+
+def jacobians(function, tensors, pfor):
+    x, first, second, *biases = tensors
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(tensors)
+        y = function(x, [first, second], biases)
+    by_row = tape.batch_jacobian(y, x, experimental_use_pfor=pfor)
+    return [by_row, *tape.jacobian(y, [first, biases[0]], experimental_use_pfor=pfor)]
+
+
+def hessian(function, tensors, pfor):
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(tensors)
+        dkernel = gradients(function, tensors)[1]
+    return [tape.jacobian(dkernel, tensors[2], experimental_use_pfor=pfor)]
+
+
+def forward_mode(function, tensors):
+    """The products of the Jacobians of the output and of the gradients with a vector."""
+    x, first, second, *biases = tensors
+    tangents = [tf.sin(tensor) for tensor in tensors]
+    with tf.autodiff.ForwardAccumulator(tensors, tangents) as accumulator:
+        y = function(x, [first, second], biases)
+        found = gradients(function, tensors)
+    return [accumulator.jvp(y), *accumulator.jvp(found)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("derivatives", [gradients_of_gradients, third_derivatives, forward_mode])
+def test_other_derivatives(either_way, derivatives, recompute, compiled):
+    tensors, sparse, dense = case_of_derivatives()
+    run = maybe_compiled(
+        lambda tensors: derivatives(lambda *stacks: sparse(*stacks, recompute), tensors), compiled
+    )
+    assert_close(run(tensors), derivatives(dense, tensors))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("pfor", [False, True])
+def test_jacobians(either_way, pfor, compiled):
+    tensors, sparse, dense = case_of_derivatives()
+    run = maybe_compiled(lambda tensors: jacobians(sparse, tensors, pfor), compiled)
+    assert_close(run(tensors), jacobians(dense, tensors, True))
+
+
+@pytest.mark.parametrize("way, pfor", [("unrolled", False), ("loop", False), ("loop", True)])
+def test_hessian(monkeypatch, way, pfor):
+    monkeypatch.setattr(expert_ways, "UNROLLED_EXPERTS", 64 if way == "unrolled" else 0)
+    tensors, sparse, dense = case_of_derivatives()
+    got = tf.function(lambda tensors: hessian(sparse, tensors, pfor))(tensors)
+    assert_close(got, hessian(dense, tensors, True))
+
+
+@pytest.mark.parametrize("num_experts", [5, expert_ways.UNROLLED_EXPERTS + 1])
+def test_second_order_by_finite_differences(num_experts):
+    tensors, sparse, _ = case_of_derivatives(num_experts)
+    directions = [tf.cos(tensor) for tensor in tensors]
+    moved = [
+        gradients(sparse, [t + h * d for t, d in zip(tensors, directions, strict=True)])
+        for h in (1e-5, -1e-5)
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        slope = tf.add_n(
+            [
+                tf.reduce_sum(g * d)
+                for g, d in zip(gradients(sparse, tensors), directions, strict=True)
+            ]
+        )
+    for got, up, down in zip(tape.gradient(slope, tensors), *moved, strict=True):
+        np.testing.assert_allclose(got, (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+def test_forward_mode_around_a_compiled_function():
+    tensors, sparse, dense = case_of_derivatives()
+
+    def product(function):
+        with tf.autodiff.ForwardAccumulator(tensors[0], tf.sin(tensors[0])) as accumulator:
+            y = function(tensors[0], tensors[1:3], tensors[3:])
+        return [accumulator.jvp(y)]
+
+    assert_close(product(tf.function(sparse)), product(dense))
+
+
+def test_forward_mode_of_the_upstream_gradient_alone(either_way):
+    """The gradient is linear in `dy`, and only `dy` has a tangent."""
+    (x, first, second, *biases), sparse, dense = case_of_derivatives()
+    dy = tf.random.normal([len(x), 2], dtype=tf.float64)
+
+    @tf.function
+    def product(function, dy):
+        with tf.autodiff.ForwardAccumulator(dy, tf.sin(dy)) as accumulator:
+            with tf.GradientTape() as tape:
+                tape.watch([x, first])
+                y = function(x, [first, second], biases)
+            found = tape.gradient(y, [x, first], dy)
+        return accumulator.jvp(found)
+
+    assert_close(product(sparse, dy), product(dense, dy))
+
+
+@pytest.mark.parametrize("derivatives", [gradients_of_gradients, forward_mode])
+def test_other_derivatives_without_rows(either_way, derivatives):
+    kernels, biases = random_stacks(3, [3, 5, 2])
+
+    def sparse(x, kernels, biases):
+        return expert_ffn(x, tf.zeros([3], tf.int32), kernels, biases)
+
+    tensors = [tf.zeros([0, 3], tf.float64), *kernels, *biases]
+    for found in derivatives(sparse, tensors):
+        assert np.all(found.numpy() == 0)
+
+
+def test_second_order_in_bfloat16(either_way):
+    tensors, sparse, _ = case_of_derivatives()
+    rounded = [tf.cast(tensor, "bfloat16") for tensor in tensors]
+    exact = gradients_of_gradients(sparse, [tf.cast(tensor, "float64") for tensor in rounded])
+    for got, expected in zip(gradients_of_gradients(sparse, rounded), exact, strict=True):
+        assert got.dtype == tf.bfloat16
+        np.testing.assert_allclose(
+            tf.cast(got, "float64"), expected, atol=0.1 * np.abs(expected).max()
+        )

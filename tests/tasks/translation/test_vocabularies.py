@@ -1,0 +1,55 @@
+"""Vocabularies of translation."""
+
+import pytest
+from tasks.translation.small_corpora import ONE, SEVERAL, load
+
+import data_pipelines
+from tfmoe.config import ConfigError
+from tfmoe.tasks import task_of
+from tfmoe.tasks.vocabularies import build_subwords
+
+
+def test_vocabulary_of_a_file(folder):
+    task = task_of(load(ONE))
+    task.new_vocabulary().save(folder / "v.model")
+    subwords = task.load_vocabulary(folder / "v.model")
+    size = len(subwords)
+    same = [f"data.vocabulary={{file: v.model, size: {n}}}" for n in ("null", size)]
+    for setting in same:
+        config = load(ONE, setting)
+        assert build_subwords(config, []).fingerprint == subwords.fingerprint
+    config = load(ONE, f"data.vocabulary={{file: v.model, size: {size + 1}}}")
+    with pytest.raises(ConfigError) as caught:
+        task_of(config).new_vocabulary()
+    assert str(caught.value) == (
+        f"data.vocabulary.size: is {size + 1}, but v.model has {size} ids; set it to null"
+    )
+    with pytest.raises(ConfigError) as caught:
+        task_of(load(SEVERAL, same[0])).new_vocabulary()
+    assert str(caught.value).startswith(
+        "data.vocabulary.file: v.model has symbols for the languages [], but this config "
+        "translates into ['de', 'en', 'fr']"
+    )
+    (folder / "v.model").write_bytes(b"x")
+    with pytest.raises(data_pipelines.TextError, match=r"v.model: not a subword model"):
+        task_of(load(ONE, same[0])).new_vocabulary()
+
+
+def test_vocabulary_that_is_too_small_for_the_characters():
+    with pytest.raises(ConfigError) as caught:
+        task_of(load(ONE, "data.vocabulary.size=8")).new_vocabulary()
+    assert str(caught.value).startswith("data.vocabulary.size: must be at least ")
+
+
+def test_character_coverage():
+    """SentencePiece takes 0.98 to 1."""
+    config = load(ONE, "data.vocabulary.character_coverage=0.98")
+    assert len(task_of(config).new_vocabulary()) <= 60
+    with pytest.raises(ConfigError, match=r"data\.vocabulary\.character_coverage"):
+        task_of(load(ONE, "data.vocabulary.character_coverage=0.5")).new_vocabulary()
+
+
+def test_no_size_and_no_file_of_a_vocabulary():
+    """Schema: "null for that of `file`". Without a file there is nothing to take it from."""
+    with pytest.raises(ConfigError, match=r"data\.vocabulary\.size"):
+        task_of(load(ONE, "data.vocabulary.size=null")).new_vocabulary()
