@@ -129,11 +129,15 @@ class Bucketing:
             parts, cuts, used = self._whole_batches(
                 [tf.concat(both, 0) for both in zip(waiting, chunk, strict=True)]
             )
-            return tf.cond(
-                last,
-                lambda: (nothing, (parts[:-1], self._with_rest(cuts, parts[-1], used, rows_left))),
-                lambda: (tuple(part[used:] for part in parts), (parts[:-1], cuts)),
-            )
+            # Without tf.cond, whose functions stay in memory until a garbage collection.
+            end = tf.where(last, tf.size(parts[-1], tf.int64), used)
+            if rows_left is not None:
+                tf.debugging.Assert(
+                    ~last | tf.equal(end - used, rows_left),
+                    ["`lengths` are not those of these files and subwords: read them anew"],
+                )
+            cuts = tf.concat([cuts, self._cuts_of_rest(parts[-1][used:end], used)], 0)
+            return tuple(part[end:] for part in parts), (parts[:-1], cuts)
 
         return chunks.scan(nothing, fill).flat_map(_cut)
 
@@ -163,18 +167,15 @@ class Bucketing:
         cuts = tf.concat([tf.stack([end - size, end], 1), tf.gather(self.steps, cell)], 1)
         return tuple(tf.gather(part, order) for part in parts), cuts, tf.reduce_sum(size)
 
-    def _with_rest(self, cuts, cells, used, rows_left):
-        """Returns the cuts of all rows, from those of the first `used` rows. `cells`: int64 `[R]`,
-        each row's cell.
+    def _cuts_of_rest(self, cells, used):
+        """Returns the cuts, int64 `[batches, 2 + L]`, of rows that do not fill a batch.
+
+        Args:
+            cells: int64 `[R]`, each row's cell; may be empty.
+            used: rows before them.
         """
-        rest = cells[used:]
-        if rows_left is not None:
-            tf.debugging.Assert(
-                tf.size(rest) == rows_left,
-                ["`lengths` are not those of these files and subwords: read them anew"],
-            )
         offset = tf.concat([[used, used], tf.zeros([self.steps.shape[1]], tf.int64)], 0)
-        return tf.concat([cuts, self.remainder.cut(rest) + offset], 0)
+        return self.remainder.cut(cells) + offset
 
 
 class Separate:

@@ -1,4 +1,4 @@
-"""Parallel text of one's own."""
+"""Parallel text of your own."""
 
 import dataclasses
 
