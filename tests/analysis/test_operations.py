@@ -7,7 +7,7 @@ from tfmoe.gating import Batchwise, NoisyTopK, Softmax, Switch
 from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
-# shared/paper.md, Table 7: multiply-adds for a token and parameters without embedding and softmax
+# The paper's Table 7: multiply-adds for a token and parameters without embedding and softmax
 # in millions, all parameters in billions.
 TABLE_7 = {
     "lstm-512-512": (2.4, 2.4, 0.8),
@@ -213,3 +213,29 @@ def test_nothing_is_built():
     describe(model)
     assert not model.built and not model.weights
     assert isinstance(model, keras.Model)
+
+
+def test_frozen_layers_are_counted():
+    def make():
+        blocks = residual_blocks([MoE(4, 8, name="moe"), FeedForward(8, name="dense")])
+        return LanguageModel(50, 8, blocks)
+
+    expected = describe(make())
+    for freeze in (lambda model: model, lambda model: model.blocks[0]):
+        model = make()
+        freeze(model).trainable = False
+        assert describe(model) == expected
+        model.build((None, None))
+        assert describe(model) == expected
+
+
+def test_two_classes_of_one_name():
+    def block(width):
+        class Mine(FeedForward):
+            pass
+
+        return Mine(width, name=f"mine_{width}")
+
+    model = LanguageModel(50, 8, residual_blocks([block(2), block(3)]))
+    with pytest.raises(ValueError, match="two classes named Mine: rename one"):
+        describe(model)

@@ -161,8 +161,17 @@ def copy_of(layer):
 
     Args:
         layer: a Keras layer or model. Classes within it need not be registered.
+
+    Raises:
+        ValueError: if two classes of one name are within it, which Keras would take for one.
     """
-    classes = {type(each).__name__: type(each) for each in layers_within(layer)}
+    classes = {}
+    for each in layers_within(layer):
+        cls = type(each)
+        if classes.setdefault(cls.__name__, cls) is not cls:
+            raise ValueError(
+                f"{layer.name} has layers of two classes named {cls.__name__}: rename one of them"
+            )
     with keras.saving.CustomObjectScope(classes):
         return type(layer).from_config(bare(layer.get_config()))
 
@@ -178,14 +187,15 @@ def settings_of(optimizer):
 def bare(config):
     """A Keras configuration of which only the variables' shapes matter.
 
-    Initial values are zeros, the fewest operations. The shapes to which layers were built are left
-    out: Keras would build the layers outside of the one that they are in, under other paths.
+    Initial values are zeros, the fewest operations. No layer is frozen. The shapes to which layers
+    were built are left out: Keras would build the layers outside of the one that they are in, under
+    other paths.
     """
     if isinstance(config, dict):
         return {
             key: "zeros" if value and key.endswith("_initializer") else bare(value)
             for key, value in config.items()
-            if key != "build_config"
+            if key not in ("build_config", "trainable")
         }
     if isinstance(config, (list, tuple)):
         return type(config)(map(bare, config))
