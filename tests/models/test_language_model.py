@@ -251,3 +251,9 @@ def test_sample_weights_are_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"sample_weight must be None"):
         model.fit(TOKENS, TARGETS, sample_weight=np.ones(3), verbose=0)
+
+
+def test_a_block_that_changes_the_shape():
+    model = LanguageModel(9, 8, [ProjectedLSTM(8, name="lstm")])
+    with pytest.raises(ValueError, match=r"lstm makes \(None, 8\) .* return_sequences=True"):
+        model.build((None, None))

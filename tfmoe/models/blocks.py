@@ -30,6 +30,29 @@ def residual_blocks(layers, dropout=0.0, seed=None):
     ]
 
 
+def build_blocks(blocks, shape):
+    """Builds the blocks of a stack; those read from a saved model are built.
+
+    Args:
+        blocks: list of `tfmoe.layers.Block`.
+        shape: of their inputs, `(B, S, D)`; `None` for what is not known.
+
+    Raises:
+        ValueError: if a block changes the shape.
+    """
+    shape = tuple(shape)
+    for block in blocks:
+        found = tuple(block.compute_output_shape(shape))
+        if found != shape:
+            raise ValueError(
+                f"blocks must keep the shape {shape}: {block.name} makes {found} of it (an LSTM "
+                f"needs return_sequences=True, and projection_units={shape[-1]} if it has another "
+                "width)"
+            )
+        if not block.built:
+            block.build(shape)
+
+
 def run(blocks, features, mask, training=False):
     """Runs sentences through a stack.
 

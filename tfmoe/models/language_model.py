@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
-from tfmoe.models.blocks import initial_states, run, run_step
+from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
 from tfmoe.models.word_predictor import PADDING, WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -59,11 +59,8 @@ class LanguageModel(WordPredictor):
         track(self, blocks=self.blocks, dropout_seed=getattr(self.dropout, "seed_generator", None))
 
     def build(self, tokens_shape):
-        features_shape = (*tokens_shape, self.d_model)
         self.embedding.build(tokens_shape)
-        for block in self.blocks:
-            if not block.built:  # it is, where it was read from a saved model
-                block.build(features_shape)
+        build_blocks(self.blocks, (*tokens_shape, self.d_model))
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):

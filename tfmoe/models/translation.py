@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
 from tfmoe.models.beam_search import Settings, beam_search, tile
-from tfmoe.models.blocks import initial_states, run, run_step
+from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
 from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -94,9 +94,7 @@ class TranslationModel(WordPredictor):
 
     def build(self, inputs_shape):
         self.embedding.build((None, None))
-        for block in self.blocks:
-            if not block.built:  # it is, where it was read from a saved model
-                block.build((None, None, self.d_model))
+        build_blocks(self.blocks, (None, None, self.d_model))
         self.softmax.build((None, self.d_model))
 
     @property
