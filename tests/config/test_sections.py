@@ -224,3 +224,11 @@ def test_what_a_config_cannot_say():
     with pytest.raises(TypeError, match="call: a config cannot say function, of type"):
         section_of(call)
     assert list(section_of(call, leave_out=["function"]).model_fields) == []
+
+
+@pytest.mark.parametrize("name", ["model_config", "copy", "_private"])
+def test_names_that_sections_have_themselves(name):
+    names = {}
+    exec(f"def make({name}: int = 1): pass", names)
+    with pytest.raises(TypeError, match=f"make: {name} cannot be a key of a config"):
+        section_of(names["make"])

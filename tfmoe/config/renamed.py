@@ -1,4 +1,4 @@
-"""Keys that had another name once: configs and runs of before go on to work."""
+"""Old names of keys, which configs and runs may still have."""
 
 from tfmoe.config.problems import ConfigError, Problem, key_of
 

@@ -87,6 +87,11 @@ def section_of(
     for argument, (annotation, default) in arguments_of(constructor, base).items():
         if argument == "name" or argument in leave_out:
             continue
+        if argument.startswith("_") or hasattr(Section, argument):
+            raise TypeError(
+                f"{constructor.__name__}: {argument} cannot be a key of a config, whose sections "
+                "have an attribute of this name, or none that begins with _: rename the argument"
+            )
         if argument in given:
             field = given[argument]
             made[argument] = field if type(field) is tuple else (field, default)

@@ -7,7 +7,7 @@ from typing import Literal
 import keras
 
 from tfmoe.config.named import Section, one_of
-from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative, Positive, Seed
+from tfmoe.config.number_types import AtLeastOne, AtLeastZero, Fraction, NotNegative, Positive, Seed
 from tfmoe.config.sections import arguments_of, section_of
 from tfmoe.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -24,6 +24,9 @@ OPTIMIZER_FIELDS = {
     "epsilon": Positive,
     "initial_accumulator_value": NotNegative,
     "adam_lr_ratio": Positive,
+    "clip_threshold": Positive,
+    "ns_steps": AtLeastOne,
+    "warmup_steps": AtLeastZero,
     "exclude_layers": list[str] | None,
 }
 # Of the arguments that every Keras optimizer has, a config has these, and the two limits below.
