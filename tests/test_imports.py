@@ -94,12 +94,17 @@ def test_every_package_has_its_place():
 
 
 def test_old_names_of_modules():
+    from tfmoe.training.inspection.routing import RoutedText
+    from tfmoe.training.inspection.table import routing_table
+
     from tfmoe import inspection
     from tfmoe.inspection import summaries
     from tfmoe.training.expert_summaries import ExpertSummaries
     from tfmoe.training.inspection import expert_use
 
     assert expert_use is inspection.expert_use
+    assert RoutedText is inspection.RoutedText and routing_table is inspection.routing_table
+    assert inspection.routing.__name__ == "tfmoe.inspection.routing"
     assert ExpertSummaries is summaries.ExpertSummaries
 
 

@@ -1,4 +1,4 @@
-"""The name that `tfmoe.inspection.summaries` had in version 0.1: old imports go on working."""
+"""The name that `tfmoe.inspection.summaries` had in version 0.1: old imports still work."""
 
 import sys
 
