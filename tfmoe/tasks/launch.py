@@ -47,7 +47,7 @@ def launch_workers(number, config, overrides, run_dir, resume=False):
         config: a YAML file, or the name of a shipped config.
         overrides: of `--set`.
         run_dir: the run's folder.
-        resume: whether to go on with a run that is there.
+        resume: whether to resume a run that is there.
 
     Returns:
         Lines that say which worker ended how, if one failed; else `None`.

@@ -49,7 +49,7 @@ def train_run(config, run_dir, resume=False):
     Args:
         config: a `Config`.
         run_dir: the run's folder.
-        resume: whether to go on with a run that is there; if there is none yet, it begins.
+        resume: whether to resume a run that is there; if there is none yet, it begins.
 
     Returns:
         What is written to `result.json`, see `finish`; `None` on all workers of a cluster but the
