@@ -17,7 +17,7 @@ COMPARED = {
 }
 
 
-def memory_per_device(model, tokens, devices=1, optimizer="adam", steps=0):
+def memory_per_device(model, tokens, devices=1, optimizer="adam", steps=0, built=None):
     """Bytes that a training step holds on one device.
 
     A gradient is counted as large as its weight, also where it arrives as some rows of an
@@ -36,6 +36,7 @@ def memory_per_device(model, tokens, devices=1, optimizer="adam", steps=0):
         steps: S, for the weights of attention: a position keeps some for each position that it
             attends to. The config's longest sentences give the most that they can be; 0 leaves them
             out.
+        built: the model's `tfmoe.analysis.variables.GraphBuild`; `None` to make one.
 
     Returns:
         A dictionary of integers, in bytes:
@@ -54,7 +55,7 @@ def memory_per_device(model, tokens, devices=1, optimizer="adam", steps=0):
     """
     if devices < 1:
         raise ValueError(f"devices must be at least 1, got {devices}")
-    built = GraphBuild(model)
+    built = built or GraphBuild(model)
 
     def bytes_of(variables, of_experts=False):
         here = [each.on_each_device(devices) for each in variables]

@@ -14,11 +14,12 @@ as operations. What else counts a model says itself (`tfmoe.models.word_predicto
 from tfmoe.analysis.variables import GraphBuild
 
 
-def describe(model):
+def describe(model, built=None):
     """Operations and parameters of a model. It takes no memory whatever the size.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
+        built: its `tfmoe.analysis.variables.GraphBuild`; `None` to make one.
 
     Returns:
         A dictionary of integers:
@@ -32,7 +33,7 @@ def describe(model):
           name of each block's layer.
     """
     ops = {name: ops_of_block(block, model) for name, block in named_blocks(model).items()}
-    built = GraphBuild(model)
+    built = built or GraphBuild(model)
 
     def parameters(layer):
         return sum(variable.size for variable in built.variables(layer))

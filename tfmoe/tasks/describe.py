@@ -9,6 +9,7 @@ from tfmoe.analysis.memory import memory_per_device
 from tfmoe.analysis.operations import describe
 from tfmoe.analysis.report import Printed, cost_report, memory_report, traffic_report
 from tfmoe.analysis.traffic import traffic
+from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer
 from tfmoe.config.loader import load_config
 
@@ -31,11 +32,12 @@ def describe_config(name, overrides=(), devices=1):
         tf.config.set_visible_devices([], "GPU")  # counting needs none
     config = load_config(name, overrides)
     model = build_model(config)
+    built = GraphBuild(model)
     tokens, optimizer = -(-config.data.batch_tokens // devices), build_optimizer(config)
-    memory = memory_per_device(model, tokens, devices, optimizer, config.data.max_length)
+    memory = memory_per_device(model, tokens, devices, optimizer, config.data.max_length, built)
     mixtures = traffic(model, tokens, devices)
     return config, {
-        **describe(model),
+        **describe(model, built),
         "vocabulary_size": model.vocabulary_size,
         "devices": devices,
         "tokens_per_device": tokens,

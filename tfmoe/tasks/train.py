@@ -77,7 +77,7 @@ def train_on(strategy, config, run_dir, resume):
     keras.utils.set_random_seed(config.training.seed)
     with strategy.scope():
         model = build_model(config, len(vocabulary))
-        describe_model(task, model, vocabulary)
+        counts = describe_model(task, model, vocabulary)
         model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
         model.build((None, None))
     steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
@@ -90,7 +90,7 @@ def train_on(strategy, config, run_dir, resume):
             file.write(dump_config(config))
     begun = time.perf_counter()
     fit_epochs(task, run, model, vocabulary, state, steps, callbacks)
-    return finish(task, run, model, vocabulary, time.perf_counter() - begun)
+    return finish(task, run, model, vocabulary, counts, time.perf_counter() - begun)
 
 
 def callbacks_of(task, run, model, vocabulary, state):
@@ -208,13 +208,19 @@ def prepare_config(name, overrides=()):
 
 
 def describe_model(task, model, vocabulary):
-    """Prints what will be trained on what."""
+    """Prints what will be trained on what.
+
+    Returns:
+        What `tfmoe.analysis.operations.describe` gives.
+    """
     for line in task.report(vocabulary):
         print(line)
-    print(f"\n{costs_of(task.config, describe(model))}\n", flush=True)
+    counts = describe(model)
+    print(f"\n{costs_of(task.config, counts)}\n", flush=True)
+    return counts
 
 
-def finish(task, run, model, vocabulary, seconds):
+def finish(task, run, model, vocabulary, counts, seconds):
     """Evaluates the best weights on the test text (else the validation text) and writes
     `result.json`. All workers of a cluster must call it.
 
@@ -223,7 +229,6 @@ def finish(task, run, model, vocabulary, seconds):
             `parameters`, `words_trained`, `epochs`, `seconds` of training, `seconds_since_start` of
             this process, validation included. `None` on all workers but the first.
     """
-    counts = describe(model)
     history = run.read_history()
     result = {
         "ops_per_timestep": counts["ops_per_timestep"],
