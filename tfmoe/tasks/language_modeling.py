@@ -7,12 +7,11 @@ import numpy as np
 
 import data_pipelines
 from data_pipelines import graph_tokenization
-from tfmoe.config.data_schema import corpus_of
 from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
-from tfmoe.tasks.corpora import find_splits
+from tfmoe.tasks.task import Task
 from tfmoe.tasks.vocabularies import build_vocabulary
 
 MOST_LABELLED_FILES = 30
@@ -23,7 +22,7 @@ TOKENIZATIONS = {
 }
 
 
-class LanguageTask:
+class LanguageTask(Task):
     """The text of a config, and what a model makes of it. Reads nothing before it is asked.
 
     Args:
@@ -31,15 +30,6 @@ class LanguageTask:
     """
 
     EXPORT_OPTIONS = ("tokenization", "top")
-
-    def __init__(self, config):
-        self.config = config
-        self.corpus = corpus_of(config.data)
-
-    @functools.cached_property
-    def splits(self):
-        """`data_pipelines.Splits` of paths."""
-        return find_splits(self.config)
 
     @functools.cached_property
     def surveys(self):
@@ -87,36 +77,19 @@ class LanguageTask:
             )
         yield f"vocabulary of {len(vocabulary):,}"
 
+    def batches(self, files, vocabulary, *, training, **arguments):
+        return build_batches(self.config, files, vocabulary, training=training, **arguments)
+
+    def lengths(self, part, vocabulary):
+        return self.surveys[part].lengths
+
     def batches_per_epoch(self, vocabulary):
         """Batches of one pass over the training text."""
         data = self.config.data
         return data_pipelines.batches_per_pass(
-            self.surveys["train"].lengths,
+            self.lengths("train", vocabulary),
             batch_tokens=data.batch_tokens,
             max_length=data.max_length,
-        )
-
-    def training_batches(self, vocabulary, start_batch):
-        """Endless batches of the training text, from one on."""
-        return build_batches(
-            self.config,
-            self.splits.train,
-            vocabulary,
-            training=True,
-            start_batch=start_batch,
-            lengths=self.surveys["train"].lengths,
-        )
-
-    def validation_batches(self, vocabulary):
-        """Batches of the validation text, or `None` without one."""
-        if not self.splits.valid:
-            return None
-        return build_batches(
-            self.config,
-            self.splits.valid,
-            vocabulary,
-            training=False,
-            lengths=self.surveys["valid"].lengths,
         )
 
     def numbered_batches(self, vocabulary, files, sentences=None):
@@ -213,9 +186,7 @@ class LanguageTask:
             per mixture its metrics of use (`moe_1_cv_load`, …).
         """
         found = data_pipelines.survey(files)
-        batches = build_batches(
-            self.config, files, vocabulary, training=False, lengths=found.lengths
-        )
+        batches = self.batches(files, vocabulary, training=False, lengths=found.lengths)
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
         known = sum(count for word, count in found.words.items() if word in vocabulary)
         first = ("perplexity", "tokens")

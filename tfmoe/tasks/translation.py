@@ -5,20 +5,19 @@ import functools
 import numpy as np
 
 import data_pipelines
-from tfmoe.config.data_schema import corpus_of
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.inspection import count_lines, numbered_pairs
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
-from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.language_modeling import evaluate_perplexity
+from tfmoe.tasks.task import Task
 from tfmoe.tasks.translation_quality import bleu, multi_bleu
 from tfmoe.tasks.vocabularies import build_subwords
 
 
-class TranslationTask:
+class TranslationTask(Task):
     """The parallel text of a config, and what a model makes of it. Reads nothing before it is
     asked.
 
@@ -29,16 +28,8 @@ class TranslationTask:
     EXPORT_OPTIONS = ("beam", "nbest")
 
     def __init__(self, config):
-        self.config = config
-        self.corpus = corpus_of(config.data)
+        super().__init__(config)
         self._known_lengths = {}
-
-    @functools.cached_property
-    def splits(self):
-        """`data_pipelines.Splits` of `data_pipelines.ParallelFiles`, one for each direction of the
-        config.
-        """
-        return find_splits(self.config)
 
     @functools.cached_property
     def surveys(self):
@@ -94,12 +85,17 @@ class TranslationTask:
                     f"{empty}"
                 )
         longest = self.config.data.max_length
-        left_out = data_pipelines.count_longer(self._lengths("train", vocabulary), longest)
+        left_out = data_pipelines.count_longer(self.lengths("train", vocabulary), longest)
         if left_out:
             yield f"{left_out:,} pairs for training are longer than max_length={longest}"
         yield f"vocabulary of {len(vocabulary):,} subwords"
 
-    def _lengths(self, part, vocabulary):
+    def batches(self, files, vocabulary, *, training, **arguments):
+        return build_parallel_batches(
+            self.config, files, vocabulary, training=training, **arguments
+        )
+
+    def lengths(self, part, vocabulary):
         if part not in self._known_lengths:
             files = getattr(self.splits, part)
             self._known_lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
@@ -109,33 +105,10 @@ class TranslationTask:
         """Batches of one pass over the training text."""
         data = self.config.data
         return data_pipelines.parallel_batches_per_pass(
-            self._lengths("train", vocabulary),
+            self.lengths("train", vocabulary),
             batch_tokens=data.batch_tokens,
             max_length=data.max_length,
             tag_language=bool(vocabulary.languages),
-        )
-
-    def training_batches(self, vocabulary, start_batch):
-        """Endless batches of the training text, from one on."""
-        return build_parallel_batches(
-            self.config,
-            self.splits.train,
-            vocabulary,
-            training=True,
-            start_batch=start_batch,
-            lengths=self._lengths("train", vocabulary),
-        )
-
-    def validation_batches(self, vocabulary):
-        """Batches of the validation text, or `None` without one."""
-        if not self.splits.valid:
-            return None
-        return build_parallel_batches(
-            self.config,
-            self.splits.valid,
-            vocabulary,
-            training=False,
-            lengths=self._lengths("valid", vocabulary),
         )
 
     def numbered_batches(self, vocabulary, files, sentences=None):
@@ -253,7 +226,7 @@ class TranslationTask:
             are means over them, and `directions` has the figures of each. Only the first worker of
             a cluster translates; the others return what is left.
         """
-        batches = build_parallel_batches(self.config, files, vocabulary, training=False)
+        batches = self.batches(files, vocabulary, training=False)
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
         strategy = model.distribute_strategy
         if is_mixed(strategy):

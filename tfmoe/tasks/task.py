@@ -1,0 +1,61 @@
+"""What training every kind of model needs of its text."""
+
+import functools
+
+from tfmoe.config.data_schema import corpus_of
+from tfmoe.tasks.corpora import find_splits
+
+
+class Task:
+    """The text of a config, and what a model makes of it. Reads nothing before it is asked.
+
+    A subclass implements `batches` and `lengths`.
+
+    Args:
+        config: a `Config`.
+
+    Attributes:
+        EXPORT_OPTIONS: names of the options of `tfmoe export` that its models have.
+    """
+
+    EXPORT_OPTIONS = ()
+
+    def __init__(self, config):
+        self.config = config
+        self.corpus = corpus_of(config.data)
+
+    @functools.cached_property
+    def splits(self):
+        """`data_pipelines.Splits` of the text."""
+        return find_splits(self.config)
+
+    def batches(self, files, vocabulary, *, training, **arguments):
+        """Batches of files by the settings of the config: shuffled and without end for training,
+        else in order and once.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement batches(files, …)")
+
+    def lengths(self, part, vocabulary):
+        """The lengths of the sentences of a part of the text, as `batches` takes them."""
+        raise NotImplementedError(f"{type(self).__name__} must implement lengths(part, vocabulary)")
+
+    def training_batches(self, vocabulary, start_batch):
+        """Endless batches of the training text, from one on."""
+        return self.batches(
+            self.splits.train,
+            vocabulary,
+            training=True,
+            start_batch=start_batch,
+            lengths=self.lengths("train", vocabulary),
+        )
+
+    def validation_batches(self, vocabulary):
+        """Batches of the validation text, or `None` without one."""
+        if not self.splits.valid:
+            return None
+        return self.batches(
+            self.splits.valid,
+            vocabulary,
+            training=False,
+            lengths=self.lengths("valid", vocabulary),
+        )
