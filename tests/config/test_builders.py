@@ -56,6 +56,11 @@ def test_model(load):
     assert model(np.array([[1, 3], [1, 0]])).shape == (2, 2, 8)
 
 
+def test_blocks_without_residual_connection(load):
+    blocks = build_model(load("model.blocks[0].residual=false")).blocks
+    assert [block.residual for block in blocks] == [False, True, True]
+
+
 def test_model_for_a_vocabulary(load):
     assert build_model(load(), vocabulary_size=11).vocabulary_size == 11
 

@@ -253,8 +253,8 @@ class TestErrors:
             ("model.blocks[1].gate.load_weight=-1", "model.blocks[1].gate.load_weight: must be a"),
             (
                 "model.blocks[0].units=9",
-                "model.blocks[0].units: the block's output is 9 wide, but the residual connection "
-                "needs model.d_model=8; set projection_units: 8",
+                "model.blocks[0].units: the block's output is 9 wide, but must be as wide "
+                "as its input, model.d_model=8; set projection_units: 8",
             ),
             (
                 "model.blocks[0].projection_units=9",

@@ -37,13 +37,14 @@ def load(tmp_path):
 def test_keys():
     assert {name: list(section.model_fields) for name, section in BLOCK_SECTIONS.items()} == {
         "lstm": ["name", "units", "projection_units", "kernel_initializer",
-                 "recurrent_initializer"],
+                 "recurrent_initializer", "residual"],
         "moe": ["name", "num_experts", "hidden_units", "gate", "groups", "depth", "activation",
                 "use_bias", "recompute", "capacity_factor", "evaluation_capacity_factor",
-                "capacity_priority", "metrics", "kernel_initializer"],
+                "capacity_priority", "metrics", "kernel_initializer", "residual"],
         "feed_forward": ["name", "hidden_units", "depth", "activation", "use_bias",
-                         "kernel_initializer"],
-        "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention"],
+                         "kernel_initializer", "residual"],
+        "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention",
+                           "residual"],
     }  # fmt: skip
     assert {name: list(section.model_fields) for name, section in MODEL_SECTIONS.items()} == {
         "language_model": ["name", "d_model", "blocks", "dropout", "num_sampled"],

@@ -18,6 +18,8 @@ TABLE_7 = {
     "MoE-4", "MoE-32", "MoE-256", "MoE-256-h", "MoE-1024-h", "MoE-4096-h", "2xLSTM-8192-1024",
     "MoE-34M", "MoE-143M",
 }  # fmt: skip
+# Of these, published ones of Jozefowicz et al. 2016.
+PUBLISHED = {"LSTM-512-512", "LSTM-1024-512", "LSTM-2048-512", "2xLSTM-8192-1024"}
 # Table 8, models only: experts, groups, perplexity after one pass.
 TABLE_8 = {
     "4xLSTM-512": (None, None, 47.0),
@@ -269,6 +271,7 @@ def test_every_row_of_table_7_trains_as_the_paper_says():
         assert config.training.epochs == 10
         assert config.training.optimizer.schedule.warmup_steps == 1000
         for block in config.model.blocks:
+            assert block.residual == (shipped["row"] not in PUBLISHED)
             if block.name == "moe":
                 assert (block.gate.importance_weight, block.gate.load_weight) == (0.1, 0.1)
                 assert block.gate.k == (2 if block.groups else 4)

@@ -18,6 +18,16 @@ def test_by_hand():
     np.testing.assert_allclose(result, [[3.5, 8 + 1 / (1 + np.exp(-3))]], rtol=1e-6)
 
 
+def test_without_the_connection_by_hand():
+    layer = Residual(keras.layers.Identity(), activation="relu", dropout=0.5, residual=False)
+    x = np.array([[3.0, -8.0]])
+    np.testing.assert_array_equal(layer(x).numpy(), [[3, 0]])
+    np.testing.assert_array_equal(layer.step(x, ())[0].numpy(), [[3, 0]])
+    # Dropped: 0. Kept: 1 / (1 - 0.5).
+    values = np.unique(layer(np.ones((100, 10), "float32"), training=True).numpy())
+    np.testing.assert_array_equal(values, [0, 2])
+
+
 def test_dropout_acts_in_training_on_the_layers_output_only():
     layer = Residual(keras.layers.Identity(), dropout=0.5, seed=1)
     x = np.ones((100, 10), "float32")
@@ -99,13 +109,14 @@ def test_layers_of_keras_are_blocks_as_far_as_they_can_be():
     ],
 )
 def test_save_and_load(inner, tmp_path):
-    layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4)
+    layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4, residual=False)
     model = keras.Sequential([keras.Input((None, 5)), layer])
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
     assert again.count_params() == model.count_params()
-    assert (again.layers[0].dropout.rate, again.layers[0].seed) == (0.3, 4)
+    again = again.layers[0]
+    assert (again.dropout.rate, again.seed, again.residual) == (0.3, 4, False)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +135,7 @@ def test_layer_that_changes_the_shape(inner):
         ({"dropout": 1}, "dropout must be a number of at least 0 and under 1, got 1"),
         ({"dropout": -0.1}, "dropout must be a number of at least 0 and under 1, got -0.1"),
         ({"dropout": "0.5"}, "dropout must be a number of at least 0 and under 1, got '0.5'"),
+        ({"residual": 1}, "residual must be True or False, got 1"),
         ({"seed": "1"}, "seed must be an integer or None, got '1'"),
         ({"activation": "sigmoide"}, "activation must be a Keras activation, .*'sigmoide'"),
         ({"activation": keras.layers.PReLU()}, "activation must be a function without variables"),

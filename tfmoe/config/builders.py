@@ -64,7 +64,12 @@ def _model(model, vocabulary_size, seed):
         ]
         # The seeds of a list continue those of the one before.
         first_seed = seed + sum(map(len, blocks.values()))
-        blocks[key] = residual_blocks(layers, dropout=model.dropout, seed=first_seed)
+        blocks[key] = residual_blocks(
+            layers,
+            dropout=model.dropout,
+            seed=first_seed,
+            residual=[block.residual for block in getattr(model, key)],
+        )
     return construct(model, vocabulary_size=vocabulary_size, seed=seed, name=model.name, **blocks)
 
 

@@ -91,12 +91,12 @@ def _place_problems(path, block):
 
 
 def _width_problems(path, block, layer, d_model):
-    """Blocks have residual connections."""
+    """Blocks keep the width of their input."""
     width = layer.compute_output_shape((None, None, d_model))[-1]
     if width == d_model:
         return
     message = (
-        f"the block's output is {width} wide, but the residual connection needs "
+        f"the block's output is {width} wide, but must be as wide as its input, "
         f"model.d_model={d_model}"
     )
     if not hasattr(block, "projection_units"):

@@ -2,6 +2,7 @@
 and are documented there.
 """
 
+import inspect
 from typing import Annotated, Literal
 
 import keras
@@ -31,6 +32,14 @@ def needs_memory(layer):
     return getattr(layer, "needs_memory", False)
 
 
+# What every block has beside its layer's arguments.
+MORE_BLOCK_KEYS = {"residual": (bool, True)}
+ABOUT_MORE_BLOCK_KEYS = """
+
+Keys of every block:
+    residual: whether the block's input is added to its output (`tfmoe.layers.Residual`).
+"""
+
 BLOCK_SECTIONS = {
     name: section_of(
         layer,
@@ -38,6 +47,8 @@ BLOCK_SECTIONS = {
         base=keras.layers.Layer,
         leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
         fields=BLOCK_FIELDS,
+        more=MORE_BLOCK_KEYS,
+        doc=inspect.cleandoc(layer.__doc__) + ABOUT_MORE_BLOCK_KEYS,
     )
     for name, layer in BLOCKS.items()
 }

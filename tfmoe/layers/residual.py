@@ -13,7 +13,7 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Residual(Block):
-    """`y = x + dropout(activation(layer(x)))`.
+    """`y = x + dropout(activation(layer(x)))`; without the residual connection `y` has no `x`.
 
     It steps, counts and keeps what its layer does. For a layer of Keras itself the defaults of
     `Block` hold: it steps if it takes `[B, D]`, and its costs are not known.
@@ -24,6 +24,8 @@ class Residual(Block):
             passes a mixture's output through a sigmoid.
         dropout: probability of dropping an element of the layer's output, 0 <= dropout < 1.
         seed: integer, for reproducible dropout.
+        residual: whether to add the input. Published models that the paper compares with do not
+            (Jozefowicz et al. 2016), or not around every layer (Wu et al. 2016).
 
     Call arguments:
         inputs: `[..., D]` of any number type.
@@ -41,7 +43,7 @@ class Residual(Block):
         TensorShape([8, 5, 16])
     """
 
-    def __init__(self, layer, activation=None, dropout=0.0, seed=None, **kwargs):
+    def __init__(self, layer, activation=None, dropout=0.0, seed=None, residual=True, **kwargs):
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(f"layer must be a Keras layer, got {layer!r}")
         kwargs.setdefault("name", f"residual_{layer.name}")
@@ -50,6 +52,7 @@ class Residual(Block):
         self.layer = layer
         self.activation = arguments.activation("activation", activation)
         self.seed = arguments.random_seed("seed", seed)
+        self.residual = arguments.boolean("residual", residual)
         self.dropout = keras.layers.Dropout(
             arguments.fraction("dropout", dropout),
             seed=self.seed,
@@ -64,7 +67,7 @@ class Residual(Block):
         output_shape = self.layer.compute_output_shape(tuple(input_shape))
         if tuple(output_shape) != tuple(input_shape):
             raise ValueError(
-                "a residual connection needs a layer that keeps the shape: "
+                "a block needs a layer that keeps the shape: "
                 f"{self.layer.name} makes {output_shape} of {tuple(input_shape)} "
                 "(an LSTM needs return_sequences=True, and "
                 f"projection_units={input_dim} if it has another width)"
@@ -78,10 +81,11 @@ class Residual(Block):
         return self.join(inputs, self.layer(inputs, training=training, **kwargs), training)
 
     def join(self, inputs, outputs, training=False):
-        """`x + dropout(activation(y))`, for outputs `y` of the layer that the caller has already
-        (those of a single step of a recurrent one, for example).
+        """`x + dropout(activation(y))`, or without `x`, for outputs `y` of the layer that the
+        caller has already (those of a single step of a recurrent one, for example).
         """
-        return inputs + self.dropout(self.activation(outputs), training=training)
+        outputs = self.dropout(self.activation(outputs), training=training)
+        return inputs + outputs if self.residual else outputs
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -140,6 +144,7 @@ class Residual(Block):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout.rate,
             "seed": self.seed,
+            "residual": self.residual,
         }
 
     @classmethod

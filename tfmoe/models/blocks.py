@@ -8,25 +8,29 @@ import tensorflow as tf
 from tfmoe.layers import Residual
 
 
-def residual_blocks(layers, dropout=0.0, seed=None):
+def residual_blocks(layers, dropout=0.0, seed=None, residual=True):
     """Puts the paper's activation, dropout and residual connection around layers.
 
     Args:
         layers: list of `tfmoe.layers.Block`; other Keras layers get no activation.
         dropout: on every layer's output.
         seed: integer; every block gets its own.
+        residual: whether blocks have residual connections: a boolean, or a list with one for each
+            layer.
 
     Returns:
         List of `Residual`.
     """
+    residual = [residual] * len(layers) if isinstance(residual, bool) else residual
     return [
         Residual(
             layer,
             activation=getattr(layer, "residual_activation", None),
             dropout=dropout,
             seed=None if seed is None else seed + 1 + i,
+            residual=has_residual,
         )
-        for i, layer in enumerate(layers)
+        for i, (layer, has_residual) in enumerate(zip(layers, residual, strict=True))
     ]
 
 

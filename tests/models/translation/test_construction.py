@@ -122,5 +122,5 @@ def test_no_encoder_blocks_attend_to_the_embedding():
 
 def test_a_width_that_does_not_fit():
     model = TranslationModel(V, D, blocks(lstm()), blocks(AttentionLSTM(D + 1)))
-    with pytest.raises(ValueError, match="a residual connection needs a layer that keeps the"):
+    with pytest.raises(ValueError, match="a block needs a layer that keeps the shape"):
         model.build((None, None))

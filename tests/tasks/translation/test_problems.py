@@ -116,8 +116,8 @@ def problems(data, *overrides):
         (
             ONE,
             ["model.decoder[0].projection_units=null"],
-            "config.yaml:8: model.decoder[0].units: the block's output is 12 wide, but the "
-            "residual connection needs model.d_model=8; set projection_units: 8",
+            "config.yaml:8: model.decoder[0].units: the block's output is 12 wide, but must be as "
+            "wide as its input, model.d_model=8; set projection_units: 8",
         ),
         (
             ONE,
