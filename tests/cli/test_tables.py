@@ -10,6 +10,10 @@ EXPECTED = {
     ("Table 7", "2xLSTM-8192-1024", "parameters"),
     ("Table 7", "MoE-34M", "total"),
     ("Table 7", "MoE-256", "ops_per_timestep"),
+} | {
+    (f"Table {number}", row, column)
+    for number, row in ((2, "GNMT"), (3, "GNMT"), (4, "GNMT"), (5, "GNMT-Mono"), (5, "GNMT-Multi"))
+    for column in ("ops_per_timestep", "total")
 }
 
 
@@ -27,7 +31,7 @@ def test_every_row(capfd):
     count = {f"Table {n}": 0 for n in (1, 2, 3, 4, 5, 7, 8)}
     for row in rows:
         count[row["table"]] += 1
-    assert list(count.values()) == [4, 2, 1, 1, 1, 15, 8]
+    assert list(count.values()) == [4, 3, 2, 2, 3, 15, 8]
     entries = {
         (row["table"], row["row"], column): row[column]
         for row in rows
@@ -98,6 +102,22 @@ def test_translation(capfd, table, row, paper, mixtures):
     assert found["total"]["paper"] == 8_700_000_000 and found["total"]["within_rounding"]
 
 
+@pytest.mark.parametrize(("table", "row", "paper"), [("3", "GNMT", 214), ("5", "GNMT-Mono", 212)])
+def test_gnmt(capfd, table, row, paper):
+    _, out, _ = run(capfd, "--table", table, "--row", row, "--json")
+    (found,) = json.loads(out)
+    # 15 LSTMs of 4·2048·1024, one that reads the context too, the softmax's 1024·32768.
+    ours = 15 * 8_388_608 + 12_582_912 + 33_554_432
+    # A second LSTM in the first layer, 1024 more inputs of the second, and of 7 in the decoder.
+    missing = 8_388_608 + 8 * 4 * 1024 * 1024
+    ops, total = found["ops_per_timestep"], found["total"]
+    assert (ops["ours"], ops["paper"]) == (ours, paper * 10**6)
+    assert round((ours + missing) / 1e6, 1) == 213.9 and "213.9" in ops["reason"]
+    assert (total["paper"], total["within_rounding"]) == (278_000_000, False)
+    assert f"{missing / 1e6:.1f} M" in total["reason"]
+    assert round((total["ours"] + missing + 1024 * 32_768) / 1e6) == 283
+
+
 def test_one_row(capfd):
     _, out, _ = run(capfd, "--table", "Table 7", "--row", "MoE-256", "--json")
     (row,) = json.loads(out)
@@ -125,7 +145,9 @@ def test_text(capfd):
     lines = [line.split() for line in out.splitlines()]
     assert ["MoE-Multi", "multilingual/moe-multi", "101.712", "102.0", "-0.288", "8.677", "8.7",
             "-0.023"] in lines  # fmt: skip
-    assert out.endswith("All within rounding.\n")
+    assert ["GNMT-Multi", "multilingual/gnmt-multi", "171.966", "212.0", "-40.034", "[1]", "0.208",
+            "0.278", "-0.070", "[2]"] in lines  # fmt: skip
+    assert [line[0] for line in lines[-2:]] == ["[1]", "[2]"]
 
 
 @pytest.mark.parametrize(

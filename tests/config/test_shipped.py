@@ -31,7 +31,12 @@ TABLE_8 = {
     "MoE-65536-h": (65536, 256, 28.9),
     "MoE-131072-h": (131072, 256, 29.2),
 }
-# Tables 2 to 4: pair of languages, perplexity, BLEU.
+# Tables 2 to 4: pair of languages, perplexity, BLEU, of mixtures and of GNMT.
+GNMT = {
+    ("Table 2", "GNMT"): ("en", "fr", 2.79, 39.22),
+    ("Table 3", "GNMT"): ("en", "de", 5.25, 24.91),
+    ("Table 4", "GNMT"): ("en", "fr", None, 35.56),
+}
 TRANSLATION = {
     ("Table 2", "MoE 2048 experts"): ("en", "fr", 2.69, 40.35),
     ("Table 2", "MoE 2048 experts, longer"): ("en", "fr", 2.63, 40.56),
@@ -168,17 +173,51 @@ def test_tables_2_to_4_are_complete_and_as_the_paper_says():
             languages = data.source_language, data.target_language
             found[table, row] = (*languages, paper.perplexity, paper.bleu)
             assert data.name == ("parallel" if table == "Table 4" else "wmt14")
+            if row == "GNMT":
+                check_gnmt(config)
+                continue
             assert (paper.ops_per_timestep_millions, paper.total_billions) == (85, 8.7)
             moe = check_translation_model(config.model)
             assert (moe.num_experts, moe.groups, moe.hidden_units) == (2048, 16, 2048)
             assert (moe.gate.name, moe.gate.k, moe.gate.importance_weight) == ("batchwise", 2, 0.01)
             assert config.model.dropout == 0.4
             check_translation_training(config)
-    assert found == TRANSLATION
+    assert found == TRANSLATION | GNMT
+
+
+def check_gnmt(config):
+    """8 and 8 LSTMs, residual connections from the third layer on (Wu et al. 2016)."""
+    model, paper, optimizer = config.model, config.paper, config.training.optimizer
+    for blocks, first in ((model.encoder, "lstm"), (model.decoder, "attention_lstm")):
+        assert [block.name for block in blocks] == [first] + ["lstm"] * 7
+        assert {(block.units, block.projection_units) for block in blocks} == {(1024, None)}
+        assert [block.residual for block in blocks] == [False] * 2 + [True] * 6
+    assert (model.d_model, model.decoder[0].attention) == (1024, "additive")
+    ops = 212 if paper.table == "Table 5" else 214
+    assert (paper.ops_per_timestep_millions, paper.total_billions) == (ops, 0.278)
+    assert (config.data.vocabulary.size, config.data.batch_tokens) == (32_768, 12 * 128 * 64)
+    assert (optimizer.name, optimizer.learning_rate, optimizer.global_clip_norm) == (
+        "adam",
+        2e-4,
+        5,
+    )
+    assert optimizer.schedule.name == "constant"
+
+
+def test_gnmt_of_table_5():
+    configs = configs_of("Table 5")
+    assert set(configs) == {"MoE-Multi", "GNMT-Mono", "GNMT-Multi"}
+    mono, multi, mixture = (configs[name] for name in ("GNMT-Mono", "GNMT-Multi", "MoE-Multi"))
+    for each in (mono, multi):
+        check_gnmt(each)
+    assert mono.model == multi.model
+    assert multi.data.directions == mixture.data.directions
+    assert str(mono.paper.bleu) == TABLE_5["fr", "en"][0]
 
 
 def test_longer_training_is_the_same_for_twice_the_steps():
-    three_days, six_days = configs_of("Table 2").values()
+    configs = configs_of("Table 2")
+    three_days, six_days = (configs[f"MoE 2048 experts{more}"] for more in ("", ", longer"))
     assert six_days.training.epochs == 2 * three_days.training.epochs
     assert (six_days.model, six_days.data) == (three_days.model, three_days.data)
 
@@ -194,9 +233,9 @@ def test_smaller_translation_mixtures_cost_the_same(experts, groups, k):
 
 
 def test_table_5_translates_in_twelve_directions():
-    (shipped,) = [each for each in SHIPPED if each["table"] == "Table 5"]
+    shipped = next(each for each in SHIPPED if each["row"] == "MoE-Multi")
     config = load_config(shipped["path"])
-    assert (shipped["row"], config.paper.ops_per_timestep_millions) == ("MoE-Multi", 102)
+    assert (shipped["table"], config.paper.ops_per_timestep_millions) == ("Table 5", 102)
     moe = check_translation_model(config.model)
     assert (moe.num_experts, moe.groups, moe.hidden_units) == (512, None, 8192)
     assert (moe.gate.name, moe.gate.k) == ("noisy_top_k", 2)
