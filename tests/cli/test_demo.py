@@ -38,9 +38,10 @@ def test_stopped_and_finished(command, demo, tmp_path, monkeypatch):
     assert "Epoch" not in out  # both were trained already
     assert results[0] < (folder / "moe" / "result.json").stat().st_mtime_ns
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary) == {"moe", "dense", "tokens", "test_tokens"}
-    for name in MODELS:
+    assert set(summary) == {"kneser_ney", "moe", "dense", "tokens", "test_tokens"}
+    for name in ("kneser_ney", *MODELS):
         assert set(summary[name]) == {"perplexity", "ops_per_timestep", "parameters", "seconds"}
+    for name in MODELS:
         history = RunDirectory(folder / name).read_history()
         assert summary["tokens"] == sum(row["words"] for row in history)
     assert summary["test_tokens"] == 11
@@ -56,6 +57,9 @@ def test_stopped_and_finished(command, demo, tmp_path, monkeypatch):
     (row,) = [line.split() for line in lines if line.startswith("dense")]
     assert row[2:4] == ["96", str(4 * 32 + 2 * 16 + 2 * 4 * 9 + 9)]  # 6 words, 3 special ones
     assert f"{summary['moe']['perplexity']:.2f}" in out
+    (row,) = [line.split() for line in lines if line.startswith("Kneser-Ney 5-gram")]
+    ngrams = summary["kneser_ney"]
+    assert row[2:5] == [f"{ngrams['perplexity']:.2f}", "5", str(ngrams["parameters"])]
     assert f"Summary: {folder}/summary.json" in lines[-1]
 
 

@@ -19,6 +19,7 @@ from tfmoe.cli import (
     export,
     inspect,
     launch,
+    ngram,
     prepare,
     tables,
     train,
@@ -44,6 +45,7 @@ app.command()(evaluate.evaluate)
 app.command()(translate.translate)
 app.command()(export.export)
 app.command()(inspect.inspect)
+app.command()(ngram.ngram)
 app.command()(demo.demo)
 app.command()(ablate.ablate)
 

@@ -20,10 +20,11 @@ def demo(
     """Train a small mixture of experts and a dense model of the same cost, and compare them.
 
     Both see the same words of the embedded text (English, Python source, eight languages) in the
-    same order. Prints perplexities and which words each expert specialises in. The folder gets a
-    run for each model (moe, dense), curves.png and summary.json. The command resumes a demo that
-    was killed; it begins anew after a finished one, or with other settings. --set is for both
-    models.
+    same order. Beside them stands a Kneser-Ney 5-gram model, as in the paper's tables: its
+    parameters are n-grams, its seconds those of counting. Prints perplexities and which words each
+    expert specialises in. The folder gets a run for each model (moe, dense), curves.png and
+    summary.json. The command resumes a demo that was killed; it begins anew after a finished one,
+    or with other settings. --set is for both models.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The demo: a mixture of experts beside a dense model of the same cost."""
+"""The demo: a mixture of experts beside a dense model of the same cost, and a 5-gram model."""
 
 from data_pipelines import survey
 from tfmoe.analysis.columns import aligned
@@ -9,11 +9,14 @@ from tfmoe.inspection.summary import HEADING, by_load, expert_rows
 from tfmoe.inspection.use import expert_use
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.language_modeling import build_batches
-from tfmoe.tasks.runs import load_run
+from tfmoe.tasks.ngrams import measured_ngrams
+from tfmoe.tasks.registry import task_of
+from tfmoe.tasks.runs import load_run, load_vocabulary
 from tfmoe.tasks.train import train_run
 from tfmoe.training.run_directory import RunDirectory
 
 MODELS = {"moe": "demo/language_model", "dense": "demo/dense"}
+NGRAMS = "kneser_ney"  # the key of summary.json
 
 
 def run_demo(run_dir, overrides=()):
@@ -69,18 +72,15 @@ def clear_old_runs(configs, run_dir):
 def compare(run_dir, results):
     """Prints the comparison, and writes `summary.json` and `curves.png`."""
     runs = {name: RunDirectory(run_dir / name) for name in results}
+    print(f"\n== {NGRAMS}: 5-grams of the same text ==", flush=True)
+    figures = {NGRAMS: figures_of(ngrams_of(runs["moe"]))}
+    figures |= {name: figures_of(result) for name, result in results.items()}
     print(f"\n{use_report(run_dir / 'moe')}\n")
     rows = [["", "perplexity", "ops/timestep", "parameters", "seconds"]]
-    for name, result in results.items():
-        rows.append(
-            [
-                name,
-                f"{result['perplexity']:.2f}",
-                f"{result['ops_per_timestep']:,}",
-                f"{result['parameters']['total']:,}",
-                f"{result['seconds']:.0f}",
-            ]
-        )
+    for name, each in figures.items():
+        label = "Kneser-Ney 5-gram" if name == NGRAMS else name
+        counts = (f"{each[key]:,}" for key in ("ops_per_timestep", "parameters"))
+        rows.append([label, f"{each['perplexity']:.2f}", *counts, f"{each['seconds']:.0f}"])
     print(aligned(rows, "<>>>>"))
     moe, dense = results["moe"], results["dense"]
     better = 1 - moe["perplexity"] / dense["perplexity"]
@@ -88,17 +88,7 @@ def compare(run_dir, results):
         f"\nAfter the same {moe['words_trained']:,} words, the mixture's test perplexity is "
         f"{abs(better):.1%} {'below' if better > 0 else 'above'} the dense model's."
     )
-    summary = {
-        name: {
-            "perplexity": result["perplexity"],
-            "ops_per_timestep": result["ops_per_timestep"],
-            "parameters": result["parameters"]["total"],
-            "seconds": result["seconds"],
-        }
-        for name, result in results.items()
-    }
-    summary["tokens"] = moe["words_trained"]
-    summary["test_tokens"] = moe["tokens"]
+    summary = {**figures, "tokens": moe["words_trained"], "test_tokens": moe["tokens"]}
     perplexity_curves(
         {name: run.read_history() for name, run in runs.items()},
         run_dir / "curves.png",
@@ -106,6 +96,28 @@ def compare(run_dir, results):
     )
     RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: it is finished
     print(f"Curves: {run_dir / 'curves.png'}   Summary: {run_dir / 'summary.json'}")
+
+
+def ngrams_of(run):
+    """What `measured_ngrams` gives of the text of a run, with its vocabulary.
+
+    Args:
+        run: a `RunDirectory`.
+    """
+    task = task_of(load_config(run.config))
+    vocabulary = load_vocabulary(run, task)
+    return measured_ngrams(task.splits.train, task.splits.test, vocabulary)
+
+
+def figures_of(result):
+    """What the table and `summary.json` have of a model, trained or counted."""
+    parameters = result["parameters"]
+    return {
+        "perplexity": result["perplexity"],
+        "ops_per_timestep": result["ops_per_timestep"],
+        "parameters": parameters["total"] if isinstance(parameters, dict) else parameters,
+        "seconds": result["seconds"],
+    }
 
 
 def use_report(run_dir, most=32):
