@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.best_tokens import taken_of_candidates
 from tfmoe.ops.assignments import drop, in_order
+from tfmoe.ops.segments import segment_ids
 
 
 def within_capacity(assignments, capacity, priority="position", shared=True):
@@ -92,7 +93,7 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
     # The rank of an assignment among those of its expert and class.
     order = tf.argsort(cells, stable=True)
     rank = tf.gather(
-        tf.range(tf.size(cells)) - tf.repeat(tf.cumsum(own, exclusive=True), own),
+        tf.range(tf.size(cells)) - tf.gather(tf.cumsum(own, exclusive=True), segment_ids(own)),
         tf.math.invert_permutation(order),
     )
     place = rank + tf.gather(tf.reshape(before, [-1]), cells)
@@ -107,7 +108,7 @@ def _heaviest(assignments, capacity, communicates):
     weights = tf.stop_gradient(assignments.weights[: tf.size(experts)])
     by_weight = tf.argsort(weights, direction="DESCENDING", stable=True)
     order = tf.gather(by_weight, tf.argsort(tf.gather(experts, by_weight), stable=True))
-    first = tf.repeat(tf.cumsum(assignments.counts, exclusive=True), assignments.counts)
+    first = tf.gather(tf.cumsum(assignments.counts, exclusive=True), experts)
     rank = tf.gather(tf.range(tf.size(experts)) - first, tf.math.invert_permutation(order))
     if communicates:
         capacity = _share(assignments.counts, tf.gather(weights, order), capacity)

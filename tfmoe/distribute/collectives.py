@@ -105,7 +105,7 @@ def all_reduce_sums(*tensors):
         return tensors
     shapes = [tf.shape(each) for each in tensors]
     flat = all_reduce_sum(tf.concat([tf.reshape(each, [-1]) for each in tensors], axis=0))
-    parts = tf.split(flat, [tf.reduce_prod(shape) for shape in shapes])
+    parts = tf.split(flat, [tf.size(each) for each in tensors])
     return tuple(
         tf.ensure_shape(tf.reshape(part, shape), each.shape)
         for part, shape, each in zip(parts, shapes, tensors, strict=True)

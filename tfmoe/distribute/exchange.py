@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.ops.assignments import Assignments, assign_tokens, permute
+from tfmoe.ops.segments import segment_ids
 
 
 def exchange(assignments):
@@ -91,7 +92,7 @@ class AllToAll:
         arriving = counts[:, begin:end]  # [R, E_r]
         padding = num_sent - tf.reduce_sum(arriving, axis=1, keepdims=True)
         runs = tf.reshape(tf.concat([arriving, padding], axis=1), [-1])
-        experts = tf.repeat(tf.tile(tf.range(end - begin + 1), [self.replicas]), runs)
+        experts = segment_ids(runs) % (end - begin + 1)
         unweighted = tf.ones([tf.size(experts), 1])
         self.arrived = assign_tokens(experts[:, None], unweighted, end - begin)
         self.counts = self.arrived.counts
@@ -126,13 +127,10 @@ class AllToAll:
 
     def _all_to_all(self, rows):
         """Sends an equal part of the rows to each replica. Those behind, dropped, do not travel."""
-        num_rows = tf.size(self.arrived.tokens)
-        shape = tf.concat([[self.replicas, num_rows // self.replicas], tf.shape(rows)[1:]], axis=0)
-        parts = tf.reshape(rows[:num_rows], shape)
-        parts = tf.ensure_shape(parts, [self.replicas, None, *rows.shape[1:]])
-        arrived = collectives.all_to_all(parts)
-        arrived = tf.reshape(arrived, tf.concat([[num_rows], tf.shape(rows)[1:]], axis=0))
-        return tf.ensure_shape(arrived, [None, *rows.shape[1:]])
+        width = rows.shape[1:]
+        travelling = rows[: tf.size(self.arrived.tokens)]
+        arrived = collectives.all_to_all(tf.reshape(travelling, [self.replicas, -1, *width]))
+        return tf.reshape(arrived, [-1, *width])
 
 
 def _arranged(assignments, own, num_sent):
@@ -150,7 +148,7 @@ def _arranged(assignments, own, num_sent):
     num_kept = tf.reduce_sum(own)
     slots = assignments.slots
     if slots is not None:
-        replica = tf.repeat(tf.range(own.shape[0]), own)
+        replica = segment_ids(own)
         places = replica * num_sent + tf.range(num_kept) - tf.gather(begins, replica)
         num_dropped = tf.size(assignments.tokens) - num_kept
         behind = tf.size(row_at) + tf.range(num_dropped)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.ops.assignments import Assignments
+from tfmoe.ops.segments import segment_ids
 
 
 class Routing(NamedTuple):
@@ -48,11 +49,9 @@ class Groups(NamedTuple):
 
     def of_rows(self):
         """`[T]` int32, the group of each row."""
-        groups = tf.range(tf.size(self.sizes))
         if self.size is None:
-            return tf.repeat(groups, self.sizes)
-        num_groups = self.sizes.shape[0]
-        return tf.reshape(tf.broadcast_to(groups[:, None], [num_groups, self.size]), [-1])
+            return segment_ids(self.sizes)
+        return tf.repeat(tf.range(self.sizes.shape[0]), self.size)
 
     def sum(self, rows):
         """`[T, ...]` to `[G, ...]`, the sum over the rows of each group."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmoe.ops.segments import segment_ids
+
 
 class Assignments(NamedTuple):
     """Assignments sorted by expert; within an expert, by token where every token has K experts.
@@ -42,7 +44,7 @@ class Assignments(NamedTuple):
 
     def experts(self):
         """`[sum(counts)]` int32, the expert of each assignment that is not dropped."""
-        return tf.repeat(tf.range(tf.size(self.counts)), self.counts)
+        return segment_ids(self.counts)
 
     def sum_by_expert(self, values):
         """`[A]` values to `[E]` sums; dropped assignments do not count."""
