@@ -89,6 +89,13 @@ def test_two_workers_train_what_one_process_does(command, start, corpus, tmp_pat
     assert perplexity(tmp_path / "two") == pytest.approx(perplexity(tmp_path / "one"), rel=1e-5)
     log = (tmp_path / "two" / "logs" / "worker-1.log").read_text()
     assert "of these in experts" in log and "Everything is in" not in log
+    # One process loads what the two have saved.
+    status, out, _ = command("evaluate", tmp_path / "two", "--weights", "last", "--json")
+    assert status == 0
+    _, expected, _ = command("evaluate", tmp_path / "one", "--weights", "last", "--json")
+    assert json.loads(out)["perplexity"] == pytest.approx(
+        json.loads(expected)["perplexity"], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

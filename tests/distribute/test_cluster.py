@@ -12,6 +12,8 @@ import pytest
 
 import tfmoe
 
+# `make test` has a shorter one: tests/cli/test_launch.py trains on two workers too.
+pytestmark = pytest.mark.slow
 SECONDS = 600  # for all processes together
 SCRIPT = """\
 import contextlib, json, os, pathlib, sys

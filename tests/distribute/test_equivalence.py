@@ -208,10 +208,10 @@ def test_flat(replicas):
     [
         ("groups", 2),
         ("batchwise", 4),
-        ("groups_batchwise", 2),
         ("nine_experts", 4),
         pytest.param("groups", 4, marks=pytest.mark.slow),
         pytest.param("batchwise", 2, marks=pytest.mark.slow),
+        pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 4, marks=pytest.mark.slow),
         pytest.param("nine_experts", 2, marks=pytest.mark.slow),
     ],
@@ -233,7 +233,12 @@ def test_devices_without_a_group():
 
 @pytest.mark.parametrize(
     ("setting", "replicas"),
-    [("flat", 4), ("groups", 2), ("batchwise", 4), ("groups_batchwise", 2)],
+    [
+        ("flat", 4),
+        ("groups", 2),
+        pytest.param("batchwise", 4, marks=pytest.mark.slow),
+        pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_language_model_on_uneven_batches(setting, replicas):
     check_equal(language_model(setting, replicas), language_model(setting, None), 1e-5)
