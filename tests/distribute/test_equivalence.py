@@ -37,6 +37,7 @@ class Setting(NamedTuple):
     optimizer: object
     num_experts: int = 8
     options: dict = {}  # noqa: RUF012
+    num_sampled: int | None = None
 
 
 SETTINGS = {
@@ -91,8 +92,9 @@ LANGUAGE_SETTINGS = {
         options={**CAPACITY, "groups": 4},
     ),
     "batchwise": Setting(BATCHWISE, lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.05)),
+    # Adam would make whole steps of rounding errors, where the gradients of a word cancel out.
     "groups_batchwise": Setting(
-        BATCHWISE, lambda: keras.optimizers.Adam(0.01), options={"groups": 4}
+        BATCHWISE, lambda: keras.optimizers.SGD(1.0), options={"groups": 4}, num_sampled=5
     ),
 }
 
@@ -141,7 +143,7 @@ def train(model, batches):
 @functools.cache
 def regression(setting, replicas, predict=False):
     """A model with mixtures and a plain loss, in float64; `None` replicas for no strategy."""
-    gate, optimizer, num_experts, options = SETTINGS[setting]
+    gate, optimizer, num_experts, options, _ = SETTINGS[setting]
     keras.utils.set_random_seed(3)
     with scope(replicas):
         inputs = keras.Input([D])
@@ -160,11 +162,11 @@ def regression(setting, replicas, predict=False):
 @functools.cache
 def language_model(setting, replicas):
     """A language model, on uneven batches with padding."""
-    gate, optimizer, num_experts, options = LANGUAGE_SETTINGS[setting]
+    gate, optimizer, num_experts, options, num_sampled = LANGUAGE_SETTINGS[setting]
     keras.utils.set_random_seed(3)
     with scope(replicas):
         moe = MoE(num_experts, 5, gate=gate, name="moe", **options)
-        model = LanguageModel(20, D, residual_blocks([moe]))
+        model = LanguageModel(20, D, residual_blocks([moe]), num_sampled=num_sampled)
         model.compile(optimizer())
         model.build((None, None))
         model.optimizer.build(model.trainable_variables)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import ReplicaSeeds
 from tfmoe.gating import NoisyTopK
-from tfmoe.layers import MoE
+from tfmoe.layers import MoE, VocabularySoftmax
 
 D, H, E = 6, 5, 8
 
@@ -53,6 +53,28 @@ def test_noise_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas
     np.testing.assert_array_equal(routed(strategy_of(2), in_replicas), [first, second])
     np.testing.assert_array_equal(routed(strategy_of(1), in_replicas), routed(None, in_replicas))
     np.testing.assert_allclose(first, routed(None, in_replicas)[0], rtol=1e-6)
+
+
+def sampled_losses(strategy, in_replicas):
+    """Losses of a sampled softmax for the same words on all replicas, drawn twice."""
+    x, targets = tf.ones([3, D]), tf.constant([0, 7, 300])
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(3)
+        layer = VocabularySoftmax(1000, num_sampled=10, seed=3)
+        layer.build((None, D))
+
+    def twice(_):
+        return tf.stack([layer.training_loss(x, targets) for _ in range(2)])
+
+    return [twice(0).numpy()] if strategy is None else in_replicas(strategy, twice)
+
+
+def test_candidates_are_the_same_on_any_number_of_devices(strategy_of, in_replicas):
+    (expected,) = sampled_losses(None, in_replicas)
+    assert np.all(expected[0] != expected[1])
+    for replicas in (1, 2, 4):
+        for found in sampled_losses(strategy_of(replicas), in_replicas):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_random_state_is_one_logical_value(strategy_of):

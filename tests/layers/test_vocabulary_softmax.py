@@ -89,17 +89,20 @@ def gradients(layer, loss):
         tape.watch(features)
         total = tf.reduce_mean(loss(features, TARGETS))
     found = tape.gradient(total, [features, layer.kernel, layer.bias])
-    return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
+    return [tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def kernel_gradient(layer, loss):
+    return gradients(layer, loss)[1]
 
 
 def full_loss(layer):
     return lambda features, targets: plain_loss(layer, features, targets)
 
 
-def test_sampled_loss_with_every_word_a_candidate_is_the_full_loss():
-    # 5000 draws miss the rarest of 11 words with (1 - 0.035)^5000 = 1e-77; log q is 0 for all. Each
-    # target is among the candidates too: were it not taken out, it would count twice.
-    layer = randomised(num_sampled=5000, seed=1)
+@pytest.mark.parametrize("num_sampled", [V, V + 1, 5000])
+def test_as_many_candidates_as_words_are_the_full_softmax(num_sampled):
+    layer = randomised(num_sampled=num_sampled, seed=1)
     result = layer.training_loss(tf.constant(FEATURES), TARGETS).numpy()
     np.testing.assert_allclose(result, plain_loss(layer).numpy(), rtol=1e-5)
     for a, b in zip(
@@ -111,9 +114,10 @@ def test_sampled_loss_with_every_word_a_candidate_is_the_full_loss():
 def test_sampled_gradient_nears_the_full_one_as_candidates_grow():
     errors = []
     for num_sampled in (2, 8, 32):
-        layer = randomised(num_sampled=num_sampled, seed=1)
-        draws = [gradients(layer, layer.training_loss)[1] for _ in range(60)]
-        error = np.mean(draws, axis=0) - gradients(layer, full_loss(layer))[1]
+        layer = randomised(40, num_sampled=num_sampled, seed=1)
+        gradient = tf.function(lambda layer=layer: kernel_gradient(layer, layer.training_loss))
+        draws = [gradient().numpy() for _ in range(60)]
+        error = np.mean(draws, axis=0) - kernel_gradient(layer, full_loss(layer))
         errors.append(np.linalg.norm(error))
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2], errors
 
@@ -121,11 +125,13 @@ def test_sampled_gradient_nears_the_full_one_as_candidates_grow():
 def test_sampled_loss_by_its_definition():
     layer = randomised(num_sampled=4, seed=9)
     generator = keras.random.SeedGenerator(9)
-    uniform = keras.random.uniform([4], seed=generator).numpy().astype("float64")
-    candidates = np.unique(np.floor(np.exp(uniform * math.log(V + 1)) - 1).astype(int))
+    uniform = keras.random.uniform([V], seed=generator).numpy().astype("float64")
+    p = np.log1p(1 / np.arange(1, V + 1)) / math.log(V + 1)
+    times = -np.log(uniform) / p
+    *candidates, following = np.argsort(times)[:5]
 
     def log_q(i):
-        return math.log(1 - (1 - math.log((i + 2) / (i + 1)) / math.log(V + 1)) ** 4)
+        return math.log(1 - math.exp(-p[i] * times[following]))
 
     logits = FEATURES @ layer.kernel.numpy().T + layer.bias.numpy()
     expected = []
@@ -135,6 +141,15 @@ def test_sampled_loss_by_its_definition():
         expected.append(-math.log(mine / (mine + others)))
     result = layer.training_loss(tf.constant(FEATURES), TARGETS).numpy()
     np.testing.assert_allclose(result, expected, rtol=1e-4)
+    assert {0, 3, 1} & set(candidates)  # a target is a candidate, too
+
+
+def test_draws_of_a_resumed_run():
+    layer, again = (randomised(1000, num_sampled=4, seed=seed) for seed in (9, 1))
+    layer.training_loss(FEATURES, TARGETS)
+    again.seed_generator.state.assign(layer.seed_generator.state)
+    results = [each.training_loss(FEATURES, TARGETS).numpy() for each in (layer, again)]
+    np.testing.assert_array_equal(*results)
 
 
 def test_sampled_loss_of_no_tokens_and_draws_that_change():
@@ -146,7 +161,7 @@ def test_sampled_loss_of_no_tokens_and_draws_that_change():
 
 def test_only_candidates_and_targets_get_a_gradient():
     layer = randomised(1000, num_sampled=5, seed=2)
-    kernel = gradients(layer, layer.training_loss)[1]
+    kernel = kernel_gradient(layer, layer.training_loss).numpy()
     assert 0 < np.count_nonzero(np.abs(kernel).max(axis=1)) <= 5 + 5  # five different targets
 
 

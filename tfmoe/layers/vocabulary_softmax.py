@@ -1,6 +1,6 @@
 """The output layer of a language model: a softmax over a vocabulary that may be very large.
 
-Axes: T tokens, D model, V vocabulary, U sampled candidates.
+Axes: T tokens, D model, V vocabulary, S sampled candidates.
 """
 
 import keras
@@ -18,8 +18,9 @@ class VocabularySoftmax(keras.layers.Layer):
 
     Args:
         vocabulary_size: V. Word ids are sorted by falling frequency.
-        num_sampled: draws from the log-uniform distribution for each batch of a training step, or
-            `None` to train with the full softmax (Jozefowicz et al. 2016: 8192 for V = 793,471).
+        num_sampled: S, distinct words that are drawn from the log-uniform distribution for each
+            batch of a training step (Jozefowicz et al. 2016: 8192 for V = 793,471). `None`, or V
+            and more: the full softmax is trained.
         seed: integer, for reproducible draws.
 
     Call arguments:
@@ -48,7 +49,7 @@ class VocabularySoftmax(keras.layers.Layer):
         with drawing_alike():  # the candidates are those of a batch, on however many devices
             self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
         track(self, seed_generator=self.seed_generator)
-        self.supports_jit = False  # the number of distinct candidates is not known beforehand
+        self.supports_jit = False  # the blocks of an evaluation depend on the number of tokens
 
     def build(self, features_shape):
         width = last_dimension(f"features of {self.name}", features_shape)
@@ -76,12 +77,13 @@ class VocabularySoftmax(keras.layers.Layer):
         return product + tf.cast(tf.gather(tf.convert_to_tensor(self.bias), targets), tf.float32)
 
     def training_loss(self, features, targets):
-        """The loss to train with, per token: sampled if `num_sampled` is set, else the full
-        negative log-likelihood.
+        """The loss to train with, per token: the full negative log-likelihood, or a sampled loss if
+        `num_sampled` is less than V.
 
         The sampled loss is the cross-entropy of the target among the candidates, with `log q`
-        subtracted from every logit (q: the probability of being a candidate) and candidates that
-        are the target itself left out.
+        subtracted from every logit (q: the probability of being a candidate, see
+        `tfmoe.ops.sampling`) and candidates that are the target itself left out. On average it is
+        smaller than the full one, most of all for rare targets.
 
         Args:
             features: `[T, D]` of any number type.
@@ -91,20 +93,26 @@ class VocabularySoftmax(keras.layers.Layer):
             `[T]` float32, in nats.
         """
         features, targets = self._floats(features), word_ids(targets)
-        if self.num_sampled is None:
+        if not self._samples:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, self(features))
-        uniform = keras.random.uniform([self.num_sampled], seed=self.seed_generator)
-        candidates = sampling.log_uniform_candidates(uniform, self.vocabulary_size)
-        target_logits = self._target_logits(features, targets) - self._log_q(targets)
+        shape = [self.vocabulary_size]
+        uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        candidates, time = sampling.log_uniform_candidates(uniform, self.num_sampled)
+
+        def log_q(ids):
+            return sampling.log_inclusion_probability(ids, self.vocabulary_size, time)
+
+        target_logits = self._target_logits(features, targets) - log_q(targets)
         kernel = tf.gather(tf.convert_to_tensor(self.kernel), candidates)
         bias = tf.gather(tf.convert_to_tensor(self.bias), candidates)
-        logits = self._logits(features, kernel, bias) - self._log_q(candidates)
+        logits = self._logits(features, kernel, bias) - log_q(candidates)
         logits = tf.where(targets[:, None] == candidates[None, :], float("-inf"), logits)
         everything = tf.concat([target_logits[:, None], logits], axis=1)
         return tf.reduce_logsumexp(everything, axis=1) - target_logits
 
-    def _log_q(self, ids):
-        return sampling.log_inclusion_probability(ids, self.vocabulary_size, self.num_sampled)
+    @property
+    def _samples(self):
+        return self.num_sampled is not None and self.num_sampled < self.vocabulary_size
 
     def negative_log_likelihood(self, features, targets):
         """`-log p(target)` under the full softmax, in blocks of the vocabulary, for evaluation.
@@ -156,11 +164,11 @@ class VocabularySoftmax(keras.layers.Layer):
 
     def kept_for_backward(self, input_dim):
         """Bytes that the backward pass needs of a position that predicts a word: its features; a
-        float32 logit for each candidate, which are all words, or `num_sampled` draws (at most; some
-        coincide) and the target; with draws also the target's row of the kernel, in float32.
+        float32 logit for each candidate, which are all words, or `num_sampled` of them and the
+        target; with a sampled loss also the target's row of the kernel, in float32.
         """
         candidates, row = self.vocabulary_size, 0
-        if self.num_sampled is not None:
+        if self._samples:
             candidates, row = self.num_sampled + 1, input_dim
         return tf.as_dtype(self.compute_dtype).size * input_dim + 4 * (row + candidates)
 

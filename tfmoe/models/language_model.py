@@ -24,7 +24,7 @@ class LanguageModel(WordPredictor):
         d_model: width of the embedding and of every block's output.
         blocks: list of `Residual` layers, in order.
         dropout: on the embedding's output; blocks bring their own.
-        num_sampled: draws for the sampled softmax in training, `None` for the full one. Evaluation
+        num_sampled: words of the sampled softmax in training, `None` for the full one. Evaluation
             always uses the full softmax.
         seed: integer, for reproducible dropout and draws.
 

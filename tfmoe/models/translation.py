@@ -32,7 +32,7 @@ class TranslationModel(WordPredictor):
         decoder: list of `Residual` layers, the first around a layer that `needs_memory`, such as an
             `AttentionLSTM`.
         dropout: on the embedding's output; blocks bring their own.
-        num_sampled: draws for the sampled softmax in training, `None` for the full one.
+        num_sampled: words of the sampled softmax in training, `None` for the full one.
         seed: integer, for reproducible dropout and draws.
 
     Call arguments:
