@@ -69,6 +69,18 @@ def test_saved_on_any_number_of_devices(strategy_of, tmp_path, before, after):
     assert [part.numpy().tolist() for part in parts] == [[10, 20]] * (after or 1)
 
 
+def test_floating_point_types_are_converted(strategy_of, tmp_path):
+    Checkpoint(variables_on(None), tmp_path, "last").save(7)
+    with strategy_of(2).scope(), sharded():
+        shard = tf.Variable(tf.zeros([3, 2], tf.float64))
+    plain = tf.Variable(tf.zeros([2], tf.float64))
+    Checkpoint({"plain": plain, "shard": shard}, tmp_path, "last").restore(str(tmp_path / "last-7"))
+    assert numbers({"plain": plain, "shard": shard}) == EXPECTED
+    whole = {"plain": tf.Variable(tf.zeros([2], tf.int32))}
+    with pytest.raises(ValueError, match=r"last-7 is damaged: .*int32"):
+        Checkpoint(whole, tmp_path, "last").restore(str(tmp_path / "last-7"))
+
+
 def test_nothing_saved(strategy_of, tmp_path):
     strategy = strategy_of(2)
     assert Checkpoint(variables_on(strategy), tmp_path, "last", strategy).latest() is None

@@ -39,6 +39,7 @@ def randomise_gates(model):
 
 def evaluate(model, tokens=TOKENS, targets=TARGETS, batch_size=32):
     result = model.evaluate(tokens, targets, batch_size=batch_size, verbose=0, return_dict=True)
+    assert np.exp(result["loss"]) == pytest.approx(result["perplexity"], rel=1e-6)
     return result["perplexity"]
 
 
@@ -60,6 +61,7 @@ def test_fit_reports_losses_metrics_and_the_perplexity_of_evaluation(fitted):
     }  # fmt: skip
     assert history["words"] == history["val_words"] == [WORDS, WORDS]
     assert np.all(np.isfinite(list(history.values())))
+    np.testing.assert_allclose(np.exp(history["val_loss"]), history["val_perplexity"], rtol=1e-6)
 
 
 def test_save_and_load(fitted, tmp_path):
@@ -152,6 +154,29 @@ def test_training_loss_is_the_mean_over_words_plus_the_balancing_losses():
     words = TOKENS != 0
     picked = np.take_along_axis(log_p, TARGETS[..., None], axis=-1)[..., 0]
     assert loss == pytest.approx(-picked[words].mean() + balancing, rel=1e-5)
+
+
+def test_loss_of_an_epoch_counts_every_word_once():
+    model = make_model(noise=False)
+    model(TOKENS)
+    randomise_gates(model)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    history = model.fit(TOKENS, TARGETS, batch_size=1, verbose=0).history
+    nats = model.negative_log_likelihood(TOKENS, TARGETS).numpy().sum()
+    balancing = 0
+    for row, words in enumerate((4, 2, 3)):
+        model(TOKENS[[row]], training=True)
+        balancing += words * sum(model.losses).numpy()
+    assert balancing > 1e-3 * nats
+    assert history["loss"][0] == pytest.approx((nats + balancing) / WORDS, rel=1e-5)
+
+
+def test_loss_is_summed_in_float64(fitted, tmp_path):
+    model, _ = fitted
+    model.save(tmp_path / "m.keras")
+    for each in (model, keras.saving.load_model(tmp_path / "m.keras")):
+        (tracker,) = (metric for metric in each.metrics if metric.name == "loss")
+        assert [variable.dtype for variable in tracker.variables] == ["float64"] * 2
 
 
 def test_features_do_not_see_the_future_and_logits_are_float32():

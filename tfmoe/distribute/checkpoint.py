@@ -98,7 +98,8 @@ class Checkpoint:
             shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, path):
-        """Gives the variables their saved values.
+        """Gives the variables their saved values; a floating point type that is not the variable's
+        is converted.
 
         Args:
             path: of a checkpoint, as from `latest`.
@@ -106,6 +107,7 @@ class Checkpoint:
         Raises:
             ValueError: if it is damaged.
         """
+        saved = reader_of(path).get_variable_to_dtype_map()
         names, slices, dtypes, places = [], [], [], []
         for name, variable in self.variables.items():
             if isinstance(variable, ShardedVariable):
@@ -115,7 +117,7 @@ class Checkpoint:
             for part, slice_ in parts:
                 names.append(name)
                 slices.append(slice_)
-                dtypes.append(part.dtype)
+                dtypes.append(type_to_read(part.dtype, saved.get(name)))
                 places.append(part)
         try:
             values = tf.raw_ops.RestoreV2(
@@ -124,7 +126,7 @@ class Checkpoint:
         except tf.errors.OpError as error:
             raise ValueError(f"{path} is damaged: {error.message}") from error
         for place, value in zip(places, values, strict=True):
-            place.assign(value)
+            place.assign(tf.cast(value, place.dtype))
 
 
 def slices_of(variable):
@@ -142,13 +144,30 @@ def slices_of(variable):
             yield part, f"{sizes} {begin},{end - begin}{whole}"
 
 
+def type_to_read(wanted, saved):
+    """The type to read a variable's value in: the saved one if it can be converted to that of the
+    variable; else the variable's, and TensorFlow says what it found.
+    """
+    convertible = saved is not None and saved.is_floating and wanted.is_floating
+    return saved if convertible else wanted
+
+
 def shapes_in(path):
     """`{name: shape}` of what a checkpoint holds.
 
     Raises:
         ValueError: if it is damaged.
     """
+    return reader_of(path).get_variable_to_shape_map()
+
+
+def reader_of(path):
+    """TensorFlow's reader of a checkpoint.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     try:
-        return tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        return tf.train.load_checkpoint(path)
     except (tf.errors.OpError, IndexError) as error:  # TensorFlow raises both
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -23,9 +23,17 @@ class WordPredictor(keras.Model):
     `[B, S, D]` when called, and implements `predicting_tokens`.
 
     Trained on batches `(inputs, targets)`, targets `[B, S]` int32: the loss is the mean over real
-    positions plus the losses that layers add. `compile` needs an optimizer and no loss. `evaluate`
-    gives `perplexity` per word, the end of the sentence counted. `words` is the number of real
-    positions of an epoch or an evaluation, those of a source included.
+    positions plus the losses that layers add. `compile` needs an optimizer and no loss.
+
+    Logs of `fit` and `evaluate`:
+        loss: nats per word, each word of the epoch or evaluation counted once, the end of a
+            sentence too; plus the mean of the losses that layers add, each batch by its words. The
+            mixtures of this package add balancing losses in training and nothing in evaluation, so
+            that `exp(val_loss)` is the perplexity. In training with `num_sampled` the nats are of
+            the sampled loss, which is smaller than the full one: see
+            `VocabularySoftmax.training_loss`.
+        perplexity: per word, by the full softmax; of evaluations only.
+        words: real positions, those of a source included.
 
     Attributes:
         counts_gates, counts_softmax: whether the paper's ops/timestep of such a model counts the
@@ -42,6 +50,19 @@ class WordPredictor(keras.Model):
         self.perplexity = Perplexity()
         self.words = keras.metrics.Sum(name="words", dtype="float64")
         track(self, perplexity=self.perplexity, words=self.words)
+
+    @property
+    def _loss_tracker(self):
+        """Keras' mean of the loss, which `compile` makes in float32: sums over the words of an
+        epoch need float64.
+        """
+        return self._mean_loss
+
+    @_loss_tracker.setter
+    def _loss_tracker(self, tracker):
+        if tracker is not None:
+            tracker = keras.metrics.Mean(name=tracker.name, dtype="float64")
+        self._mean_loss = tracker
 
     def predicting_tokens(self, inputs):
         """`[B, S]` int32, the tokens at whose positions a target is predicted, 0 for padding."""
@@ -134,11 +155,11 @@ class WordPredictor(keras.Model):
         return self.get_metrics_result()
 
     def _track_loss(self, x, loss):
-        """Adds a batch's loss to the mean over batches, in which it counts by its rows."""
-        rows = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], loss.dtype)
-        loss, rows = all_reduce_sums(loss, rows)
+        """Adds a batch's loss to the mean, in which it counts by its words."""
+        words = tf.math.count_nonzero(self.predicting_tokens(x))
+        loss, words = all_reduce_sums(loss, tf.cast(words, loss.dtype))
         # All replicas add the same; together they count once.
-        self._loss_tracker.update_state(loss, sample_weight=rows / num_replicas())
+        self._loss_tracker.update_state(loss, sample_weight=words / num_replicas())
 
     def export(self, filepath, *args, **kwargs):
         """As `keras.Model.export`; of a model of a `MixedStrategy` a copy with whole weights."""

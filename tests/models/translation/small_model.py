@@ -64,9 +64,11 @@ def log_softmax(logits):
 
 
 def evaluate(model, source=SOURCE, target=TARGET, targets=TARGETS, batch_size=32):
-    return model.evaluate(
+    logs = model.evaluate(
         (source, target), targets, batch_size=batch_size, verbose=0, return_dict=True
     )
+    np.testing.assert_allclose(np.exp(logs["loss"]), logs["perplexity"], rtol=1e-6)
+    return logs
 
 
 def with_known_probabilities(model):
