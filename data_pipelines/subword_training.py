@@ -22,6 +22,9 @@ TRAINING_THREADS = 8  # a constant: the model depends on the number of threads
 def train_model(sentences, size, languages, character_coverage, max_sentences, seed):
     """Trains a unigram model; the arguments are those of `Subwords.train`.
 
+    Paper: its pieces are wordpieces (Schuster & Nakajima 2012), for which no program was released
+    then; here they are those of a unigram model, as SentencePiece trains it.
+
     Returns:
         The bytes of the SentencePiece model.
     """

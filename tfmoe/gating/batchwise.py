@@ -28,6 +28,13 @@ class Batchwise(Gate):
     gets does not depend on the rest of its batch. The thresholds are trained by `L_batchwise` (eq
     20) alone, and it trains nothing else.
 
+    Paper: `m = k·|X|/n`, with no word on a remainder. Here m is rounded up, so that an expert takes
+    a token of every batch at least, and a token has a little more than k experts on average.
+
+    Paper: `L_batchwise` is there to learn the thresholds; its formula has G_σ too, with no word on
+    whether `W_g` learns from it. Here G_σ is a constant in it: `W_g` learns from the task and the
+    importance loss alone.
+
     Paper: `L_batchwise` is a sum over the batch; here it is the mean over its tokens (in a
     secondary gate over those that its groups took), so that its gradient, which counts in a clipped
     global norm, does not grow with the batch. The variable is log T, since the values of G_σ are of
