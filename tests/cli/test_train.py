@@ -113,6 +113,9 @@ def test_result_and_history(finished):
     assert {row["words"] for row in rows} == {"120"}
     assert {row["val_words"] for row in rows} == {"12"}
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    for row in rows:
+        perplexity = math.exp(float(row["val_loss"]))
+        assert perplexity == pytest.approx(float(row["val_perplexity"]), rel=1e-6)
     best = min(float(row["val_perplexity"]) for row in rows)
     last = tf.train.load_checkpoint(str(finished.path / "checkpoints"))
     assert last.get_tensor("best") == best
