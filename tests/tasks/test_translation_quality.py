@@ -64,11 +64,17 @@ def test_what_is_returned():
     [
         (None, "13a"),
         ("de", "13a"),
-        ("ko", "13a"),
-        ("ja", "char"),
-        ("ja-JP", "char"),
-        ("zh", "zh"),
-        ("zh_TW", "zh"),
+        ("pt_BR", "13a"),
+        ("sr-Cyrl-RS", "13a"),
+        ("xx", "13a"),
+        ("", "13a"),
+        *[(code, "13a") for code in ("ko", "kor", "kor_Hang", "ko-KR", "KO", "ko_Kore_KR")],
+        *[(code, "char") for code in ("ja", "jpn", "JPN", "ja-JP", "jpn_Jpan", "ja_JP.UTF-8")],
+        *[(code, "zh") for code in ("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "lzh", "ZH")],
+        *[(code, "zh") for code in ("zh-CN", "zh_TW", "zho_Hans", "ZHO_HANT", "cmn-hans-cn")],
+        *[(code, "zh") for code in ("yue_Hant", "zh-yue", "zh-cmn-Hans-CN", "und-Hani")],
+        *[(code, "char") for code in ("th", "tha_Thai", "lo", "lao", "km", "khm", "my", "mya")],
+        *[(code, "13a") for code in ("ja-Latn", "zho_Latn_CN")],
     ],
 )
 def test_tokenizer_of_a_language(language, tokenizer):
@@ -107,6 +113,48 @@ def test_multi_bleu_does_not_smooth():
     translations, references = ["a b c x"], ["a b c y"]
     assert multi_bleu(translations, references) == 0
     assert bleu(translations, references)["bleu"] > 0
+
+
+@pytest.mark.parametrize("space", list("\t\n\v\f\r "))
+def test_multi_bleu_splits_at_ascii_white_space(space):
+    text = f"{space}a{space}{space}b c{space}d{space}"
+    assert multi_bleu([text], ["a b c d"]) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("space", ["\xa0", "\x85", "\x1c", "\u2028", "\u202f", "\u3000", "\ud800"])
+def test_multi_bleu_splits_at_no_other_white_space(space):
+    # multi-bleu.perl reads bytes: Perl's split takes those of UTF-8 for letters. "d e" is one token
+    # in the translation, so that a b c d-e has 3 of 4 right, 2 of 3, 1 of 2 and 0 of 1.
+    translation, split = f"a b c d{space}e", "a b c d e"
+    assert multi_bleu([translation], [split]) == 0
+    assert multi_bleu([translation], [translation]) == pytest.approx(100)
+    # With f after it: 4 of 5, 2 of 4, 1 of 3 and none; so one more sentence of 4 right tokens, for
+    # 8 of 9, 5 of 7, 3 of 5 and 1 of 3, on 9 tokens for 10.
+    expected = 100 * math.exp(1 - 10 / 9) * (8 / 9 * 5 / 7 * 3 / 5 * 1 / 3) ** 0.25
+    found = multi_bleu([translation + " f", "w x y z"], [split + " f", "w x y z"])
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [bleu, multi_bleu])
+@pytest.mark.parametrize(
+    ("translations", "references", "message"),
+    [
+        (
+            "a b c d e",
+            "a b c d e",
+            "translations must be a list of strings, .* got 'a b c d e'; put",
+        ),
+        (["a"], "a", "references must be a list of strings, .* got 'a'; put a single sentence"),
+        (b"a b", ["a b"], "translations must be a list of strings, .* got b'a b'"),
+        (None, ["a"], "translations must be a list of strings, .* got None"),
+        (["a", b"b"], ["a", "b"], r"translations must be .* got b'b' at translations\[1\]"),
+        (["a"], [["a"]], r"references must be .* got \['a'\] at references\[0\]"),
+        (["a", None], ["a"], r"translations must be .* got None at translations\[1\]"),
+    ],
+)
+def test_what_is_no_list_of_strings_is_named(metric, translations, references, message):
+    with pytest.raises(TypeError, match=message):
+        metric(translations, references)
 
 
 @pytest.mark.parametrize("metric", [bleu, multi_bleu])

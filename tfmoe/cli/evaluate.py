@@ -20,7 +20,8 @@ def evaluate(
     Perplexity is by the full softmax. By the 1B Word protocol the end of every sentence is
     predicted and counted, its beginning never is; words out of the vocabulary are predicted as
     <UNK>, and count. Translations are made by beam search as the config's model.decoding says;
-    BLEU and chrF are sacreBLEU's. Without --data, the run's own test text is used.
+    BLEU and chrF are sacreBLEU's, with its signature: "tok" is the tokenizer, which the target
+    language's script decides. Without --data, the run's own test text is used.
 
     \b
     Examples:

@@ -263,7 +263,7 @@ class TranslationTask(Task):
     def summary(result):
         """Lines on what `evaluate` gave."""
         lines = [
-            f"{name}: BLEU {each['bleu']:.2f}, chrF {each['chrf']:.2f}"
+            f"{name}: BLEU {each['bleu']:.2f} ({each['signature']}), chrF {each['chrf']:.2f}"
             for name, each in result.get("directions", {}).items()
         ]
         mean = "mean " if lines else ""

@@ -80,6 +80,7 @@ def test_evaluate_several_directions():
     assert json.loads(json.dumps(result)) == result
     lines = TranslationTask.summary(result).split("\n")
     assert [line.split(":")[0] for line in lines[:3]] == ["en-de", "de-en", "en-fr"]
+    assert all("|tok:13a|" in line for line in lines)
     assert lines[3].startswith("mean BLEU ") and lines[3].endswith("on 10 sentences")
     one = task.evaluate(model, vocabulary, task.splits.test[:1], [])
     assert "directions" not in one
