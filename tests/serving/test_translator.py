@@ -280,6 +280,7 @@ def test_in_a_saved_model(translator, tmp_path):
         ({"batch_sentences": 0}, "batch_sentences must be an integer of at least 1, got 0"),
         ({"length_penalty": -1.0}, "length_penalty"),
         ({"coverage_penalty": -1.0}, "coverage_penalty"),
+        ({"pruning": 0.0}, "pruning must be a finite number above 0, got 0.0"),
     ],
 )
 def test_wrong_arguments(trained, subwords, arguments, message):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tfmoe.config.gates import GATE_SECTIONS
 from tfmoe.config.named import Section, item_type, one_of, sections_of
-from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative
+from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative, Positive
 from tfmoe.config.sections import section_of
 from tfmoe.layers import BLOCKS
 from tfmoe.models import LanguageModel, TranslationModel
@@ -62,14 +62,17 @@ class Decoding(Section):
     """Beam search (`tfmoe.models.TranslationModel.translate`).
 
     Keys:
-        beam_size: hypotheses that are followed; 1 is greedy search if both penalties are 0.
+        beam_size: hypotheses that are followed.
         length_penalty, coverage_penalty: α and β of Wu et al. 2016.
+        pruning: how far below the best a hypothesis may be: 3.0 is that of Wu et al.; null for no
+            pruning.
         batch_sentences: sentences translated together.
     """
 
     beam_size: AtLeastOne = 4
     length_penalty: NotNegative = 0.2
     coverage_penalty: NotNegative = 0.2
+    pruning: Positive | None = None
     batch_sentences: AtLeastOne = 64
 
 

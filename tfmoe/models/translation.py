@@ -189,6 +189,7 @@ class TranslationModel(WordPredictor):
         coverage_penalty=0.2,
         num_best=1,
         keep_attention=False,
+        pruning=None,
     ):
         """Translates by beam search, in the graph.
 
@@ -200,6 +201,7 @@ class TranslationModel(WordPredictor):
             length_penalty, coverage_penalty: α and β of Wu et al. 2016.
             num_best: translations of each sentence.
             keep_attention: whether to return the attention.
+            pruning: as for `tfmoe.models.beam_search.Settings`.
 
         Returns:
             `tfmoe.models.beam_search.Hypotheses`.
@@ -217,6 +219,7 @@ class TranslationModel(WordPredictor):
             length_penalty=length_penalty,
             coverage_penalty=coverage_penalty,
             keep_attention=keep_attention,
+            pruning=pruning,
         )
         return beam_search(
             self.decoding_step(*tile((memory, mask), beam_size)),

@@ -8,7 +8,7 @@ import time
 
 import tensorflow as tf
 
-from tfmoe.ops.arguments import non_negative, positive
+from tfmoe.ops.arguments import factor, non_negative, positive
 
 SECONDS_BETWEEN_REPORTS = 5
 
@@ -25,6 +25,7 @@ class Translator(tf.Module):
         beam_size, length_penalty, coverage_penalty: as for `TranslationModel.translate`.
         batch_sentences: sentences translated together by `translate_all`.
         num_best: K.
+        pruning: as for `TranslationModel.translate`.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -40,6 +41,7 @@ class Translator(tf.Module):
         coverage_penalty=0.2,
         batch_sentences=64,
         num_best=1,
+        pruning=None,
     ):
         super().__init__(name="translator")
         self.model = model
@@ -51,6 +53,7 @@ class Translator(tf.Module):
             "length_penalty": non_negative("length_penalty", length_penalty),
             "coverage_penalty": non_negative("coverage_penalty", coverage_penalty),
             "num_best": positive("num_best", num_best),
+            "pruning": factor("pruning", pruning),
         }
         if num_best > beam_size:
             raise ValueError(f"num_best must be at most beam_size={beam_size}, got {num_best}")

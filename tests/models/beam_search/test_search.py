@@ -74,15 +74,38 @@ def test_the_end_may_be_any_id(end_id, start_id, beam_size):
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
-def test_width_1_without_penalties_is_greedy_search(sharpness):
+def test_width_1_without_penalties_finds_a_beginning_of_what_greedy_search_writes(sharpness):
     translator = RandomTranslator(60, 5, 5, seed=1, sharpness=sharpness)
     found = translator.search(1, length_penalty=0, coverage_penalty=0)
     greedy = [translator.greedy(sentence) for sentence in range(60)]
     assert {len(ids) for ids in greedy} > {0, 1, 5}  # ended early, late and not at all
+    shorter = 0
     for sentence, ids in enumerate(greedy):
-        assert words_of(found, sentence) == ids
-        total, _ = translator.walk(sentence, ids + [END] * (len(ids) < 5))
+        length = int(found.lengths[sentence, 0])
+        assert words_of(found, sentence) == ids[:length]
+        total, _ = translator.walk(sentence, ids[:length] + [END] * (length < 5))
         assert found.scores[sentence, 0].numpy() == pytest.approx(total, rel=1e-5)
+        if length < len(ids) < 5:
+            shorter += 1
+            assert total > translator.walk(sentence, [*ids, END])[0]
+    assert 0 < shorter < 60
+
+
+def test_an_end_below_the_m_best_is_taken():
+    # Step 1: id 1 has 0.5, the end 0.45. Of two symbols the best has 0.5 * 0.5 = 0.25: the empty
+    # translation is the likelier one, though the end is only the second best of step 1.
+    rows = np.log([[0.45, 0.5, 0.05], [0.5, 0.3, 0.2]])
+    found = search_fixed(rows, beam_size=1, length_penalty=0)
+    assert words_of(found) == []
+    np.testing.assert_allclose(found.log_probabilities, [[np.log(0.45)]], rtol=1e-6)
+
+
+def test_an_end_below_the_2m_best_is_not_taken():
+    # The end is the third best of step 1, and M is 1: [1] with 0.4 * 0.5 = 0.2 is found, though the
+    # empty translation has 0.25.
+    rows = np.log([[0.25, 0.4, 0.35], [0.5, 0.3, 0.2]])
+    assert words_of(search_fixed(rows, beam_size=1, length_penalty=0)) == [1]
+    assert words_of(search_fixed(rows, beam_size=2, length_penalty=0)) == []
 
 
 def test_width_1_with_a_length_penalty_may_go_past_the_first_end():
@@ -123,9 +146,9 @@ def test_a_wider_beam_finds_what_greedy_search_misses():
 def test_equals_go_by_rank_then_by_id():
     rows = np.log(np.full([3, 4], 0.25))
     found = search_fixed(rows, beam_size=3, length_penalty=0)
-    # The three best of step 1 are the end, 1 and 2; of step 2: [1 end], [1 1] and [1 2].
-    # Of step 3, [1 1 end].
-    assert [words_of(found, place=place) for place in range(3)] == [[], [1], [1, 1]]
+    # The best of step 1 are the end, 1, 2 and 3; the six best of step 2 [1 end], [1 1], [1 2],
+    # [1 3], [2 end] and [2 1].
+    assert [words_of(found, place=place) for place in range(3)] == [[], [1], [2]]
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])

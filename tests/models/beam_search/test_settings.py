@@ -18,6 +18,8 @@ from models.beam_search.searches import END, RandomTranslator, fixed, search
         ({"end_id": 1.0}, "end_id must be an integer"),
         ({"length_penalty": -0.1}, "length_penalty must be a finite number of at least 0"),
         ({"coverage_penalty": np.nan}, "coverage_penalty must be a finite number of at least 0"),
+        ({"pruning": 0}, "pruning must be a finite number above 0, got 0"),
+        ({"pruning": np.inf}, "pruning must be a finite number above 0, got inf"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"max_length": [3, 0]}, "max_length must be at least 1"),
         ({"max_length": 2.5}, "max_length must be one integer or a row of them"),

@@ -62,7 +62,8 @@ def test_a_sentence_does_not_depend_on_the_others(beam_size):
 
 
 def test_the_search_ends_at_max_length_with_what_lives_if_none_has_ended():
-    rows = np.log([[1e-30, 0.6, 0.4]] * 4)
+    # The end is the last of five candidates, of which four are looked at.
+    rows = np.log([[1e-30, 0.6, 0.4, 1e-20, 1e-20]] * 4)
     attention = [[0.5, 0.5], [0.25, 0.75], [0.5, 0.5], [0.5, 0.5]]
     found = search_fixed(
         rows,

@@ -136,13 +136,14 @@ def test_a_perfect_translator_has_bleu_100(monkeypatch):
 
 
 def test_translator_by_the_config():
-    config = load(ONE)
+    config = load(ONE, "model.decoding.pruning=3")
     vocabulary = task_of(config).new_vocabulary()
     translator = build_translator(config, vocabulary, built(config, vocabulary), num_best=2)
     assert translator.languages == {}
     assert translator.batch_sentences == 3
     assert translator.search == {
         "beam_size": 2, "length_penalty": 0.2, "coverage_penalty": 0.2, "num_best": 2,
+        "pruning": 3.0,
     }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Hypotheses(NamedTuple):
         )
 
     def with_ended(self, live, candidates, length, scoring, going):
-        """The K best of these and of the candidates that end.
+        """The K best of these and of those that end among the 2M best candidates.
 
         Args:
             live: `Live`, which the candidates continue.
@@ -52,8 +52,9 @@ class Hypotheses(NamedTuple):
             scoring: `Scoring`.
             going: `[B]` bool. A sentence that has stopped keeps its hypotheses.
         """
-        num_best, beam_size = self.scores.shape[1], live.newest.shape[1]
-        best, order = tf.math.top_k(candidates.log_probabilities, beam_size)
+        num_best, num_candidates = self.scores.shape[1], candidates.tokens.shape[1]
+        num_taken = min(2 * live.newest.shape[1], num_candidates)
+        best, order = tf.math.top_k(candidates.log_probabilities, num_taken)
         parents = candidates.parents(order)
         scores = scoring.scores(best, length + 1, pick(candidates.coverage, parents))
         ended = pick(candidates.ends, order) & going[:, None]
@@ -75,6 +76,16 @@ class Hypotheses(NamedTuple):
             scores=top_scores,
             log_probabilities=in_order(self.log_probabilities, best),
             attention=from_rows(self.attention, candidates.attention),
+        )
+
+    def only(self, exists):
+        """These where `exists`, `[B, K]` bool, holds, and empty entries elsewhere."""
+        return Hypotheses(
+            ids=tf.where(exists[:, :, None], self.ids, 0),
+            lengths=tf.where(exists, self.lengths, 0),
+            scores=tf.where(exists, self.scores, NEVER),
+            log_probabilities=tf.where(exists, self.log_probabilities, NEVER),
+            attention=tf.where(exists[:, :, None, None], self.attention, 0.0),
         )
 
     def or_else(self, others):
@@ -150,14 +161,14 @@ class Live(NamedTuple):
         """
         scores = scoring.scores(self.log_probabilities, limits[:, None], self.coverage)
         scores, order = tf.math.top_k(scores, num_best)
-        exists = scores > NEVER
-        return Hypotheses(
-            ids=tf.where(exists[:, :, None], pick(self.ids, order), 0),
-            lengths=tf.where(exists, limits[:, None], 0),
+        hypotheses = Hypotheses(
+            ids=pick(self.ids, order),
+            lengths=tf.repeat(limits[:, None], num_best, axis=1),
             scores=scores,
-            log_probabilities=tf.where(exists, pick(self.log_probabilities, order), NEVER),
-            attention=tf.where(exists[:, :, None, None], pick(self.attention, order), 0.0),
+            log_probabilities=pick(self.log_probabilities, order),
+            attention=pick(self.attention, order),
         )
+        return hypotheses.only(scores > NEVER)
 
 
 class Candidates(NamedTuple):

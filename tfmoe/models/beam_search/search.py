@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.models.beam_search.hypotheses import Candidates, Hypotheses, Live, tile
-from tfmoe.models.beam_search.scoring import Scoring, no_nan
+from tfmoe.models.beam_search.scoring import NEVER, Scoring, no_nan
 from tfmoe.models.beam_search.settings import checked_output, checked_sentences
 
 
@@ -40,19 +40,20 @@ def beam_search(step, states, settings, *, batch_size, max_length, source_mask=N
     id. They are ranked by `log P` alone: all have the same length, and how much of the source each
     will cover is not known yet.
 
-    What is kept: of the M best candidates, those that end with `end_id` are finished, and the K
+    What is kept: of the 2M best candidates, those that end with `end_id` are finished, and the K
     with the highest scores are kept. The M best candidates that do not end are the next live
-    hypotheses, so a finished hypothesis takes no room from them. Ties: the candidate of the
-    hypothesis with the better rank comes first, then the one with the lower id; of two finished
-    hypotheses, the one that ended first. There is no other pruning.
+    hypotheses, so a finished hypothesis takes no room from them; they are among the 2M best, since
+    each live hypothesis ends in one candidate. Ties: the candidate of the hypothesis with the
+    better rank comes first, then the one with the lower id; of two finished hypotheses, the one
+    that ended first. Nothing else is pruned unless `Settings.pruning` says so.
 
     When it stops: a sentence stops when no live hypothesis can exceed its K-th best finished score
     (`Scoring.best_possible`), or at its `max_length`. A sentence in which no hypothesis has ended
     by then returns its live hypotheses, cut off and scored by the same formula.
 
-    With both penalties 0, `beam_size=1` is greedy search: when the end symbol is the best candidate
-    no other can overtake it. With a penalty the second best candidate lives on, and wins if its
-    final score is higher.
+    With both penalties 0, `beam_size=1` writes what greedy search writes, or a beginning of it: one
+    where the end symbol is the second best candidate, and the whole is likelier than what follows.
+    With a penalty the search may also go on where the end symbol is the best candidate.
 
     A log-probability of NaN counts as `-inf`, and a candidate with `-inf` is discarded. A
     hypothesis whose attention is NaN is never returned if the coverage counts.
@@ -137,8 +138,10 @@ class _Search:
         live, best, parents = live.continued(candidates, here, settings.end_id, going)
         rows = tf.range(sentences.batch_size)[:, None] * settings.beam_size + parents
         states = tf.nest.map_structure(lambda x: tf.gather(x, tf.reshape(rows, [-1])), new_states)
-        can_win = self.scoring.best_possible(best, sentences.max_length) > finished.scores[:, -1]
-        going &= can_win & (length + 1 < sentences.max_length)
+        bound = self.scoring.best_possible(best, sentences.max_length)
+        going &= (bound > finished.scores[:, -1]) & (length + 1 < sentences.max_length)
+        if settings.pruning is not None:
+            going &= bound >= finished.scores[:, 0] - settings.pruning
         return _State(length + 1, going, live, finished, states)
 
     def found(self, state):
@@ -146,6 +149,8 @@ class _Search:
         settings = self.settings
         cut_off = state.live.cut_off(settings.num_best, self.sentences.max_length, self.scoring)
         found = state.finished.or_else(cut_off)
+        if settings.pruning is not None:
+            found = found.only(found.scores >= found.scores[:, :1] - settings.pruning)
         return found if settings.keep_attention else found._replace(attention=None)
 
     def _candidates(self, live, outputs, attention, here):
@@ -160,9 +165,11 @@ class _Search:
         vocabulary_size, beam_size = settings.vocabulary_size, settings.beam_size
         outputs = checked_output("log-probabilities", "vocabulary_size", outputs, vocabulary_size)
         attention = self._attention(attention)
-        branches = min(beam_size + 1, vocabulary_size)  # enough: at most one of them ends
+        branches = min(2 * beam_size, vocabulary_size)  # all 2M best may be of one hypothesis
         values, tokens = tf.math.top_k(no_nan(outputs), branches)
         values = tf.reshape(values, [batch_size, beam_size, branches])
+        if settings.pruning is not None:
+            values = _pruned(values, live.log_probabilities > NEVER, settings.pruning)
         totals = no_nan(live.log_probabilities[:, :, None] + values)
         tokens = tf.reshape(tokens, [batch_size, beam_size * branches])
         kept = attention[:, :, None, : self.num_kept]
@@ -188,3 +195,15 @@ class _Search:
         attention = checked_output("attention", "the width of source_mask", attention, width)
         shape = [sentences.batch_size, settings.beam_size, sentences.num_sources]
         return tf.reshape(attention, shape)
+
+
+def _pruned(values, exists, pruning):
+    """Log-probabilities of ids, `-inf` where they are too far below the best of the step.
+
+    Args:
+        values: `[B, M, C]` float32, of the ids given the hypotheses.
+        exists: `[B, M]` bool, which hypotheses there are.
+        pruning: how far below is too far.
+    """
+    best = tf.reduce_max(tf.where(exists[:, :, None], values, NEVER), axis=[1, 2], keepdims=True)
+    return tf.where(values < best - pruning, NEVER, values)

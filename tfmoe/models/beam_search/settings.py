@@ -21,9 +21,17 @@ class Settings:
         length_penalty: α of `Scoring`. With 0 the length does not count.
         coverage_penalty: β of `Scoring`. With 0 the coverage does not count.
         keep_attention: whether to return the attention.
+        pruning: how far below the best a hypothesis may be (`beamsize` in Wu et al. 2016, who take
+            3.0); `None` prunes nothing. Two things are pruned. At each step, candidates whose id
+            has, given its hypothesis, a log-probability more than this below that of the step's
+            best id of any hypothesis of the sentence. Of the finished hypotheses, those whose score
+            is more than this below the best one; a sentence stops when no live one can do better.
 
     Raises:
         ValueError: for a value out of its range.
+
+    Paper: its search is that of Wu et al., but it does not say that it prunes; here it does not by
+    default.
     """
 
     vocabulary_size: int
@@ -34,6 +42,7 @@ class Settings:
     length_penalty: float = 0.2
     coverage_penalty: float = 0.2
     keep_attention: bool = False
+    pruning: float | None = None
 
     def __post_init__(self):
         self.beam_size = arguments.positive("beam_size", self.beam_size)
@@ -49,6 +58,7 @@ class Settings:
         self.end_id = _id("end_id", self.end_id, self.vocabulary_size)
         self.length_penalty = arguments.non_negative("length_penalty", self.length_penalty)
         self.coverage_penalty = arguments.non_negative("coverage_penalty", self.coverage_penalty)
+        self.pruning = arguments.factor("pruning", self.pruning)
 
     @property
     def reads_attention(self):
