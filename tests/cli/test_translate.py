@@ -1,4 +1,5 @@
-"""`tfmoe translate`, on a run trained for a moment: what it says does not matter here."""
+"""`tfmoe translate`, on a run trained for a moment: what it says does not matter here,
+but for the length penalty it would say nothing."""
 
 import io
 
@@ -14,7 +15,7 @@ model:
   decoder:
     - {name: attention_lstm, units: 8}
     - {name: moe, num_experts: 4, hidden_units: 8, gate: {name: batchwise, k: 2}}
-  decoding: {batch_sentences: 2}
+  decoding: {batch_sentences: 2, length_penalty: 5}
 data:
   name: parallel
   source_language: en
