@@ -18,6 +18,7 @@ from data_pipelines.parallel_text import (
     sentence_pairs,
     survey_parallel,
 )
+from data_pipelines.reading import TextError
 from data_pipelines.sentence_batches import (
     batches_per_pass,
     language_model_batches,
@@ -25,7 +26,7 @@ from data_pipelines.sentence_batches import (
 )
 from data_pipelines.splits import Splits
 from data_pipelines.subwords import Subwords
-from data_pipelines.text import Survey, TextError, find_files, survey
+from data_pipelines.text import Survey, find_files, survey
 from data_pipelines.tokenization import tokenize
 from data_pipelines.vocabulary import END, START, UNKNOWN, Vocabulary
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from data_pipelines import tokenization
-from data_pipelines.text import drop_byte_order_mark
+from data_pipelines.reading import drop_byte_order_mark
 
 # No letter, digit or space is among the code points left out: surrogates, private, not assigned.
 CHARACTERS = "".join(

@@ -6,14 +6,13 @@ corpora are mixed however small the buffer for shuffling is.
 
 import dataclasses
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.passes import seeds_of_pass
+from data_pipelines.reading import check_file, line_dataset
 from data_pipelines.sgm import is_sgm, read_sgm
-from data_pipelines.text import TextError
 
 CHOICES_AT_A_TIME = 4096
 BATCHES, CHOICES, STREAMS = 0, 1, 2  # what the seeds of a pass are for: one each, then the streams
@@ -75,11 +74,10 @@ def streams_of(files_list, tags, pairs):
 
 def _lines(path):
     """Dataset of the lines of a file, strings `[]`, blank ones included."""
-    if not os.path.isfile(path):
-        raise TextError(f"{path}: no such file")
+    check_file(path)
     if is_sgm(path):
         return tf.data.Dataset.from_tensor_slices(read_sgm(path))
-    return tf.data.TextLineDataset(path, "GZIP" if path.endswith(".gz") else "")
+    return line_dataset(path)
 
 
 def one_after_the_other(streams):

@@ -32,7 +32,7 @@ from data_pipelines.pair_layout import PAIRS_AT_A_TIME, Drawing, Layout, drawing
 from data_pipelines.parallel_files import ParallelFiles
 from data_pipelines.parallel_text import survey_parallel
 from data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
-from data_pipelines.text import TextError, drop_byte_order_mark
+from data_pipelines.reading import TextError, drop_byte_order_mark
 from data_pipelines.vocabulary import START
 
 BATCHES_TO_SHUFFLE = 256

@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import os
 
-from data_pipelines.text import TextError
+from data_pipelines.reading import TextError
 
 
 @dataclasses.dataclass(frozen=True)

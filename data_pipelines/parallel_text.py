@@ -1,16 +1,16 @@
 """Pairs of sentences of parallel text: reading, checking, counting.
 
-Files are UTF-8 text, plain or gzip (`.gz`), or `.sgm` files. What a line is, is said in `text`. A
-sentence is a line's words with one space between them; the text is not tokenised. A pair with a
-blank line on either side cannot be used.
+Files are text (what a line is, is said in `reading`) or `.sgm` files. A sentence is a line's words
+with one space between them; the text is not tokenised. A pair with a blank line on either side
+cannot be used.
 """
 
 import collections
 import dataclasses
 import itertools
 
+from data_pipelines.reading import TextError, read_lines
 from data_pipelines.sgm import is_sgm, read_sgm
-from data_pipelines.text import TextError, checked_utf8, open_text
 
 PAIRS_AT_A_TIME = 4096
 
@@ -52,9 +52,8 @@ def _sentences(path):
     if is_sgm(path):
         yield from read_sgm(path)
         return
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            yield b" ".join(checked_utf8(line, path, number).replace(b"\r", b"").split())
+    for line in read_lines(path):
+        yield b" ".join(line.split())
 
 
 def _pairs(source, target):
@@ -103,7 +102,7 @@ def sentence_pairs(files, empty="error"):
     Raises:
         ValueError: if `empty` is something else.
         TextError: on a blank side, if `empty` is "error"; if two files differ in their numbers of
-            lines; on invalid UTF-8 or a damaged gzip file.
+            lines; as `reading.read_lines`.
     """
     for source, target in files.file_pairs:
         for pair in _usable(source, target, empty):

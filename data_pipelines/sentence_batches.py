@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from data_pipelines.bucketing import Bucketing, bucket_boundaries
 from data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
-from data_pipelines.text import TextError, drop_byte_order_mark, find_files, raw_lines, sentences
+from data_pipelines.reading import TextError, drop_byte_order_mark, line_dataset
+from data_pipelines.text import find_files, sentences
 from data_pipelines.vocabulary import START
 
 LINES_AT_A_TIME = 1024
@@ -174,10 +175,10 @@ class _Shard:
         """
 
         def without_blank(lines):
-            lines = drop_byte_order_mark(lines)
-            return tf.boolean_mask(lines, tf.strings.length(tf.strings.strip(lines)) > 0)
+            words = tf.strings.strip(drop_byte_order_mark(lines))
+            return tf.boolean_mask(lines, tf.strings.length(words) > 0)
 
-        lines = raw_lines(file)
+        lines = line_dataset(file)
         if self.count == 1:
             return lines
         lines = lines.batch(LINES_AT_A_TIME).map(without_blank).unbatch()

@@ -4,7 +4,7 @@ import html
 import os
 import re
 
-from data_pipelines.text import TextError, checked_utf8, open_text
+from data_pipelines.reading import TextError, check_utf8, read_bytes
 
 
 def read_sgm(path):
@@ -14,10 +14,11 @@ def read_sgm(path):
     each run of white space, line ends too, as one space. Nothing else in the file is looked at.
 
     Raises:
-        TextError: if there is no segment, one does not end, or the file is not UTF-8.
+        TextError: if there is no segment, one does not end, or the file is not UTF-8; as
+            `reading.read_bytes`.
     """
-    with open_text(path) as file:
-        content = checked_utf8(file.read(), path)
+    content = b"".join(read_bytes(path))
+    check_utf8(content, path)
     segments = []
     for part in re.split(rb"<seg\b[^>]*>", content, flags=re.IGNORECASE)[1:]:
         text, end, _ = re.sub(rb"</seg\s*>", b"</seg>", part, flags=re.IGNORECASE).partition(

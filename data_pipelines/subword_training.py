@@ -8,7 +8,7 @@ import tempfile
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.text import TextError
+from data_pipelines.reading import TextError
 from data_pipelines.vocabulary import END, START, UNKNOWN
 
 SPECIAL_PIECES = ("</s>", "<s>", "<unk>")

@@ -8,8 +8,8 @@ import sentencepiece
 import tensorflow as tf
 
 from data_pipelines.atomic_write import atomic_write_bytes
+from data_pipelines.reading import TextError
 from data_pipelines.subword_training import SPECIAL_PIECES, train_model
-from data_pipelines.text import TextError
 
 
 class Subwords:

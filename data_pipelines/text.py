@@ -1,33 +1,21 @@
-"""Text files: one sentence a line, UTF-8, plain or gzip.
+"""Sentences of text files: one a line.
 
-How a file becomes words, in Python (`survey`, `sentences`) and in TensorFlow (`raw_lines`,
-`sentence_batches`) alike:
+How a line becomes words, in Python (`sentences`) and in TensorFlow (`sentence_batches`) alike:
 
-- A line ends at `\\n`. Every `\\r` is dropped, so Windows line ends leave nothing behind.
-- A byte order mark at the beginning of a line is dropped.
 - Words are separated by runs of ASCII white space: space, tab, vertical tab, form feed. All other
   characters belong to words, Unicode spaces (no-break space, ideographic space…) included: a
   tokenizer that wrote one meant it to be inside a word.
 - A line without words is skipped.
+
+What a line is, is said in `reading`.
 """
 
 import collections
-import contextlib
 import dataclasses
 import glob
-import gzip
 import os
-import zlib
 
-import tensorflow as tf
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class TextError(ValueError):
-    """Text that cannot be used. The message names the file, where known the line, and what would be
-    right.
-    """
+from data_pipelines.reading import TextError, check_file, read_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +60,8 @@ def find_files(patterns):
             raise TextError(
                 f"{path}: is a directory; name its files, for example {os.path.join(path, '*.txt')}"
             )
-        if os.path.exists(path):
+        if os.path.lexists(path):
+            check_file(path)
             found.add(path)
             continue
         matches = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
@@ -83,80 +72,15 @@ def find_files(patterns):
     return sorted(found)
 
 
-def raw_lines(file):
-    """Lines of one file (a string tensor `[]`), blank ones and byte order marks included."""
-    packed = tf.strings.regex_full_match(file, r"(?s).*\.gz")
-    return tf.data.TextLineDataset(file, compression_type=tf.where(packed, "GZIP", ""))
-
-
-def drop_byte_order_mark(lines):
-    """Removes the byte order mark which some editors put before a text. `lines`: strings of any
-    shape.
-    """
-    return tf.strings.regex_replace(lines, r"\A\x{FEFF}", "", replace_global=False)
-
-
 def sentences(file):
     """Yields `(line number from 1, list of words as bytes)` for every sentence of a file.
 
     Raises:
-        TextError: on invalid UTF-8 or a damaged gzip file.
+        TextError: as `reading.read_lines`.
     """
-    number = 0
-    with open_text(file, lambda: f":{number + 1}") as lines:
-        for number, line in enumerate(lines, 1):
-            line = checked_utf8(line, file, number)
-            words = line.replace(b"\r", b"").split() if b"\r" in line else line.split()
-            if words:
-                yield number, words
-
-
-@contextlib.contextmanager
-def open_text(path, position=str):
-    """Opens a file, plain or gzip, for reading bytes.
-
-    Args:
-        path: its path.
-        position: function that says where the reading is, such as `":7"`, for the error.
-
-    Raises:
-        TextError: if the file is missing, or is a damaged gzip file.
-    """
-    opener = gzip.open if os.fspath(path).endswith(".gz") else open
-    try:
-        with opener(path, "rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise TextError(f"{path}: no such file") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise TextError(f"{path}{position()}: damaged gzip file: {error}") from error
-
-
-def checked_utf8(text, path, number=None):
-    """Returns bytes without byte order mark, if they are UTF-8.
-
-    Args:
-        text: the bytes of a line, or of a whole file.
-        path: of the file, for the error.
-        number: of the line; `None` for a whole file.
-
-    Raises:
-        TextError: if they are not UTF-8, with line and byte.
-    """
-    if text.isascii():
-        return text
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, start = number, error.start
-        if number is None:
-            line = text.count(b"\n", 0, start) + 1
-            start -= text.rfind(b"\n", 0, start) + 1
-        raise TextError(
-            f"{path}:{line}:{start + 1}: byte 0x{text[error.start]:02x} is not valid UTF-8"
-            f" ({error.reason}); convert the file to UTF-8, for example with iconv"
-        ) from None
-    return text.removeprefix(BYTE_ORDER_MARK)
+    for number, line in enumerate(read_lines(file), 1):
+        if words := line.split():
+            yield number, words
 
 
 def survey(files):

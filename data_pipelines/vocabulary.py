@@ -7,7 +7,7 @@ import os
 import tensorflow as tf
 
 from data_pipelines.atomic_write import atomic_write
-from data_pipelines.text import TextError
+from data_pipelines.reading import TextError
 
 END, START, UNKNOWN = 0, 1, 2
 SPECIAL_WORDS = ("</S>", "<S>", "<UNK>")

@@ -13,8 +13,8 @@ import os
 import pathlib
 
 from data_pipelines.corpora.corpus import LanguageCorpus
+from data_pipelines.reading import TextError
 from data_pipelines.splits import Splits
-from data_pipelines.text import TextError
 
 TRAINING = "training-monolingual.tokenized.shuffled"
 HELD_OUT = "heldout-monolingual.tokenized.shuffled"

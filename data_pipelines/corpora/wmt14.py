@@ -12,8 +12,8 @@ import os
 
 from data_pipelines.corpora.corpus import ParallelCorpus
 from data_pipelines.parallel_files import ParallelFiles
+from data_pipelines.reading import TextError
 from data_pipelines.splits import Splits
-from data_pipelines.text import TextError
 
 TRAINING = ("europarl-v7.{pair}", "commoncrawl.{pair}", "news-commentary-v9.{pair}")
 TRAINING_FRENCH = (

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from data_pipelines import TextError, find_files, survey
 from data_pipelines.graph_tokenization import split_words
-from data_pipelines.text import raw_lines, sentences
+from data_pipelines.reading import line_dataset
+from data_pipelines.text import sentences
 
 
 def write(path, content):
@@ -61,7 +62,7 @@ def test_python_and_tensorflow_agree_on_words(tmp_path, name):
     file = write(tmp_path / name, b"".join(line for line, _ in UNUSUAL))
     expected = [words or line.rstrip(b"\n").split(b" ") for line, words in UNUSUAL if words != []]
     assert [words for _, words in sentences(file)] == expected
-    lines = list(raw_lines(tf.constant(file)).as_numpy_iterator())
+    lines = list(line_dataset(file).as_numpy_iterator())
     assert [words for words in split_words(lines).to_list() if words] == expected
 
 
@@ -105,8 +106,8 @@ def test_damaged_gzip_file(tmp_path):
     file = write(tmp_path / "a.txt.gz", b"some words\n" * 1000)
     whole = (tmp_path / "a.txt.gz").read_bytes()
     (tmp_path / "a.txt.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TextError, match=r"a.txt.gz:\d+: damaged gzip file"):
+    with pytest.raises(TextError, match=r"a.txt.gz: damaged gzip file: it was cut off"):
         survey(file)
     (tmp_path / "a.txt.gz").write_bytes(b"not packed\n")
-    with pytest.raises(TextError, match=r"a.txt.gz:1: damaged gzip file"):
+    with pytest.raises(TextError, match=r"a.txt.gz: is no gzip file, as its name says: incorrect header check"):
         survey(file)
