@@ -161,8 +161,9 @@ class Subwords:
         """Returns the model as a `tensorflow_text.SentencepieceTokenizer`, for use in graphs.
 
         `tokenize` takes strings `[…]` and gives int32 ids, ragged `[…, pieces]`, without start and
-        end; `detokenize` is the way back. Both do what `encode` and `decode` do. A SavedModel
-        holds the tokenizer if it is an attribute of the saved module.
+        end; `detokenize` is the way back. Both do what `encode` and `decode` do; only of two ways
+        of equal probability to cut a word, `tokenize` may take another. A SavedModel holds the
+        tokenizer if it is an attribute of the saved module.
         """
         import tensorflow_text  # here, as the import takes seconds and registers operations
 

@@ -2,7 +2,6 @@ import collections
 import gzip
 
 import pytest
-import tensorflow as tf
 
 from data_pipelines import TextError, find_files, survey
 from data_pipelines.graph_tokenization import split_words
@@ -109,5 +108,7 @@ def test_damaged_gzip_file(tmp_path):
     with pytest.raises(TextError, match=r"a.txt.gz: damaged gzip file: it was cut off"):
         survey(file)
     (tmp_path / "a.txt.gz").write_bytes(b"not packed\n")
-    with pytest.raises(TextError, match=r"a.txt.gz: is no gzip file, as its name says: incorrect header check"):
+    with pytest.raises(
+        TextError, match=r"a.txt.gz: is no gzip file, as its name says: incorrect header check"
+    ):
         survey(file)
