@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import os
 
-from data_pipelines.reading import TextError
+from data_pipelines.reading import TextError, check_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _expand(prefix, languages):
 
 def _existing(path):
     """Returns the path or, if only that exists, the path with `.gz`; `None` if neither does."""
-    return next((name for name in (path, path + ".gz") if os.path.isfile(name)), None)
+    return next((name for name in (path, path + ".gz") if os.path.lexists(name)), None)
 
 
 def _side(prefix, language):
@@ -100,6 +100,7 @@ def _side(prefix, language):
     found = _existing(path)
     if found is None:
         raise TextError(f"{path}: no such file, nor {path}.gz (looked from {os.getcwd()})")
+    check_file(found)
     return found
 
 

@@ -87,8 +87,8 @@ def _usable(source, target, empty):
             blank = target if pair[0] else source
             place = f"{blank}, segment {number}" if is_sgm(blank) else f"{blank}:{number}"
             raise TextError(
-                f"{place}: nothing is here, so the other side has no translation; remove it from"
-                " both files, or leave such pairs out with empty='skip'"
+                f"{place}: nothing is here, so the other side has no translation; remove the line"
+                " from both files"
             )
 
 

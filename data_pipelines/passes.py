@@ -18,8 +18,9 @@ def repeat_passes(one_pass, *, passes, start_batch, batches_in_a_pass):
             must be 0.
 
     Returns:
-        Dataset of batches, in the same order whenever it is read. It knows its cardinality, if
-        `batches_in_a_pass` is given.
+        Dataset of batches, in the same order whenever it is read. If `batches_in_a_pass` is given,
+        it knows its cardinality, and reading raises `tf.errors.FailedPreconditionError` if a pass
+        has more or fewer.
     """
     start_pass = 0
     if batches_in_a_pass is not None:
@@ -28,7 +29,10 @@ def repeat_passes(one_pass, *, passes, start_batch, batches_in_a_pass):
     @tf.autograph.experimental.do_not_convert
     def seeded_pass(number):
         tf.random.set_seed(1)  # of this function alone: the process's global seed has no say
-        return one_pass(number)
+        batches = one_pass(number)
+        if batches_in_a_pass is None:
+            return batches
+        return batches.apply(tf.data.experimental.assert_cardinality(batches_in_a_pass))
 
     numbers, size = tf.data.Dataset.counter(start_pass), tf.data.INFINITE_CARDINALITY
     if passes is not None:

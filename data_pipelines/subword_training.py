@@ -3,6 +3,7 @@
 import io
 import random
 import re
+import string
 import tempfile
 
 import sentencepiece
@@ -91,6 +92,8 @@ def _explained(message, size):
             f"size must be at least {required[1]}, for the special pieces and for each character of"
             f" the text, got {size}; or lower character_coverage"
         )
+    if "all_chars_count" in message:
+        return TextError("the text has no characters but ▁, which stands for a space in subwords")
     if "sentences_.empty()" in message:
         return TextError("all sentences to train subwords on are too long")
     return ValueError(f"SentencePiece could not train on this text: {message}")
@@ -115,7 +118,8 @@ def _draw(sentences, count, seed):
     Blank ones do not count.
     """
     drawn, generator = [], random.Random(seed)
-    for index, sentence in enumerate(filter(str.strip, sentences)):
+    usable = (sentence for sentence in sentences if sentence.strip(string.whitespace))
+    for index, sentence in enumerate(usable):
         if index < count:
             drawn.append(sentence)
             continue

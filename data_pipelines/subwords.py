@@ -8,7 +8,7 @@ import sentencepiece
 import tensorflow as tf
 
 from data_pipelines.atomic_write import atomic_write_bytes
-from data_pipelines.reading import TextError
+from data_pipelines.reading import TextError, read_bytes
 from data_pipelines.subword_training import SPECIAL_PIECES, train_model
 
 
@@ -93,12 +93,8 @@ class Subwords:
             TextError: if the file is missing or is no such model, naming it.
         """
         path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise TextError(f"{path}: no such subword model")
-        with open(path, "rb") as file:
-            serialized = file.read()
         try:
-            return cls(serialized)
+            return cls(b"".join(read_bytes(path)))
         except ValueError as error:
             raise TextError(f"{path}: not a subword model of this project: {error}") from None
 

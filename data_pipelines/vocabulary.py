@@ -7,7 +7,7 @@ import os
 import tensorflow as tf
 
 from data_pipelines.atomic_write import atomic_write
-from data_pipelines.reading import TextError
+from data_pipelines.reading import TextError, read_bytes
 
 END, START, UNKNOWN = 0, 1, 2
 SPECIAL_WORDS = ("</S>", "<S>", "<UNK>")
@@ -30,8 +30,8 @@ class Vocabulary:
         words: sequence of strings, the special words included, in the order of their ids.
 
     Raises:
-        ValueError: if the special words are not the first three, a word occurs twice, or a word is
-            empty or has white space in it.
+        ValueError: if the special words are not the first three, or are all; if a word occurs
+            twice, is empty or has white space in it.
     """
 
     def __init__(self, words):
@@ -41,6 +41,8 @@ class Vocabulary:
                 f"a vocabulary must begin with the words {', '.join(SPECIAL_WORDS)} (ids 0, 1, 2);"
                 f" this one begins with {', '.join(map(repr, self._words[:3])) or 'nothing'}"
             )
+        if len(self._words) == len(SPECIAL_WORDS):
+            raise ValueError("a vocabulary must have at least one word besides the special ones")
         self._ids = {}
         for index, word in enumerate(self._words):
             if not word or word.encode("utf-8").split() != [word.encode("utf-8")]:
@@ -67,7 +69,9 @@ class Vocabulary:
             min_count: words that occur less often are left out.
 
         Raises:
-            ValueError: if `max_size` is not more than 3 or `min_count` is less than 1.
+            ValueError: if `max_size` is not more than 3 or `min_count` is less than 1, or if no
+                word occurs so often.
+            TextError: if there are no words but special ones.
         """
         if max_size is not None and max_size <= len(SPECIAL_WORDS):
             raise ValueError(
@@ -76,11 +80,19 @@ class Vocabulary:
             )
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}")
-        kept = [
-            word
-            for word, count in counts.items()
-            if count >= min_count and word not in SPECIAL_WORDS
-        ]
+        words = [word for word in counts if word not in SPECIAL_WORDS]
+        if not words:
+            raise TextError(
+                f"the text has no words but {', '.join(SPECIAL_WORDS)}, which stand for the end and"
+                " beginning of a sentence and for unknown words: there is nothing to learn"
+            )
+        kept = [word for word in words if counts[word] >= min_count]
+        if not kept:
+            most = max(words, key=counts.get)
+            raise ValueError(
+                f"min_count is {min_count}, but the most frequent word, {most!r}, occurs "
+                f"{counts[most]} times: no word would be left"
+            )
         kept.sort(key=lambda word: (-counts[word], word))
         return cls([*SPECIAL_WORDS, *kept][:max_size])
 
@@ -92,10 +104,7 @@ class Vocabulary:
             TextError: if the file is missing or is not a vocabulary, naming file and line.
         """
         path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise TextError(f"{path}: no such vocabulary file")
-        with open(path, "rb") as file:
-            lines = file.read().removesuffix(b"\n").split(b"\n")
+        lines = b"".join(read_bytes(path)).removesuffix(b"\n").split(b"\n")
         words, seen = [], {}
         for number, line in enumerate(lines, 1):
             word = _decode_line(line.removesuffix(b"\r"), path, number)
@@ -114,6 +123,8 @@ class Vocabulary:
                 f"{path}:{len(words) + 1}: expected {SPECIAL_WORDS[len(words)]},"
                 " found the end of the file"
             )
+        if len(words) == len(SPECIAL_WORDS):
+            raise TextError(f"{path}: has the special words only; it must have words of a text too")
         return cls(words)
 
     def save(self, path):

@@ -298,7 +298,7 @@ def test_other_mistakes(refused, tmp_path):
     assert "no file matches this glob" in refused(*train, "--set", "data.valid=no*.txt")
     assert "model.d_mode" in refused(*train, "--set", "model.d_mode=4")
     assert "no such file" in refused("train", "tin.yaml")
-    assert "no such vocabulary" in refused(*train, "--set", "data.vocabulary.file=none.txt")
+    assert "none.txt: no such file" in refused(*train, "--set", "data.vocabulary.file=none.txt")
     (tmp_path / "run").write_text("a file")
     assert str(tmp_path / "run") in refused(*train)
 

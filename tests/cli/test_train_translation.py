@@ -280,7 +280,7 @@ def test_damaged_run(refused, run, tmp_path, file, content, message):
     [
         ("data.train=nowhere", "nowhere.en: no such file"),
         ("data.vocabulary.size=5", "data.vocabulary.size: must be at least "),
-        ("data.vocabulary.file=none.model", "none.model: no such subword model"),
+        ("data.vocabulary.file=none.model", "none.model: no such file"),
         ("data.max_length=1", "no pair of sentences with at most 1 pieces"),
         ("model.decoder[0].name=lstm", "model.decoder[0].name: must be attention_lstm"),
     ],

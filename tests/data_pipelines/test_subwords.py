@@ -130,7 +130,7 @@ def test_load_of_something_else(tmp_path, content):
     (tmp_path / "v.model").write_bytes(content)
     with pytest.raises(TextError, match=r"v\.model: not a subword model of this project: "):
         Subwords.load(tmp_path / "v.model")
-    with pytest.raises(TextError, match=r"w\.model: no such subword model"):
+    with pytest.raises(TextError, match=r"w\.model: no such file"):
         Subwords.load(tmp_path / "w.model")
 
 

@@ -35,11 +35,17 @@ def test_special_words_in_a_text_are_unknown():
     [
         ({"max_size": 3}, "max_size must be more than 3, the special words, got 3"),
         ({"min_count": 0}, "min_count must be at least 1, got 0"),
+        ({"min_count": 6}, "min_count is 6, but the most frequent word, 'the', occurs 5 times"),
     ],
 )
 def test_from_counts_checks_its_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_counts(COUNTS, **arguments)
+
+
+def test_a_text_without_words():
+    with pytest.raises(TextError, match="no words but </S>, <S>, <UNK>, which stand for the end"):
+        Vocabulary.from_counts(collections.Counter({"</S>": 9, "<UNK>": 9}))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,7 @@ def test_from_counts_checks_its_arguments(arguments, message):
         (["<S>", "</S>", "<UNK>"], "this one begins with '<S>', '</S>', '<UNK>'"),
         (["</S>", "<S>", "<UNK>", "a", "a"], "'a' is in the vocabulary twice, as 3 and as 4"),
         (["</S>", "<S>", "<UNK>", "a b"], "word 3 of the vocabulary, 'a b', must be without white"),
+        (["</S>", "<S>", "<UNK>"], "must have at least one word besides the special ones"),
         (["</S>", "<S>", "<UNK>", ""], "word 3 of the vocabulary, '', must be .* not empty"),
     ],
 )
@@ -87,6 +94,7 @@ def test_fingerprint_tells_order():
     [
         (b"", r"vocabulary.txt:1: the line is empty; a vocabulary has one word a line"),
         (b"</S>\n<S>\n", r"vocabulary.txt:3: expected <UNK>, found the end of the file"),
+        (b"</S>\n<S>\n<UNK>\n", r"vocabulary.txt: has the special words only; it must have words"),
         (b"the\n", r"vocabulary.txt:1: expected </S>, found 'the'"),
         (b"</S>\n<S>\n<UNK>\na\n\nb\n", r"vocabulary.txt:5: the line is empty"),
         (b"</S>\n<S>\n<UNK>\na b\n", r"vocabulary.txt:4: the line has white space in it"),
@@ -108,7 +116,7 @@ def test_windows_line_ends_are_accepted(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(TextError, match=r"nowhere.txt: no such vocabulary file"):
+    with pytest.raises(TextError, match=r"nowhere.txt: no such file"):
         Vocabulary.load(tmp_path / "nowhere.txt")
 
 

@@ -31,15 +31,24 @@ class LanguageTask(Task):
 
     EXPORT_OPTIONS = ("tokenization", "top")
 
+    def __init__(self, config):
+        super().__init__(config)
+        self._surveyed = {}
+
     @functools.cached_property
     def surveys(self):
         """`{"train": data_pipelines.Survey, …}`: the whole text, read once and checked."""
-        surveys = {
-            part: data_pipelines.survey(files) for part, files in vars(self.splits).items() if files
-        }
+        surveys = {part: self.survey(files) for part, files in vars(self.splits).items() if files}
         for line in self.corpus.check_surveys(surveys):
             print(line)
         return surveys
+
+    def survey(self, files):
+        """The `data_pipelines.Survey` of files, read once."""
+        key = tuple(files)
+        if key not in self._surveyed:
+            self._surveyed[key] = data_pipelines.survey(files)
+        return self._surveyed[key]
 
     def corpus_statistics(self):
         """Reads the whole text, generated text having been written if it was not there.
@@ -185,7 +194,7 @@ class LanguageTask(Task):
             Dictionary: `perplexity`, `tokens` counted, `oov` of them, `loss` in nats per token, and
             per mixture its metrics of use (`moe_1_cv_load`, …).
         """
-        found = data_pipelines.survey(files)
+        found = self.survey(files)
         batches = self.batches(files, vocabulary, training=False, lengths=found.lengths)
         measured = evaluate_perplexity(model, batches, callbacks, verbose)
         known = sum(count for word, count in found.words.items() if word in vocabulary)

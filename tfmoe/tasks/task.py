@@ -2,6 +2,7 @@
 
 import functools
 
+from data_pipelines.changes import stamps, unchanged
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.tasks.corpora import find_splits
 
@@ -9,7 +10,7 @@ from tfmoe.tasks.corpora import find_splits
 class Task:
     """The text of a config, and what a model makes of it. Reads nothing before it is asked.
 
-    A subclass implements `batches` and `lengths`.
+    A subclass implements `names_of`, `batches` and `lengths`.
 
     Args:
         config: a `Config`.
@@ -27,7 +28,22 @@ class Task:
     @functools.cached_property
     def splits(self):
         """`data_pipelines.Splits` of the text."""
-        return find_splits(self.config)
+        splits = find_splits(self.config)
+        self._stamps = stamps(
+            path for part in vars(splits).values() for path in self.names_of(part)
+        )
+        return splits
+
+    def unchanged_text(self):
+        """A context in which an error names the file of the text, if one changed since it was
+        found.
+        """
+        return unchanged(self._stamps)
+
+    @staticmethod
+    def names_of(files):
+        """The names of all files of a part of the text, a list of strings."""
+        raise NotImplementedError("a task must implement names_of(files)")
 
     def batches(self, files, vocabulary, *, training, **arguments):
         """Batches of files by the settings of the config: shuffled and without end for training,

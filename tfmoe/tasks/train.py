@@ -89,7 +89,8 @@ def train_on(strategy, config, run_dir, resume):
         with atomic_write(run.config) as file:  # from here on, there is a run
             file.write(dump_config(config))
     begun = time.perf_counter()
-    fit_epochs(task, run, model, vocabulary, state, steps, callbacks)
+    with task.unchanged_text():
+        fit_epochs(task, run, model, vocabulary, state, steps, callbacks)
     return finish(task, run, model, vocabulary, counts, time.perf_counter() - begun)
 
 

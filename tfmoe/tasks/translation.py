@@ -36,12 +36,12 @@ class TranslationTask(Task):
         """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: the whole text, read
         and checked.
         """
+        return {part: self.survey(files) for part, files in vars(self.splits).items() if files}
+
+    def survey(self, files):
+        """A `data_pipelines.ParallelSurvey` of each `ParallelFiles` of a list."""
         empty = self.corpus.empty_sides
-        return {
-            part: [data_pipelines.survey_parallel(each, empty=empty) for each in files]
-            for part, files in vars(self.splits).items()
-            if files
-        }
+        return [data_pipelines.survey_parallel(each, empty=empty) for each in files]
 
     def corpus_statistics(self):
         """Reads the whole text, generated text having been written if it was not there.

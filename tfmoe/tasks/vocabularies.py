@@ -1,5 +1,7 @@
 """From a config and its training text to the vocabulary."""
 
+import contextlib
+
 import data_pipelines
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.problems import ConfigError, Problem
@@ -17,14 +19,16 @@ def build_vocabulary(config, counts=None):
         `data_pipelines.Vocabulary`.
 
     Raises:
-        ConfigError: if the file has another number of words than `data.vocabulary.size` says.
+        ConfigError: if the file has another number of words than `data.vocabulary.size` says, or
+            `data.vocabulary.min_count` leaves no word.
         data_pipelines.TextError: if the file is missing or is no vocabulary.
     """
     settings = config.data.vocabulary
     if settings.file is None:
-        return data_pipelines.Vocabulary.from_counts(
-            counts, max_size=settings.size, min_count=settings.min_count
-        )
+        with _key_named("min_count"):
+            return data_pipelines.Vocabulary.from_counts(
+                counts, max_size=settings.size, min_count=settings.min_count
+            )
     return _with_size(data_pipelines.Vocabulary.load(settings.file), settings, "words")
 
 
@@ -63,18 +67,25 @@ def _train_subwords(settings, corpus, files):
         for pair in data_pipelines.sentence_pairs(each, empty=corpus.empty_sides)
         for sentence in pair
     )
-    try:
+    with _key_named("size"):
         return data_pipelines.Subwords.train(
             sentences,
             settings.size,
             languages=corpus.target_languages,
             character_coverage=settings.character_coverage,
         )
+
+
+@contextlib.contextmanager
+def _key_named(name):
+    """Makes a `ValueError` that begins with an argument's name one of its key."""
+    try:
+        yield
     except ValueError as error:
-        if not str(error).startswith("size "):
+        first, _, message = str(error).partition(" ")
+        if first != name:
             raise
-        message = str(error).removeprefix("size ")
-        raise ConfigError([Problem("", "data.vocabulary.size", message)]) from error
+        raise ConfigError([Problem("", f"data.vocabulary.{name}", message)]) from error
 
 
 def _with_size(vocabulary, settings, unit):

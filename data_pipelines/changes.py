@@ -1,0 +1,42 @@
+"""Files that change while they are used: found out where reading them fails."""
+
+import contextlib
+import os
+
+import tensorflow as tf
+
+from data_pipelines.reading import TextError
+
+
+def stamps(paths):
+    """Returns `{path: what tells one state of the file from another}`."""
+    return {path: _stamp(path) for path in paths}
+
+
+@contextlib.contextmanager
+def unchanged(known):
+    """Within it, an error of TensorFlow after a file changed becomes a `TextError` that names it.
+
+    Args:
+        known: `stamps` of the files, from before they were first read.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for path, stamp in known.items():
+            now = _stamp(path)
+            if now != stamp:
+                what = "changed" if now else "was removed"
+                raise TextError(
+                    f"{path}: the file {what} while it was used; put it back, and begin again or "
+                    "resume"
+                ) from error
+        raise
+
+
+def _stamp(path):
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
