@@ -23,7 +23,7 @@ CHARACTERS = "".join(
 
 
 def split_words(lines):
-    """Splits lines at white space, as training reads a tokenised text (see `text`).
+    """Splits lines at white space, as training reads a tokenised text (see `reading`, `text`).
 
     Args:
         lines: `[B]` strings. Bytes that are not UTF-8 stay in their words.
@@ -31,8 +31,8 @@ def split_words(lines):
     Returns:
         Ragged `[B, words]` strings.
     """
-    lines = tf.strings.regex_replace(drop_byte_order_mark(lines), r"\r", "")
-    return tf.strings.split(lines)
+    lines = tf.strings.regex_replace(lines, r"\r", "")
+    return tf.strings.split(drop_byte_order_mark(lines))
 
 
 @tf.autograph.experimental.do_not_convert

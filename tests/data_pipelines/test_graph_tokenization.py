@@ -58,10 +58,17 @@ def test_nul_and_bytes_that_are_not_utf8(tokenized):
 
 
 def test_words_at_white_space():
-    lines = [b"\xef\xbb\xbfThe  cat\t,\x0b12345\r\n", b"", b"a\xc2\xa0b \xff", b"a\rb"]
+    lines = [
+        b"\xef\xbb\xbfThe  cat\t,\x0b12345\r\n",
+        b"",
+        b"a\xc2\xa0b \xff",
+        b"a\rb",
+        b"\r\xef\xbb\xbfa",
+    ]
     assert split_words(tf.constant(lines)).to_list() == [
         [b"The", b"cat", b",", b"12345"],
         [],
         [b"a\xc2\xa0b", b"\xff"],
         [b"ab"],
+        [b"a"],
     ]

@@ -127,8 +127,9 @@ def rows(dataset):
     )
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_ids_of_words(unusual, shards):
+def test_ids_of_words(unusual):
+    """Sentence i is in shard i % 3."""
+    shards = 3
     file = str(unusual / "a.de")
     found = survey(file)
     assert "a\0a" in found.words and "a" in found.words
@@ -160,3 +161,25 @@ def test_ids_of_subwords(unusual):
     given = sorted((len(row) - 1, subwords.decode(row)) for row in rows(found))
     ids = map(subwords.encode, every)
     assert given == sorted((len(each), subwords.decode(each)) for each in ids)
+
+
+def test_resuming_within_a_file_of_several_members(tmp_path):
+    parts = [
+        "".join(f"w{number} a\n" for number in range(part * 50)) for part in (0, 1, 0, 0, 2, 0)
+    ]
+    path = write(tmp_path, "a.txt.gz", b"".join(gzip.compress(part.encode()) for part in parts))
+    found = survey(path)
+    assert found.sentences == 150
+
+    def batches(**options):
+        dataset = language_model_batches(
+            path,
+            Vocabulary.from_counts(found.words),
+            batch_tokens=32,
+            max_length=8,
+            lengths=found.lengths,
+            **options,
+        )
+        return [inputs.tolist() for inputs, _ in dataset.take(60).as_numpy_iterator()]
+
+    assert batches(start_batch=17)[:40] == batches()[17:57]
