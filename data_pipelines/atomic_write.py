@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import shutil
+import socket
 
 
 @contextlib.contextmanager
@@ -48,17 +50,68 @@ def check_writable(path):
         raise OSError(f"{path} is {what}: give the name of a file")
 
 
+def temporary_name(path):
+    """The name under which this process writes what is to have the name `path`: hidden, in the same
+    folder, with the host and the process, `.NAME.HOST.PID.tmp`.
+
+    Args:
+        path: of a file or a folder, a `pathlib.Path`.
+    """
+    return path.with_name(f"{_beginning(path)}{os.getpid()}.tmp")
+
+
+def remove_leftovers(path):
+    """Removes what killed processes of this host left of files or folders that were to have the
+    name `path`. What a live process writes, or a process of another host, stays.
+
+    Args:
+        path: a `pathlib.Path`.
+    """
+    beginning, end = _beginning(path), ".tmp"
+    with contextlib.suppress(OSError):  # a folder that may not be read, or another sweeper's file
+        for found in path.parent.iterdir():
+            process = found.name.removeprefix(beginning).removesuffix(end)
+            if f"{beginning}{process}{end}" != found.name or not process.isdecimal():
+                continue
+            if int(process) != os.getpid() and is_alive(int(process)):
+                continue  # our own number was an earlier process's: containers give the same again
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink(missing_ok=True)
+
+
+def is_alive(process):
+    """Whether a process of this host runs, by its number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, and is somebody else's
+        return True
+    return True
+
+
+def _beginning(path):
+    return f".{path.name}.{socket.gethostname()}."
+
+
 @contextlib.contextmanager
 def _renamed_when_complete(path, mode, **options):
     check_writable(path)
     path = pathlib.Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         with open(temporary, mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise  # of another file, which the block reads or writes
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,8 +1,12 @@
+import errno
 import os
+import resource
+import signal
+import socket
 
 import pytest
 
-from data_pipelines.atomic_write import atomic_write
+from data_pipelines.atomic_write import atomic_write, remove_leftovers, temporary_name
 
 
 def test_a_link_is_followed(tmp_path):
@@ -22,3 +26,66 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
         with error, atomic_write(path):
             pytest.fail("the block was entered")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def killed_in_a_block(path):
+    """The number of a process that a kill ended while it wrote a file."""
+    process = os.fork()
+    if not process:
+        with atomic_write(path) as file:
+            file.write("half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    return process
+
+
+def test_what_a_kill_leaves_is_removed_by_the_next_write(tmp_path):
+    path = tmp_path / "a[1].txt"
+    process = killed_in_a_block(path)
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".a[1].txt.{socket.gethostname()}.{process}.tmp"
+    kept = {
+        f".a[1].txt.{socket.gethostname()}.{os.getppid()}.tmp",  # of a live process
+        ".a[1].txt.another-host.1.tmp",
+        f".b.txt.{socket.gethostname()}.{process}.tmp",
+        ".a[1].txt.mine.tmp",
+    }
+    for name in kept:
+        (tmp_path / name).touch()
+    with atomic_write(path) as file:
+        file.write("whole")
+    assert {each.name for each in tmp_path.iterdir()} == {"a[1].txt", *kept}
+
+
+def test_a_folder_that_a_kill_leaves(tmp_path):
+    """An earlier process may have had the number of this one, as in containers."""
+    folder = temporary_name(tmp_path / "7")
+    (folder / "deep").mkdir(parents=True)
+    remove_leftovers(tmp_path / "7")
+    remove_leftovers(tmp_path / "nowhere" / "7")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(tmp_path):
+    """Simulated by a limit on the size of files."""
+    (tmp_path / "file").write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as caught, atomic_write(tmp_path / "file") as file:
+            file.write("new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), atomic_write(tmp_path / "file"):
+        (tmp_path / "nowhere").read_text()
+    with pytest.raises(OSError, match="of its own"), atomic_write(tmp_path / "file"):
+        raise OSError("of its own")

@@ -2,12 +2,14 @@
 path.
 """
 
+import io
 import itertools
-import pathlib
 
 import matplotlib
 from matplotlib import ticker
 from matplotlib.figure import Figure
+
+from data_pipelines.atomic_write import atomic_write_bytes
 
 
 def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
@@ -121,11 +123,9 @@ def saved(figure, path=None):
 
 def save(figure, path):
     """Writes a figure as PNG, which appears under its name only when it is complete."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 def ticks_between(lowest, highest):
