@@ -36,6 +36,15 @@ def test_one_curve_for_each_run(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
+def test_names_are_no_mathematics(tmp_path):
+    """As such these would raise."""
+    broken = "$\\frac{$"
+    perplexity_curves({broken: rows(900, 300)}, tmp_path / "a.png", broken)
+    perplexity_by_experts([(4, 90, 1), (8, 80, 2)], tmp_path / "b.png", broken)
+    perplexity_and_load([broken], [(90, 1)], {"test": [2.0]}, tmp_path / "c.png")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     "histories",
     [

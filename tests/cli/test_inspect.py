@@ -100,12 +100,14 @@ def test_labels(inspected, tmp_path):
 def test_the_page_is_whole_and_keeps_to_itself(command, finished, tmp_path):
     run = shutil.copytree(finished.path, tmp_path / "<run> & more")
     (tmp_path / "a&b.txt").write_text("a b c\nb c d\n" * 9)
-    (tmp_path / "labels").write_text("<script>alert(1)</script>\n\"x'\n" * 9)
-    status, _, err = command(
+    label = "<script>alert(1)</script> $\\frac{$ \x1b[31m"
+    (tmp_path / "labels").write_text(f"{label}\n\"x'\n" * 9)
+    status, out, err = command(
         "inspect", run, "--data", tmp_path / "a&b.txt", "--labels", tmp_path / "labels",
         "--html", tmp_path / "page.html",
     )  # fmt: skip
     assert status == 0, err
+    assert "\x1b" not in out + err
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
     shown = "".join(page.texts)
@@ -174,7 +176,9 @@ def test_mistakes(refused, finished, corpus, tmp_path):
     same = ["--html", tmp_path / "x", "--csv", tmp_path / "x"]
     assert "--csv and --html must be different files" in refused("inspect", run, *same)
     assert "--sentences must be at least 1, got 0" in refused("inspect", run, "--sentences", 0)
-    assert "--shuffles must be at least 2, got 1" in refused("inspect", run, "--shuffles", 1)
+    for shuffles in (1, 100_000_000):
+        err = refused("inspect", run, "--shuffles", shuffles)
+        assert f"--shuffles must be from 2 to 10,000, got {shuffles:,}" in err
     assert "--expert must be from 0 to 3, got 4" in refused("inspect", run, "--expert", 4)
     assert "nowhere.txt" in refused("inspect", run, "--data", "nowhere.txt")
     assert "nowhere.txt" in refused("inspect", run, "--labels", "nowhere.txt")

@@ -96,3 +96,15 @@ def test_attention_map_has_a_row_for_each_step(tmp_path):
     assert texts(axes) == []  # its small values would touch
     save(figure, tmp_path / "attention.png")
     assert matplotlib.image.imread(tmp_path / "attention.png").shape[2] == 4
+
+
+def test_words_and_labels_are_no_mathematics(tmp_path):
+    """As such these would raise where they are drawn."""
+    broken = "$\\frac{$"
+    for figure in (
+        attention_map([[0.5, 0.5]], [broken, "$"], [broken], broken),
+        gate_matrices({broken: np.ones((2, 2))}, broken),
+        loads_over_mean({broken: [1, 2]}, broken),
+        expert_map({broken: np.ones((2, 2))}, (0, 1, 0, 1), broken),
+    ):
+        save(figure, tmp_path / "plot.png")

@@ -103,3 +103,20 @@ def test_curves(tmp_path, epochs):
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == (["moe, training", "moe, validation"] if epochs else [])
     assert isinstance(perplexity_curves({"run": history}), Figure)
+
+
+def test_names_are_no_mathematics(tmp_path):
+    """As such these would raise."""
+    broken = "$\\frac{$"
+    history = [{"epoch": 1.0, f"{broken}_max_over_mean_load": 1.5}]
+    use = ExpertUse(np.arange(3), np.arange(3), NOTHING)
+    pairs = pairs_of(3, (0, 1, 2))
+    shares = np.array([[0.3, 0.7], [0.5, 0.5]])
+    for draw in (
+        lambda path: load_and_importance(use, path, broken),
+        lambda path: co_selection_map(pairs, None, path, broken),
+        lambda path: label_map([broken, f"{broken * 9}"], shares, shares[1], path, broken),
+        lambda path: balance_curves(history, path, broken),
+    ):
+        draw(tmp_path / "plot.png")
+        (tmp_path / "plot.png").unlink()

@@ -94,6 +94,13 @@ def test_csv(tmp_path):
     assert tuple(head) == NAMES
     assert rows[3] == ["2", "1", "a,b", "moe", "1", f"{1 - TWO:.6g}", "2"]
     assert len(rows) == len(EXPECTED)
+    formulas = data_pipelines.Vocabulary.from_counts({"=1+1": 9, "'s": 5})
+    write_routing_table(routed, formulas, tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="") as file:
+        tokens = [row[2] for row in csv.reader(file)][1:]
+    assert set(tokens) == {"<S>", "'=1+1", "''s"}
+    names = {"a,b": "=1+1", "c": "'s", "<S>": "<S>"}
+    assert [each.removeprefix("'") for each in tokens] == [names[row[2]] for row in EXPECTED]
 
 
 def test_rows_of_plain_batches_are_numbered_as_they_come():

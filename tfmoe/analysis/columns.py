@@ -1,16 +1,19 @@
 """Tables of text."""
 
+from tfmoe.analysis.printable import printable
+
 
 def aligned(rows, align):
     """Rows in aligned columns.
 
     Args:
-        rows: lists of strings, equally many in each.
+        rows: lists of strings, equally many in each; control characters are escaped.
         align: for each column `"<"` (left) or `">"` (right).
 
     Returns:
         A string of one line per row.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

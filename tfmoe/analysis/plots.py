@@ -10,6 +10,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from data_pipelines.atomic_write import atomic_write_bytes
+from tfmoe.analysis.printable import drawn
 
 
 def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
@@ -25,7 +26,7 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.color_sequences["tab10"]
-    drawn = []
+    values = []
     for (label, rows), color in zip(histories.items(), itertools.cycle(colors), strict=False):
         words = itertools.accumulate(row["words"] for row in rows)
         points = [
@@ -35,18 +36,18 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
         ]
         if points:
             # The last value stands in the legend: beside the curves two like ones would overlap.
-            named = f"{label} ({points[-1][1]:.1f} at the end)"
+            named = f"{drawn(label)} ({points[-1][1]:.1f} at the end)"
             axes.plot(*zip(*points, strict=True), "o-", markersize=3.5, color=color, label=named)
-            drawn += [value for _, value in points]
-    if drawn:
+            values += [value for _, value in points]
+    if values:
         axes.legend(frameon=False)
-    logarithmic(axes.yaxis, drawn)
+    logarithmic(axes.yaxis, values)
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axes.set_xlim(left=0)
     axes.set_xlabel("words trained on")
     axes.set_ylabel("validation perplexity per word")
     axes.grid(alpha=0.3)
-    axes.set_title(title)
+    axes.set_title(drawn(title))
     return saved(figure, path)
 
 
@@ -69,7 +70,7 @@ def perplexity_by_experts(points, path=None, title=""):
     axes.set_xlabel("experts")
     axes.set_ylabel("test perplexity per word")
     axes.grid(alpha=0.3)
-    axes.set_title(title)
+    axes.set_title(drawn(title))
     return saved(figure, path)
 
 
@@ -87,17 +88,17 @@ def perplexity_and_load(labels, perplexities, loads, path=None):
     rows = range(len(labels))
     means, deviations = zip(*perplexities, strict=True)
     left.errorbar(means, rows, xerr=deviations, fmt="o", markersize=5, capsize=3)
-    left.set_yticks(rows, labels=labels)
+    left.set_yticks(rows, labels=[drawn(label) for label in labels])
     left.invert_yaxis()
     left.set_xlabel("test perplexity per word")
-    drawn = [1.0]
+    shown = [1.0]
     for (label, values), marker in zip(loads.items(), itertools.cycle("osD^"), strict=False):
         points = [(value, row) for value, row in zip(values, rows, strict=True) if value]
         if points:
             right.plot(*zip(*points, strict=True), marker, markersize=5, alpha=0.8, label=label)
-            drawn += [value for value, _ in points]
+            shown += [value for value, _ in points]
             right.legend(frameon=False, fontsize="small")
-    logarithmic(right.xaxis, drawn)
+    logarithmic(right.xaxis, shown)
     right.set_xlabel("largest load over mean load")
     for axes in (left, right):
         axes.margins(y=0.5 / len(labels))

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from tfmoe import tasks
+from tfmoe.analysis.printable import printable
 from tfmoe.cli import arguments
 
+MOST_SHUFFLES = 10_000  # more take hours, and change no digit that is shown
 Labels = Annotated[
     list[str] | None,
     typer.Option(
@@ -78,11 +80,13 @@ def inspect(
     With --json: {"files", "sentences", "labels", "layers": {NAME: {"experts", "load",
     "importance", "cv_load", …, "information_on_tokens": {"bits", "baseline_mean", …},
     "information_on_labels", "consistency", "pairs", "characteristic_words", "contexts"}}}.
-    The columns of --csv: sentence, position, token, layer, expert, gate, rank.
+    The columns of --csv: sentence, position, token, layer, expert, gate, rank. A token that a
+    spreadsheet would take for a formula, or that begins with ', has one more ' before it.
     """
-    for name, value, least in (("sentences", sentences, 1), ("shuffles", shuffles, 2)):
-        if value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if sentences < 1:
+        raise ValueError(f"--sentences must be at least 1, got {sentences}")
+    if not 2 <= shuffles <= MOST_SHUFFLES:
+        raise ValueError(f"--shuffles must be from 2 to {MOST_SHUFFLES:,}, got {shuffles:,}")
     if csv is not None and html is not None and csv.resolve() == html.resolve():
         raise ValueError(f"--csv and --html must be different files, got {csv} for both")
     with contextlib.redirect_stdout(sys.stderr):
@@ -104,4 +108,4 @@ def inspect(
     print(tasks.inspection_summary(report, show_contexts=bool(expert)))
     for path in (csv, html):
         if path is not None:
-            print(f"\nwritten: {path}")
+            print(f"\nwritten: {printable(str(path))}")

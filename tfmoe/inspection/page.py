@@ -10,6 +10,7 @@ import pathlib
 
 from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.plots import perplexity_curves
+from tfmoe.analysis.printable import printable
 from tfmoe.inspection import over_mean
 from tfmoe.inspection.plots import (
     balance_curves,
@@ -236,6 +237,5 @@ def figure(drawn, caption):
 
 
 def escape(text):
-    """Text as HTML that shows it as it is; without the control characters that HTML forbids."""
-    text = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in str(text))
-    return html.escape(text)
+    """Text as HTML that shows it as it is, control characters as escape sequences."""
+    return html.escape(printable(str(text)))

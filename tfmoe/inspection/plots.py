@@ -10,6 +10,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from tfmoe.analysis.plots import logarithmic, saved
+from tfmoe.analysis.printable import drawn
 from tfmoe.inspection import over_mean
 
 SIZE = 5, 3.4
@@ -63,7 +64,7 @@ def co_selection_map(pairs, experts=None, path=None, title=""):
     ratio_map(figure, axes, pairs.lift(experts), 4, "times as often as by chance")
     name_experts(axes.xaxis, experts)
     name_experts(axes.yaxis, experts)
-    axes.set(xlabel="expert", ylabel="expert", title=title)
+    axes.set(xlabel="expert", ylabel="expert", title=drawn(title))
     return saved(figure, path)
 
 
@@ -91,9 +92,9 @@ def label_map(names, shares, of_text, path=None, title="", most=32):
     crowded = len(names) > 4 or sum(map(len, names)) > 36
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     shown = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
-    axes.set_xticks(range(len(names)), labels=shown, fontsize="small", **turned)
+    axes.set_xticks(range(len(names)), labels=list(map(drawn, shown)), fontsize="small", **turned)
     axes.set_yticks(range(len(rows)), labels=rows.tolist(), fontsize=6)
-    axes.set(ylabel="expert", title=title)
+    axes.set(ylabel="expert", title=drawn(title))
     return saved(figure, path)
 
 
@@ -109,17 +110,17 @@ def balance_curves(history, path=None, title=""):
     names = dict.fromkeys(name for row in history for name in row if name.endswith(ending))
     layers = dict.fromkeys(name.removeprefix("val_").removesuffix(ending) for name in names)
     colors = dict(zip(layers, itertools.cycle(COLORS), strict=False))
-    drawn = []
+    shown = []
     for name in names:
         epochs, values = zip(*((r["epoch"], r[name]) for r in history if name in r), strict=True)
         layer, validated = name.removeprefix("val_").removesuffix(ending), name.startswith("val_")
-        label = f"{layer}, {'validation' if validated else 'training'}"
+        label = f"{drawn(layer)}, {'validation' if validated else 'training'}"
         style = "o-" if validated else "s--"
         axes.plot(epochs, values, style, markersize=3.5, color=colors[layer], label=label)
-        drawn += values
-    if drawn:
+        shown += values
+    if shown:
         axes.legend(frameon=False, fontsize="small")
-        logarithmic(axes.yaxis, [1, *drawn])
+        logarithmic(axes.yaxis, [1, *shown])
     axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("largest load over mean load")
@@ -131,7 +132,7 @@ def empty(title):
     """A figure of the usual size, and its axes."""
     figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(drawn(title))
     return figure, axes
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import numpy as np
 
 from data_pipelines.atomic_write import atomic_write
+from tfmoe.analysis.printable import cell
 from tfmoe.inspection.contexts import spelling
 
 COLUMNS = np.dtype(
@@ -63,7 +64,10 @@ def routing_table(routed, vocabulary, pandas=None):
 
 
 def write_routing_table(routed, vocabulary, path):
-    """Writes the table as CSV, gate values with six digits.
+    """Writes the table as CSV, gate values with six digits. Tokens and names of layers that a
+    spreadsheet would take for formulas have a `'` before them, see `cell`: read back by
+    `csv.reader` or pandas (`keep_default_na=False`, or a token `NA` is lost), they are
+    `text.removeprefix("'")`.
 
     Args:
         routed, vocabulary: as for `routing_table`.
@@ -74,5 +78,6 @@ def write_routing_table(routed, vocabulary, path):
         writer.writerow(COLUMNS.names)
         for name, text in routed.items():  # a layer at a time: the rows are many
             table = routing_table({name: text}, vocabulary, pandas=False)
-            for *first, gate, rank in table.tolist():
-                writer.writerow([*first, f"{gate:.6g}", rank])
+            for *place, token, layer, expert, gate, rank in table.tolist():
+                texts = cell(token), cell(layer)
+                writer.writerow([*place, *texts, expert, f"{gate:.6g}", rank])

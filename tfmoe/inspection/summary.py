@@ -3,6 +3,7 @@
 import math
 
 from tfmoe.analysis.columns import aligned
+from tfmoe.analysis.printable import printable
 from tfmoe.inspection.use import over_mean
 
 HEADING = ["expert", "load/mean", "importance/mean", "words that go there more than elsewhere"]
@@ -20,8 +21,9 @@ def inspection_summary(report, show_contexts=False):
     for layer in report.layers:
         parts += [headline(layer, report), aligned(figures(layer, report), "<<"), experts(layer)]
         if show_contexts:
+            where = f"Where {printable(layer.name)} weighs expert"
             parts += [
-                f"Where {layer.name} weighs expert {expert} highest:\n{context_table(found)}"
+                f"{where} {expert} highest:\n{context_table(found)}"
                 for expert, found in layer.contexts.items()
             ]
     return "\n\n".join(parts)
@@ -31,7 +33,7 @@ def headline(layer, report):
     """One line on what a layer was inspected on."""
     routed = layer.routed
     return (
-        f"{layer.name}: {routed.num_experts} experts, "
+        f"{printable(layer.name)}: {routed.num_experts} experts, "
         f"{len(routed.places) / len(routed.tokens):.2f} for a token, on {len(routed.tokens):,} "
         f"tokens of {report.sentences:,} sentences ({report.weights} weights)"
     )
