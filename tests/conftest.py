@@ -2,7 +2,9 @@
 before its first use in a process. Keeps the memory of a long session small.
 """
 
+import contextlib
 import gc
+import resource
 
 import pytest
 import tensorflow as tf
@@ -27,3 +29,19 @@ def free_graphs():
     before = custom_gradients()
     yield
     forget_custom_gradients(custom_gradients() - before)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file can grow beyond a number of bytes, as on a disk that fills up."""
+
+    @contextlib.contextmanager
+    def full_disk(most):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full_disk

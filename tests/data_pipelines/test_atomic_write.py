@@ -1,6 +1,5 @@
 import errno
 import os
-import resource
 import signal
 import socket
 
@@ -67,18 +66,10 @@ def test_a_folder_that_a_kill_leaves(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk(tmp_path):
-    """Simulated by a limit on the size of files."""
+def test_a_full_disk(tmp_path, full_disk):
     (tmp_path / "file").write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OSError) as caught, atomic_write(tmp_path / "file") as file:
-            file.write("new" * 1000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1000), pytest.raises(OSError) as caught, atomic_write(tmp_path / "file") as file:
+        file.write("new" * 1000)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -1,3 +1,5 @@
+import errno
+
 import keras
 import numpy as np
 import pytest
@@ -117,13 +119,23 @@ def test_what_a_killed_write_leaves_is_ignored(tmp_path):
     (tmp_path / "last-2_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / "last-2.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / "last-2.index").write_bytes(b"x")
+    (tmp_path / "last-0.data-00000-of-00001").write_bytes(b"x")  # killed between two deletions
+    (tmp_path / "unfinished-last-2").mkdir()
+    (tmp_path / "last-good.index").touch()  # somebody's own
     other = build()
     state = TrainingState(other, tmp_path)
     state.restore()
+    whole = {"checkpoint", "last-1.index", "last-1.data-00000-of-00001", "last-good.index"}
+    assert {path.name for path in tmp_path.iterdir()} == whole
     for mine, theirs in zip(other.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     train(other, 1)
+    (tmp_path / "last-2.data-00000-of-00001").write_bytes(b"x")
+    (tmp_path / "last-1.data-00001-of-00002").write_bytes(b"x")
     state.save()  # over the debris
+    assert {path.name for path in tmp_path.iterdir()} == {
+        name.replace("-1.", "-2.") for name in whole
+    }
     again = TrainingState(build(), tmp_path)
     assert again.restore() and again.step == 2
 
@@ -191,3 +203,29 @@ def test_a_disk_that_cannot_be_written(tmp_path):
     (tmp_path / "checkpoints").write_text("a file, no folder")
     with pytest.raises(OSError):
         TrainingState(build(), tmp_path / "checkpoints").save()
+
+
+def test_nothing_is_removed_where_the_last_one_is_not_known(tmp_path):
+    model = build()
+    TrainingState(model, tmp_path).save()
+    (tmp_path / "checkpoint").write_bytes(b"\x00")
+    assert not TrainingState(build(), tmp_path).restore()
+    assert len(list(tmp_path.glob("last-0.*"))) == 2
+
+
+def test_a_full_disk(tmp_path, full_disk):
+    model = build(units=300)
+    state = TrainingState(model, tmp_path)
+    state.save()
+    train(model, 1)
+    with full_disk(2000), pytest.raises(OSError) as caught:
+        state.save()
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename.startswith(f"{tmp_path}/unfinished-last-1/worker-0")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint", "last-0.index", "last-0.data-00000-of-00001",
+    }  # fmt: skip
+    other = build(units=300)
+    assert TrainingState(other, tmp_path).restore()
+    state.save()
+    assert len(list(tmp_path.glob("last-1.*"))) == 2

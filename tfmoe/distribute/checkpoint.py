@@ -9,12 +9,14 @@ Axes: E experts.
 """
 
 import pathlib
+import re
 import shutil
 
 import tensorflow as tf
 
-from data_pipelines.atomic_write import atomic_write
+from data_pipelines.atomic_write import atomic_write, remove_leftovers
 from tfmoe.distribute.failures import GONE
+from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.distribute.tensorflow_internals import ShardedVariable
 from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_number
 
@@ -46,7 +48,7 @@ class Checkpoint:
         """Saves the variables and forgets the checkpoint before. All workers must call it.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if it cannot be written. The checkpoint before is then kept.
         """
         path = str(self.directory / f"{self.name}-{number}")
         unfinished = self.directory / f"unfinished-{self.name}-{number}"
@@ -58,26 +60,30 @@ class Checkpoint:
                 slices.append(slice_)
                 tensors.append(tensor)
         try:
-            unfinished.mkdir(parents=True, exist_ok=True)
-            tf.raw_ops.SaveV2(
-                prefix=parts[self.worker],
-                tensor_names=names,
-                shape_and_slices=slices,
-                tensors=tensors,
-            )
-            wait_for_workers(self._strategy)
-            if self.worker == 0:
-                before = self.latest()
-                tf.raw_ops.MergeV2Checkpoints(
-                    checkpoint_prefixes=parts, destination_prefix=path, delete_old_dirs=False
+            with full_disk_named(path):
+                unfinished.mkdir(parents=True, exist_ok=True)
+                tf.raw_ops.SaveV2(
+                    prefix=parts[self.worker],
+                    tensor_names=names,
+                    shape_and_slices=slices,
+                    tensors=tensors,
                 )
-                with atomic_write(self.directory / "checkpoint") as file:
-                    file.write(f'model_checkpoint_path: "{self.name}-{number}"\n')
-                self._remove_leftovers(before, path)
+                wait_for_workers(self._strategy)
+                if self.worker == 0:
+                    self._join(parts, path)
         except GONE:
             raise  # another worker, not the files
         except tf.errors.OpError as error:
             raise OSError(f"{self.directory}: no checkpoint written: {error.message}") from error
+        finally:
+            self.remove_leftovers()
+
+    def _join(self, parts, path):
+        tf.raw_ops.MergeV2Checkpoints(
+            checkpoint_prefixes=parts, destination_prefix=path, delete_old_dirs=False
+        )
+        with atomic_write(self.directory / "checkpoint") as file:
+            file.write(f'model_checkpoint_path: "{pathlib.Path(path).name}"\n')
 
     def _to_write(self, variable):
         """What this worker writes of a variable: tensors, and what part of it they are."""
@@ -89,13 +95,23 @@ class Checkpoint:
         if self.worker == 0:
             yield value, ""
 
-    def _remove_leftovers(self, before, path):
-        if before and before != path:
-            old = pathlib.Path(before)
-            for file in old.parent.glob(f"{old.name}.*"):
-                file.unlink(missing_ok=True)
+    def remove_leftovers(self):
+        """Removes all checkpoints but the last, and what killed processes left of others; none if
+        it is not known which is the last. Does nothing on all workers but the first.
+        """
+        if self.worker:
+            return
+        latest = self.latest()
+        own = re.compile(rf"({re.escape(self.name)}-\d+)(_temp|\.index|\.data-\d+-of-\d+)")
+        for path in self.directory.glob(f"{self.name}-*") if latest else ():
+            found = own.fullmatch(path.name)
+            if found and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif found and found[1] != pathlib.Path(latest).name:
+                path.unlink(missing_ok=True)
         for folder in self.directory.glob(f"unfinished-{self.name}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+        remove_leftovers(self.directory / "checkpoint")
 
     def restore(self, path):
         """Gives the variables their saved values; a floating point type that is not the variable's

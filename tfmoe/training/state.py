@@ -84,7 +84,7 @@ class TrainingState:
         checkpoint.save(self.step)
 
     def restore(self):
-        """Restores the last saved state.
+        """Restores the last saved state, and removes what killed processes left beside it.
 
         Returns:
             Whether there was one.
@@ -96,6 +96,8 @@ class TrainingState:
         if path is None:
             return False
         read(self._last, path)
+        for checkpoint in (self._last, self._best):
+            checkpoint.remove_leftovers()
         self._metrics_to_restore = [tf.convert_to_tensor(each).numpy() for each in self._metrics]
         return True
 
