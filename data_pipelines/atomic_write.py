@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import socket
 
@@ -57,28 +58,30 @@ def temporary_name(path):
     Args:
         path: of a file or a folder, a `pathlib.Path`.
     """
-    return path.with_name(f"{_beginning(path)}{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
-def remove_leftovers(path):
-    """Removes what killed processes of this host left of files or folders that were to have the
-    name `path`. What a live process writes, or a process of another host, stays.
+def remove_leftovers(folder, name=None):
+    """Removes what killed processes of this host left of files and folders that they wrote. What a
+    live process writes, or a process of another host, stays.
 
     Args:
-        path: a `pathlib.Path`.
+        folder: in which they wrote, a `pathlib.Path`; it need not exist.
+        name: that it was to have; `None` for any.
     """
-    beginning, end = _beginning(path), ".tmp"
-    with contextlib.suppress(OSError):  # a folder that may not be read, or another sweeper's file
-        for found in path.parent.iterdir():
-            process = found.name.removeprefix(beginning).removesuffix(end)
-            if f"{beginning}{process}{end}" != found.name or not process.isdecimal():
+    name = ".+" if name is None else re.escape(name)
+    host = re.escape(socket.gethostname())
+    pattern = re.compile(rf"\.{name}\.{host}\.([0-9]+)\.tmp", re.DOTALL)
+    with contextlib.suppress(OSError):  # of a folder that may not be read
+        for path in folder.iterdir():
+            process = pattern.fullmatch(path.name)
+            # An earlier process had our own number, as in containers that are started again.
+            if not process or (int(process[1]) != os.getpid() and is_alive(int(process[1]))):
                 continue
-            if int(process) != os.getpid() and is_alive(int(process)):
-                continue  # our own number was an earlier process's: containers give the same again
-            if found.is_dir():
-                shutil.rmtree(found, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                found.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
 
 def is_alive(process):
@@ -92,10 +95,6 @@ def is_alive(process):
     return True
 
 
-def _beginning(path):
-    return f".{path.name}.{socket.gethostname()}."
-
-
 @contextlib.contextmanager
 def _renamed_when_complete(path, mode, **options):
     check_writable(path)
@@ -103,7 +102,7 @@ def _renamed_when_complete(path, mode, **options):
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
+        remove_leftovers(path.parent, path.name)
         with open(temporary, mode, **options) as file:
             yield file
             file.flush()

@@ -61,8 +61,10 @@ def test_a_folder_that_a_kill_leaves(tmp_path):
     """An earlier process may have had the number of this one, as in containers."""
     folder = temporary_name(tmp_path / "7")
     (folder / "deep").mkdir(parents=True)
-    remove_leftovers(tmp_path / "7")
-    remove_leftovers(tmp_path / "nowhere" / "7")
+    remove_leftovers(tmp_path, "6")
+    assert folder.is_dir()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import signal
 import subprocess
@@ -86,6 +87,13 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_full_disk(tmp_path, full_disk):
+    with full_disk(100), pytest.raises(OSError) as caught:
+        write_doubling(tmp_path, 1)
+    assert caught.value.errno == errno.EFBIG and "/.1." in caught.value.filename
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_version_that_another_process_wrote_meanwhile(tmp_path):
     (tmp_path / "1").mkdir()
     with pytest.raises(OSError, match="1 is there already, and is not overwritten"):
@@ -114,7 +122,9 @@ def test_killed_halfway(tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert versions(tmp_path) == []
     assert all(path.name.startswith(".1.") for path in tmp_path.iterdir())
-    assert write_doubling(tmp_path, 1).is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert write_doubling(tmp_path, 2).is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
 
 
 def keras_model(num_experts=4):

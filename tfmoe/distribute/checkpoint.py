@@ -111,7 +111,7 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
         for folder in self.directory.glob(f"unfinished-{self.name}-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        remove_leftovers(self.directory / "checkpoint")
+        remove_leftovers(self.directory)
 
     def restore(self, path):
         """Gives the variables their saved values; a floating point type that is not the variable's

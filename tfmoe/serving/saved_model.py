@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmoe
+from data_pipelines.atomic_write import remove_leftovers, temporary_name
+from tfmoe.distribute.full_disks import full_disk_named
 
 MANIFEST = "manifest.json"
 
@@ -117,24 +118,31 @@ def write_saved_model(folder, version, module, concrete, facts):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(version)
-    temporary = folder / f".{version}.{os.getpid()}.tmp"  # not a number: no server loads it
+    temporary = temporary_name(target)  # not a number: no server loads it
+    remove_leftovers(folder)
     try:
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, str(temporary), signatures=concrete, options=options)
-        forget_gradients(temporary / "saved_model.pb")
-        files = {
-            path.relative_to(temporary).as_posix(): sha256(path)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        text = json.dumps({**facts, "files": files}, indent=1, ensure_ascii=False) + "\n"
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        with full_disk_named(target):
+            fill(temporary, module, concrete, facts)
         if target.exists():  # an empty folder would be replaced
             raise FileExistsError(f"{target} is there already, and is not overwritten")
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def fill(folder, module, concrete, facts):
+    """Writes a SavedModel and its manifest into a folder; arguments as for `write_saved_model`."""
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), signatures=concrete, options=options)
+    forget_gradients(folder / "saved_model.pb")
+    files = {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({**facts, "files": files}, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def forget_gradients(path):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tfmoe.config.loader import load_config
 from tfmoe.tasks.resume import check_folder
 from tfmoe.training.run_directory import RunDirectory
+from tfmoe.training.run_lock import check_no_training
 
 # How long the other workers may take to end by themselves when one has failed.
 GRACE_SECONDS = 60
@@ -54,10 +55,12 @@ def launch_workers(number, config, overrides, run_dir, resume=False):
 
     Raises:
         ConfigError: for a config that cannot be used.
+        BlockingIOError: if another process trains there.
         FileExistsError: if the folder has a run, and `resume` is false.
     """
     settings = [*overrides, "distribute.name=cluster"]
     run = RunDirectory(run_dir)
+    check_no_training(run.path)  # the first worker will hold the lock
     check_folder(load_config(config, settings), run, resume)
     command = [sys.executable, "-m", "tfmoe", "train", config, "--run-dir", str(run.path)]
     command += [word for setting in settings for word in ("--set", setting)]

@@ -16,6 +16,7 @@ from tfmoe.distribute import (
     stopping_when_a_worker_is_gone,
     wait_for_workers,
 )
+from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.inspection.summaries import ExpertSummaries, has_all_experts
 from tfmoe.tasks.describe import costs_of
 from tfmoe.tasks.progress import verbosity
@@ -24,6 +25,7 @@ from tfmoe.tasks.resume import check_folder, check_text, restore
 from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.training.callbacks import History, Progress, SaveState, StopWhenStuck, Throughput
 from tfmoe.training.run_directory import RunDirectory
+from tfmoe.training.run_lock import only_one_training
 from tfmoe.training.state import TrainingState, load_weights
 
 
@@ -57,12 +59,18 @@ def train_run(config, run_dir, resume=False):
 
     Raises:
         FileExistsError: if the folder has a run, and `resume` is false.
+        BlockingIOError: if another process trains there.
+        OSError: if a file cannot be written. The last saved state is kept.
         ValueError: if text, vocabulary, config or checkpoint cannot be used.
         FloatingPointError: if the loss is not finite any more.
         ConnectionError: if another worker of a cluster is gone.
     """
-    with stopping_when_a_worker_is_gone():
-        return train_on(build_strategy(config), config, run_dir, resume)
+    with stopping_when_a_worker_is_gone(), full_disk_named(run_dir):
+        strategy = build_strategy(config)
+        if not is_first_worker(strategy):  # the first one's lock is that of all
+            return train_on(strategy, config, run_dir, resume)
+        with only_one_training(run_dir):
+            return train_on(strategy, config, run_dir, resume)
 
 
 def train_on(strategy, config, run_dir, resume):

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 from data_pipelines.atomic_write import atomic_write
+from tfmoe.training.run_lock import check_no_training
 
 
 class RunDirectory:
@@ -38,7 +39,10 @@ class RunDirectory:
         return self.config.exists()
 
     def clear(self):
-        """Removes the run, and nothing else that may lie in the folder."""
+        """Removes the run, and nothing else that may lie in the folder. A BlockingIOError says so,
+        if a process trains there.
+        """
+        check_no_training(self.path)
         files = (self.config, self.result, self.facts, self.vocabulary, self.subwords, self.history)
         for file in files:
             file.unlink(missing_ok=True)
