@@ -3,7 +3,6 @@
 Nothing here imports TensorFlow: `tfmoe.tasks` loads it when a command begins to work.
 """
 
-import os
 import sys
 from typing import Annotated
 
@@ -25,10 +24,12 @@ from tfmoe.cli import (
     train,
     translate,
 )
-from tfmoe.config.problems import ConfigError
+from tfmoe.cli.endings import Commands, interruptions_noted
+from tfmoe.cli.output import leave_pipe, show_all_characters
 
 app = typer.Typer(
     name="tfmoe",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -76,7 +77,8 @@ def tfmoe(
     CONFIG is a YAML file or the name of a shipped config. Any key of it can be changed on the
     command line: --set model.d_model=128 --set "model.blocks[1].num_experts=64".
 
-    Mistakes are reported on standard error with exit status 2; TFMOE_DEBUG=1 adds the traceback.
+    Mistakes are reported on standard error with exit status 2, a full disk with 1;
+    TFMOE_DEBUG=1 adds the traceback. Ctrl-C ends a command with 130.
     """
 
 
@@ -86,13 +88,12 @@ def main(arguments=None):
     Args:
         arguments: list of strings; `None` for those of the process.
     """
-    try:
-        app(args=arguments, prog_name="tfmoe")
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("TFMOE_DEBUG") == "1":
-            raise
-        if isinstance(error, ConfigError):
-            print(error, file=sys.stderr)
-        else:
-            print(f"tfmoe: {error} (TFMOE_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(2)
+    show_all_characters(sys.stdout, sys.stderr)
+    with interruptions_noted():
+        try:
+            app(args=arguments, prog_name="tfmoe")
+        finally:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                leave_pipe()

@@ -1,14 +1,13 @@
 """`tfmoe ablate`: several configs trained over several seeds, and compared in one table."""
 
 import pathlib
-import signal
-import sys
 from typing import Annotated
 
 import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.endings import resumable
 
 Configs = Annotated[
     list[str] | None,
@@ -61,8 +60,5 @@ def ablate(
     if any(each.partition("=")[0].strip() == "training.seed" for each in overrides):
         raise ValueError("--set training.seed: the seeds of a sweep are those of --seeds")
     run_dir = run_dir or pathlib.Path("runs") / ("capacity" if capacity else "ablation")
-    try:
+    with resumable(lambda: "stopped; the same command goes on with it"):
         tasks.run_sweep(configs, capacity, seeds, overrides, run_dir)
-    except KeyboardInterrupt:
-        print("\ntfmoe: stopped; the same command goes on with it", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None

@@ -1,9 +1,8 @@
 """`tfmoe configs`."""
 
-import json as json_format
-
 from tfmoe.analysis.columns import aligned
 from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
 from tfmoe.config.shipped import shipped_configs
 
 
@@ -20,7 +19,7 @@ def configs(json: arguments.Json = False):
     """
     found = shipped_configs()
     if json:
-        print(json_format.dumps(found, indent=1))
+        print_json(found, indent=1)
         return
     rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in found]
     print(aligned([["config", "table", "row"], *rows], "<<<"))

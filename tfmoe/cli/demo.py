@@ -1,14 +1,13 @@
 """`tfmoe demo`: a mixture of experts beside a dense model of the same cost."""
 
 import pathlib
-import signal
-import sys
 from typing import Annotated
 
 import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.endings import resumable
 
 
 def demo(
@@ -31,8 +30,5 @@ def demo(
       tfmoe demo
       tfmoe demo --set training.seed=1 --run-dir runs/demo-1
     """
-    try:
+    with resumable(lambda: "stopped; the same command goes on with it"):
         tasks.run_demo(run_dir, set_ or ())
-    except KeyboardInterrupt:
-        print("\ntfmoe: stopped; the same command goes on with it", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None

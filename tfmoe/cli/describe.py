@@ -1,12 +1,12 @@
 """`tfmoe describe`."""
 
-import json as json_format
 from typing import Annotated
 
 import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
 from tfmoe.config.shipped import find_config
 
 Devices = Annotated[
@@ -57,6 +57,6 @@ def describe(
     find_config(config)  # before the wait, in case it is not there
     loaded, result = tasks.describe_config(config, set_ or (), devices)
     if json:
-        print(json_format.dumps(result, indent=1))
+        print_json(result, indent=1)
     else:
         print(tasks.description(loaded, result, changed=bool(set_)))

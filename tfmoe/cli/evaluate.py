@@ -1,11 +1,11 @@
 """`tfmoe evaluate`: perplexity and BLEU of a trained model."""
 
 import contextlib
-import json as json_format
 import sys
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
 
 
 def evaluate(
@@ -39,4 +39,7 @@ def evaluate(
     """
     with contextlib.redirect_stdout(sys.stderr):
         result, summary = tasks.evaluate_run(run, data, direction, weights)
-    print(json_format.dumps(result, ensure_ascii=False) if json else summary)
+    if json:
+        print_json(result)
+    else:
+        print(summary)

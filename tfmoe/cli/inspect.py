@@ -1,7 +1,6 @@
 """`tfmoe inspect`: what the experts of a trained model do."""
 
 import contextlib
-import json as json_format
 import pathlib
 import sys
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 from tfmoe import tasks
 from tfmoe.analysis.printable import printable
 from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
 
 MOST_SHUFFLES = 10_000  # more take hours, and change no digit that is shown
 Labels = Annotated[
@@ -103,7 +103,7 @@ def inspect(
             html=html,
         )
     if json:
-        print(json_format.dumps(tasks.inspection_as_json(report), ensure_ascii=False))
+        print_json(tasks.inspection_as_json(report))
         return
     print(tasks.inspection_summary(report, show_contexts=bool(expert)))
     for path in (csv, html):

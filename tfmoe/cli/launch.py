@@ -1,7 +1,6 @@
 """`tfmoe launch`: a cluster on this machine, for trying things."""
 
 import pathlib
-import signal
 import sys
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.endings import resumable
 from tfmoe.config.shipped import find_config
 
 
@@ -38,11 +38,8 @@ def launch(
     """
     run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
     again = tasks.launch_command(workers, config, set_ or (), run_dir)
-    try:
+    with resumable(lambda: f"stopped all workers; to go on: {again}"):
         failure = tasks.launch_workers(workers, config, set_ or (), run_dir, resume)
-    except KeyboardInterrupt:
-        print(f"\ntfmoe: stopped all workers; to go on: {again}", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None
     if failure:
         print(f"\n{failure}\nTo go on: {again}", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,12 +1,12 @@
 """`tfmoe tables`."""
 
-import json as json_format
 from typing import Annotated
 
 import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
 
 Number = Annotated[
     str | None,
@@ -41,4 +41,7 @@ def tables(number: Number = None, row: Row = None, json: arguments.Json = False)
     (numbers of operations or parameters), "within_rounding", "reason" (null, or why not)}.
     """
     results = tasks.recompute_tables(number, row)
-    print(json_format.dumps(results, indent=1) if json else tasks.tables_report(results))
+    if json:
+        print_json(results, indent=1)
+    else:
+        print(tasks.tables_report(results))

@@ -1,14 +1,12 @@
 """`tfmoe train`: from a config to a run's folder."""
 
 import pathlib
-import signal
-import sys
-
-import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
+from tfmoe.cli.endings import resumable
 from tfmoe.config.shipped import find_config
+from tfmoe.tasks.going_on import where_to_go_on
 
 
 def train(
@@ -40,10 +38,7 @@ def train(
         --set "data.train=my/train-*.txt" --set data.valid=my/valid.txt --set data.test=my/test.txt
     """
     run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
-    try:
+    with resumable(lambda: f"stopped {where_to_go_on(run_dir)}"):
         summary = tasks.train_config(config, set_ or (), run_dir, resume)
-    except KeyboardInterrupt:
-        print(f"\ntfmoe: stopped {tasks.where_to_go_on(run_dir)}", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None
     if summary:
         print(f"\n{summary}\nEverything is in {run_dir}")

@@ -1,7 +1,6 @@
 """`tfmoe translate`: lines in, translated lines out."""
 
 import contextlib
-import os
 import pathlib
 import sys
 from typing import Annotated
@@ -62,7 +61,4 @@ def translate(
         translator, language_id = tasks.translator_of(run, weights, to, beam, nbest)
     with contextlib.ExitStack() as stack:
         lines = sys.stdin.buffer if input_ is None else stack.enter_context(open(input_, "rb"))
-        try:
-            tasks.translate_lines(lines, translator, language_id, nbest, sys.stdout)
-        except BrokenPipeError:  # whoever read our output has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tasks.translate_lines(lines, translator, language_id, nbest, sys.stdout)

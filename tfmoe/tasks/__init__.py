@@ -39,7 +39,7 @@ _HOMES = {
     "train_run": "tfmoe.tasks.train",
     "translate_lines": "tfmoe.tasks.translate",
     "translator_of": "tfmoe.tasks.translate",
-    "where_to_go_on": "tfmoe.tasks.resume",
+    "where_to_go_on": "tfmoe.tasks.going_on",
 }
 
 __all__ = ["import_tensorflow", *_HOMES]

@@ -1,11 +1,8 @@
 """Whether and where a training run goes on."""
 
-import pathlib
-import shlex
-
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import key_of
-from tfmoe.training.run_directory import RunDirectory
+from tfmoe.tasks.going_on import resume_command
 
 
 def check_folder(config, run, resume):
@@ -82,17 +79,3 @@ def restore(state, config, run, steps):
         )
     where = f"step {part} of {steps} in epoch {epoch + 1}" if part else f"epoch {epoch}"
     print(f"resuming {run.path} after {where}\n", flush=True)
-
-
-def resume_command(run_dir):
-    """The command that goes on with a run, whatever it was begun with."""
-    folder = shlex.quote(str(run_dir))
-    config = shlex.quote(str(pathlib.Path(run_dir) / "config.yaml"))
-    return f"tfmoe train {config} --run-dir {folder} --resume"
-
-
-def where_to_go_on(run_dir):
-    """What to tell whoever stopped a run."""
-    if not RunDirectory(run_dir).begun():
-        return "before training began"
-    return f"training; to go on with it: {resume_command(run_dir)}"
