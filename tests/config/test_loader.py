@@ -1,3 +1,4 @@
+import os
 import textwrap
 
 import pytest
@@ -75,6 +76,14 @@ class TestBase:
         (line,) = problems(write("\nbase: b.yaml\n"))
         assert line == "config.yaml:2: base: b.yaml has a base itself; only one level is allowed"
 
+    def test_a_pipe_or_a_name_that_is_too_long(self, write, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ConfigError, match="pipe: is a device or a pipe; name a regular file"):
+            load_config(tmp_path / "pipe")
+        assert problems(write("base: pipe")) == ["config.yaml:1: base: there is no file pipe"]
+        (line,) = problems(write(f"base: {'x' * 3000}"))
+        assert line.startswith("config.yaml:1: base: there is no file xxx") and len(line) < 2000
+
     def test_missing(self, write):
         assert problems(write("base: none.yaml")) == [
             "config.yaml:1: base: there is no file none.yaml"
@@ -112,6 +121,28 @@ class TestSet:
             load_config(write(MINIMAL), ["training.seed=1", "training.seed=2"]).training.seed == 2
         )
 
+    def test_a_block_that_an_alias_repeats_stays_as_it_was(self, write):
+        path = write(
+            "model: {d_model: 8, blocks: [&x {name: feed_forward, hidden_units: 2}, *x]}\n"
+            "data: {name: grammars}\n"
+        )
+        config = load_config(path, ["model.blocks[0].hidden_units=3"])
+        assert [block.hidden_units for block in config.model.blocks] == [3, 2]
+
+    @pytest.mark.parametrize("key", ["data.name", "model.name", "training.optimizer.name"])
+    @pytest.mark.parametrize("value", ["[a]", "{a: b}"])
+    def test_a_name_that_is_no_text(self, write, key, value):
+        lines = problems(write(MINIMAL), f"{key}={value}")
+        assert lines[0].startswith(f"--set {key}={value}: {key}: must be one of ")
+
+    def test_control_characters_and_long_texts_do_not_reach_the_terminal(self, write):
+        (line,) = problems(write(MINIMAL), "model.\x1b[31m=3")
+        assert line.startswith(r"--set model.\x1b[31m=3: 'model.\x1b[31m' is not a key")
+        (line,) = problems(write(MINIMAL), "data.train=*\x1b[2J")
+        assert line.endswith("data.train: not valid YAML: the character U+001B is not allowed")
+        (line,) = problems(write(MINIMAL), "x" * 100_000 + "=" + "y" * 100_000)
+        assert line.startswith("--set xxx") and len(line) < 700
+
     @pytest.mark.parametrize("reverse", [False, True])
     def test_other_data_in_any_order(self, write, reverse):
         path = write(
@@ -140,6 +171,16 @@ class TestSet:
                 "a b=1",
                 "--set a b=1: 'a b' is not a key; write it like model.d_model or "
                 "model.blocks[1].gate.k",
+            ),
+            (
+                "a.a[1234567890]=1",
+                "--set a.a[1234567890]=1: 'a.a[1234567890]' is not a key; write it like "
+                "model.d_model or model.blocks[1].gate.k",
+            ),
+            (
+                "model.d_model={a: 1, a: 2}",
+                "--set model.d_model={a: 1, a: 2}: model.d_model.a: the key is already on line 1; "
+                "remove one of them",
             ),
             (
                 "model.blocks[2].units=8",

@@ -137,6 +137,8 @@ def _data_problems(tree):
     if not isinstance(data, dict) or not isinstance(model, dict):
         return
     name, of_model = data.get("name"), model.get("name", "language_model")
+    if not (isinstance(name, str) and isinstance(of_model, str)):
+        return
     kind = CORPUS_KINDS.get(of_model)
     if name in CORPORA and kind is not None and CORPORA[name].kind != kind:
         fitting = ", ".join(each for each, corpus in CORPORA.items() if corpus.kind == kind)

@@ -7,10 +7,10 @@ import pydantic
 from tfmoe.config import yaml_text
 from tfmoe.config.combinations import combination_problems
 from tfmoe.config.explain import explain
-from tfmoe.config.problems import ConfigError, Problem, key_of, shown
+from tfmoe.config.problems import MOST_PROBLEMS, ConfigError, Problem, key_of, shortened, shown
 from tfmoe.config.renamed import new_path, with_new_names
 from tfmoe.config.schema import Config
-from tfmoe.config.shipped import find_config
+from tfmoe.config.shipped import find_config, kind_of
 from tfmoe.config.tree import Origins, leaves, merge, parse_key, set_value
 
 
@@ -63,7 +63,7 @@ def _read_with_base(path, origins):
         )
         raise ConfigError([Problem(where, "base", message)])
     base_path = pathlib.Path(path).parent / base
-    if not base_path.is_file():
+    if kind_of(base_path) != "file":
         raise ConfigError([Problem(where, "base", f"there is no file {base_path}")])
     base_tree, base_places = _read(base_path)
     if "base" in base_tree:
@@ -76,7 +76,8 @@ def _read_with_base(path, origins):
 
 def _read(path):
     try:
-        text = pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            text = file.read(yaml_text.MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from error
     tree, lines = yaml_text.parse(text, str(path))
@@ -90,16 +91,13 @@ def _read(path):
 def _override(tree, overrides, origins):
     problems, already_set = [], []
     for override in overrides:
-        name = f"--set {override}"
+        name = f"--set {shortened(override, 200)}"
         try:
             key, equals, text = override.partition("=")
             if not equals:
                 raise ValueError("must be key=value, such as model.d_model=64")
             path = new_path(parse_key(key.strip()))
-            if text.startswith("*"):  # a glob; YAML would take it for an alias
-                value, lines = text, {}
-            else:
-                value, lines = yaml_text.parse(text, name)
+            value, lines = _value(text, name, path)
             where = {(*path, *inner): name for inner in lines}
             value, where = with_new_names(value, where, path)
             made = set_value(tree, path, value, Config, already_set)
@@ -115,16 +113,41 @@ def _override(tree, overrides, origins):
     return tree
 
 
+def _value(text, name, path):
+    """What a `--set` gives to the key at a path: its tree, and the lines of it."""
+    if text.startswith("*"):  # a glob; YAML would take it for an alias
+        text = yaml_text.quoted(text)
+    try:
+        return yaml_text.parse(text, name)
+    except ConfigError as error:
+        problems = []
+        for each in error.problems:
+            key = f"{key_of(path)}{'' if each.key[:1] in ('', '[') else '.'}{each.key}"
+            problems.append(Problem("", key, each.message))
+        raise ConfigError(problems) from error
+
+
 def _validate(tree, origins):
     found, config = [], None
     try:
         config = Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        # Of a union pydantic reports every member.
-        found = list(dict.fromkeys(explain(each, Config, tree) for each in error.errors()))
+        found = _explained(error.errors(include_url=False, include_input=False), tree)
     found += combination_problems(tree)
     if found:
         raise ConfigError(
             [Problem(origins.where(path), key_of(path), message) for path, message in found]
         )
     return config
+
+
+def _explained(errors, tree):
+    """What pydantic's errors mean: list of `(path, message)`, of more than can be shown only the
+    first ones.
+    """
+    found = {}  # of a union pydantic reports every member
+    for error in errors:
+        found[explain(error, Config, tree)] = None
+        if len(found) > MOST_PROBLEMS:
+            break
+    return list(found)

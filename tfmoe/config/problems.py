@@ -3,6 +3,12 @@ once.
 """
 
 import dataclasses
+import unicodedata
+
+MOST_PROBLEMS = 20  # that are shown of a config
+# Controls, halves of characters, and separators of lines and paragraphs.
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +27,14 @@ class Problem:
     message: str
 
     def __str__(self):
-        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+        where, key = (printable(shortened(part, 200)) for part in (self.where, self.key))
+        lines = shortened(self.message, 1000).split("\n")
+        message = "\n".join(map(printable, lines))
+        return ": ".join(part for part in (where, key, message) if part)
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used. Its text has one line for each problem.
+    """A config that cannot be used. Its text has one line for each of the first problems.
 
     Args:
         problems: `Problem`s, at least one.
@@ -33,7 +42,10 @@ class ConfigError(ValueError):
 
     def __init__(self, problems):
         self.problems = list(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = list(map(str, self.problems[:MOST_PROBLEMS]))
+        if len(self.problems) > MOST_PROBLEMS:
+            lines.append("… and more")
+        super().__init__("\n".join(lines))
 
 
 def key_of(path):
@@ -50,5 +62,31 @@ def shown(value, limit=60):
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        value = value[: limit + 1]  # a text may have a million characters
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shortened(text, limit):
+    """A text of at most `limit` characters, its middle left out if it is longer."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
+
+
+def is_printable(text):
+    """Whether a text shows what it is on a terminal: in one line, without control characters."""
+    if text.isprintable():
+        return True
+    categories = set(map(unicodedata.category, text))
+    return not (categories & UNPRINTABLE or BIDIRECTIONAL & set(text))
+
+
+def printable(text):
+    """A text with escapes in place of what a terminal should not get: `"\\x1b"`."""
+    if is_printable(text):
+        return text
+    return "".join(
+        each if is_printable(each) else each.encode("unicode_escape").decode() for each in text
+    )

@@ -49,20 +49,37 @@ def find_config(name):
         ConfigError: if there is no such file and no such shipped config.
     """
     path = pathlib.Path(os.path.expanduser(name))
-    if path.is_file():
+    kind = kind_of(path)
+    if kind == "file":
         return path
     short = path.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     names = {_short_name(file): file for file in _files()}
     if short in names:
         return names[short]
-    if path.is_dir():
+    if kind == "directory":
         raise ConfigError([Problem(str(name), "", "is a directory; name a config file in it")])
+    if kind == "special":
+        raise ConfigError([Problem(str(name), "", "is a device or a pipe; name a regular file")])
     near = difflib.get_close_matches(short, names, n=1) or [
         known for known in sorted(names) if known.rpartition("/")[2] == short
     ]
     hint = f"; did you mean {near[0]}?" if near else ";"
     message = f"no such file, and no shipped config of this name{hint} `tfmoe configs` lists them"
     raise ConfigError([Problem(str(name), "", message)])
+
+
+def kind_of(path):
+    """What there is at a `pathlib.Path`: "file", "directory", "special" (a device or a pipe), or
+    "nothing" that can be read.
+    """
+    try:
+        if path.is_file():
+            return "file"
+        if path.is_dir():
+            return "directory"
+        return "special" if path.exists() else "nothing"
+    except OSError:  # such as a name that is too long
+        return "nothing"
 
 
 def _files():

@@ -6,6 +6,7 @@ import re
 
 from tfmoe.config.named import item_type, section_at
 from tfmoe.config.problems import ConfigError, Problem, key_of, shown
+from tfmoe.config.yaml_text import MOST_LEVELS
 
 
 class Origins:
@@ -83,10 +84,10 @@ def parse_key(key):
     """`"model.blocks[1].gate.k"`, or `"model.blocks.1.gate.k"`, as a path."""
     path = ()
     for part in key.split("."):
-        match = re.fullmatch(r"([A-Za-z_][\w-]*|\d+)((?:\[\d+\])*)", part)
-        if not match:
+        match = re.fullmatch(r"([A-Za-z_][\w-]*|[0-9]{1,9})((?:\[[0-9]{1,9}\])*)", part)
+        if not match or len(path) > MOST_LEVELS:
             raise ValueError(
-                f"{key!r} is not a key; write it like model.d_model or model.blocks[1].gate.k"
+                f"{shown(key)} is not a key; write it like model.d_model or model.blocks[1].gate.k"
             )
         first, indices = match.groups()
         path += (int(first) if first.isdigit() else first,)

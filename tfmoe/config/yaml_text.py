@@ -3,16 +3,24 @@ numbers.
 
 Scalars are read by the rules of YAML 1.2: `1e-3` is a number, `no` (a language) and `12:30` are
 text, only `true` and `false` are truth values. `1_000_000` is an integer, as in Python. Nothing in
-a config can name a class or run code.
+a config can name a class or run code, print control characters to a terminal, or take more than
+seconds to read.
 """
 
+import codecs
+import math
 import re
 
 import yaml
 
-from tfmoe.config.problems import ConfigError, Problem, key_of
+from tfmoe.config.problems import ConfigError, Problem, is_printable, key_of, shown
 
-MOST_VALUES = 100_000  # aliases of aliases can stand for more than any memory holds
+MOST_BYTES = 1_000_000
+MOST_VALUES = 20_000  # aliases of aliases can stand for more than any memory holds
+MOST_LEVELS = 50  # of mappings and lists within each other
+MOST_DIGITS = 300  # so that every integer is a float, too
+MOST_CHARACTERS_OF_A_KEY = 100
+TAG = "tag:yaml.org,2002:"
 SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -24,10 +32,39 @@ SCALARS = (
         list("-+.0123456789"),
     ),
 )
+PATTERNS = {name: re.compile(pattern) for name, pattern, _ in SCALARS}
+# What a scalar must be, as messages say it.
+EXPECTED = {
+    "null": "null",
+    "bool": "true or false",
+    "int": f"an integer of at most {MOST_DIGITS} digits",
+    "float": "a number between -1.8e308 and 1.8e308",
+    "str": "text without control characters and line breaks",
+}
+
+
+class _TooLargeError(yaml.MarkedYAMLError):
+    pass
 
 
 class _Loader(yaml.SafeLoader):
+    """Composes nodes, of which `_Reader` makes values. Ends as soon as there are too many."""
+
     yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own protocol)
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.nodes = self.level = 0
+
+    def compose_node(self, parent, index):
+        self.nodes += 1
+        self.level += 1
+        problem = too_large(self.nodes, self.level)
+        if problem:
+            raise _TooLargeError(problem=problem, problem_mark=self.get_mark())
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -48,73 +85,187 @@ def parse(text, name):
     """Reads one YAML document.
 
     Args:
-        text: string or bytes (UTF-8).
+        text: string or bytes (UTF-8, or UTF-16 that begins with a byte order mark).
         name: what the text is called in errors: a file name, or `--set key=value`.
 
     Returns:
-        `(tree, lines)`: dictionaries, lists and scalars; and the line, from 1, of every path in it,
-        as `{("model", "blocks", 0): 7, …}`.
+        `(tree, lines)`: dictionaries, lists and scalars, no part of it there twice; and the line,
+        from 1, of every path in it, as `{("model", "blocks", 0): 7, …}`.
 
     Raises:
-        ConfigError: if it is not YAML, a key stands twice in a mapping or is not text, or an alias
-            contains itself.
+        ConfigError: if it is not YAML, too long or too deep, a key stands twice in a mapping or is
+            no word, a scalar is not what its tag says, or an alias contains itself.
     """
+    text = _decoded(text, name)
     try:
         loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None, {}
-            lines, problems = {}, []
-            _walk(node, (), name, lines, problems, enclosing=())
-            if problems:
-                raise ConfigError(problems[:20])
-            return loader.construct_document(node), lines
-        finally:
-            loader.dispose()
+    except yaml.reader.ReaderError as error:
+        where = _line_of(text, error.position, name)
+        message = f"not valid YAML: the character U+{error.character:04X} is not allowed"
+        raise ConfigError([Problem(where, "", message)]) from error
+    try:
+        node = loader.get_single_node()
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, name)]) from error
+    except (ValueError, OverflowError) as error:  # raised by chr()
+        message = 'not valid YAML: "\\U…" must name a character of Unicode, up to "\\U0010FFFF"'
+        raise ConfigError([Problem(f"{name}:{loader.line + 1}", "", message)]) from error
+    finally:
+        loader.dispose()
+    reader = _Reader(name)
+    tree = None if node is None else reader.read(node, (), ())
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return tree, reader.lines
+
+
+def too_large(values, levels):
+    """Why a config cannot have so many values, or levels; `None` if it can."""
+    if values > MOST_VALUES:
+        return f"a config must have at most {MOST_VALUES:,} values"
+    if levels > MOST_LEVELS:
+        return f"a config must have at most {MOST_LEVELS} levels of mappings and lists"
+    return None
+
+
+def _decoded(text, name):
+    """A string of a string or bytes."""
+    if len(text) > MOST_BYTES:
+        raise ConfigError([Problem(name, "", f"a config must have at most {MOST_BYTES:,} bytes")])
+    if isinstance(text, str):
+        return text
+    is_wide = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return text.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = _line_of(text, error.start, name) if not is_wide else name
+        message = f"a config must be UTF-8 text; {error.reason} at byte {error.start}"
+        raise ConfigError([Problem(where, "", message)]) from error
+
+
+def _line_of(text, position, name):
+    newline = b"\n" if isinstance(text, bytes) else "\n"
+    return f"{name}:{text[:position].count(newline) + 1}"
 
 
 def _syntax_problem(error, name):
     mark = getattr(error, "problem_mark", None)
     where = f"{name}:{mark.line + 1}" if mark else name
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if isinstance(error, _TooLargeError):
+        return Problem(where, "", what)
     context = getattr(error, "context", None)
     hint = "; quote a text that begins with *" if "alias" in f"{context} {what}" else ""
     return Problem(where, "", f"not valid YAML: {f'{context}, ' if context else ''}{what}{hint}")
 
 
-def _walk(node, path, name, lines, problems, enclosing):
-    """Notes the line of every path below a node, and what is wrong with keys."""
-    where = f"{name}:{node.start_mark.line + 1}"
-    lines.setdefault(path, node.start_mark.line + 1)
-    if len(lines) > MOST_VALUES:
-        problems.append(Problem(where, "", f"a config must have less than {MOST_VALUES:,} values"))
-        return
-    if node in enclosing:
-        problems.append(Problem(where, key_of(path), "an alias must not contain itself"))
-        return
-    enclosing = (*enclosing, node)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _walk(item, (*path, index), name, lines, problems, enclosing)
-    elif isinstance(node, yaml.MappingNode):
-        seen = {}
+class _Reader:
+    """Makes values of nodes.
+
+    Args:
+        name: of the text.
+
+    Attributes:
+        lines: of every path, see `parse`.
+        problems: what is wrong: list of `Problem`.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.lines, self.problems = {}, []
+
+    def read(self, node, path, enclosing):
+        """The value of a node. Aliases give values of their own.
+
+        Args:
+            node: of PyYAML.
+            path: keys and indices that lead to it.
+            enclosing: the nodes around it.
+
+        Raises:
+            ConfigError: if it is too large, all aliases written out.
+        """
+        line = node.start_mark.line + 1
+        self.lines.setdefault(path, line)
+        problem = too_large(len(self.lines), len(enclosing) + 1)
+        if problem:
+            raise ConfigError([Problem(f"{self.name}:{line}", key_of(path), problem)])
+        if node in enclosing:
+            return self._wrong(node, path, "an alias must not contain itself")
+        kind, enclosing = node.tag.removeprefix(TAG), (*enclosing, node)
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self._mapping(node, path, enclosing)
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            items = enumerate(node.value)
+            return [self.read(item, (*path, index), enclosing) for index, item in items]
+        if isinstance(node, yaml.ScalarNode) and kind in EXPECTED:
+            value = scalar(kind, node.value)
+            if value is not NOTHING:
+                return value
+            message = f"must be {EXPECTED[kind]}, got {shown(node.value)}"
+            return self._wrong(node, path, message)
+        return self._wrong(node, path, f"must not have the tag {node.tag.replace(TAG, '!!')}")
+
+    def _mapping(self, node, path, enclosing):
+        tree, lines = {}, {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag != "tag:yaml.org,2002:str":
-                message = f"a key must be a word, got {getattr(key_node, 'value', '')!r}"
-                problems.append(Problem(f"{name}:{line}", key_of(path), message))
+            key = getattr(key_node, "value", None)
+            if key_node.tag != f"{TAG}str" or not is_key(key):
+                self._wrong(key_node, path, f"a key must be a word, got {shown(key)}")
                 continue
-            key_path = (*path, key_node.value)
-            if key_node.value in seen:
-                message = f"the key is already on line {seen[key_node.value]}; remove one of them"
-                problems.append(Problem(f"{name}:{line}", key_of(key_path), message))
+            key_path, line = (*path, key), key_node.start_mark.line + 1
+            if key in lines:
+                message = f"the key is already on line {lines[key]}; remove one of them"
+                self._wrong(key_node, key_path, message)
                 continue
-            seen[key_node.value] = line
-            lines[key_path] = line
-            _walk(value_node, key_path, name, lines, problems, enclosing)
+            lines[key] = self.lines[key_path] = line
+            tree[key] = self.read(value_node, key_path, enclosing)
+        return tree
+
+    def _wrong(self, node, path, message):
+        where = f"{self.name}:{node.start_mark.line + 1}"
+        self.problems.append(Problem(where, key_of(path), message))
+
+
+def is_key(value):
+    """Whether a text can be a key."""
+    is_text = isinstance(value, str) and is_printable(value)
+    return is_text and len(value) <= MOST_CHARACTERS_OF_A_KEY
+
+
+NOTHING = object()
+
+
+def scalar(kind, text):
+    """The value of a scalar.
+
+    Args:
+        kind: a key of `EXPECTED`.
+        text: as it is written.
+
+    Returns:
+        `None`, a boolean, a number or a string; `NOTHING` if the text is none of this kind.
+    """
+    if kind == "str":
+        return text if is_printable(text) else NOTHING
+    if not PATTERNS[kind].fullmatch(text):
+        return NOTHING
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    digits = text.replace("_", "").lower()
+    if kind == "int":
+        return int(digits) if len(digits.lstrip("+-")) <= MOST_DIGITS else NOTHING
+    if digits.endswith((".inf", ".nan")):
+        return float(digits.replace(".", ""))
+    value = float(digits)
+    return value if math.isfinite(value) else NOTHING
+
+
+def quoted(text):
+    """YAML of a text that is not YAML itself."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def dump(tree):
