@@ -56,7 +56,7 @@ class Parallel(ParallelCorpus):
         if not self.directions:
             for name in OF_ONE_DIRECTION:
                 if not getattr(self, name):
-                    yield f"{name} is missing; or give directions for several"
+                    yield f"{name} is missing; or give the key directions for several"
             yield from _same_language(self)
             return
         for name in (*OF_ONE_DIRECTION, "valid", "test"):

@@ -92,7 +92,9 @@ class TestBase:
     def test_an_error_in_the_base_names_the_base(self, write):
         write(MINIMAL.replace("k: 2", "k: two"), "base.yaml")
         (line,) = problems(write("base: base.yaml\ntraining: {seed: 1}\n"))
-        assert line == "base.yaml:8: model.blocks[1].gate.k: must be an integer, got 'two'"
+        assert line.startswith(
+            "base.yaml:8: model.blocks[1].gate.k: must be an integer of at least"
+        )
 
 
 class TestSet:
@@ -220,6 +222,32 @@ class TestErrors:
             ("model.d_model=8.0", "model.d_model: must be an integer of at least 1, got 8.0"),
             ("model.d_model=true", "model.d_model: must be an integer of at least 1, got true"),
             ("model.d_model=0", "model.d_model: must be an integer of at least 1, got 0"),
+            (f"model.d_model={2**62}", f"model.d_model: must be at most 1048576, got {2**62}"),
+            (f"data.max_length={2**70}", f"data.max_length: must be at most 16384, got {2**70}"),
+            (
+                f"data.batch_tokens={2**62}",
+                f"data.batch_tokens: must be at most 2147483647, got {2**62}",
+            ),
+            (
+                f"data.shuffle_buffer={2**70}",
+                f"data.shuffle_buffer: must be at most 10000000, got {2**70}",
+            ),
+            (
+                "model.blocks[1].depth=1_000_000_000",
+                "model.blocks[1].depth: must be at most 1000, got 1000000000",
+            ),
+            (
+                "model.blocks[1].num_experts=10_000_000",
+                "model.blocks[1].num_experts: must be at most 4194304, got 10000000",
+            ),
+            (
+                "training.optimizer.learning_rate=1e39",
+                "training.optimizer.learning_rate: must be at most 1e+38, got 1e+39",
+            ),
+            (
+                "model.blocks[1].gate.importance_weight=-1",
+                "model.blocks[1].gate.importance_weight: must be a number of at least 0, got -1",
+            ),
             ("model.dropout=1", "model.dropout: must be a number of at least 0 and below 1, got 1"),
             (
                 "model.dropout=false",
@@ -237,7 +265,7 @@ class TestErrors:
                 "model.blocks[1].use_bias=1",
                 "model.blocks[1].use_bias: must be true or false, got 1",
             ),
-            ("data.train=3", "data.train: must be a list, got 3"),
+            ("data.train=3", "data.train: must be a list of text, got 3"),
             ("data.train=[]", "data.train: must be a list of at least one item, got []"),
             ("data.train=[a, 3]", "data.train[1]: must be text, got 3"),
             (
@@ -289,7 +317,7 @@ class TestErrors:
             ),
             (
                 "model.blocks[1].gate.seed=x",
-                "model.blocks[1].gate.seed: must be an integer. Received: seed=x",
+                "model.blocks[1].gate.seed: must be an integer of at least 0 and below 2147483648",
             ),
             ("model.blocks[1].gate.load_weight=-1", "model.blocks[1].gate.load_weight: must be a"),
             (
@@ -306,6 +334,17 @@ class TestErrors:
     def test_combinations(self, write, override, message):
         (line,) = problems(write(MINIMAL), override)
         assert line.startswith(f"--set {override}: {message}")
+
+    def test_all_of_one_section_together(self, write):
+        block = "{name: moe, num_experts: 0, groups: x, depth: 0, gate: {k: 0, load_weight: -1}}"
+        lines = problems(write(MINIMAL), f"model.blocks[1]={block}")
+        assert sorted(line.split(": model.blocks[1].")[1].split(":")[0] for line in lines) == [
+            "depth", "gate.k", "gate.load_weight", "groups", "hidden_units", "num_experts",
+        ]  # fmt: skip
+
+    def test_more_blocks_than_are_allowed(self, write):
+        (line,) = problems(write(MINIMAL), f"model.blocks=[{'{name: lstm, units: 8},' * 201}]")
+        assert line.endswith("model.blocks: must have at most 200 items, got 201")
 
     def test_two_kinds_of_clipping(self, write):
         clips = ["training.optimizer.clip_norm=1", "training.optimizer.global_clip_norm=2"]
@@ -331,7 +370,8 @@ class TestErrors:
         lines = problems(path)
         assert [line.split(":")[1] for line in lines] == ["7", "3", "1", "9", "5", "6"]
         assert lines[0] == (
-            "config.yaml:7: model.blocks[2].hidden_units: is missing; it must be an integer"
+            "config.yaml:7: model.blocks[2].hidden_units: is missing; it must be an integer "
+            "of at least 1"
         )
         assert lines[2].startswith(
             "config.yaml:1: data: is missing; it must be a mapping such as {name: text"

@@ -99,22 +99,23 @@ def test_translation(load, tmp_path):
     [
         (
             "blocks[0].kernel_initializer={class_name: Zeros, config: {}}",
-            "must be text, got {'class_name': 'Zeros', 'config': {}}",
+            "must be the name of a Keras initializer, such as glorot_uniform, got {'class_name': "
+            "'Zeros', 'config': {}}",
         ),
         (
             "blocks[0].recurrent_initializer=ortogonal",
-            "must be a Keras initializer, its name or class, or a function of shape and dtype, got "
-            "'ortogonal'",
+            "must be the name of a Keras initializer, such as glorot_uniform, got 'ortogonal'",
         ),
+        ("blocks[0].kernel_initializer=constant", "must be the name of a Keras initializer"),
         (
             "blocks[1].activation=softmax",
             "must be one of relu, gelu, silu, tanh, sigmoid, elu, selu, leaky_relu, relu6, "
             "softplus, softsign, mish, linear, got 'softmax'",
         ),
         ("blocks[1].capacity_priority=first", "must be one of position, choice, weight, got 'firs"),
-        ("blocks[1].capacity_factor=0", "must be a finite number above 0, got 0"),
+        ("blocks[1].capacity_factor=0", "must be a number above 0, or null, got 0"),
         ("blocks[1].depth=0", "must be an integer of at least 1, got 0"),
-        ("blocks[1].groups=x", "must be an integer, or null, got 'x'"),
+        ("blocks[1].groups=x", "must be an integer of at least 1, or null, got 'x'"),
         (
             "blocks[0].return_state=true",
             "unknown key (its value is true); the keys here are name, units, projection_units, "

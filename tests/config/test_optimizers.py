@@ -82,6 +82,10 @@ def test_adam_needs_no_name(load):
     ("optimizer", "message"),
     [
         (
+            "{name: factored_adam, factored: [a, 3]}",
+            "training.optimizer.factored: must be text or a list of text, got ['a', 3]",
+        ),
+        (
             "{name: factored_adm}",
             "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, "
             "adadelta,",
@@ -98,7 +102,7 @@ def test_adam_needs_no_name(load):
         ),
         (
             "{name: muon, exclude_layers: softmax}",
-            "training.optimizer.exclude_layers: must be a list, or null, got 'softmax'",
+            "training.optimizer.exclude_layers: must be a list of text, or null, got 'softmax'",
         ),
         (
             "{name: sgd, nesterov: 1}",
@@ -117,14 +121,17 @@ def test_adam_needs_no_name(load):
         ("{name: factored_adagrad, factored: []}", "training.optimizer.factored: must be one of"),
         (
             "{name: factored_adam, factored: 3}",
-            "training.optimizer.factored: must be text or a list, got 3",
+            "training.optimizer.factored: must be text or a list of text, got 3",
         ),
         (
             "{factored: experts}",
             "training.optimizer.factored: unknown key (its value is 'experts'); it belongs to "
             "name: factored_adam or factored_adagrad, not adam",
         ),
-        ("{name: factored_adam, factored_beta_1: 1.0}", "factored_beta_1: must be at least 0 and"),
+        (
+            "{name: factored_adam, factored_beta_1: 1.0}",
+            "factored_beta_1: must be a number of at least",
+        ),
     ],
 )
 def test_what_is_wrong(load, optimizer, message):

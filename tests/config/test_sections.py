@@ -112,8 +112,8 @@ def test_what_was_retired_may_be_0(section):
 @pytest.mark.parametrize(
     ("values", "path", "message"),
     [
-        ({}, ("train",), "is missing; it must be a list"),
-        ({"train": 3}, ("train",), "must be a list, got 3"),
+        ({}, ("train",), "is missing; it must be a list of text"),
+        ({"train": 3}, ("train",), "must be a list of text, got 3"),
         ({"train": "a", "words": {"sise": 3}}, ("words", "sise"),
          "unknown key (its value is 3); did you mean size? The keys here are size, min_count"),
         ({"train": "a", "kind": "gzi"}, ("kind",),

@@ -124,6 +124,10 @@ def test_compiler_is_left_off_where_it_cannot_work():
         ({"gate": "sofmax"}, r"got 'sofmax'; did you mean 'softmax'"),
         ({"gate": 3}, r"gate must be .* got 3"),
         ({"groups": 3}, r"groups must divide num_experts=8, got groups=3; .*1, 2, 4, 8"),
+        (
+            {"num_experts": 2**62, "groups": 3},
+            rf"num_experts={2**62}, got groups=3; possible values: 1, 2, 4, .*, 2048$",
+        ),
         ({"groups": 0}, r"groups must be an integer of at least 1, got 0"),
         ({"groups": 2}, r"k must be at most 2, .*groups.*got k=4"),
         ({"groups": 4}, r"k must be at most 2, .*got k=4"),

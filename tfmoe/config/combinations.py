@@ -12,6 +12,8 @@ from data_pipelines.corpora import CORPORA
 from tfmoe.config.builders import build_layer, build_optimizer_from
 from tfmoe.config.data_schema import Data, corpus_of
 from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
+from tfmoe.config.named import Section
+from tfmoe.config.number_types import Width
 from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
 from tfmoe.layers import BLOCKS
@@ -23,6 +25,7 @@ CORPUS_KINDS = {"language_model": "language", "translation": "parallel"}
 _BLOCK = pydantic.TypeAdapter(DecoderBlock)
 _DATA = pydantic.TypeAdapter(Data)
 _OPTIMIZER = pydantic.TypeAdapter(Optimizer)
+_WIDTH = pydantic.TypeAdapter(Width, config=Section.model_config)
 
 
 def combination_problems(tree):
@@ -64,7 +67,7 @@ def _block_problems(tree):
         except SectionError as error:
             yield from error.under(*path)
             continue
-        if type(d_model) is int and d_model > 0:
+        if _valid(_WIDTH, d_model) is not None:
             yield from _width_problems(path, block, layer, d_model)
 
 

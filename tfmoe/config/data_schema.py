@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data_pipelines.corpora import CORPORA
 from tfmoe.config.named import Section, one_of
-from tfmoe.config.number_types import AtLeastOne, Seed
+from tfmoe.config.number_types import CORPUS_FIELDS, MOST, AtLeastOne, ShuffleBuffer, Steps
 from tfmoe.config.sections import construct, section_of
 
 
@@ -22,7 +22,7 @@ class Vocabulary(Section):
             <UNK>` first.
     """
 
-    size: Annotated[int, Field(ge=4)] | None = None
+    size: Annotated[int, Field(ge=4, le=MOST)] | None = None
     min_count: AtLeastOne = 1
     file: str | None = None
 
@@ -39,7 +39,7 @@ class Subwords(Section):
             another run.
     """
 
-    size: Annotated[int, Field(ge=5)] | None = 32_000
+    size: Annotated[int, Field(ge=5, le=MOST)] | None = 32_000
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 1.0
     file: str | None = None
 
@@ -51,9 +51,9 @@ def _keys_of_use(vocabulary, batch_tokens):
         "batch_tokens": (AtLeastOne, batch_tokens),
         # The most steps in a row: longer sentences continue in the next one, and pairs with more
         # subwords than this on a side are not trained on.
-        "max_length": (AtLeastOne, 100),
+        "max_length": (Steps, 100),
         # Rows or pairs held for shuffling.
-        "shuffle_buffer": (AtLeastOne, 100_000),
+        "shuffle_buffer": (ShuffleBuffer, 100_000),
     }
 
 
@@ -63,7 +63,7 @@ KEYS_OF_USE = {
     "parallel": _keys_of_use(Subwords(), 16_000),
 }
 DATA_SECTIONS = {
-    name: section_of(corpus, name, fields={"seed": Seed}, more=KEYS_OF_USE[corpus.kind])
+    name: section_of(corpus, name, fields=CORPUS_FIELDS, more=KEYS_OF_USE[corpus.kind])
     for name, corpus in CORPORA.items()
 }
 Data = one_of(*DATA_SECTIONS.values())

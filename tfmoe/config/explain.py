@@ -6,12 +6,15 @@ import difflib
 import typing
 
 from tfmoe.config.named import default_name, item_type, name_of, section_at, sections_of
+from tfmoe.config.number_types import Words
 from tfmoe.config.problems import shown
 from tfmoe.config.sections import UNIONS, Scalar
 
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 # Suffixes of a sentence for the metadata that pydantic keeps of Field(ge=…, lt=…).
 BOUNDS = (("ge", "of at least"), ("gt", "above"), ("le", "of at most"), ("lt", "below"))
+# A bound as far from 0 as this is named only where a value is past it.
+FAR = 1000
 
 
 def explain(error, root, tree):
@@ -31,6 +34,12 @@ def explain(error, root, tree):
         return path, _unknown_key(path[-1], value, field.siblings, section)
     if kind == "missing":
         return path, f"is missing; it must be {field.expected}"
+    if kind == "too_long":
+        return path, f"must have at most {error['ctx']['max_length']} items, got {len(value)}"
+    limits = error.get("ctx", {})
+    if kind in ("less_than_equal", "greater_than_equal") and is_far(*limits.values()):
+        least_or_most = "at most" if "le" in limits else "at least"
+        return path, f"must be {least_or_most} {next(iter(limits.values()))}, got {shown(value)}"
     if not isinstance(value, dict) or not field.sections:
         near = difflib.get_close_matches(str(value), field.choices, n=1)
         hint = f"; did you mean {near[0]}?" if near and isinstance(value, str) else ""
@@ -120,6 +129,9 @@ def expected(annotation, metadata=()):
     """What a field of a type wants, in words: `"an integer of at least 1, or null"`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     sections = sections_of(annotation)
+    words = next((item.words for item in metadata if isinstance(item, Words)), None)
+    if words is not None:
+        return words
     if origin is typing.Annotated and not sections:
         return expected(arguments[0], [*arguments[1:], *metadata])
     if sections:
@@ -132,7 +144,8 @@ def expected(annotation, metadata=()):
         return " or ".join(arguments) if len(arguments) < 3 else f"one of {', '.join(arguments)}"
     if origin is list:
         some = any(getattr(item, "min_length", 0) for item in metadata)
-        return f"a list{' of at least one item' if some else ''}"
+        text = " of text" if arguments == (str,) else ""
+        return f"a list{' of at least one item' if some else text}"
     if annotation == Scalar:
         return "a number, text, true, false or null"
     if arguments:
@@ -145,8 +158,14 @@ def expected(annotation, metadata=()):
         for item in _flat(metadata)
         for name, words in BOUNDS
         if getattr(item, name, None) is not None
+        and (name == "lt" or not is_far(getattr(item, name)))
     ]
     return " ".join([TYPES.get(annotation, "a value"), " and ".join(bounds)]).strip()
+
+
+def is_far(bound):
+    """Whether a bound is so far from 0 that it is no part of what a number means."""
+    return abs(bound) >= FAR
 
 
 def _flat(metadata):

@@ -1,5 +1,6 @@
 """The sections of gates."""
 
+from tfmoe.config.number_types import LAYER_FIELDS
 from tfmoe.config.sections import section_of
 from tfmoe.gating import GATES, Gate
 
@@ -7,5 +8,7 @@ from tfmoe.gating import GATES, Gate
 NOT_NAMED = {"hierarchical"}
 
 GATE_SECTIONS = {
-    name: section_of(gate, name, base=Gate) for name, gate in GATES.items() if name not in NOT_NAMED
+    name: section_of(gate, name, base=Gate, fields=LAYER_FIELDS)
+    for name, gate in GATES.items()
+    if name not in NOT_NAMED
 }

@@ -10,7 +10,14 @@ from pydantic import Field
 
 from tfmoe.config.gates import GATE_SECTIONS
 from tfmoe.config.named import Section, item_type, one_of, sections_of
-from tfmoe.config.number_types import AtLeastOne, Fraction, NotNegative, Positive
+from tfmoe.config.number_types import (
+    LAYER_FIELDS,
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    Positive,
+    Width,
+)
 from tfmoe.config.sections import section_of
 from tfmoe.layers import BLOCKS
 from tfmoe.models import LanguageModel, TranslationModel
@@ -19,6 +26,7 @@ Gate = one_of(*GATE_SECTIONS.values(), default="noisy_top_k")
 # What a config says where a constructor also takes objects. Activations are those of Keras that act
 # on each element by itself, as experts need.
 BLOCK_FIELDS = {
+    **LAYER_FIELDS,
     "gate": (Gate, GATE_SECTIONS["noisy_top_k"]()),
     "activation": Literal[
         "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
@@ -54,8 +62,9 @@ BLOCK_SECTIONS = {
 }
 Block = one_of(*(BLOCK_SECTIONS[name] for name in BLOCKS if not needs_memory(BLOCKS[name])))
 DecoderBlock = one_of(*BLOCK_SECTIONS.values())
-Blocks = Annotated[list[Block], Field(min_length=1)]
-DecoderBlocks = Annotated[list[DecoderBlock], Field(min_length=1)]
+MOST_BLOCKS = 200  # in a list
+Blocks = Annotated[list[Block], Field(min_length=1, max_length=MOST_BLOCKS)]
+DecoderBlocks = Annotated[list[DecoderBlock], Field(min_length=1, max_length=MOST_BLOCKS)]
 
 
 class Decoding(Section):
@@ -78,7 +87,7 @@ class Decoding(Section):
 
 MODELS = {"language_model": LanguageModel, "translation": TranslationModel}
 MODEL_FIELDS = {
-    "d_model": AtLeastOne,
+    "d_model": Width,
     "dropout": Fraction,
     "num_sampled": AtLeastOne | None,
     "blocks": Blocks,

@@ -1,9 +1,9 @@
 """Sections made from constructors: a key for every argument, and the way back to an object.
 
 What is registered (a gate, a block, an optimizer, a schedule, a corpus) needs no class here. The
-meaning of a key stands in the constructor's docstring. Types refuse what a config cannot say;
-ranges and combinations are checked by the constructors, whose ValueErrors begin with the name of
-the argument.
+meaning of a key stands in the constructor's docstring. Types refuse what a config cannot say, and,
+where `fields` has one, a number out of its range; combinations are checked by the constructors,
+whose ValueErrors begin with the name of the argument.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import typing
 import pydantic
 
 from tfmoe.config.named import Section
+from tfmoe.config.number_types import Integer, Number
 from tfmoe.config.problems import key_of
 
 Scalar = int | float | str | bool | None
@@ -170,8 +171,10 @@ def _annotation_like(default):
 def field_type(annotation):
     """The type of a config's value for an annotation, or `None` if a config cannot say any."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation == Scalar:
+        return Scalar
     if annotation is None or annotation in PLAIN:
-        return annotation or type(None)
+        return {int: Integer, float: Number}.get(annotation, annotation or type(None))
     if origin is typing.Literal:
         return annotation
     if origin is typing.Annotated:

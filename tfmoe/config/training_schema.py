@@ -28,12 +28,23 @@ OPTIMIZER_FIELDS = {
     "ns_steps": AtLeastOne,
     "warmup_steps": AtLeastZero,
     "exclude_layers": list[str] | None,
+    "factored_beta_1": Fraction,
+    "adam_weight_decay": NotNegative,
+    "l1_regularization_strength": NotNegative,
+    "l2_regularization_strength": NotNegative,
+    "l2_shrinkage_regularization_strength": NotNegative,
+}
+SCHEDULE_FIELDS = {
+    "constant": {},
+    "warmup_inverse_sqrt": {"warmup_steps": AtLeastOne, "constant_steps": AtLeastZero},
+    "cosine_decay": {"steps": AtLeastOne, "warmup_steps": AtLeastZero, "final_fraction": Fraction},
 }
 # Of the arguments that every Keras optimizer has, a config has these, and the two limits below.
 SHARED = {"learning_rate", "weight_decay"}
 
 SCHEDULE_SECTIONS = {
-    name: section_of(schedule, name, leave_out=["peak"]) for name, schedule in SCHEDULES.items()
+    name: section_of(schedule, name, leave_out=["peak"], fields=SCHEDULE_FIELDS.get(name))
+    for name, schedule in SCHEDULES.items()
 }
 MORE_KEYS = {
     # See `tfmoe.optimizers.SCHEDULES`: they reach `learning_rate` at most.

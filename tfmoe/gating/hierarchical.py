@@ -5,6 +5,8 @@ Axes: T tokens, G groups (first-level branching factor), E experts, D model, A r
 groups; G_r groups of this replica.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -86,10 +88,10 @@ class Hierarchical(Gate):
 
     def _make_levels(self):
         if self.num_experts % self.groups:
-            divisors = [d for d in range(1, self.num_experts + 1) if self.num_experts % d == 0]
+            nearest = nearest_divisors(self.num_experts, self.groups)
             raise ValueError(
                 f"groups must divide num_experts={self.num_experts}, got groups={self.groups}; "
-                f"possible values: {', '.join(map(str, divisors))}"
+                f"possible values: {', '.join(map(str, nearest))}"
             )
         options = {"dtype": self.dtype_policy}
         secondary = self.secondary  # may be the same object as primary
@@ -249,3 +251,10 @@ def flat_gate(name, gate):
             f"got {gate!r}"
         )
     return gate
+
+
+def nearest_divisors(number, wanted, most=12):
+    """The divisors of a number that are nearest to what was wanted, rising, `most` at most."""
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    divisors = {*small, *(number // each for each in small)}
+    return sorted(sorted(divisors, key=lambda each: abs(each - wanted))[:most])

@@ -50,10 +50,10 @@ def test_several_directions():
     [
         (
             {"train": ["a"]},
-            "source_language is missing; or give directions for several\n"
-            "target_language is missing; or give directions for several",
+            "source_language is missing; or give the key directions for several\n"
+            "target_language is missing; or give the key directions for several",
         ),
-        (ENGLISH_GERMAN, "train is missing; or give directions for several"),
+        (ENGLISH_GERMAN, "train is missing; or give the key directions for several"),
         (
             {"train": ["a"], "source_language": "de", "target_language": "de"},
             "target_language must differ from source_language, got 'de'",

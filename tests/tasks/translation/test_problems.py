@@ -31,12 +31,12 @@ def problems(data, *overrides):
             ONE,
             ["data.source_language=null"],
             "--set data.source_language=null: data.source_language: is missing; or give "
-            "directions for several",
+            "the key directions for several",
         ),
         (
             ONE,
             ["data.train=[]"],
-            "--set data.train=[]: data.train: is missing; or give directions for several",
+            "--set data.train=[]: data.train: is missing; or give the key directions for several",
         ),
         *(
             (
@@ -151,7 +151,7 @@ def test_no_languages_at_all():
     assert [line.split(": ")[1] for line in lines] == [
         "data.source_language", "data.target_language",
     ]  # fmt: skip
-    assert all("is missing; or give directions for several" in line for line in lines)
+    assert all("is missing; or give the key directions for several" in line for line in lines)
 
 
 def test_data_for_translation_under_a_language_model():
