@@ -88,10 +88,10 @@ def memory_report(result, optimizer, sentence_length=None):
         ("  of these the experts'", experts["weights"]),
         ("gradients", memory["gradients"]),
     ]
-    rows = [[name, *[_size(bytes_)] * len(by_optimizer)] for name, bytes_ in same]
-    rows.append(["optimizer slots", *map(_size, by_optimizer.values())])
+    rows = [[name, *[in_units(bytes_)] * len(by_optimizer)] for name, bytes_ in same]
+    rows.append(["optimizer slots", *map(in_units, by_optimizer.values())])
     expert_slots = [experts["optimizer_slots_by_optimizer"][name] for name in COMPARED]
-    rows.append(["  of these the experts'", *map(_size, expert_slots)])
+    rows.append(["  of these the experts'", *map(in_units, expert_slots)])
     if experts["weights"]:
         shares = (f"{100 * slots / experts['weights']:.3g}%" for slots in expert_slots)
         rows.append(["    beside the experts' weights", *shares])
@@ -99,12 +99,12 @@ def memory_report(result, optimizer, sentence_length=None):
         activations = memory[f"activations_{key}_recompute"]
         if key == "with" and activations == memory["activations_without_recompute"]:
             continue
-        totals = (_size(fixed + slots + activations) for slots in by_optimizer.values())
-        rows.append([f"activations, {name}", *[_size(activations)] * len(by_optimizer)])
+        totals = (in_units(fixed + slots + activations) for slots in by_optimizer.values())
+        rows.append([f"activations, {name}", *[in_units(activations)] * len(by_optimizer)])
         rows.append(["  total", *totals])
     heading = [f"memory per device ({_devices(result)})", *by_optimizer]
     lines = aligned([heading, *rows], "<" + ">" * len(by_optimizer))
-    text = f"{lines}\nthis config ({optimizer}, its own settings): {_size(memory['total'])}"
+    text = f"{lines}\nthis config ({optimizer}, its own settings): {in_units(memory['total'])}"
     if sentence_length is not None:
         text += (
             "\npositions: half source, half target, in sentences of data.max_length "
@@ -125,7 +125,7 @@ def traffic_report(result):
             name,
             _grouped(each["experts_per_device"]),
             f"{each['expert_batch']:,.1f}",
-            _size(each["bytes_sent"]),
+            in_units(each["bytes_sent"]),
             f"{each['compute_to_communication']:,.0f}",
         ]
         for name, each in result["mixtures"].items()
@@ -142,7 +142,7 @@ def _devices(result):
     return f"{devices} device{'s' if devices > 1 else ''}, {tokens} positions each"
 
 
-def _size(number):
+def in_units(number):
     """Bytes in decimal units: `"4.29 GB"`."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= scale:

@@ -1,8 +1,9 @@
 """The section `distribute`, and the strategies that it stands for."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import tensorflow as tf
+from pydantic import Field
 
 from tfmoe import distribute
 from tfmoe.config.named import one_of
@@ -53,7 +54,11 @@ def cluster(
 
 
 STRATEGIES = {"none": one_device, "local": local, "cluster": cluster}
-FIELDS = {"devices": AtLeastOne | None, "start_timeout_seconds": AtLeastOne}
+MOST_DEVICES = 1024  # parts of a CPU, too
+FIELDS = {
+    "devices": Annotated[int, Field(ge=1, le=MOST_DEVICES)] | None,
+    "start_timeout_seconds": AtLeastOne,
+}
 MORE_KEYS = {"cluster": {"step_timeout_seconds": (AtLeastOne, 600)}}
 STRATEGY_SECTIONS = {
     name: section_of(strategy, name, fields=FIELDS, more=MORE_KEYS.get(name))

@@ -7,6 +7,7 @@ from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.schema import Config
 from tfmoe.models import LanguageModel, TranslationModel
+from tfmoe.tasks.memory_check import check_weights
 from tfmoe.tasks.registry import task_of
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import load_weights
@@ -60,6 +61,7 @@ def load_run(path, weights="best"):
     run.check()
     config = load_config(run.config)
     vocabulary = load_vocabulary(run, task_of(config))
+    check_weights(config, len(vocabulary), run.checkpoints)
     model = build_model(config, len(vocabulary))
     model.build((None, None))
     load_weights(model, run.checkpoints, weights)

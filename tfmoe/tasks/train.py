@@ -9,6 +9,7 @@ import tensorflow as tf
 from data_pipelines.atomic_write import atomic_write
 from tfmoe import __version__
 from tfmoe.analysis.operations import describe
+from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer, build_strategy
 from tfmoe.config.loader import dump_config, load_config
 from tfmoe.distribute import (
@@ -19,6 +20,7 @@ from tfmoe.distribute import (
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.inspection.summaries import ExpertSummaries, has_all_experts
 from tfmoe.tasks.describe import costs_of
+from tfmoe.tasks.memory_check import check_blocks, check_training
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.resume import check_folder, check_text, restore
@@ -78,6 +80,7 @@ def train_on(strategy, config, run_dir, resume):
     run = RunDirectory(run_dir)
     check_folder(config, run, resume)
     begun_before = run.begun()
+    built = check_blocks(config, strategy)
     wait_for_workers(strategy)  # before anything is written that others look for
     task = task_of(config)
     vocabulary = prepare_data(task, run, begun_before, writes=is_first_worker(strategy))
@@ -85,7 +88,11 @@ def train_on(strategy, config, run_dir, resume):
     keras.utils.set_random_seed(config.training.seed)
     with strategy.scope():
         model = build_model(config, len(vocabulary))
-        counts = describe_model(task, model, vocabulary)
+        if built.layer.vocabulary_size != len(vocabulary):
+            built = GraphBuild(model)
+        counts = describe_model(task, model, vocabulary, built)
+        text = task.corpus_statistics()["train"]
+        check_training(config, built, strategy, text["words"] + text["sentences"])
         model.compile(build_optimizer(config), jit_compile=config.training.jit_compile)
         model.build((None, None))
     steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
@@ -216,15 +223,19 @@ def prepare_config(name, overrides=()):
     return {part: text.get(part, {"files": []})["files"] for part in ("train", "valid", "test")}
 
 
-def describe_model(task, model, vocabulary):
+def describe_model(task, model, vocabulary, built=None):
     """Prints what will be trained on what.
+
+    Args:
+        task, model, vocabulary: of the training.
+        built: the model's `GraphBuild`; `None` to make one.
 
     Returns:
         What `tfmoe.analysis.operations.describe` gives.
     """
     for line in task.report(vocabulary):
         print(line)
-    counts = describe(model)
+    counts = describe(model, built)
     print(f"\n{costs_of(task.config, counts)}\n", flush=True)
     return counts
 
