@@ -1,0 +1,165 @@
+"""Configs that are wrong in all ways: mutations of shipped ones and of generated ones."""
+
+import copy
+
+from tfmoe.config.data_schema import DATA_SECTIONS
+from tfmoe.config.distribute_schema import STRATEGY_SECTIONS
+from tfmoe.config.gates import GATE_SECTIONS
+from tfmoe.config.model_schema import BLOCK_SECTIONS
+from tfmoe.config.training_schema import OPTIMIZER_SECTIONS, SCHEDULE_SECTIONS
+from tfmoe.config.yaml_text import dump, parse
+
+NUMBERS = ["1", "2", "3", "4", "8", "16", "48", "256", "1000", "65536", "1000000000", "0"]
+FRACTIONS = ["0", "0.0", "0.1", "0.5", "1", "1.0", "1e-3", "1e-9", "2.0", "1000"]
+NAMES = [
+    *BLOCK_SECTIONS, *GATE_SECTIONS, *OPTIMIZER_SECTIONS, *SCHEDULE_SECTIONS, *DATA_SECTIONS,
+    *STRATEGY_SECTIONS, "language_model", "translation",
+]  # fmt: skip
+TEXTS = ["null", "relu", "gelu", "orthogonal", "he_normal", "de", "en-fr", "*.txt", "[a, b]", "é"]
+# YAML that takes the place of a value.
+WILD = [
+    "!!bool maybe", "!!int ''", "!!timestamp x", "!!timestamp 2017-01-23", "!!float .", "!!null x",
+    "!!set {a}", "!!omap [a]", "!!str [a]", "!mine 3", "!!python/name:os.system ''", "!!binary x",
+    '"\\U00FFFFFF"', '"\\ud800"', '"\\e[31m"', '"\\u202e"', '"\\0"', "|\n  a\n  b\n",
+    "[a, 3]", "[1, [2]]", "[]", "{}", "{a: b}", "{name: [a]}", "{a: 1, a: 2}", "{1: 2}", "''", "/",
+    "&a [*a]", "*b", "[" * 60, "[" * 40 + "]" * 40, "[" * 2000 + "]" * 2000, "{<<: {a: 1}}",
+    "x" * 100_000, "../..", "~", "\x1b[2J", "\x00", "-1", "010", "0x10", "9" * 5000, "-0.5", "1e39",
+    str(2**31), str(2**62), str(2**63), str(2**70), "-" + str(2**70), "1e308", "1e400", "1e-320",
+    ".nan", ".inf", "-.inf", "{name: moe}", "{name: attention_lstm, units: 8}",
+]  # fmt: skip
+# What else can happen to a value and its key, and to the text.
+OPERATIONS = [
+    "alike",
+    "delete",
+    "rename",
+    "repeat",
+    "swap",
+    "wrap",
+    "text: cut",
+    "text: double",
+    "text: \t",
+]
+CHANGES = [*OPERATIONS, *NUMBERS, *NAMES, *TEXTS, *WILD]
+MARK = "VALUE-{}-HERE"
+NEEDED = {"units": 8, "hidden_units": 8, "num_experts": 4, "steps": 9, "train": "a*", "root": "x"}
+LANGUAGE = {name: DATA_SECTIONS[name] for name in ("text", "lm1b", "embedded_text", "grammars")}
+
+
+def mutated(tree, mutations):
+    """The text of a config with mutations.
+
+    Args:
+        tree: of a config.
+        mutations: list of `(number, change)`: a number chooses the place, and `change` is one of
+            `CHANGES`.
+    """
+    tree, values, of_text = copy.deepcopy(tree), [], []
+    for number, change in mutations:
+        if change.startswith("text: "):
+            of_text.append((number, change.removeprefix("text: ")))
+            continue
+        places = list(places_of(tree))
+        if not places:
+            break
+        holder, key = places[number % len(places)]
+        if change == "alike":
+            change = alike(key, holder[key], number)
+        if change in OPERATIONS:
+            other = places[number // len(places) % len(places)]
+            operate(change, holder, key, *other)
+        else:
+            holder[key] = MARK.format(len(values))
+            values.append(change)
+    text = dump(tree)
+    for index, value in enumerate(values):
+        text = text.replace(MARK.format(index), value)
+    for number, change in of_text:
+        at = number % (len(text) + 1)
+        text = {"cut": text[:at], "double": text[:at] * 2}.get(
+            change, text[:at] + change + text[at:]
+        )
+    return text
+
+
+def alike(key, value, number):
+    """YAML of a value that could be in the place of another: one of those of its kind."""
+    if isinstance(value, bool):
+        return str(not value).lower()
+    if isinstance(value, (dict, list)):
+        return "repeat"
+    kinds = {int: NUMBERS, float: FRACTIONS}
+    known = NAMES if key == "name" else kinds.get(type(value), TEXTS)
+    return known[number // 7 % len(known)]
+
+
+def random_mutations(random):
+    """Mutations for `mutated`: one or two, most of them mild.
+
+    Args:
+        random: a `random.Random`.
+    """
+    changes = [random.choice(["alike", "alike", "delete", random.choice(CHANGES)])]
+    changes += ["alike"] * random.randint(0, 1)
+    return [(random.randrange(10**6), change) for change in changes]
+
+
+def places_of(tree):
+    """Yields `(mapping or list, key or index)` of everything in a tree."""
+    for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield tree, key
+        if isinstance(value, (dict, list)):
+            yield from places_of(value)
+
+
+def operate(change, holder, key, other, other_key):
+    """Does one of `OPERATIONS`."""
+    if change == "delete":
+        del holder[key]
+    elif change == "rename" and isinstance(holder, dict):
+        holder[f"{key}x"] = holder.pop(key)
+    elif change == "repeat" and isinstance(holder, list):
+        holder += holder[key : key + 1] * 3
+    elif change == "wrap":
+        holder[key] = [holder[key]]
+    elif change == "swap":
+        first, second = copy.deepcopy(holder[key]), copy.deepcopy(other[other_key])
+        holder[key], other[other_key] = second, first
+
+
+def generated(random):
+    """A config of registered parts.
+
+    Args:
+        random: a `random.Random`.
+    """
+
+    def section(sections):
+        name = random.choice(list(sections))
+        fields = sections[name].model_fields
+        needed = {key: value for key, value in NEEDED.items() if key in fields}
+        given = {
+            key: info.default for key, info in fields.items() if type(info.default) in (int, float)
+        }
+        some = {key: value for key, value in given.items() if random.random() < 0.3}
+        return {"name": name, **some, **needed}
+
+    plain = {name: each for name, each in BLOCK_SECTIONS.items() if name != "attention_lstm"}
+    blocks = [section(plain) for _ in range(random.randint(1, 3))]
+    for block in blocks:
+        if block["name"] == "moe":
+            block["gate"] = section(GATE_SECTIONS)
+    optimizer = section(OPTIMIZER_SECTIONS)
+    optimizer["schedule"] = section(SCHEDULE_SECTIONS)
+    return {
+        "model": {"d_model": 8, "blocks": blocks},
+        "data": {**section(LANGUAGE), "vocabulary": {"size": 100}, "batch_tokens": 64},
+        "training": {"optimizer": optimizer, "seed": 1},
+    }
+
+
+def tree_of(path):
+    """The tree of a config file, as it stands there; its base with the whole path."""
+    tree, _ = parse(path.read_bytes(), str(path))
+    if "base" in tree:
+        tree["base"] = str((path.parent / tree["base"]).resolve())
+    return tree
