@@ -1,6 +1,7 @@
 """Sentences of a synthetic language, see `grammar_tables`."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from data_pipelines.grammar_tables import GrammarTables
 from data_pipelines.splits import Splits
 
 FORMAT = 1  # to be raised when the text of the same settings changes
+MOST_PAIRS = 2**26  # of symbols, of all grammars: a random order of them is drawn at once
 SENTENCES_AT_A_TIME = 50_000
 
 
@@ -49,6 +51,14 @@ class Grammars(LanguageCorpus):
         yield from below(0, skew=self.skew)
         yield from below(1, **{f"{part}_sentences": n for part, n in self._sentences.items()})
         yield from not_a_seed(self.seed)
+        if self.symbols**2 > MOST_PAIRS:
+            yield f"symbols must be at most {math.isqrt(MOST_PAIRS)}, got {self.symbols}"
+        elif self.grammars * self.symbols**2 > MOST_PAIRS:
+            yield (
+                f"grammars must be at most {MOST_PAIRS // self.symbols**2} for "
+                f"symbols={self.symbols} (grammars · symbols² at most {MOST_PAIRS}), got "
+                f"{self.grammars}"
+            )
         if self.successors > self.symbols:
             yield f"successors must be at most symbols={self.symbols}, got {self.successors}"
 

@@ -29,6 +29,8 @@ Depth = Annotated[int, Field(ge=1, le=1000)]
 Steps = Annotated[int, Field(ge=1, le=2**14)]
 # A shuffle buffer has a place for each row from the beginning.
 ShuffleBuffer = Annotated[int, Field(ge=1, le=10**7)]
+# Generated sentences are held in memory, to have each of them once.
+Sentences = Annotated[int, Field(ge=1, le=10**7)]
 
 
 class Words:
@@ -83,8 +85,8 @@ CORPUS_FIELDS = {
     "successors": AtLeastOne,
     "length": Steps,
     "skew": NotNegative,
-    "sentences": AtLeastOne,
-    "train_sentences": AtLeastOne,
-    "valid_sentences": AtLeastOne,
-    "test_sentences": AtLeastOne,
+    "sentences": Sentences,
+    "train_sentences": Sentences,
+    "valid_sentences": Sentences,
+    "test_sentences": Sentences,
 }

@@ -43,6 +43,8 @@ def test_a_finished_corpus_is_reused(tmp_path):
     [
         ({"grammars": 0}, "grammars must be at least 1, got 0"),
         ({"symbols": 1}, "symbols must be at least 2, got 1"),
+        ({"symbols": 10**6}, "symbols must be at most 8192, got 1000000"),
+        ({"grammars": 10**9}, "grammars must be at most 1369568 for symbols=7"),
         ({"successors": 8}, "successors must be at most symbols=7, got 8"),
         ({"length": 0}, "length must be at least 1, got 0"),
         ({"skew": -1}, "skew must be at least 0, got -1"),
