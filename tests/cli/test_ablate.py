@@ -149,7 +149,7 @@ def test_shipped_sweeps():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["--seeds", "0"], "--seeds must be from 1 to 1,000, got 0"),
         (["tiny.yaml", "nowhere.yaml"], "nowhere.yaml: no such file, and no shipped config"),
         (["tiny.yaml", "./tiny.yaml"], "are both named tiny"),
         (["tiny.yaml", "--capacity"], "--capacity names its configs itself"),

@@ -118,7 +118,9 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
     ("arguments", "message"),
     [
         (["--top", "0"], "--top must be 1 or more, got 0"),
-        (["--version", "0"], "the version must be 1 or more, got 0"),
+        (["--version", "0"], "the version must be from 1 to 2^63 - 1, got 0"),
+        (["--version", 2**63], "the version must be from 1 to 2^63 - 1, got 9223372036854775808"),
+        (["--beam", "1001"], "--beam must be from 1 to 1,000, got 1,001"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
         (["--tokenization", "letters"], "--tokenization must be text or words, got 'letters'"),
         (["--nbest", "2"], "--nbest 2: "),

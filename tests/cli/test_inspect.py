@@ -175,7 +175,7 @@ def test_mistakes(refused, finished, corpus, tmp_path):
     assert "is a folder: give the name of a file" in refused("inspect", run, "--html", tmp_path)
     same = ["--html", tmp_path / "x", "--csv", tmp_path / "x"]
     assert "--csv and --html must be different files" in refused("inspect", run, *same)
-    assert "--sentences must be at least 1, got 0" in refused("inspect", run, "--sentences", 0)
+    assert "--sentences must be 1 or more, got 0" in refused("inspect", run, "--sentences", 0)
     for shuffles in (1, 100_000_000):
         err = refused("inspect", run, "--shuffles", shuffles)
         assert f"--shuffles must be from 2 to 10,000, got {shuffles:,}" in err

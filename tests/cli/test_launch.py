@@ -102,6 +102,7 @@ def test_two_workers_train_what_one_process_does(command, start, corpus, tmp_pat
     ("arguments", "message"),
     [
         (["tiny.yaml", "--workers", "0"], "Invalid value for '--workers'"),
+        (["tiny.yaml", "--workers", "257"], "Invalid value for '--workers'"),
         (["tiny.yaml", "--set", "model.d_model=x"], "model.d_model"),
         (["nowhere"], "nowhere"),
         (["tiny.yaml", "--set", "distribute.devices=2"], "distribute.devices"),

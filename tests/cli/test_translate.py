@@ -79,7 +79,7 @@ def test_several_translations(translate, translator):
     ("arguments", "message"),
     [
         (["--to", "fr"], "--to fr: "),
-        (["--nbest", "0"], "--nbest must be 1 or more, got 0"),
+        (["--nbest", "0"], "--nbest must be from 1 to 1,000, got 0"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
         (["--input", "nowhere.txt"], "--input nowhere.txt: no such file"),
     ],

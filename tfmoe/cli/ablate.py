@@ -54,8 +54,7 @@ def ablate(
       tfmoe ablate --capacity --seeds 3             Figure 2: 4 to 256 experts at one cost
       tfmoe ablate my/a.yaml my/b.yaml --set training.epochs=2 --run-dir runs/mine
     """
-    if seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, got {seeds}")
+    arguments.check_range("--seeds", seeds, 1, 1000)
     overrides = set_ or []
     if any(each.partition("=")[0].strip() == "training.seed" for each in overrides):
         raise ValueError("--set training.seed: the seeds of a sweep are those of --seeds")

@@ -50,3 +50,28 @@ Direction = Annotated[
     str | None,
     typer.Option(metavar="FROM-TO", help="One direction of a multilingual model, such as en-fr."),
 ]
+
+MOST_HYPOTHESES = 1000  # of a beam; the paper's have 4 and 12
+
+
+def check_range(name, value, least, most=None):
+    """Raises a ValueError for the value of an option that is out of its range.
+
+    Args:
+        name: of the option, such as `--shuffles`.
+        value: a number; `None` if it was not given.
+        least, most: the smallest and the largest number; `None` for no largest one.
+    """
+    if value is None or (value >= least and (most is None or value <= most)):
+        return
+    if most is None:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    raise ValueError(f"{name} must be from {least} to {most:,}, got {value:,}")
+
+
+def check_beam(beam, nbest):
+    """Raises a ValueError for `--beam` and `--nbest` that cannot be; `None` if not given."""
+    check_range("--nbest", nbest, 1, MOST_HYPOTHESES)
+    check_range("--beam", beam, 1, MOST_HYPOTHESES)
+    if beam is not None and beam < (nbest or 1):
+        raise ValueError(f"--beam must be at least --nbest {nbest}, got {beam}")

@@ -13,6 +13,7 @@ Devices = Annotated[
     int,
     typer.Option(
         min=1,
+        max=1_000_000,
         metavar="R",
         help="Devices that share the work, each with its part of data.batch_tokens.",
     ),

@@ -104,10 +104,7 @@ def export(
 
 def check_options(top, tokenization, beam, nbest):
     """Raises a ValueError for an option out of its range, before TensorFlow is loaded."""
-    for name, value in (("--top", top), ("--beam", beam), ("--nbest", nbest)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    if beam is not None and beam < (nbest or 1):
-        raise ValueError(f"--beam must be at least --nbest {nbest}, got {beam}")
+    arguments.check_range("--top", top, 1)
+    arguments.check_beam(beam, nbest)
     if tokenization not in (None, "text", "words"):
         raise ValueError(f"--tokenization must be text or words, got {tokenization!r}")

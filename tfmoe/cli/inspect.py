@@ -83,10 +83,8 @@ def inspect(
     The columns of --csv: sentence, position, token, layer, expert, gate, rank. A token that a
     spreadsheet would take for a formula, or that begins with ', has one more ' before it.
     """
-    if sentences < 1:
-        raise ValueError(f"--sentences must be at least 1, got {sentences}")
-    if not 2 <= shuffles <= MOST_SHUFFLES:
-        raise ValueError(f"--shuffles must be from 2 to {MOST_SHUFFLES:,}, got {shuffles:,}")
+    arguments.check_range("--sentences", sentences, 1)
+    arguments.check_range("--shuffles", shuffles, 2, MOST_SHUFFLES)
     if csv is not None and html is not None and csv.resolve() == html.resolve():
         raise ValueError(f"--csv and --html must be different files, got {csv} for both")
     with contextlib.redirect_stdout(sys.stderr):

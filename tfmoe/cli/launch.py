@@ -14,7 +14,7 @@ from tfmoe.config.shipped import find_config
 
 def launch(
     config: arguments.Config,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="How many processes.")] = 2,
     set_: arguments.Set = None,
     run_dir: arguments.RunDir = None,
     resume: arguments.Resume = False,

@@ -51,10 +51,7 @@ def translate(
       tfmoe translate runs/translation --input my/text.en > my/text.fr
       tfmoe translate runs/multilingual --to ja --beam 8 --nbest 3 < my/text.en
     """
-    if beam is not None and beam < nbest:
-        raise ValueError(f"--beam must be at least --nbest {nbest}, got {beam}")
-    if nbest < 1:
-        raise ValueError(f"--nbest must be 1 or more, got {nbest}")
+    arguments.check_beam(beam, nbest)
     if input_ is not None and not input_.is_file():
         raise FileNotFoundError(f"--input {input_}: no such file")
     with contextlib.redirect_stdout(sys.stderr):

@@ -33,7 +33,8 @@ def checked_version(folder, version=None):
         version: the number wanted, or `None` for the one after the last.
 
     Raises:
-        ValueError: if it is under 1 or there already, or the folder is a file.
+        ValueError: if it is under 1, beyond the largest that TensorFlow Serving reads, or there
+            already, or the folder is a file.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -41,8 +42,8 @@ def checked_version(folder, version=None):
     found = versions(folder)
     if version is None:
         return max(found, default=0) + 1
-    if version < 1:
-        raise ValueError(f"the version must be 1 or more, got {version}")
+    if not 1 <= version < 2**63:
+        raise ValueError(f"the version must be from 1 to 2^63 - 1, got {version}")
     if version in found:
         raise ValueError(
             f"{folder / str(version)} is there already, and is not overwritten; the next free "
