@@ -1,6 +1,7 @@
 """`tfmoe translate`, on a run trained for a moment: what it says does not matter here,
 but for the length penalty it would say nothing."""
 
+import gzip
 import io
 
 import pytest
@@ -61,6 +62,8 @@ def test_a_line_for_a_line(translate, translator, tmp_path):
     assert lines[1] == lines[2] == ""
     (tmp_path / "input.txt").write_text(text)
     assert translate(translator, "--input", tmp_path / "input.txt")[1] == out
+    (tmp_path / "input.txt.gz").write_bytes(gzip.compress(text.encode()))
+    assert translate(translator, "--input", tmp_path / "input.txt.gz")[1] == out
     assert translate(translator, text="three two\n")[1] == lines[3] + "\n"
 
 
@@ -99,6 +102,7 @@ def test_help(command):
 
 def test_lines_are_read_as_in_training():
     assert plain_sentence(b"\xef\xbb\xbf a\tb  c\r\n") == b"a b c"
+    assert plain_sentence(b"\r\xef\xbb\xbfa\n") == b"a"
     assert plain_sentence(b" \r\n") == b""
 
 

@@ -1,6 +1,7 @@
 """`tfmoe translate`: lines in, translated lines out."""
 
 import contextlib
+import gzip
 import pathlib
 import sys
 from typing import Annotated
@@ -19,7 +20,9 @@ def translate(
     input_: Annotated[
         pathlib.Path | None,
         typer.Option(
-            "--input", metavar="FILE", help="Text, one sentence a line; else standard input."
+            "--input",
+            metavar="FILE",
+            help="Text, one sentence a line, plain or .gz; else standard input.",
         ),
     ] = None,
     to: Annotated[
@@ -57,5 +60,8 @@ def translate(
     with contextlib.redirect_stdout(sys.stderr):
         translator, language_id = tasks.translator_of(run, weights, to, beam, nbest)
     with contextlib.ExitStack() as stack:
-        lines = sys.stdin.buffer if input_ is None else stack.enter_context(open(input_, "rb"))
+        lines = sys.stdin.buffer
+        if input_ is not None:
+            opened = gzip.open if input_.suffix == ".gz" else open
+            lines = stack.enter_context(opened(input_, "rb"))
         tasks.translate_lines(lines, translator, language_id, nbest, sys.stdout)

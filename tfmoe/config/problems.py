@@ -3,12 +3,10 @@ once.
 """
 
 import dataclasses
-import unicodedata
+
+from tfmoe.analysis.printable import printable
 
 MOST_PROBLEMS = 20  # that are shown of a config
-# Controls, halves of characters, and separators of lines and paragraphs.
-UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Problem:
 
     def __str__(self):
         where, key = (printable(shortened(part, 200)) for part in (self.where, self.key))
-        lines = shortened(self.message, 1000).split("\n")
-        message = "\n".join(map(printable, lines))
+        message = printable(shortened(self.message, 1000), keep="\n")
         return ": ".join(part for part in (where, key, message) if part)
 
 
@@ -73,20 +70,3 @@ def shortened(text, limit):
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
-
-
-def is_printable(text):
-    """Whether a text shows what it is on a terminal: in one line, without control characters."""
-    if text.isprintable():
-        return True
-    categories = set(map(unicodedata.category, text))
-    return not (categories & UNPRINTABLE or BIDIRECTIONAL & set(text))
-
-
-def printable(text):
-    """A text with escapes in place of what a terminal should not get: `"\\x1b"`."""
-    if is_printable(text):
-        return text
-    return "".join(
-        each if is_printable(each) else each.encode("unicode_escape").decode() for each in text
-    )

@@ -13,7 +13,8 @@ import re
 
 import yaml
 
-from tfmoe.config.problems import ConfigError, Problem, is_printable, key_of, shown
+from tfmoe.analysis.printable import UNSEEN
+from tfmoe.config.problems import ConfigError, Problem, key_of, shown
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 20_000  # aliases of aliases can stand for more than any memory holds
@@ -229,7 +230,7 @@ class _Reader:
 
 def is_key(value):
     """Whether a text can be a key."""
-    is_text = isinstance(value, str) and is_printable(value)
+    is_text = isinstance(value, str) and not UNSEEN.search(value)
     return is_text and len(value) <= MOST_CHARACTERS_OF_A_KEY
 
 
@@ -247,7 +248,7 @@ def scalar(kind, text):
         `None`, a boolean, a number or a string; `NOTHING` if the text is none of this kind.
     """
     if kind == "str":
-        return text if is_printable(text) else NOTHING
+        return NOTHING if UNSEEN.search(text) else text
     if not PATTERNS[kind].fullmatch(text):
         return NOTHING
     if kind == "null":

@@ -3,7 +3,6 @@
 Lines are numbered from 1 through all files, one after the other, blank lines included.
 """
 
-import gzip
 import itertools
 import os
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines import START, sentence_pairs
-from data_pipelines.text import TextError, find_files, sentences
+from data_pipelines.reading import read_lines
+from data_pipelines.text import find_files, sentences
 
 
 class NumberedBatch(NamedTuple):
@@ -135,7 +135,7 @@ def read_labels(label_files, files):
 
     Raises:
         ValueError: if the numbers of files or of lines differ.
-        FileNotFoundError: if a file is missing.
+        data_pipelines.TextError: if a file is missing, damaged or not UTF-8.
     """
     if len(label_files) != len(files):
         raise ValueError(
@@ -144,8 +144,7 @@ def read_labels(label_files, files):
         )
     labels = []
     for label_file, file in zip(label_files, files, strict=True):
-        with _opened(label_file) as lines:
-            own = [_decoded(line, label_file, n).strip() for n, line in enumerate(lines, 1)]
+        own = [line.decode("utf-8").strip() for line in read_lines(label_file)]
         expected = count_lines(file)
         if len(own) != expected:
             raise ValueError(
@@ -158,8 +157,7 @@ def read_labels(label_files, files):
 
 def count_lines(file):
     """How many lines a file has, plain or gzip; a last one without an end counts."""
-    with _opened(file) as lines:
-        return sum(1 for _ in lines)
+    return sum(1 for _ in read_lines(file))
 
 
 def padded(rows):
@@ -192,14 +190,3 @@ def _fitting(rows, most, size):
             some = []
         some.append(row)
     yield some
-
-
-def _opened(file):
-    return (gzip.open if os.fspath(file).endswith(".gz") else open)(file, "rb")
-
-
-def _decoded(line, file, number):
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TextError(f"{file}:{number}: not UTF-8: {error.reason}") from None

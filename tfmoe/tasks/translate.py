@@ -4,6 +4,7 @@ import itertools
 import sys
 import time
 
+from data_pipelines.reading import BYTE_ORDER_MARK
 from tfmoe.tasks.runs import load_run
 from tfmoe.tasks.translation import build_translator
 
@@ -39,7 +40,7 @@ def translator_of(path, weights="best", language=None, beam_size=None, num_best=
 
 def plain_sentence(line):
     """A line as training reads it: no byte order mark, no `\\r`, single spaces. Bytes."""
-    return b" ".join(line.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"").split())
+    return b" ".join(line.replace(b"\r", b"").removeprefix(BYTE_ORDER_MARK).split())
 
 
 def translate_lines(lines, translator, language_id, nbest, out):
