@@ -254,7 +254,10 @@ def flat_gate(name, gate):
 
 
 def nearest_divisors(number, wanted, most=12):
-    """The divisors of a number that are nearest to what was wanted, rising, `most` at most."""
-    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    """Divisors of a number, the nearest to what was wanted, rising, `most` at most. Of a number
+    beyond 2^32 those that are, or leave, 2^16 at most.
+    """
+    last = min(math.isqrt(number), 2**16)
+    small = [each for each in range(1, last + 1) if number % each == 0]
     divisors = {*small, *(number // each for each in small)}
     return sorted(sorted(divisors, key=lambda each: abs(each - wanted))[:most])
