@@ -221,19 +221,27 @@ def test_float32(variant):
 
 @pytest.mark.parametrize("name", GATES)
 def test_mirrored_strategy(name):
-    """Every replica holds all experts. Without losses, it trains what one device trains; with one,
-    it is refused.
-    """
-    kind = tf.distribute.MirroredStrategy
+    """Every replica holds all experts. With a loss, it is refused."""
     with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):
-        train((name, "flat"), 2, "float64", kind)
-    if name != "batchwise":  # its thresholds need a loss
-        found, expected = (
-            train((name, "without losses"), *how)
-            for how in ((2, "float64", kind), (None, "float64"))
-        )
-        assert not np.any(np.array(expected.losses)[:, 1])
-        check_equal(found, expected, TOLERANCE["float64"])
+        train((name, "flat"), 2, "float64", tf.distribute.MirroredStrategy)
+
+
+@pytest.mark.parametrize(
+    "name",  # without batchwise, whose thresholds need a loss
+    [
+        "noisy_top_k",
+        "hierarchical",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("softmax", "switch")),
+    ],
+)
+def test_mirrored_strategy_without_losses(name):
+    """It trains what one device trains."""
+    kind = tf.distribute.MirroredStrategy
+    found, expected = (
+        train((name, "without losses"), *how) for how in ((2, "float64", kind), (None, "float64"))
+    )
+    assert not np.any(np.array(expected.losses)[:, 1])
+    check_equal(found, expected, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=ids)

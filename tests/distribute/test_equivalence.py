@@ -99,6 +99,17 @@ LANGUAGE_SETTINGS = {
 }
 
 
+# `tests/conformance` and `test_capacity` have much of these in `make test`.
+SLOW = {"groups_batchwise", "batchwise_with_capacity", "choice"}
+
+
+def quick_or_slow(settings):
+    """Names of settings, as parameters of a test."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in settings
+    ]
+
+
 class Result(NamedTuple):
     history: dict
     weights: list  # after every step, before the first too
@@ -209,13 +220,13 @@ def test_flat(replicas):
     ("setting", "replicas"),
     [
         ("groups", 2),
-        ("batchwise", 4),
-        ("nine_experts", 4),
+        ("batchwise", 2),
+        ("nine_experts", 2),
         pytest.param("groups", 4, marks=pytest.mark.slow),
-        pytest.param("batchwise", 2, marks=pytest.mark.slow),
+        pytest.param("batchwise", 4, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 4, marks=pytest.mark.slow),
-        pytest.param("nine_experts", 2, marks=pytest.mark.slow),
+        pytest.param("nine_experts", 4, marks=pytest.mark.slow),
     ],
 )
 def test_regression(setting, replicas):
@@ -223,7 +234,8 @@ def test_regression(setting, replicas):
 
 
 @pytest.mark.parametrize(
-    "setting", ["batchwise_with_capacity", "outer_batchwise_with_capacity", "choice", "weight"]
+    "setting",
+    quick_or_slow(["batchwise_with_capacity", "outer_batchwise_with_capacity", "choice", "weight"]),
 )
 def test_what_is_over_the_capacity(setting):
     check_equal(regression(setting, 2), regression(setting, None), 1e-10)
@@ -236,8 +248,9 @@ def test_devices_without_a_group():
 @pytest.mark.parametrize(
     ("setting", "replicas"),
     [
-        ("flat", 4),
+        ("flat", 2),
         ("groups", 2),
+        pytest.param("flat", 4, marks=pytest.mark.slow),
         pytest.param("batchwise", 4, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),
     ],
@@ -249,7 +262,7 @@ def test_language_model_on_uneven_batches(setting, replicas):
     np.testing.assert_allclose(perplexity, found.evaluation["perplexity"], 1e-6)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", quick_or_slow(SETTINGS))
 def test_every_weight_is_trained(setting):
     """Else the tests above would compare initial values."""
     steps = regression(setting, None).weights
@@ -260,7 +273,8 @@ def test_every_weight_is_trained(setting):
 
 
 @pytest.mark.parametrize(
-    "setting", [name for name, each in SETTINGS.items() if "capacity_factor" in each.options]
+    "setting",
+    quick_or_slow(name for name, each in SETTINGS.items() if "capacity_factor" in each.options),
 )
 def test_capacity_drops_something(setting):
     result = regression(setting, None)
