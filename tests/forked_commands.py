@@ -41,15 +41,14 @@ class Operations:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def command(arguments, folder, output, dies_at):
+def command(arguments, folder, output, within, dies_at):
     """What a process does: runs a command in a folder.
 
     Args:
         arguments: of `tfmoe`.
         folder: the current one, a `pathlib.Path`.
-        output: folder for what it writes: `out`, `err`, and `operations`, how many there were in
-            the parent of `folder`.
-        dies_at: as for `Operations`.
+        output: folder for what it writes: `out`, `err`, and `operations`, how many there were.
+        within, dies_at: folder and number of `Operations`.
     """
     os.chdir(folder)
     os.environ["TFMOE_CACHE"] = str(folder)
@@ -57,7 +56,7 @@ def command(arguments, folder, output, dies_at):
         file = os.open(output / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, number)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
-    operations = Operations(folder.parent, dies_at)
+    operations = Operations(within, dies_at)
     sys.addaudithook(operations)
     try:
         main([str(each) for each in arguments])
@@ -67,18 +66,18 @@ def command(arguments, folder, output, dies_at):
         sys.stdout.flush()
 
 
-def run(arguments, folder, output, seconds=None, dies_at=None):
+def run(arguments, folder, output, within, seconds=None, dies_at=None):
     """Runs a command in a process of its own.
 
     Args:
-        arguments, folder, output, dies_at: as for `command`.
+        arguments, folder, output, within, dies_at: as for `command`.
         seconds: after which it is killed; `None` for not.
 
     Returns:
         Its exit status, or `"hangs"`; how many seconds it took.
     """
     begin = time.monotonic()
-    process = FORKS.Process(target=command, args=(arguments, folder, output, dies_at))
+    process = FORKS.Process(target=command, args=(arguments, folder, output, within, dies_at))
     process.start()
     process.join(HANGS if seconds is None else seconds)
     status = process.exitcode

@@ -87,7 +87,7 @@ class Trial:
     """
 
     def __init__(self, text, folder, name):
-        self.text = text
+        self.text, self.folder = text, folder
         self.output = folder / f"{name}-output"
         self.number = 0
 
@@ -96,7 +96,7 @@ class Trial:
         self.number += 1
         output = self.output / str(self.number)
         output.mkdir(parents=True)
-        return Ended(*run(arguments, self.text, output, **how), output)
+        return Ended(*run(arguments, self.text, output, self.folder, **how), output)
 
 
 def campaign(text, folder, command, again, facts):
@@ -110,15 +110,16 @@ def campaign(text, folder, command, again, facts):
         facts: function from the path of a result and the last process to what must be equal.
 
     Returns:
-        List of `(how it was killed, what was wrong)`; how many were killed before their end.
+        List of how a command was killed and what was wrong then.
     """
     whole = Trial(text, folder, "whole")
-    whole.run(command(folder / "first"))  # the server loads its modules
-    ended = whole.run(command(folder / "whole"))
-    assert ended.status == 0, ended.err
-    expected = facts(folder / "whole", ended)
+    ended = [whole.run(command(folder / f"whole-{number}")) for number in range(3)]
+    assert [each.status for each in ended] == [0, 0, 0], ended[0].err
+    expected, same = (facts(folder / f"whole-{number}", ended[number]) for number in (0, 1))
+    assert expected == same
+    seconds, ended = min(each.seconds for each in ended), ended[-1]
     generator = random.Random(command(folder)[0])
-    hows = [{"seconds": generator.uniform(0, ended.seconds)} for _ in range(MOMENTS)]
+    hows = [{"seconds": generator.uniform(0, seconds)} for _ in range(MOMENTS)]
     steps = range(1, ended.operations + 1)
     hows += [{"dies_at": at} for at in generator.sample(steps, min(OPERATIONS, len(steps)))]
     wrong, killed = [], 0
@@ -131,7 +132,8 @@ def campaign(text, folder, command, again, facts):
             wrong.append((how, first.status, first.err, last.status, last.err))
         elif facts(path, last) != expected:
             wrong.append((how, facts(path, last), expected))
-    print(f"\n{len(hows)} tried, {killed} killed before their end, {len(wrong)} failed")
+    what = f"{text.parent.name}, {command(folder)[0]}"
+    print(f"\n{what}: {len(hows)} tried, {killed} killed before their end, {len(wrong)} failed")
     return wrong
 
 
