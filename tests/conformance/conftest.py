@@ -29,7 +29,7 @@ INTEGERS = {
     "units",
     "vocabulary_size",
 }
-BOOLEANS = {"metrics", "recompute", "return_sequences", "return_state", "use_bias"}
+BOOLEANS = {"metrics", "recompute", "residual", "return_sequences", "return_state", "use_bias"}
 INITIALIZERS = {"kernel_initializer", "projection_initializer", "recurrent_initializer"}
 
 
