@@ -6,6 +6,7 @@ import statistics
 from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.columns import aligned
 from tfmoe.analysis.plots import perplexity_and_load, perplexity_by_experts
+from tfmoe.analysis.printable import cell
 from tfmoe.training.run_directory import RunDirectory
 
 # What a mixture reports of the use of its experts, as the schema's `paper` section calls it too.
@@ -75,7 +76,7 @@ def compare(run_dir, rows, papers):
     with atomic_write(run_dir / "ablation.csv") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "config": cell(row["config"])} for row in rows)
     plot(found, run_dir / "ablation.png")
     summary = {"seeds": seeds, "configs": found}
     RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: it is finished
