@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import GATES, VARIANTS, draw_from_tokens, make_mixture
+from conformance.gates import GATES, PLACES, VARIANTS, draw_from_tokens, make_mixture
 
 from tfmoe import gating
 from tfmoe.distribute import MixedStrategy, collectives
@@ -187,6 +187,11 @@ def check_equal(found, expected, tolerance):
         np.testing.assert_allclose(mine, theirs, tolerance, tolerance)
 
 
+def quick_if(names, quick):
+    """Names as parameters of a test, slow but for some."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def ids(variant):
     return f"{variant[0]}-{variant[1]}"
 
@@ -195,13 +200,20 @@ def test_every_gate_is_here():
     assert set(GATES) == set(gating.GATES)
 
 
+# One gate that chooses experts for tokens, and one that chooses tokens for experts.
+EVERYWHERE = ("noisy_top_k", "batchwise")
+
+
 def variants_on_devices():
-    """Variants on 2 and on 4 devices. `make test` runs one of the two: every gate at `flat` on 4,
-    as `test_float32` has it on 2, and at the other places on 2.
+    """Variants on 2 and on 4 devices. `make test` runs every gate at `flat` on 4, as `test_float32`
+    has it on 2; of the other places those of `EVERYWHERE`, and one of every other gate, on 2.
     """
     for gate, place in VARIANTS:
+        others = [name for name in PLACES if name not in ("flat", "without losses")]
+        own = others[list(GATES).index(gate) % len(others)]
+        quick = 4 if place == "flat" else 2 if gate in EVERYWHERE or place == own else None
         for replicas in (2, 4):
-            marks = () if replicas == (4 if place == "flat" else 2) else pytest.mark.slow
+            marks = () if replicas == quick else pytest.mark.slow
             yield pytest.param(
                 (gate, place), replicas, marks=marks, id=f"{gate}-{place}-{replicas}"
             )
@@ -219,20 +231,16 @@ def test_float32(variant):
     check_equal(found, expected, TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", quick_if(GATES, EVERYWHERE))
 def test_mirrored_strategy(name):
     """Every replica holds all experts. With a loss, it is refused."""
     with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):
         train((name, "flat"), 2, "float64", tf.distribute.MirroredStrategy)
 
 
+# Without batchwise, whose thresholds need a loss.
 @pytest.mark.parametrize(
-    "name",  # without batchwise, whose thresholds need a loss
-    [
-        "noisy_top_k",
-        "hierarchical",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("softmax", "switch")),
-    ],
+    "name", quick_if(sorted(set(GATES) - {"batchwise"}), ("noisy_top_k", "hierarchical"))
 )
 def test_mirrored_strategy_without_losses(name):
     """It trains what one device trains."""

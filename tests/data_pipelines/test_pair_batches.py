@@ -197,7 +197,10 @@ def test_seed_decides(german, subwords):
     assert read_back(first[:half], subwords) == read_back(first[half:], subwords)
 
 
-@pytest.mark.parametrize("case", ["shuffled", "in order", "weighted"])
+@pytest.mark.parametrize(
+    "case",  # the weighted ones are shuffled too
+    [pytest.param("shuffled", marks=pytest.mark.slow), "in order", "weighted"],
+)
 def test_start_batch_goes_on_as_an_uninterrupted_run(german, japanese, subwords, case):
     files = [german, japanese]
     if case == "weighted":

@@ -56,8 +56,15 @@ def forward_mode(function, tensors):
     return [accumulator.jvp(y), *accumulator.jvp(found)]
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    ("recompute", "compiled"),
+    [
+        (False, True),
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("derivatives", [gradients_of_gradients, third_derivatives, forward_mode])
 def test_other_derivatives(either_way, derivatives, recompute, compiled):
     tensors, sparse, dense = case_of_derivatives()
