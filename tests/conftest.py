@@ -6,12 +6,17 @@ import contextlib
 import gc
 import resource
 
+import hypothesis
 import pytest
 import tensorflow as tf
 from tensorflow_graphs import custom_gradients, forget_custom_gradients
 
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+# The same examples in every run, so that a change fails its own tests and no others.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_collection_finish():
@@ -20,7 +25,7 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 10)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

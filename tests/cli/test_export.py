@@ -86,6 +86,7 @@ def test_the_command_that_it_prints_works(exported):
     assert "Result for output key log_probability" in process.stdout
 
 
+@pytest.mark.slow
 def test_the_command_with_tokenization(exported, finished):
     config, vocabulary, model = load_run(finished.path)
     asked = task_of(config).exported(vocabulary, model, tokenization="text")

@@ -32,7 +32,19 @@ PLACES = {
     "inner": lambda gate: {"gate": Hierarchical(4, OTHER_LEVEL, gate)},
 }
 VARIANTS = [(name, "flat") for name in gating.GATES]
-VARIANTS += [(name, place) for place in ("groups", "outer", "inner") for name in FLAT]
+LEVELS = ("groups", "outer", "inner")
+VARIANTS += [(name, place) for place in LEVELS for name in FLAT]
+# One gate that chooses experts for tokens, and one that chooses tokens for experts.
+EVERYWHERE = ("noisy_top_k", "batchwise")
+
+
+def is_quick(variant):
+    """Whether `make test` has a variant: those of `EVERYWHERE`, and every other gate at `flat` and
+    at one place of `LEVELS`, in turn.
+    """
+    name, place = variant
+    own = LEVELS[list(GATES).index(name) % len(LEVELS)]
+    return place == "flat" or name in EVERYWHERE or place == own
 
 
 def make_mixture(variant, num_experts=12, hidden_units=6, **options):

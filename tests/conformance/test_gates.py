@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import GATES, VARIANTS, make_mixture
+from conformance.gates import GATES, VARIANTS, is_quick, make_mixture
 
 from tfmoe import gating
 from tfmoe.analysis.variables import parameters_of
@@ -44,7 +44,14 @@ def test_every_gate_is_here():
     assert set(GATES) == set(gating.GATES)
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}-{v[1]}")
+def variants():
+    """All of them, those that are not quick marked slow."""
+    for variant in VARIANTS:
+        marks = () if is_quick(variant) else pytest.mark.slow
+        yield pytest.param(variant, marks=marks, id="-".join(variant))
+
+
+@pytest.fixture(scope="module", params=variants())
 def variant(request):
     return request.param
 

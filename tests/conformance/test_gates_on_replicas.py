@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import GATES, PLACES, VARIANTS, draw_from_tokens, make_mixture
+from conformance.gates import EVERYWHERE, GATES, VARIANTS, draw_from_tokens, is_quick, make_mixture
 
 from tfmoe import gating
 from tfmoe.distribute import MixedStrategy, collectives
@@ -200,20 +200,14 @@ def test_every_gate_is_here():
     assert set(GATES) == set(gating.GATES)
 
 
-# One gate that chooses experts for tokens, and one that chooses tokens for experts.
-EVERYWHERE = ("noisy_top_k", "batchwise")
-
-
 def variants_on_devices():
-    """Variants on 2 and on 4 devices. `make test` runs every gate at `flat` on 4, as `test_float32`
-    has it on 2; of the other places those of `EVERYWHERE`, and one of every other gate, on 2.
+    """Variants on 2 and on 4 devices. `make test` runs every gate at `flat` on 4, and what else is
+    quick on 2.
     """
     for gate, place in VARIANTS:
-        others = [name for name in PLACES if name not in ("flat", "without losses")]
-        own = others[list(GATES).index(gate) % len(others)]
-        quick = 4 if place == "flat" else 2 if gate in EVERYWHERE or place == own else None
         for replicas in (2, 4):
-            marks = () if replicas == quick else pytest.mark.slow
+            quick = replicas == (4 if place == "flat" else 2) and is_quick((gate, place))
+            marks = () if quick else pytest.mark.slow
             yield pytest.param(
                 (gate, place), replicas, marks=marks, id=f"{gate}-{place}-{replicas}"
             )
@@ -225,9 +219,9 @@ def test_float64(variant, replicas):
     check_equal(found, expected, TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("variant", [each for each in VARIANTS if each[1] == "flat"], ids=ids)
-def test_float32(variant):
-    found, expected = (train(variant, each, "float32") for each in (2, None))
+@pytest.mark.parametrize("name", quick_if(GATES, (*EVERYWHERE, "hierarchical")))
+def test_float32(name):
+    found, expected = (train((name, "flat"), each, "float32") for each in (2, None))
     check_equal(found, expected, TOLERANCE["float32"])
 
 

@@ -200,7 +200,7 @@ def trained_on_four(strategy_of, tmp_path_factory):
     return folder, saved, fit(model, seed=2), model.get_weights()
 
 
-@pytest.mark.parametrize("replicas", [None, 1, 2])
+@pytest.mark.parametrize("replicas", [None, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_training_goes_on_with_other_devices(strategy_of, trained_on_four, tmp_path, replicas):
     folder, saved, losses, weights = trained_on_four
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

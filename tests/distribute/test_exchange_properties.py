@@ -257,7 +257,14 @@ def two_and_four(strategy_of):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("replicas", "dropping"), [(2, False), (4, True)])
+@pytest.mark.parametrize(
+    ("replicas", "dropping"),
+    [
+        (2, True),
+        pytest.param(2, False, marks=pytest.mark.slow),
+        pytest.param(4, True, marks=pytest.mark.slow),
+    ],
+)
 @FEW
 @hypothesis.given(data=strategies.data(), example=examples())
 def test_replicas_give_what_one_device_gives_for_the_joined_batch(

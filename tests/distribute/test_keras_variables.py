@@ -26,7 +26,7 @@ def make_model(strategy, groups, built):
     return model
 
 
-@pytest.mark.parametrize("groups", [None, 4])
+@pytest.mark.parametrize("groups", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_fit_builds_a_model_as_build_does(strategy_of, groups):
     found, losses = [], []
     for built in (True, False):

@@ -51,7 +51,7 @@ def make_layer(strategy, gate):
         return make_layer(None, gate)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_gate_updates_its_weights_at_both_levels(strategy_of, in_replicas, replicas):
     one = make_layer(None, Hierarchical(4, Counting(), Counting()))
     strategy = strategy_of(replicas)

@@ -112,7 +112,7 @@ def test_counts_in_bfloat16_are_exact():
     ("num_experts", "gate"),
     [
         (4, NoisyTopK(k=2, **BALANCED)),
-        (4, Batchwise(k=2)),
+        pytest.param(4, Batchwise(k=2), marks=pytest.mark.slow),
         (4, Hierarchical(2, Batchwise(k=1), Switch())),
         (80, NoisyTopK(k=2)),
     ],

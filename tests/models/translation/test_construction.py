@@ -10,8 +10,16 @@ from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import TranslationModel, residual_blocks
 
 
-@pytest.mark.parametrize("groups", [None, 2])
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    ("gate", "groups"),
+    [
+        (gate, groups)
+        if (index == 0) == (groups is None)
+        else pytest.param(gate, groups, marks=pytest.mark.slow)
+        for index, gate in enumerate(GATES)
+        for groups in (None, 2)
+    ],
+)
 def test_save_and_load(gate, groups, tmp_path):
     model = make_model(gate=gate, groups=groups, num_sampled=5, dropout=0.1, kind="additive")
     model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)

@@ -147,9 +147,9 @@ def test_learns_to_reverse():
         residual_blocks([AttentionLSTM(48, d), moe("b")], seed=2),
         seed=1,
     )
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.02, 400)))
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.02, 200)))
     inputs, targets = reversals(128 * 100, seed=0)
-    model.fit(inputs, targets, batch_size=128, epochs=4, verbose=0)
+    model.fit(inputs, targets, batch_size=128, epochs=2, verbose=0)
     (source, _), expected = reversals(200, seed=1)
     found = model.translate(source, beam_size=1, length_penalty=0.0, coverage_penalty=0.0)
     width = expected.shape[1]
