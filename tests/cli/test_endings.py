@@ -10,10 +10,11 @@ import sys
 import pytest
 import typer
 
-from tfmoe.cli import main
+from tfmoe.cli import endings, main
 from tfmoe.cli.endings import Commands, interruptions_noted, resumable
 from tfmoe.cli.output import print_json
 from tfmoe.config.problems import ConfigError, Problem
+from tfmoe.distribute import full_disks
 
 
 @pytest.fixture
@@ -161,3 +162,8 @@ def test_a_closed_pipe(monkeypatch):
         main(["configs"])
     assert caught.value.code == 141
     out.close()  # as Python does at its end
+
+
+def test_errors_of_a_full_disk_are_those_that_are_named():
+    """Two lists: the command line cannot import TensorFlow's side of it."""
+    assert endings.FULL == full_disks.NUMBERS

@@ -3,30 +3,9 @@
 import os
 
 import pytest
+from config.minimal import MINIMAL
 
 from tfmoe.config import ConfigError, load_config
-
-MINIMAL = """\
-model:
-  d_model: 8
-  blocks:
-    - {name: lstm, units: 8}
-    - name: moe
-      num_experts: 4
-      hidden_units: 16
-      gate: {name: noisy_top_k, k: 2}
-data: {name: text, train: "train-*.txt"}
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text):
-        path = tmp_path / "config.yaml"
-        path.write_text(text)
-        return path
-
-    return write
 
 
 def problems(path, *overrides):

@@ -1,30 +1,7 @@
-import textwrap
-
 import pytest
+from config.minimal import MINIMAL
 
 from tfmoe.config import ConfigError, dump_config, load_config
-
-MINIMAL = """\
-model:
-  d_model: 8
-  blocks:
-    - {name: lstm, units: 8}
-    - name: moe
-      num_experts: 4
-      hidden_units: 16
-      gate: {name: noisy_top_k, k: 2}
-data: {name: text, train: "train-*.txt"}
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text, name="config.yaml"):
-        path = tmp_path / name
-        path.write_text(textwrap.dedent(text))
-        return path
-
-    return write
 
 
 def problems(path, *overrides):
