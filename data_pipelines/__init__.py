@@ -1,34 +1,34 @@
 """From text to batches: files, vocabularies, tokenisation, corpora. Knows nothing of models."""
 
-from data_pipelines.bucketing import bucket_boundaries
-from data_pipelines.pair_batches import (
+from tfmoe.data_pipelines.bucketing import bucket_boundaries
+from tfmoe.data_pipelines.pair_batches import (
     pair_lengths,
     parallel_batches,
     parallel_batches_per_pass,
 )
-from data_pipelines.parallel_files import (
+from tfmoe.data_pipelines.parallel_files import (
     ParallelFiles,
     by_direction,
     find_parallel,
     without_reversed,
 )
-from data_pipelines.parallel_text import (
+from tfmoe.data_pipelines.parallel_text import (
     ParallelSurvey,
     count_longer,
     sentence_pairs,
     survey_parallel,
 )
-from data_pipelines.reading import TextError
-from data_pipelines.sentence_batches import (
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.sentence_batches import (
     batches_per_pass,
     language_model_batches,
     sentence_lengths,
 )
-from data_pipelines.splits import Splits
-from data_pipelines.subwords import Subwords
-from data_pipelines.text import Survey, find_files, survey
-from data_pipelines.tokenization import tokenize
-from data_pipelines.vocabulary import END, START, UNKNOWN, Vocabulary
+from tfmoe.data_pipelines.splits import Splits
+from tfmoe.data_pipelines.subwords import Subwords
+from tfmoe.data_pipelines.text import Survey, find_files, survey
+from tfmoe.data_pipelines.tokenization import tokenize
+from tfmoe.data_pipelines.vocabulary import END, START, UNKNOWN, Vocabulary
 
 __all__ = [
     "END",

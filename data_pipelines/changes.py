@@ -5,7 +5,7 @@ import os
 
 import tensorflow as tf
 
-from data_pipelines.reading import TextError
+from tfmoe.data_pipelines.reading import TextError
 
 
 def stamps(paths):

@@ -9,7 +9,7 @@ import num2words
 from babel import dates, lists, numbers, units
 from babel.languages import get_official_languages
 
-from data_pipelines.cldr_meanings import currency_of
+from tfmoe.data_pipelines.cldr_meanings import currency_of
 
 STEPS = {
     "second": datetime.timedelta(seconds=1),

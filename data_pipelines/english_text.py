@@ -5,8 +5,8 @@ import collections
 import pydoc_data.topics
 import re
 
-from data_pipelines.installed_sources import python_files, read_source
-from data_pipelines.tokenization import tokenize
+from tfmoe.data_pipelines.installed_sources import python_files, read_source
+from tfmoe.data_pipelines.tokenization import tokenize
 
 SHORTEST, LONGEST = 6, 60  # tokens in a sentence
 SAME_OPENING = 12  # sentences that may begin with the same five words

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from data_pipelines import tokenization
-from data_pipelines.reading import drop_byte_order_mark
+from tfmoe.data_pipelines import tokenization
+from tfmoe.data_pipelines.reading import drop_byte_order_mark
 
 # No letter, digit or space is among the code points left out: surrogates, private, not assigned.
 CHARACTERS = "".join(

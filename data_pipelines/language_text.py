@@ -10,7 +10,7 @@ from babel import dates, lists, numbers, units
 from babel.core import get_global
 from babel.languages import get_official_languages
 
-from data_pipelines.tokenization import tokenize
+from tfmoe.data_pipelines.tokenization import tokenize
 
 # (larger unit, smaller unit, how many): a sentence states a measure in both.
 LADDERS = (

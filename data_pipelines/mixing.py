@@ -10,9 +10,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.passes import seeds_of_pass
-from data_pipelines.reading import check_file, line_dataset
-from data_pipelines.sgm import is_sgm, read_sgm
+from tfmoe.data_pipelines.passes import seeds_of_pass
+from tfmoe.data_pipelines.reading import check_file, line_dataset
+from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
 
 CHOICES_AT_A_TIME = 4096
 BATCHES, CHOICES, STREAMS = 0, 1, 2  # what the seeds of a pass are for: one each, then the streams

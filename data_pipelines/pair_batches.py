@@ -20,7 +20,7 @@ import itertools
 
 import tensorflow as tf
 
-from data_pipelines.mixing import (
+from tfmoe.data_pipelines.mixing import (
     BATCHES,
     STREAMS,
     Stream,
@@ -28,12 +28,12 @@ from data_pipelines.mixing import (
     one_after_the_other,
     streams_of,
 )
-from data_pipelines.pair_layout import PAIRS_AT_A_TIME, Drawing, Layout, drawing_of, layout_of
-from data_pipelines.parallel_files import ParallelFiles
-from data_pipelines.parallel_text import survey_parallel
-from data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
-from data_pipelines.reading import TextError, drop_byte_order_mark
-from data_pipelines.vocabulary import START
+from tfmoe.data_pipelines.pair_layout import PAIRS_AT_A_TIME, Drawing, Layout, drawing_of, layout_of
+from tfmoe.data_pipelines.parallel_files import ParallelFiles
+from tfmoe.data_pipelines.parallel_text import survey_parallel
+from tfmoe.data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
+from tfmoe.data_pipelines.reading import TextError, drop_byte_order_mark
+from tfmoe.data_pipelines.vocabulary import START
 
 BATCHES_TO_SHUFFLE = 256
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from data_pipelines.bucketing import Bucketing, bucket_boundaries
-from data_pipelines.mixing import shares_of
-from data_pipelines.reading import TextError
+from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
+from tfmoe.data_pipelines.mixing import shares_of
+from tfmoe.data_pipelines.reading import TextError
 
 PAIRS_AT_A_TIME = 1024
 DRAWN_BEFORE_FLUSH = 0.95

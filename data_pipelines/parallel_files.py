@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import os
 
-from data_pipelines.reading import TextError, check_file
+from tfmoe.data_pipelines.reading import TextError, check_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import collections
 import dataclasses
 import itertools
 
-from data_pipelines.reading import TextError, read_lines
-from data_pipelines.sgm import is_sgm, read_sgm
+from tfmoe.data_pipelines.reading import TextError, read_lines
+from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
 
 PAIRS_AT_A_TIME = 4096
 

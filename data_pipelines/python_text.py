@@ -6,7 +6,7 @@ import re
 import token
 import tokenize
 
-from data_pipelines.installed_sources import python_files, read_source
+from tfmoe.data_pipelines.installed_sources import python_files, read_source
 
 SHORTEST, LONGEST = 8, 50  # tokens in a sentence
 LINE_END = ";"

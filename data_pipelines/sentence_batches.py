@@ -13,11 +13,11 @@ import itertools
 
 import tensorflow as tf
 
-from data_pipelines.bucketing import Bucketing, bucket_boundaries
-from data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
-from data_pipelines.reading import TextError, drop_byte_order_mark, line_dataset
-from data_pipelines.text import find_files, sentences
-from data_pipelines.vocabulary import START
+from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
+from tfmoe.data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
+from tfmoe.data_pipelines.reading import TextError, drop_byte_order_mark, line_dataset
+from tfmoe.data_pipelines.text import find_files, sentences
+from tfmoe.data_pipelines.vocabulary import START
 
 LINES_AT_A_TIME = 1024
 ROWS_AT_A_TIME = 4096

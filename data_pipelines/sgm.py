@@ -4,7 +4,7 @@ import html
 import os
 import re
 
-from data_pipelines.reading import TextError, check_utf8, read_bytes
+from tfmoe.data_pipelines.reading import TextError, check_utf8, read_bytes
 
 
 def read_sgm(path):

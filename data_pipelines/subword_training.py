@@ -9,8 +9,8 @@ import tempfile
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.reading import TextError
-from data_pipelines.vocabulary import END, START, UNKNOWN
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.vocabulary import END, START, UNKNOWN
 
 SPECIAL_PIECES = ("</s>", "<s>", "<unk>")
 UNKNOWN_SURFACE = "\u2047"  # ⁇

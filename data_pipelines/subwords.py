@@ -7,9 +7,9 @@ import os
 import sentencepiece
 import tensorflow as tf
 
-from data_pipelines.atomic_write import atomic_write_bytes
-from data_pipelines.reading import TextError, read_bytes
-from data_pipelines.subword_training import SPECIAL_PIECES, train_model
+from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
+from tfmoe.data_pipelines.reading import TextError, read_bytes
+from tfmoe.data_pipelines.subword_training import SPECIAL_PIECES, train_model
 
 
 class Subwords:

@@ -15,7 +15,7 @@ import dataclasses
 import glob
 import os
 
-from data_pipelines.reading import TextError, check_file, read_lines
+from tfmoe.data_pipelines.reading import TextError, check_file, read_lines
 
 
 @dataclasses.dataclass(frozen=True)

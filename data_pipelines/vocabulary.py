@@ -6,8 +6,8 @@ import os
 
 import tensorflow as tf
 
-from data_pipelines.atomic_write import atomic_write
-from data_pipelines.reading import TextError, read_bytes
+from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.reading import TextError, read_bytes
 
 END, START, UNKNOWN = 0, 1, 2
 SPECIAL_WORDS = ("</S>", "<S>", "<UNK>")

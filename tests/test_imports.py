@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From left to right; packages of one floor do not import each other.
 FLOORS = [
+    ["data_pipelines"],
     ["ops"],
     ["distribute"],
     ["gating", "optimizers"],
@@ -38,7 +39,7 @@ def imports_of(path, root=ROOT):
     """Yields `(full name, whether it stands in a function)` of everything that a file imports. Of
     `from a.b import c` the name is `a.b.c`, whether c is a module or not.
     """
-    package = path.relative_to(root).parent.parts
+    package = inside(path, root)[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     late = {id(node) for function in functions for node in ast.walk(function)}
@@ -51,9 +52,15 @@ def imports_of(path, root=ROOT):
             yield from ((f"{module}.{alias.name}", id(node) in late) for alias in node.names)
 
 
+def inside(path, root=ROOT):
+    """The parts of a file's path in the package, in which `data_pipelines/` is linked."""
+    parts = path.relative_to(root).parts
+    return parts if parts[0] == "tfmoe" else ("tfmoe", *parts)
+
+
 def violations(path, root=ROOT):
     """What a file of tfmoe imports against the order."""
-    parts = path.relative_to(root).parts
+    parts = inside(path, root)
     if len(parts) == 2 or path.relative_to(root).as_posix() in RENAMED:
         return []  # tfmoe/__init__.py and tfmoe/__main__.py stand outside
     imported = (name.split(".") for name, _ in imports_of(path, root))
@@ -70,12 +77,19 @@ def named(path):
 
 
 def test_order():
-    assert {named(path): violations(path) for path in FILES if violations(path)} == {}
+    assert {named(path): violations(path) for path in EVERY_FILE if violations(path)} == {}
 
 
-def test_data_pipelines_knows_nothing_of_tfmoe():
-    for path in [*ROOT.glob("data_pipelines/**/*.py"), *ROOT.glob("configs/**/*.py")]:
-        assert not [name for name, _ in imports_of(path) if name.split(".")[0] == "tfmoe"]
+def test_the_folders_at_the_root_are_parts_of_the_package():
+    for name in ("configs", "data_pipelines"):
+        assert (ROOT / "tfmoe" / name).resolve() == ROOT / name
+    bare = [
+        named(path)
+        for path in [*EVERY_FILE, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+        for name, _ in imports_of(path)
+        if name.split(".")[0] in ("configs", "data_pipelines")
+    ]
+    assert bare == []  # a second copy of the modules
 
 
 def test_imports_stand_at_the_head():
@@ -90,7 +104,7 @@ def test_imports_stand_at_the_head():
 
 def test_every_package_has_its_place():
     packages = {path.parent.name for path in ROOT.glob("tfmoe/*/*.py")}
-    assert packages == set(FLOOR)
+    assert packages | {"data_pipelines"} == set(FLOOR)
 
 
 def test_old_names_of_modules():
@@ -109,7 +123,7 @@ def test_old_names_of_modules():
 
 
 def module_name(path, root=ROOT):
-    parts = path.relative_to(root).with_suffix("").parts
+    parts = inside(path.with_suffix(""), root)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -162,14 +176,15 @@ def write(folder, files):
 
 def test_the_search_for_circles(tmp_path):
     files = {
-        "a/__init__.py": "from a.b import x",
-        "a/b.py": "import a.c",
-        "a/c.py": "def f():\n    from a import x",
+        "tfmoe/a/__init__.py": "from tfmoe.a.b import x",
+        "tfmoe/a/b.py": "import tfmoe.a.c",
+        "tfmoe/a/c.py": "def f():\n    from tfmoe.a import x",
     }
     graph = graph_of(write(tmp_path, files), tmp_path)
-    assert graph == {"a": {"a.b"}, "a.b": {"a.c"}, "a.c": {"a"}}
-    assert circle_in(graph) == ["a", "a.b", "a.c", "a"]
-    assert circle_in({**graph, "a.c": set()}) == []
+    a, b, c = "tfmoe.a", "tfmoe.a.b", "tfmoe.a.c"
+    assert graph == {a: {b}, b: {c}, c: {a}}
+    assert circle_in(graph) == [a, b, c, a]
+    assert circle_in({**graph, c: set()}) == []
 
 
 @pytest.mark.parametrize(

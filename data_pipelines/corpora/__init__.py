@@ -1,13 +1,13 @@
 """The corpora that can be trained on, by name: a corpus is one file here, and one line below."""
 
-from data_pipelines.corpora.corpus import Corpus, LanguageCorpus, ParallelCorpus
-from data_pipelines.corpora.embedded_text import EmbeddedText
-from data_pipelines.corpora.embedded_translation import EmbeddedTranslation
-from data_pipelines.corpora.grammars import Grammars
-from data_pipelines.corpora.lm1b import Lm1b
-from data_pipelines.corpora.parallel import Parallel
-from data_pipelines.corpora.text import Text
-from data_pipelines.corpora.wmt14 import Wmt14
+from tfmoe.data_pipelines.corpora.corpus import Corpus, LanguageCorpus, ParallelCorpus
+from tfmoe.data_pipelines.corpora.embedded_text import EmbeddedText
+from tfmoe.data_pipelines.corpora.embedded_translation import EmbeddedTranslation
+from tfmoe.data_pipelines.corpora.grammars import Grammars
+from tfmoe.data_pipelines.corpora.lm1b import Lm1b
+from tfmoe.data_pipelines.corpora.parallel import Parallel
+from tfmoe.data_pipelines.corpora.text import Text
+from tfmoe.data_pipelines.corpora.wmt14 import Wmt14
 
 CORPORA = {
     "text": Text,

@@ -9,11 +9,11 @@ import dataclasses
 import hashlib
 import pathlib
 
-from data_pipelines import english_text, installed_sources, language_text, python_text
-from data_pipelines.atomic_write import atomic_write
-from data_pipelines.corpora import written
-from data_pipelines.corpora.corpus import LanguageCorpus, Settings, below, not_a_seed
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines import english_text, installed_sources, language_text, python_text
+from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.corpora import written
+from tfmoe.data_pipelines.corpora.corpus import LanguageCorpus, Settings, below, not_a_seed
+from tfmoe.data_pipelines.splits import Splits
 
 FORMAT = 1  # to be raised when the text of the same settings changes
 PROSE_PACKAGES = (

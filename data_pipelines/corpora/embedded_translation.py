@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import pathlib
 
-from data_pipelines import installed_sources
-from data_pipelines.atomic_write import atomic_write
-from data_pipelines.cldr_meanings import Meanings
-from data_pipelines.cldr_renderer import Renderer
-from data_pipelines.corpora import written
-from data_pipelines.corpora.corpus import ParallelCorpus, below, not_a_seed, without_items
-from data_pipelines.parallel_files import find_parallel
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines import installed_sources
+from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.cldr_meanings import Meanings
+from tfmoe.data_pipelines.cldr_renderer import Renderer
+from tfmoe.data_pipelines.corpora import written
+from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus, below, not_a_seed, without_items
+from tfmoe.data_pipelines.parallel_files import find_parallel
+from tfmoe.data_pipelines.splits import Splits
 
 LANGUAGES = ("en", "fr", "de", "es", "pt", "ja", "ko")
 FORMAT = 1  # to be raised when the text of the same settings changes

@@ -6,11 +6,11 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines.atomic_write import atomic_write
-from data_pipelines.corpora import written
-from data_pipelines.corpora.corpus import LanguageCorpus, below, not_a_seed
-from data_pipelines.grammar_tables import GrammarTables
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.corpora import written
+from tfmoe.data_pipelines.corpora.corpus import LanguageCorpus, below, not_a_seed
+from tfmoe.data_pipelines.grammar_tables import GrammarTables
+from tfmoe.data_pipelines.splits import Splits
 
 FORMAT = 1  # to be raised when the text of the same settings changes
 MOST_PAIRS = 2**26  # of symbols, of all grammars: a random order of them is drawn at once

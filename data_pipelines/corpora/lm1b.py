@@ -12,9 +12,9 @@ import dataclasses
 import os
 import pathlib
 
-from data_pipelines.corpora.corpus import LanguageCorpus
-from data_pipelines.reading import TextError
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines.corpora.corpus import LanguageCorpus
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.splits import Splits
 
 TRAINING = "training-monolingual.tokenized.shuffled"
 HELD_OUT = "heldout-monolingual.tokenized.shuffled"

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from data_pipelines.corpora.corpus import ParallelCorpus, Settings, without_items
-from data_pipelines.parallel_files import find_parallel
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus, Settings, without_items
+from tfmoe.data_pipelines.parallel_files import find_parallel
+from tfmoe.data_pipelines.splits import Splits
 
 OF_ONE_DIRECTION = ("source_language", "target_language", "train")
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from data_pipelines.corpora.corpus import LanguageCorpus, without_items
-from data_pipelines.splits import Splits
-from data_pipelines.text import find_files
+from tfmoe.data_pipelines.corpora.corpus import LanguageCorpus, without_items
+from tfmoe.data_pipelines.splits import Splits
+from tfmoe.data_pipelines.text import find_files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ be plain text or `.sgm` files. If the test is there twice, that in a directory `
 import dataclasses
 import os
 
-from data_pipelines.corpora.corpus import ParallelCorpus
-from data_pipelines.parallel_files import ParallelFiles
-from data_pipelines.reading import TextError
-from data_pipelines.splits import Splits
+from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus
+from tfmoe.data_pipelines.parallel_files import ParallelFiles
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.splits import Splits
 
 TRAINING = ("europarl-v7.{pair}", "commoncrawl.{pair}", "news-commentary-v9.{pair}")
 TRAINING_FRENCH = (

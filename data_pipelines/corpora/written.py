@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.atomic_write import atomic_write
 
 DESCRIPTION = "corpus.json"
 PARTS = ("train", "valid", "test")

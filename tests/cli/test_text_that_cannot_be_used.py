@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from data_pipelines import TextError, Vocabulary, language_model_batches, survey
-from data_pipelines.changes import stamps, unchanged
+from tfmoe.data_pipelines import TextError, Vocabulary, language_model_batches, survey
+from tfmoe.data_pipelines.changes import stamps, unchanged
 
 GOOD = gzip.compress(b"a b\n")
 # What stands at a path, and what is said of it.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import data_pipelines
+from tfmoe import data_pipelines
 
 CONFIG = """\
 model:

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from data_pipelines import Vocabulary
 from tfmoe.config import ConfigError, build_model, build_optimizer, load_config
+from tfmoe.data_pipelines import Vocabulary
 from tfmoe.tasks import build_batches, build_splits, build_vocabulary
 
 TEXT = """\

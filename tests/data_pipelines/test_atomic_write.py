@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from data_pipelines.atomic_write import atomic_write, remove_leftovers, temporary_name
+from tfmoe.data_pipelines.atomic_write import atomic_write, remove_leftovers, temporary_name
 
 
 def test_a_link_is_followed(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     Subwords,
     Vocabulary,
     find_parallel,

@@ -6,8 +6,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.bucketing import Bucketing, bucket_boundaries
-from data_pipelines.passes import repeat_passes
+from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
+from tfmoe.data_pipelines.passes import repeat_passes
 
 
 def test_bucket_boundaries():

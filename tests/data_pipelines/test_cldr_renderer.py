@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from data_pipelines.cldr_meanings import Meanings
-from data_pipelines.cldr_renderer import Renderer
-from data_pipelines.corpora.embedded_translation import LANGUAGES
+from tfmoe.data_pipelines.cldr_meanings import Meanings
+from tfmoe.data_pipelines.cldr_renderer import Renderer
+from tfmoe.data_pipelines.corpora.embedded_translation import LANGUAGES
 
 DAY = datetime.date(2015, 3, 5).toordinal()
 RENDERED = {

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from data_pipelines import english_text
-from data_pipelines.english_text import english_sentences, is_prose
+from tfmoe.data_pipelines import english_text
+from tfmoe.data_pipelines.english_text import english_sentences, is_prose
 
 
 def sentences(document):

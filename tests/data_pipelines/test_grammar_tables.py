@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from data_pipelines.grammar_tables import GrammarTables
+from tfmoe.data_pipelines.grammar_tables import GrammarTables
 
 SMALL = {"grammars": 5, "symbols": 7, "successors": 3, "length": 6}
 

@@ -3,8 +3,8 @@ import unicodedata
 import pytest
 import tensorflow as tf
 
-from data_pipelines import tokenize
-from data_pipelines.graph_tokenization import CHARACTERS, split_words, tokenize_text
+from tfmoe.data_pipelines import tokenize
+from tfmoe.data_pipelines.graph_tokenization import CHARACTERS, split_words, tokenize_text
 
 TEXTS = [
     "The cat, which sat.",

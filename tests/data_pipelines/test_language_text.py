@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from data_pipelines.language_text import language_sentences
+from tfmoe.data_pipelines.language_text import language_sentences
 
 
 def take(language, seed=0, count=400):

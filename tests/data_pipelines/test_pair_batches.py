@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     ParallelFiles,
     Subwords,
     TextError,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     ParallelFiles,
     TextError,
     by_direction,

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     ParallelFiles,
     Subwords,
     TextError,

@@ -1,6 +1,6 @@
 import itertools
 
-from data_pipelines.python_text import python_sentences, source_sentences
+from tfmoe.data_pipelines.python_text import python_sentences, source_sentences
 
 SOURCE = '''
 """A docstring."""

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     START,
     Subwords,
     TextError,
@@ -22,9 +22,9 @@ from data_pipelines import (
     sentence_pairs,
     survey,
 )
-from data_pipelines.graph_tokenization import split_words
-from data_pipelines.reading import drop_byte_order_mark, line_dataset, read_lines
-from data_pipelines.text import sentences
+from tfmoe.data_pipelines.graph_tokenization import split_words
+from tfmoe.data_pipelines.reading import drop_byte_order_mark, line_dataset, read_lines
+from tfmoe.data_pipelines.text import sentences
 
 SETTINGS = hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
 # What readers treat in ways of their own, among words.

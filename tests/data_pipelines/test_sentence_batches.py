@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import (
+from tfmoe.data_pipelines import (
     TextError,
     Vocabulary,
     batches_per_pass,

@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from data_pipelines import TextError
-from data_pipelines.sgm import is_sgm, read_sgm
+from tfmoe.data_pipelines import TextError
+from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
 
 SGM = """<?xml version="1.0" encoding="UTF-8"?>
 <srcset setid="newstest2014" srclang="any">

@@ -3,9 +3,9 @@ import os
 import pytest
 import tensorflow as tf
 
-from data_pipelines.subword_training import UNKNOWN_SURFACE
-from data_pipelines.subwords import Subwords
-from data_pipelines.text import TextError
+from tfmoe.data_pipelines.subword_training import UNKNOWN_SURFACE
+from tfmoe.data_pipelines.subwords import Subwords
+from tfmoe.data_pipelines.text import TextError
 
 TEXT = [
     "the cat sat on the mat",
@@ -106,7 +106,7 @@ def test_a_long_text_is_sampled():
     assert Subwords.train(text, 40, max_sentences=50, seed=1).serialized == first.serialized
     assert Subwords.train(text, 40, max_sentences=50, seed=2).serialized != first.serialized
     # Those drawn come from all of the text, each once.
-    from data_pipelines.subword_training import _draw
+    from tfmoe.data_pipelines.subword_training import _draw
 
     drawn = _draw(["", *text], 50, 1)
     numbers = sorted(int(word[4:]) for word in drawn)

@@ -3,10 +3,10 @@ import gzip
 
 import pytest
 
-from data_pipelines import TextError, find_files, survey
-from data_pipelines.graph_tokenization import split_words
-from data_pipelines.reading import line_dataset
-from data_pipelines.text import sentences
+from tfmoe.data_pipelines import TextError, find_files, survey
+from tfmoe.data_pipelines.graph_tokenization import split_words
+from tfmoe.data_pipelines.reading import line_dataset
+from tfmoe.data_pipelines.text import sentences
 
 
 def write(path, content):

@@ -1,6 +1,6 @@
 import pytest
 
-from data_pipelines import tokenize
+from tfmoe.data_pipelines import tokenize
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import collections
 import pytest
 import tensorflow as tf
 
-from data_pipelines import END, START, UNKNOWN, TextError, Vocabulary
+from tfmoe.data_pipelines import END, START, UNKNOWN, TextError, Vocabulary
 
 COUNTS = collections.Counter({"the": 5, "cat": 2, "a": 2, "sat": 1})
 

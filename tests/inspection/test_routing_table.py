@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.inspection import (
     NumberedBatch,

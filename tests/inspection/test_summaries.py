@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.analysis.operations import describe
 from tfmoe.gating import NoisyTopK
 from tfmoe.inspection import expert_use, route_batches, use_of_experts

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.inspection import count_lines, numbered_batches, numbered_pairs, read_labels
 
 VOCABULARY = data_pipelines.Vocabulary.from_counts({"a": 9, "b": 5, "c": 3})  # ids 3, 4, 5

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import Vocabulary
-from data_pipelines.graph_tokenization import split_words
+from tfmoe.data_pipelines import Vocabulary
+from tfmoe.data_pipelines.graph_tokenization import split_words
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import LanguageModel, residual_blocks

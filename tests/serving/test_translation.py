@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.subwords import Subwords
+from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
 from tfmoe.models import TranslationModel, residual_blocks

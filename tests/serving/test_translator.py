@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.subword_training import UNKNOWN_SURFACE
-from data_pipelines.subwords import Subwords
+from tfmoe.data_pipelines.subword_training import UNKNOWN_SURFACE
+from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.gating import Batchwise
 from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
 from tfmoe.models import TranslationModel, residual_blocks

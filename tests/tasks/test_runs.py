@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import Vocabulary
 from tfmoe.config import build_model, build_optimizer, dump_config, load_config
+from tfmoe.data_pipelines import Vocabulary
 from tfmoe.tasks import load_run
 from tfmoe.tasks.corpora import corpus_directory, find_splits
 from tfmoe.tasks.registry import task_of

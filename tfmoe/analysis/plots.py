@@ -9,8 +9,8 @@ import matplotlib
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from data_pipelines.atomic_write import atomic_write_bytes
 from tfmoe.analysis.printable import drawn
+from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
 
 
 def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):

@@ -8,7 +8,6 @@ import keras
 import pydantic
 import tensorflow as tf
 
-from data_pipelines.corpora import CORPORA
 from tfmoe.config.builders import build_layer, build_optimizer_from
 from tfmoe.config.data_schema import Data, corpus_of
 from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
@@ -16,6 +15,7 @@ from tfmoe.config.named import Section
 from tfmoe.config.number_types import Width
 from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
+from tfmoe.data_pipelines.corpora import CORPORA
 from tfmoe.layers import BLOCKS
 from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 

@@ -1,15 +1,15 @@
 """The section `data`. The keys of a corpus are the settings of its class in
-`data_pipelines.corpora`, and are documented there; beside them stands how its text is used.
+`tfmoe.data_pipelines.corpora`, and are documented there; beside them stands how its text is used.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from data_pipelines.corpora import CORPORA
 from tfmoe.config.named import Section, one_of
 from tfmoe.config.number_types import CORPUS_FIELDS, MOST, AtLeastOne, ShuffleBuffer, Steps
 from tfmoe.config.sections import construct, section_of
+from tfmoe.data_pipelines.corpora import CORPORA
 
 
 class Vocabulary(Section):
@@ -70,7 +70,7 @@ Data = one_of(*DATA_SECTIONS.values())
 
 
 def corpus_of(data):
-    """Returns the `data_pipelines.corpora.Corpus` of a `data` section.
+    """Returns the `tfmoe.data_pipelines.corpora.Corpus` of a `data` section.
 
     Raises:
         SectionError: if its settings do not go together.

@@ -8,8 +8,8 @@ import re
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.config.yaml_text import parse
 
-# `configs/` lies beside the package, in a checkout as in an installation.
-ROOT = pathlib.Path(__file__).resolve().parents[2] / "configs"
+# A link to `configs/` in a checkout, a folder of the package in an installation.
+ROOT = (pathlib.Path(__file__).parents[1] / "configs").resolve()
 
 
 def shipped_configs():

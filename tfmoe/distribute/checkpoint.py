@@ -14,7 +14,7 @@ import shutil
 
 import tensorflow as tf
 
-from data_pipelines.atomic_write import atomic_write, remove_leftovers
+from tfmoe.data_pipelines.atomic_write import atomic_write, remove_leftovers
 from tfmoe.distribute.failures import GONE
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.distribute.tensorflow_internals import ShardedVariable

@@ -32,7 +32,7 @@ def contexts(routed, expert, vocabulary, number=8, around=5):
     Args:
         routed: a `RoutedText`.
         expert: i.
-        vocabulary: a `data_pipelines.Vocabulary` or `Subwords`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`.
         number: of contexts at most.
         around: tokens to show on either side.
 

@@ -8,9 +8,9 @@ import html
 import io
 import pathlib
 
-from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.plots import perplexity_curves
 from tfmoe.analysis.printable import printable
+from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.inspection import over_mean
 from tfmoe.inspection.plots import (
     balance_curves,

@@ -5,8 +5,8 @@ import importlib.util
 
 import numpy as np
 
-from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.printable import cell
+from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.inspection.contexts import spelling
 
 COLUMNS = np.dtype(
@@ -27,7 +27,7 @@ def routing_table(routed, vocabulary, pandas=None):
 
     Args:
         routed: `{name of the layer: RoutedText}`, as `route_text` gives it.
-        vocabulary: a `data_pipelines.Vocabulary` or `Subwords`, for the tokens' spelling.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the tokens' spelling.
         pandas: whether to make a `pandas.DataFrame`; `None` for: if pandas is installed.
 
     Returns:

@@ -47,7 +47,7 @@ class ExpertSummaries(keras.callbacks.Callback):
         directory: for the event files, such as `logs/experts` in a run's folder.
         batches: the sample: a list of batches as for `route_batches`, a few thousand words; with a
             vocabulary as for `route_text`.
-        vocabulary: a `data_pipelines.Vocabulary` or `Subwords`; `None` for no words.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`; `None` for no words.
         experts: how many experts to show words of; those that are most special.
         number: of contexts for each.
         tokens: with a vocabulary, as for `route_text`.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import START, sentence_pairs
-from data_pipelines.reading import read_lines
-from data_pipelines.text import find_files, sentences
+from tfmoe.data_pipelines import START, sentence_pairs
+from tfmoe.data_pipelines.reading import read_lines
+from tfmoe.data_pipelines.text import find_files, sentences
 
 
 class NumberedBatch(NamedTuple):
@@ -36,7 +36,7 @@ def numbered_batches(files, vocabulary, *, batch_tokens=4096, max_length=64, sen
 
     Args:
         files: a path or a list of them, in the order in which their lines are numbered.
-        vocabulary: a `data_pipelines.Vocabulary`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
         batch_tokens: positions in a batch, padding included.
         max_length: largest S.
         sentences: read at most so many, evenly spread over the text; `None` for all.
@@ -46,7 +46,7 @@ def numbered_batches(files, vocabulary, *, batch_tokens=4096, max_length=64, sen
 
     Raises:
         ValueError: if `sentences` is not positive, or there is no sentence.
-        data_pipelines.TextError: if a file is missing or is not UTF-8.
+        tfmoe.data_pipelines.TextError: if a file is missing or is not UTF-8.
     """
     rows = []
     for line, words in spread(lambda: _lines(files), sentences):
@@ -65,8 +65,9 @@ def numbered_pairs(files, subwords, *, batch_tokens=4096, sentences=None, empty=
     """Reads parallel text as batches for a translation model, on the reference translations.
 
     Args:
-        files: a `data_pipelines.ParallelFiles` or a list of them, numbered in their order.
-        subwords: a `data_pipelines.Subwords`; of several languages, sources begin with their tag.
+        files: a `tfmoe.data_pipelines.ParallelFiles` or a list of them, numbered in their order.
+        subwords: a `tfmoe.data_pipelines.Subwords`; of several languages, sources begin with their
+            tag.
         batch_tokens: positions in a batch, source and target together, padding included.
         sentences: read at most so many pairs, evenly spread; `None` for all.
         empty: what to do with a pair that has a blank side: `"error"`, or `"skip"`; such pairs are
@@ -77,7 +78,7 @@ def numbered_pairs(files, subwords, *, batch_tokens=4096, sentences=None, empty=
 
     Raises:
         ValueError: if `sentences` is not positive, or there is no pair.
-        data_pipelines.TextError: as `data_pipelines.sentence_pairs`.
+        tfmoe.data_pipelines.TextError: as `tfmoe.data_pipelines.sentence_pairs`.
     """
     files = files if isinstance(files, (list, tuple)) else [files]
 
@@ -135,7 +136,7 @@ def read_labels(label_files, files):
 
     Raises:
         ValueError: if the numbers of files or of lines differ.
-        data_pipelines.TextError: if a file is missing, damaged or not UTF-8.
+        tfmoe.data_pipelines.TextError: if a file is missing, damaged or not UTF-8.
     """
     if len(label_files) != len(files):
         raise ValueError(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmoe
-from data_pipelines.atomic_write import remove_leftovers, temporary_name
+from tfmoe.data_pipelines.atomic_write import remove_leftovers, temporary_name
 from tfmoe.distribute.full_disks import full_disk_named
 
 MANIFEST = "manifest.json"

@@ -3,10 +3,10 @@
 import csv
 import statistics
 
-from data_pipelines.atomic_write import atomic_write
 from tfmoe.analysis.columns import aligned
 from tfmoe.analysis.plots import perplexity_and_load, perplexity_by_experts
 from tfmoe.analysis.printable import cell
+from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.training.run_directory import RunDirectory
 
 # What a mixture reports of the use of its experts, as the schema's `paper` section calls it too.

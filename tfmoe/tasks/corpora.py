@@ -32,11 +32,11 @@ def build_splits(config, directory):
         directory: where generated text is written, and found again.
 
     Returns:
-        `data_pipelines.Splits`: of paths for a language model, of `data_pipelines.ParallelFiles`,
-        one for each direction, for translation.
+        `tfmoe.data_pipelines.Splits`: of paths for a language model, of
+        `tfmoe.data_pipelines.ParallelFiles`, one for each direction, for translation.
 
     Raises:
-        data_pipelines.TextError: if files are missing.
+        tfmoe.data_pipelines.TextError: if files are missing.
     """
     return corpus_of(config.data).splits(directory)
 

@@ -1,10 +1,10 @@
 """The demo: a mixture of experts beside a dense model of the same cost, and a 5-gram model."""
 
-from data_pipelines import survey
 from tfmoe.analysis.columns import aligned
 from tfmoe.analysis.plots import perplexity_curves
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import ConfigError
+from tfmoe.data_pipelines import survey
 from tfmoe.inspection.summary import HEADING, by_load, expert_rows
 from tfmoe.inspection.use import expert_use
 from tfmoe.tasks.corpora import find_splits

@@ -4,7 +4,6 @@ import contextlib
 
 import tensorflow as tf
 
-from data_pipelines.corpora import CORPORA
 from tfmoe.analysis.memory import memory_per_device
 from tfmoe.analysis.operations import describe
 from tfmoe.analysis.report import Printed, cost_report, memory_report, traffic_report
@@ -12,6 +11,7 @@ from tfmoe.analysis.traffic import traffic
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer
 from tfmoe.config.loader import load_config
+from tfmoe.data_pipelines.corpora import CORPORA
 
 
 def describe_config(name, overrides=(), devices=1):

@@ -1,7 +1,7 @@
 """Evaluating a trained run."""
 
-from data_pipelines.changes import stamps, unchanged
 from tfmoe.config.loader import load_config
+from tfmoe.data_pipelines.changes import stamps, unchanged
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run

@@ -118,7 +118,7 @@ def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
 
     Raises:
         ValueError: if the config has no test text.
-        data_pipelines.TextError: if it is missing.
+        tfmoe.data_pipelines.TextError: if it is missing.
     """
     task = task_of(config)
     files = task.splits.test

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-import data_pipelines
-from data_pipelines.atomic_write import check_writable
+from tfmoe import data_pipelines
 from tfmoe.analysis.operations import describe
+from tfmoe.data_pipelines.atomic_write import check_writable
 from tfmoe.inspection.page import write as write_page
 from tfmoe.inspection.report import Options, Report, layer_report
 from tfmoe.inspection.routing import TextRouter

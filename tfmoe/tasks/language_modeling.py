@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-import data_pipelines
-from data_pipelines import graph_tokenization
+from tfmoe import data_pipelines
+from tfmoe.data_pipelines import graph_tokenization
 from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
@@ -44,7 +44,7 @@ class LanguageTask(Task):
         return surveys
 
     def survey(self, files):
-        """The `data_pipelines.Survey` of files, read once."""
+        """The `tfmoe.data_pipelines.Survey` of files, read once."""
         key = tuple(files)
         if key not in self._surveyed:
             self._surveyed[key] = data_pipelines.survey(files)
@@ -66,7 +66,7 @@ class LanguageTask(Task):
         }
 
     def new_vocabulary(self):
-        """The `data_pipelines.Vocabulary` of the training text, or of the config's file."""
+        """The `tfmoe.data_pipelines.Vocabulary` of the training text, or of the config's file."""
         return build_vocabulary(self.config, self.surveys["train"].words)
 
     @staticmethod
@@ -243,10 +243,10 @@ def build_batches(config, files, vocabulary, *, training, **arguments):
     Args:
         config: a `Config`.
         files: one part of a `Splits`.
-        vocabulary: a `data_pipelines.Vocabulary`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
         training: shuffled and without end; otherwise in order and once.
-        **arguments: further arguments of `data_pipelines.language_model_batches` (`start_batch`,
-            `lengths`, shards).
+        **arguments: further arguments of `tfmoe.data_pipelines.language_model_batches`
+            (`start_batch`, `lengths`, shards).
 
     Returns:
         Dataset of `(inputs, targets)`, both int32 `[B, S]`.

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from data_pipelines import END, START, UNKNOWN
-from data_pipelines.text import sentences
 from tfmoe.config.loader import load_config
+from tfmoe.data_pipelines import END, START, UNKNOWN
+from tfmoe.data_pipelines.text import sentences
 from tfmoe.models import KneserNey
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.train import prepare_data
@@ -52,7 +52,7 @@ def measured_ngrams(train, files, vocabulary, order=5):
 
     Args:
         train, files: the texts, lists of paths.
-        vocabulary: a `data_pipelines.Vocabulary`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
         order: words of the longest n-grams.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.schema import Config

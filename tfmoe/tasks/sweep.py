@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import keras
 
-from data_pipelines.corpora import CORPORA
 from tfmoe.config.loader import load_config
 from tfmoe.config.shipped import find_config, shipped_configs
+from tfmoe.data_pipelines.corpora import CORPORA
 from tfmoe.tasks.comparison import BALANCE, compare, figure, measured
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.resume import check_folder

@@ -2,8 +2,8 @@
 
 import functools
 
-from data_pipelines.changes import stamps, unchanged
 from tfmoe.config.data_schema import corpus_of
+from tfmoe.data_pipelines.changes import stamps, unchanged
 from tfmoe.tasks.corpora import find_splits
 
 
@@ -27,7 +27,7 @@ class Task:
 
     @functools.cached_property
     def splits(self):
-        """`data_pipelines.Splits` of the text."""
+        """`tfmoe.data_pipelines.Splits` of the text."""
         splits = find_splits(self.config)
         self._stamps = stamps(
             path for part in vars(splits).values() for path in self.names_of(part)

@@ -6,12 +6,12 @@ import time
 import keras
 import tensorflow as tf
 
-from data_pipelines.atomic_write import atomic_write
 from tfmoe import __version__
 from tfmoe.analysis.operations import describe
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer, build_strategy
 from tfmoe.config.loader import dump_config, load_config
+from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.distribute import (
     is_first_worker,
     stopping_when_a_worker_is_gone,

@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 
-from data_pipelines.reading import BYTE_ORDER_MARK
+from tfmoe.data_pipelines.reading import BYTE_ORDER_MARK
 from tfmoe.tasks.runs import load_run
 from tfmoe.tasks.translation import build_translator
 

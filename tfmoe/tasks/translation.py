@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.inspection import count_lines, numbered_pairs
 from tfmoe.serving.exported import Exported
@@ -39,7 +39,7 @@ class TranslationTask(Task):
         return {part: self.survey(files) for part, files in vars(self.splits).items() if files}
 
     def survey(self, files):
-        """A `data_pipelines.ParallelSurvey` of each `ParallelFiles` of a list."""
+        """A `tfmoe.data_pipelines.ParallelSurvey` of each `ParallelFiles` of a list."""
         empty = self.corpus.empty_sides
         return [data_pipelines.survey_parallel(each, empty=empty) for each in files]
 
@@ -64,7 +64,7 @@ class TranslationTask(Task):
         }
 
     def new_vocabulary(self):
-        """The `data_pipelines.Subwords` of the training text, or of the config's file."""
+        """The `tfmoe.data_pipelines.Subwords` of the training text, or of the config's file."""
         return build_subwords(self.config, self.splits.train)
 
     @staticmethod
@@ -280,10 +280,10 @@ def build_parallel_batches(config, files, subwords, *, training, **arguments):
 
     Args:
         config: a `Config` of a translation model.
-        files: list of `data_pipelines.ParallelFiles`.
-        subwords: a `data_pipelines.Subwords`.
+        files: list of `tfmoe.data_pipelines.ParallelFiles`.
+        subwords: a `tfmoe.data_pipelines.Subwords`.
         training: shuffled and without end; otherwise in order and once.
-        **arguments: further arguments of `data_pipelines.parallel_batches` (`start_batch`,
+        **arguments: further arguments of `tfmoe.data_pipelines.parallel_batches` (`start_batch`,
             `lengths`).
 
     Returns:

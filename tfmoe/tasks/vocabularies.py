@@ -2,7 +2,7 @@
 
 import contextlib
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.problems import ConfigError, Problem
 
@@ -16,12 +16,12 @@ def build_vocabulary(config, counts=None):
             Not needed with `data.vocabulary.file`.
 
     Returns:
-        `data_pipelines.Vocabulary`.
+        `tfmoe.data_pipelines.Vocabulary`.
 
     Raises:
         ConfigError: if the file has another number of words than `data.vocabulary.size` says, or
             `data.vocabulary.min_count` leaves no word.
-        data_pipelines.TextError: if the file is missing or is no vocabulary.
+        tfmoe.data_pipelines.TextError: if the file is missing or is no vocabulary.
     """
     settings = config.data.vocabulary
     if settings.file is None:
@@ -37,14 +37,14 @@ def build_subwords(config, files):
 
     Args:
         config: a `Config` of a translation model.
-        files: the training text, list of `data_pipelines.ParallelFiles`.
+        files: the training text, list of `tfmoe.data_pipelines.ParallelFiles`.
 
     Returns:
-        `data_pipelines.Subwords`.
+        `tfmoe.data_pipelines.Subwords`.
 
     Raises:
         ConfigError: if the file has another size or other languages than the config.
-        data_pipelines.TextError: if the file is missing or is no such model.
+        tfmoe.data_pipelines.TextError: if the file is missing or is no such model.
         ValueError: if the text has too many characters for the size.
     """
     settings, corpus = config.data.vocabulary, corpus_of(config.data)

@@ -6,7 +6,7 @@ import math
 import pathlib
 import shutil
 
-from data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.training.run_lock import check_no_training
 
 

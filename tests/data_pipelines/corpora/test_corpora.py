@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from data_pipelines import ParallelFiles
-from data_pipelines.corpora import CORPORA, LanguageCorpus, ParallelCorpus
+from tfmoe.data_pipelines import ParallelFiles
+from tfmoe.data_pipelines.corpora import CORPORA, LanguageCorpus, ParallelCorpus
 
 # Settings with which each corpus writes little, or that are the only ones without a default.
 SETTINGS = {

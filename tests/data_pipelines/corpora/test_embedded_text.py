@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from data_pipelines import survey
-from data_pipelines.corpora.embedded_text import EmbeddedText, EmbeddedWords
+from tfmoe.data_pipelines import survey
+from tfmoe.data_pipelines.corpora.embedded_text import EmbeddedText, EmbeddedWords
 
 WORDS = EmbeddedWords(english=20_000, python=20_000, languages=20_000)
 LANGUAGES = ["de", "fr"]

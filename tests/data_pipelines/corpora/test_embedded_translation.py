@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from data_pipelines import cldr_meanings
-from data_pipelines.cldr_meanings import Meanings
-from data_pipelines.corpora import embedded_translation
-from data_pipelines.corpora.embedded_translation import LANGUAGES, EmbeddedTranslation
-from data_pipelines.corpora.written import PARTS
+from tfmoe.data_pipelines import cldr_meanings
+from tfmoe.data_pipelines.cldr_meanings import Meanings
+from tfmoe.data_pipelines.corpora import embedded_translation
+from tfmoe.data_pipelines.corpora.embedded_translation import LANGUAGES, EmbeddedTranslation
+from tfmoe.data_pipelines.corpora.written import PARTS
 
 SIZES = {"sentences": 600, "valid_sentences": 60, "test_sentences": 60}
 PAIRS = ["en-fr", "fr-en", "en-de", "ja-en"]

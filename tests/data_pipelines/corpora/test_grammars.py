@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from data_pipelines import survey
-from data_pipelines.corpora.grammars import Grammars
+from tfmoe.data_pipelines import survey
+from tfmoe.data_pipelines.corpora.grammars import Grammars
 
 SMALL = {"grammars": 5, "symbols": 7, "successors": 3, "length": 6}
 

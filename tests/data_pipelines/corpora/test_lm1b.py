@@ -2,8 +2,8 @@ import collections
 
 import pytest
 
-from data_pipelines import Survey, TextError
-from data_pipelines.corpora.lm1b import HELD_OUT, TRAINING, Lm1b
+from tfmoe.data_pipelines import Survey, TextError
+from tfmoe.data_pipelines.corpora.lm1b import HELD_OUT, TRAINING, Lm1b
 
 
 def layout(root, names):

@@ -1,7 +1,7 @@
 import pytest
 
-from data_pipelines import TextError
-from data_pipelines.corpora.parallel import Direction, Parallel
+from tfmoe.data_pipelines import TextError
+from tfmoe.data_pipelines.corpora.parallel import Direction, Parallel
 
 ENGLISH_GERMAN = {"source_language": "en", "target_language": "de"}
 GERMAN_ENGLISH = {"source_language": "de", "target_language": "en"}

@@ -1,7 +1,7 @@
 import pytest
 
-from data_pipelines import Splits, TextError
-from data_pipelines.corpora.text import Text
+from tfmoe.data_pipelines import Splits, TextError
+from tfmoe.data_pipelines.corpora.text import Text
 
 
 def test_splits(tmp_path):

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from data_pipelines import TextError
-from data_pipelines.corpora.wmt14 import Wmt14
+from tfmoe.data_pipelines import TextError
+from tfmoe.data_pipelines.corpora.wmt14 import Wmt14
 
 
 def wmt14(root, source, target):

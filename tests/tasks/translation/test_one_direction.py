@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tasks.translation.small_corpora import ONE, TEXT, batches_of, built, load
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.tasks import task_of
 from tfmoe.tasks.translation import TranslationTask, build_translator
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tasks.translation.small_corpora import EMBEDDED, ONE, SEVERAL, batches_of, built, load
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.tasks import task_of
 from tfmoe.tasks.translation import TranslationTask
 

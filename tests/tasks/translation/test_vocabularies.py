@@ -3,7 +3,7 @@
 import pytest
 from tasks.translation.small_corpora import ONE, SEVERAL, load
 
-import data_pipelines
+from tfmoe import data_pipelines
 from tfmoe.config import ConfigError
 from tfmoe.tasks import task_of
 from tfmoe.tasks.vocabularies import build_subwords
