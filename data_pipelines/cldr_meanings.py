@@ -9,7 +9,9 @@ import datetime
 import functools
 import random
 
-from babel import numbers
+from tfmoe.extras import optional
+
+numbers = optional("babel.numbers")
 
 # Roughly the best known first: earlier ones are drawn more often.
 COUNTRIES = (

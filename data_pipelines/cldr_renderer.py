@@ -4,12 +4,13 @@ import datetime
 import functools
 import re
 
-import babel
-import num2words
-from babel import dates, lists, numbers, units
-from babel.languages import get_official_languages
-
 from tfmoe.data_pipelines.cldr_meanings import currency_of
+from tfmoe.extras import optional
+
+babel, num2words = optional("babel"), optional("num2words")
+dates, lists = optional("babel.dates"), optional("babel.lists")
+languages, numbers = optional("babel.languages"), optional("babel.numbers")
+units = optional("babel.units")
 
 STEPS = {
     "second": datetime.timedelta(seconds=1),
@@ -162,4 +163,4 @@ class Renderer:
 
 @functools.cache
 def _languages(country):
-    return get_official_languages(country, de_facto=True)[:2]
+    return languages.get_official_languages(country, de_facto=True)[:2]

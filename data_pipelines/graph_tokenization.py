@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from tfmoe.data_pipelines import tokenization
 from tfmoe.data_pipelines.reading import drop_byte_order_mark
+from tfmoe.extras import optional
+
+tensorflow_text = optional("tensorflow_text")
 
 # No letter, digit or space is among the code points left out: surrogates, private, not assigned.
 CHARACTERS = "".join(
@@ -52,8 +55,6 @@ def tokenize_text(texts):
     Returns:
         Ragged `[B, words]` strings.
     """
-    import tensorflow_text  # here, as the import takes seconds and registers operations
-
     patterns = _patterns()
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
     texts = tf.strings.regex_replace(texts, r"\x00", "\ufffd")  # where `lower` would end

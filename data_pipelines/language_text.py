@@ -4,13 +4,14 @@ import datetime
 import functools
 import random
 
-import babel
-import num2words
-from babel import dates, lists, numbers, units
-from babel.core import get_global
-from babel.languages import get_official_languages
-
 from tfmoe.data_pipelines.tokenization import tokenize
+from tfmoe.extras import optional
+
+PACKAGES = "babel", "num2words"
+babel, num2words = optional("babel"), optional("num2words")
+core, dates = optional("babel.core"), optional("babel.dates")
+languages, lists = optional("babel.languages"), optional("babel.lists")
+numbers, units = optional("babel.numbers"), optional("babel.units")
 
 # (larger unit, smaller unit, how many): a sentence states a measure in both.
 LADDERS = (
@@ -228,13 +229,13 @@ def _currency(country):
 
 @functools.cache
 def _languages(country):
-    return get_official_languages(country, regional=True, de_facto=True)[:4]
+    return languages.get_official_languages(country, regional=True, de_facto=True)[:4]
 
 
 @functools.cache
 def _city(country, locale):
     """The city that names the country's first time zone, or ""."""
     zones = sorted(
-        zone for zone, place in get_global("zone_territories").items() if place == country
+        zone for zone, place in core.get_global("zone_territories").items() if place == country
     )
     return dates.get_timezone_location(zones[0], locale=locale, return_city=True) if zones else ""

@@ -1,16 +1,18 @@
 """Training of SentencePiece models."""
 
 import io
+import pathlib
 import random
 import re
 import string
 import tempfile
 
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
-
 from tfmoe.data_pipelines.reading import TextError
 from tfmoe.data_pipelines.vocabulary import END, START, UNKNOWN
+from tfmoe.extras import optional
+
+sentencepiece = optional("sentencepiece")
+model_files = optional("sentencepiece.sentencepiece_model_pb2")
 
 SPECIAL_PIECES = ("</s>", "<s>", "<unk>")
 UNKNOWN_SURFACE = "\u2047"  # ⁇
@@ -36,9 +38,9 @@ def train_model(sentences, size, languages, character_coverage, max_sentences, s
         raise TextError("there is no sentence to train subwords on")
     model = io.BytesIO()
     try:
-        with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
-            rules.write(NORMALIZATION)
-            rules.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            rules = pathlib.Path(folder, "rules.tsv")
+            rules.write_text(NORMALIZATION, encoding="utf-8", newline="\n")
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(drawn),
                 model_writer=model,
@@ -46,7 +48,7 @@ def train_model(sentences, size, languages, character_coverage, max_sentences, s
                 vocab_size=size,
                 hard_vocab_limit=False,
                 character_coverage=character_coverage,
-                normalization_rule_tsv=rules.name,
+                normalization_rule_tsv=str(rules),
                 control_symbols=[f"<2{language}>" for language in languages],
                 **_ids(),
                 num_threads=TRAINING_THREADS,
@@ -54,7 +56,7 @@ def train_model(sentences, size, languages, character_coverage, max_sentences, s
             )
     except RuntimeError as error:
         raise _explained(str(error), size) from error
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    proto = model_files.ModelProto.FromString(model.getvalue())
     proto.normalizer_spec.ClearField("normalization_rule_tsv")  # the name of a temporary file
     return proto.SerializeToString(deterministic=True)
 

@@ -4,12 +4,16 @@ import functools
 import hashlib
 import os
 
-import sentencepiece
 import tensorflow as tf
 
 from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
 from tfmoe.data_pipelines.reading import TextError, read_bytes
 from tfmoe.data_pipelines.subword_training import SPECIAL_PIECES, train_model
+from tfmoe.extras import optional
+
+sentencepiece = optional("sentencepiece")
+tensorflow_text = optional("tensorflow_text")
+operations = optional("tensorflow_text.python.ops.sentencepiece_tokenizer")
 
 
 class Subwords:
@@ -161,8 +165,6 @@ class Subwords:
         of equal probability to cut a word, `tokenize` may take another. A SavedModel holds the
         tokenizer if it is an attribute of the saved module.
         """
-        import tensorflow_text  # here, as the import takes seconds and registers operations
-
         tokenizer = tensorflow_text.SentencepieceTokenizer(model=self.serialized)
         tokenizer._model_resource = _SharedModel(self.serialized, self.fingerprint)
         return tokenizer
@@ -181,8 +183,6 @@ class _SharedModel(tf.saved_model.experimental.TrackableResource):
         _ = self.resource_handle  # makes it
 
     def _create_resource(self):
-        from tensorflow_text.python.ops import sentencepiece_tokenizer as operations
-
         return operations.gen_sentencepiece_tokenizer.sentencepiece_op(
             model=self._serialized, shared_name=f"subwords_{self._shared_name}"
         )

@@ -25,8 +25,10 @@ FLOORS = [
 FLOOR = {package: number for number, floor in enumerate(FLOORS) for package in floor}
 # Old names of modules, which import what took their place.
 RENAMED = {"tfmoe/training/inspection.py", "tfmoe/training/expert_summaries.py"}
-# Heavy or optional: loaded where a function needs them.
-LATE = {"tensorflow", "tensorflow_text", "pandas"}
+# Loaded where a function needs it. Packages of extras are loaded by `tfmoe.extras`.
+LATE = {"tensorflow"}
+# Modules beside the packages, which import none of these.
+OUTSIDE = {"__version__", "extras"}
 
 
 def allowed(package):
@@ -41,15 +43,27 @@ def imports_of(path, root=ROOT):
     """
     package = inside(path, root)[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_checkers = {id(node) for block in type_checking(tree) for node in ast.walk(block)}
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     late = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
+        if id(node) in for_checkers:
+            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in late) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield from ((f"{module}.{alias.name}", id(node) in late) for alias in node.names)
+
+
+def type_checking(tree):
+    """The statements `if TYPE_CHECKING:` of a module, whose imports never run."""
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
 
 
 def inside(path, root=ROOT):
@@ -62,10 +76,10 @@ def violations(path, root=ROOT):
     """What a file of tfmoe imports against the order."""
     parts = inside(path, root)
     if len(parts) == 2 or path.relative_to(root).as_posix() in RENAMED:
-        return []  # tfmoe/__init__.py and tfmoe/__main__.py stand outside
+        return []  # tfmoe/__init__.py, tfmoe/__main__.py and tfmoe/extras.py stand outside
     imported = (name.split(".") for name, _ in imports_of(path, root))
     ours = {name[1] for name in imported if name[0] == "tfmoe" and len(name) > 1}
-    return sorted(ours - allowed(parts[1]) - {"__version__"})
+    return sorted(ours - allowed(parts[1]) - OUTSIDE)
 
 
 FILES = sorted(ROOT.glob("tfmoe/**/*.py"))
@@ -100,6 +114,10 @@ def test_imports_stand_at_the_head():
         if in_function
     }
     assert {name for _, name in late} <= LATE, late
+
+
+def test_what_stands_outside_imports_none_of_the_packages():
+    assert [name for name, _ in imports_of(ROOT / "tfmoe/extras.py") if "tfmoe" in name] == []
 
 
 def test_every_package_has_its_place():
@@ -208,6 +226,12 @@ def test_the_search_for_circles(tmp_path):
 def test_the_reading_of_imports(tmp_path, package, statement, found):
     (path,) = write(tmp_path, {f"tfmoe/{package}/module.py": statement})
     assert violations(path, tmp_path) == found
+
+
+def test_imports_for_type_checkers_are_not_read(tmp_path):
+    text = "if TYPE_CHECKING:\n    from tfmoe.cli import main\nimport os\n"
+    (path,) = write(tmp_path, {"tfmoe/ops/module.py": text})
+    assert list(imports_of(path, tmp_path)) == [("os", False)]
 
 
 def test_the_reading_of_late_imports(tmp_path):

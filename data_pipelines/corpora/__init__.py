@@ -9,7 +9,7 @@ from tfmoe.data_pipelines.corpora.parallel import Parallel
 from tfmoe.data_pipelines.corpora.text import Text
 from tfmoe.data_pipelines.corpora.wmt14 import Wmt14
 
-CORPORA = {
+CORPORA: dict[str, type[Corpus]] = {
     "text": Text,
     "lm1b": Lm1b,
     "embedded_text": EmbeddedText,

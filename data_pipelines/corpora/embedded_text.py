@@ -14,6 +14,7 @@ from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.data_pipelines.corpora import written
 from tfmoe.data_pipelines.corpora.corpus import LanguageCorpus, Settings, below, not_a_seed
 from tfmoe.data_pipelines.splits import Splits
+from tfmoe.extras import is_installed, require
 
 FORMAT = 1  # to be raised when the text of the same settings changes
 PROSE_PACKAGES = (
@@ -81,7 +82,7 @@ class EmbeddedText(LanguageCorpus):
             return
         if self.words.languages and not self.languages:
             yield f"languages must not be empty where words.languages={self.words.languages}"
-        for index, language in enumerate(self.languages):
+        for index, language in enumerate(self.languages if is_installed("babel") else ()):
             if not language_text.is_known(language):
                 yield (
                     f"languages[{index}] must be a locale that Babel knows, such as 'de', got"
@@ -101,6 +102,8 @@ class EmbeddedText(LanguageCorpus):
         files = [f"{part}.{ending}" for part in written.PARTS for ending in ("txt", "domain")]
         if not written.is_complete(directory, {"made_from": made_from}, files):
             kinds = self._kinds()
+            if self.languages and self.words.languages:
+                require(*language_text.PACKAGES)
             lines = self._lines(kinds)
             written.begin(directory)
             counts = {

@@ -5,12 +5,12 @@ path.
 import io
 import itertools
 
-import matplotlib
-from matplotlib import ticker
-from matplotlib.figure import Figure
-
 from tfmoe.analysis.printable import drawn
 from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
+from tfmoe.extras import optional
+
+matplotlib, ticker = optional("matplotlib"), optional("matplotlib.ticker")
+figures = optional("matplotlib.figure")
 
 
 def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
@@ -23,7 +23,7 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
         title: above the plot.
         size: width and height in inches.
     """
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.color_sequences["tab10"]
     values = []
@@ -59,7 +59,7 @@ def perplexity_by_experts(points, path=None, title=""):
         path: of the PNG file; `None` to write none.
         title: above the plot.
     """
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     numbers, means, deviations = zip(*sorted(points), strict=True)
     axes.errorbar(numbers, means, yerr=deviations, fmt="o-", markersize=5, capsize=3)
@@ -83,7 +83,7 @@ def perplexity_and_load(labels, perplexities, loads, path=None):
         loads: `{where measured: list of loads, None for a model without experts}`.
         path: of the PNG file; `None` to write none.
     """
-    figure = Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     rows = range(len(labels))
     means, deviations = zip(*perplexities, strict=True)

@@ -17,11 +17,12 @@ from typer.core import TyperGroup
 from tfmoe.analysis.printable import printable
 from tfmoe.cli.output import leave_pipe
 from tfmoe.config.problems import ConfigError
+from tfmoe.extras import MissingExtra
 
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-MISTAKES = (ValueError, OSError, FloatingPointError)
+MISTAKES = (ValueError, OSError, FloatingPointError, MissingExtra)
 MOST_LINES, LONGEST = 40, 1000  # of a message
 
 

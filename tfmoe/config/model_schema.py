@@ -56,7 +56,7 @@ BLOCK_SECTIONS = {
         leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
         fields=BLOCK_FIELDS,
         more=MORE_BLOCK_KEYS,
-        doc=inspect.cleandoc(layer.__doc__) + ABOUT_MORE_BLOCK_KEYS,
+        doc=inspect.cleandoc(layer.__doc__ or "") + ABOUT_MORE_BLOCK_KEYS,
     )
     for name, layer in BLOCKS.items()
 }

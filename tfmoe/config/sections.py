@@ -201,7 +201,7 @@ def _union(kinds):
     return typing.Union[tuple(kinds)]  # noqa: UP007 (the members are only known here)
 
 
-_DATACLASSES = {}  # the section of each, one for all places
+_DATACLASSES: dict[type, type] = {}  # the section of each, one for all places
 
 
 def _of_dataclass(cls):

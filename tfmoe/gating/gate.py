@@ -26,11 +26,11 @@ class Gate(GateKernels):
         METRICS: the names of all values that `measures` can return.
         RETIRED: names of constructor arguments of old configurations, which had no effect.
         groups, secondary: of a hierarchical gate the number of groups, and the inner level's gate.
-        capacity_priority: which assignments an expert keeps of those over its capacity; see
-            `tfmoe.distribute.capacity.within_capacity`.
+        capacity_priority: see `tfmoe.distribute.capacity.within_capacity`.
     """
 
-    METRICS = RETIRED = ()
+    METRICS: tuple[str, ...] = ()
+    RETIRED: tuple[str, ...] = ()
     groups = secondary = None
     capacity_priority = "position"
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates that have these losses

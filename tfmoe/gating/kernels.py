@@ -18,7 +18,7 @@ class GateKernels(keras.layers.Layer):
         num_groups: `None`, or G.
     """
 
-    kernel_names = ("gate_kernel",)
+    kernel_names: tuple[str, ...] = ("gate_kernel",)
     # Of a noisy gate the gradient needs 7 tensors [T, E] for its 2 matrices: draw, W_noise's
     # product, σ, its bounded value, numerator, quotient and argument of Φ in eq 9.
     KEPT_PER_LOGIT = 4

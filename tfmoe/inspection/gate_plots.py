@@ -9,13 +9,13 @@ Axes: T tokens, E experts, R rows, C columns.
 
 import itertools
 
-import matplotlib
 import numpy as np
-from matplotlib import ticker
-from matplotlib.colors import ListedColormap, to_rgb
-from matplotlib.figure import Figure
 
 from tfmoe.analysis.printable import drawn
+from tfmoe.extras import optional
+
+matplotlib, ticker = optional("matplotlib"), optional("matplotlib.ticker")
+figures, color_maps = optional("matplotlib.figure"), optional("matplotlib.colors")
 
 DPI = 90
 FEW = 20  # experts that have a colour and a label each
@@ -45,7 +45,7 @@ def gate_matrices(matrices, title=""):
         matrices: `{label: [T, E]}`, one panel each, side by side; 0 where a token does not go.
         title: above all.
     """
-    figure = Figure(figsize=(2.3 * len(matrices) + 1, 4.6), dpi=DPI, layout="constrained")
+    figure = figures.Figure(figsize=(2.3 * len(matrices) + 1, 4.6), dpi=DPI, layout="constrained")
     panels = figure.subplots(2, len(matrices), squeeze=False, height_ratios=(1, 4), sharey="row")
     for (label, gates), (bars, cells) in zip(matrices.items(), panels.T, strict=True):
         num_experts = gates.shape[1]
@@ -71,7 +71,7 @@ def loads_over_mean(loads, title=""):
         loads: `{label: [E]}`, one line each.
         title: above the plot.
     """
-    figure = Figure(figsize=(6, 3.4), dpi=DPI, layout="constrained")
+    figure = figures.Figure(figsize=(6, 3.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.color_sequences["tab10"]
     for (label, load), color in zip(loads.items(), itertools.cycle(colors), strict=False):
@@ -98,7 +98,7 @@ def expert_map(panels, extent, title=""):
         extent: left, right, bottom and top of the plane.
         title: above all.
     """
-    figure = Figure(figsize=(2.2 * len(panels) + 0.4, 2.7), dpi=DPI, layout="constrained")
+    figure = figures.Figure(figsize=(2.2 * len(panels) + 0.4, 2.7), dpi=DPI, layout="constrained")
     values = [each for each in panels.values() if not np.issubdtype(each.dtype, np.integer)]
     low, high = (f(values) if values else 0 for f in (np.min, np.max))
     every = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -138,7 +138,7 @@ def heat_map(
             f"columns, got shape {list(values.shape)}"
         )
     size = (1.8 + 0.32 * max(len(columns), 8), 1.2 + 0.3 * max(len(rows), 3))
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = figures.Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     high = np.nanmax(values)
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=high, aspect="auto")
@@ -177,4 +177,5 @@ def attention_map(weights, source, target, title=""):
 
 def expert_colors():
     """A colour for each of the first `FEW` experts; further ones take them again."""
-    return ListedColormap([to_rgb(color) for color in matplotlib.color_sequences["tab20"]])
+    colors = matplotlib.color_sequences["tab20"]
+    return color_maps.ListedColormap([color_maps.to_rgb(color) for color in colors])

@@ -17,7 +17,7 @@ class Pair(NamedTuple):
 
     first: int
     second: int
-    count: int
+    count: int  # type: ignore[assignment]  # of a tuple, `count` is a method
     expected: float
 
 

@@ -4,18 +4,18 @@ PNG if it is given a path.
 
 import itertools
 
-import matplotlib
 import numpy as np
-from matplotlib import ticker
-from matplotlib.figure import Figure
 
 from tfmoe.analysis.plots import logarithmic, saved
 from tfmoe.analysis.printable import drawn
+from tfmoe.extras import optional
 from tfmoe.inspection import over_mean
+
+figures, ticker = optional("matplotlib.figure"), optional("matplotlib.ticker")
 
 SIZE = 5, 3.4
 MOST_BARS = 128
-COLORS = matplotlib.color_sequences["tab10"]
+COLORS = [f"C{index}" for index in range(10)]  # matplotlib's colours, in its order
 
 
 def load_and_importance(use, path=None, title=""):
@@ -59,7 +59,7 @@ def co_selection_map(pairs, experts=None, path=None, title=""):
         paired = np.count_nonzero(pairs.in_pairs)
         most = np.argsort(-pairs.in_pairs, kind="stable")[: min(paired, 64)]
         experts = neighbours(pairs, most)
-    figure = Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     ratio_map(figure, axes, pairs.lift(experts), 4, "times as often as by chance")
     name_experts(axes.xaxis, experts)
@@ -85,7 +85,7 @@ def label_map(names, shares, of_text, path=None, title="", most=32):
     ratios = np.divide(shares, of_text, out=np.zeros_like(shares), where=of_text > 0)
     # Experts of the same label stand together.
     rows = used[np.lexsort((-ratios[used].max(axis=1), ratios[used].argmax(axis=1)))]
-    figure = Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     ratio_map(figure, axes, ratios[rows], 3, "times as often as in the whole text")
     axes.set_aspect("auto")
@@ -130,7 +130,7 @@ def balance_curves(history, path=None, title=""):
 
 def empty(title):
     """A figure of the usual size, and its axes."""
-    figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.set_title(drawn(title))
     return figure, axes

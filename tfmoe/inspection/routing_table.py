@@ -1,13 +1,15 @@
 """The routing of a text as a table: a row for each token and each expert that it goes to."""
 
 import csv
-import importlib.util
 
 import numpy as np
 
 from tfmoe.analysis.printable import cell
 from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.extras import is_installed, optional
 from tfmoe.inspection.contexts import spelling
+
+data_frames = optional("pandas")
 
 COLUMNS = np.dtype(
     [
@@ -37,10 +39,10 @@ def routing_table(routed, vocabulary, pandas=None):
         that no expert takes has no row.
 
     Raises:
-        ModuleNotFoundError: if pandas is asked for, and is not installed.
+        MissingExtra: if pandas is asked for, and is not installed.
     """
     if pandas is None:
-        pandas = importlib.util.find_spec("pandas") is not None
+        pandas = is_installed("pandas")
     spelled = spelling(vocabulary)
     parts = []
     for name, text in routed.items():
@@ -58,9 +60,7 @@ def routing_table(routed, vocabulary, pandas=None):
     table = np.concatenate(parts) if parts else np.empty(0, COLUMNS)
     if not pandas:
         return table
-    from pandas import DataFrame
-
-    return DataFrame({name: table[name] for name in COLUMNS.names})
+    return data_frames.DataFrame({name: table[name] for name in COLUMNS.names})
 
 
 def write_routing_table(routed, vocabulary, path):

@@ -51,10 +51,10 @@ class Block(keras.layers.Layer):
         BLOCK_ARGUMENTS: the constructor's arguments that a model sets.
     """
 
-    residual_activation = None
+    residual_activation: str | None = None
     is_causal = False
     needs_memory = False
-    BLOCK_ARGUMENTS: ClassVar = {}
+    BLOCK_ARGUMENTS: ClassVar[dict[str, bool]] = {}
 
     def initial_state(self, batch_size):
         """What `step` gets before the first step: a nested structure of tensors `[B, …]`, whose

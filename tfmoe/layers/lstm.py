@@ -140,7 +140,7 @@ class ProjectedLSTM(Block):
     """
 
     is_causal = True
-    BLOCK_ARGUMENTS: ClassVar = {"return_sequences": True, "return_state": False}
+    BLOCK_ARGUMENTS: ClassVar[dict[str, bool]] = {"return_sequences": True, "return_state": False}
 
     def __init__(
         self,

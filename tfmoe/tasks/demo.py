@@ -5,6 +5,7 @@ from tfmoe.analysis.plots import perplexity_curves
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import ConfigError
 from tfmoe.data_pipelines import survey
+from tfmoe.extras import require
 from tfmoe.inspection.summary import HEADING, by_load, expert_rows
 from tfmoe.inspection.use import expert_use
 from tfmoe.tasks.corpora import find_splits
@@ -27,9 +28,11 @@ def run_demo(run_dir, overrides=()):
         overrides: of `--set`, for both models.
 
     Raises:
+        MissingExtra: if matplotlib is not installed.
         ConfigError: for an override that a model cannot have.
         ValueError: if there is no train, valid or test text.
     """
+    require("matplotlib")
     configs = {name: load_config(path, overrides) for name, path in MODELS.items()}
     for config in configs.values():
         check_data(config)

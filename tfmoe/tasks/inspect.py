@@ -5,6 +5,7 @@ import numpy as np
 from tfmoe import data_pipelines
 from tfmoe.analysis.operations import describe
 from tfmoe.data_pipelines.atomic_write import check_writable
+from tfmoe.extras import require
 from tfmoe.inspection.page import write as write_page
 from tfmoe.inspection.report import Options, Report, layer_report
 from tfmoe.inspection.routing import TextRouter
@@ -49,9 +50,12 @@ def inspect_run(
 
     Raises:
         FileNotFoundError: if the folder is no run.
+        MissingExtra: if a page is asked for, and matplotlib is not installed.
         ValueError: if something is missing or does not fit.
         OSError: if a file cannot be written; before anything is read.
     """
+    if html:
+        require("matplotlib")
     written = {write_routing: csv, write_page: html}
     for file in filter(None, written.values()):
         check_writable(file)

@@ -9,6 +9,7 @@ import keras
 from tfmoe.config.loader import load_config
 from tfmoe.config.shipped import find_config, shipped_configs
 from tfmoe.data_pipelines.corpora import CORPORA
+from tfmoe.extras import require
 from tfmoe.tasks.comparison import BALANCE, compare, figure, measured
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.resume import check_folder
@@ -43,8 +44,10 @@ def run_sweep(configs, capacity, seeds, overrides, run_dir):
         run_dir: the sweep's folder.
 
     Raises:
+        MissingExtra: if matplotlib is not installed.
         ValueError: if a config has a mistake or no test text, or a folder has a run of another one.
     """
+    require("matplotlib")
     names = named_configs(configs, capacity)
     runs = planned_runs(names, seeds, overrides, run_dir)
     rows = train_all(runs)

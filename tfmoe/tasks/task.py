@@ -19,7 +19,7 @@ class Task:
         EXPORT_OPTIONS: names of the options of `tfmoe export` that its models have.
     """
 
-    EXPORT_OPTIONS = ()
+    EXPORT_OPTIONS: tuple[str, ...] = ()
 
     def __init__(self, config):
         self.config = config

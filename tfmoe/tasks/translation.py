@@ -6,6 +6,7 @@ import numpy as np
 
 from tfmoe import data_pipelines
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
+from tfmoe.extras import require
 from tfmoe.inspection import count_lines, numbered_pairs
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
@@ -16,6 +17,8 @@ from tfmoe.tasks.task import Task
 from tfmoe.tasks.translation_quality import bleu, multi_bleu
 from tfmoe.tasks.vocabularies import build_subwords
 
+PACKAGES = "babel", "num2words", "sacrebleu", "sentencepiece", "tensorflow_text"
+
 
 class TranslationTask(Task):
     """The parallel text of a config, and what a model makes of it. Reads nothing before it is
@@ -23,11 +26,15 @@ class TranslationTask(Task):
 
     Args:
         config: a `Config` of a translation model.
+
+    Raises:
+        MissingExtra: if a package of `PACKAGES` is not installed.
     """
 
     EXPORT_OPTIONS = ("beam", "nbest")
 
     def __init__(self, config):
+        require(*PACKAGES)
         super().__init__(config)
         self._known_lengths = {}
 

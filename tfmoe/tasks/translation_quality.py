@@ -4,8 +4,9 @@ import re
 import reprlib
 from collections.abc import Iterable
 
-from babel.core import get_global
-from sacrebleu.metrics import BLEU, CHRF
+from tfmoe.extras import optional
+
+locales, metrics = optional("babel.core"), optional("sacrebleu.metrics")
 
 # Scripts that put no spaces between words, so that "13a" would count whole phrases as words.
 # sacreBLEU's "zh" splits Chinese characters and nothing else; "char" splits all. Its tokenizers by
@@ -37,8 +38,8 @@ def bleu(translations, references, target_language=None):
     BLEU by characters (Japanese) is higher than BLEU by words: compare it only with its like.
     """
     translations, references = _checked(translations, references)
-    words = BLEU(tokenize=tokenizer_of(target_language))
-    characters = CHRF()
+    words = metrics.BLEU(tokenize=tokenizer_of(target_language))
+    characters = metrics.CHRF()
     return {
         "bleu": words.corpus_score(translations, [references]).score,
         "signature": str(words.get_signature()),
@@ -59,8 +60,8 @@ def tokenizer_of(language):
     """
     language, *subtags = re.split("[-_.@]", language or "")
     language = language.lower()
-    language = get_global("language_aliases").get(language, language)
-    likely = get_global("likely_subtags").get(language, "").split("_")[1:]
+    language = locales.get_global("language_aliases").get(language, language)
+    likely = locales.get_global("likely_subtags").get(language, "").split("_")[1:]
     scripts = [tag.title() for tag in [*subtags, *likely] if re.fullmatch("[A-Za-z]{4}", tag)]
     return TOKENIZERS.get(next(iter(scripts), None), DEFAULT_TOKENIZER)
 
@@ -89,7 +90,7 @@ def multi_bleu(translations, references):
     translations, references = (
         [_numbered(text, numbers) for text in texts] for texts in (translations, references)
     )
-    tokens = BLEU(tokenize="none", smooth_method="none", force=True)
+    tokens = metrics.BLEU(tokenize="none", smooth_method="none", force=True)
     return tokens.corpus_score(translations, [references]).score
 
 

@@ -1,0 +1,111 @@
+"""What is installed: names, dependencies, versions."""
+
+import ast
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from test_imports import EVERY_FILE, imports_of, type_checking
+
+import tfmoe
+from tfmoe.extras import EXTRAS
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYTHONS = ["3.11", "3.12", "3.13"]
+# Names of packages that differ from their distribution's.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+
+def ranges(lines):
+    """`{distribution: Requirement}`."""
+    found = [Requirement(line) for line in lines]
+    return {each.name.lower(): each for each in found}
+
+
+CORE = ranges(PROJECT["dependencies"])
+BY_EXTRA = {extra: ranges(each) for extra, each in PROJECT["optional-dependencies"].items()}
+
+
+def test_requirements_txt_is_the_core_and_all_extras():
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pinned = ranges(line for line in text.splitlines() if line and not line.startswith("#"))
+    declared = CORE | {name: each for extra in BY_EXTRA.values() for name, each in extra.items()}
+    assert {name: str(each) for name, each in pinned.items()} == {
+        name: str(each) for name, each in declared.items()
+    }
+    for extra in BY_EXTRA.values():  # one range, wherever a package is named
+        assert all(str(declared[name]) == str(each) for name, each in extra.items())
+
+
+def distribution(package):
+    return DISTRIBUTIONS.get(package, package.replace("_", "-").lower())
+
+
+def test_every_package_of_an_extra_is_declared():
+    missing = {
+        package: extra
+        for package, extra in EXTRAS.items()
+        if distribution(package) not in BY_EXTRA[extra]
+    }
+    assert missing == {}
+
+
+def test_the_core_is_all_that_is_imported():
+    imported = {name.partition(".")[0] for path in EVERY_FILE for name, _ in imports_of(path)}
+    others = imported - sys.stdlib_module_names - {"tfmoe"}
+    assert {distribution(package) for package in others} <= CORE.keys()
+    assert not others & EXTRAS.keys()  # tfmoe.extras imports these
+
+
+def test_the_public_names():
+    (block,) = type_checking(ast.parse(pathlib.Path(tfmoe.__file__).read_text(encoding="utf-8")))
+    for_checkers = {alias.name for node in block.body for alias in node.names}
+    assert for_checkers == set(tfmoe._HOME) == set(tfmoe.__all__) - {"__version__"}
+    assert set(tfmoe.__all__) <= set(dir(tfmoe))
+    for name in tfmoe.__all__:
+        assert getattr(tfmoe, name)
+    assert tfmoe.MoE.__module__ == "tfmoe.layers.moe"
+    with pytest.raises(AttributeError, match=r"module 'tfmoe' has no attribute 'Moe'"):
+        _ = tfmoe.Moe
+
+
+IMPORTS = """
+import json, sys
+loaded = {}
+for statement in ("import tfmoe", "from tfmoe import MoE, NoisyTopK",
+                  "import tfmoe.data_pipelines.corpora, tfmoe.inspection.page"):
+    exec(statement)
+    loaded[statement] = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps(loaded))
+"""
+
+
+def test_imports_load_little():
+    run = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, check=True, cwd=ROOT)
+    nothing, layer, most = json.loads(run.stdout).values()
+    assert not {"tensorflow", "keras", "numpy"} & set(nothing)
+    assert "keras" in layer and not {"pydantic", "yaml", "typer"} & set(layer)
+    # Keras imports matplotlib and pandas where they are installed.
+    assert not (EXTRAS.keys() - {"matplotlib", "pandas"}) & set(most)
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == tfmoe.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(tfmoe.__version__)}\b", changes, re.MULTILINE)
+
+
+def test_pythons_agree():
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    assert [f"3.{minor}" for minor in range(20) if f"3.{minor}" in allowed] == PYTHONS
+    shown = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if "Python :: 3." in each]
+    assert shown == PYTHONS
