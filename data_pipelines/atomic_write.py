@@ -1,11 +1,16 @@
 """Files that are either complete or absent."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import re
 import shutil
 import socket
+import sys
+
+# Of Windows' kernel32.
+SYNCHRONIZE, WAIT_TIMEOUT = 0x100000, 258
 
 
 @contextlib.contextmanager
@@ -86,6 +91,8 @@ def remove_leftovers(folder, name=None):
 
 def is_alive(process):
     """Whether a process of this host runs, by its number."""
+    if sys.platform == "win32":  # where `os.kill(process, 0)` interrupts the process
+        return _is_alive_on_windows(process)
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -93,6 +100,16 @@ def is_alive(process):
     except PermissionError:  # it runs, and is somebody else's
         return True
     return True
+
+
+def _is_alive_on_windows(process):
+    kernel = ctypes.windll.kernel32
+    handle = kernel.OpenProcess(SYNCHRONIZE, False, process)
+    if not handle:
+        return False
+    alive = kernel.WaitForSingleObject(handle, 0) == WAIT_TIMEOUT
+    kernel.CloseHandle(handle)
+    return alive
 
 
 @contextlib.contextmanager

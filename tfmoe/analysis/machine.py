@@ -1,7 +1,10 @@
 """The memory of the machine that this process runs on."""
 
 import pathlib
-import resource
+import sys
+
+if sys.platform != "win32":
+    import resource
 
 # What files in memory take, which gives way; by the version of control groups.
 CACHES = {1: ("total_inactive_file", "total_active_file"), 2: ("inactive_file", "active_file")}
@@ -51,6 +54,8 @@ def _of_group(folder, version):
 
 
 def _of_process(root):
+    if sys.platform == "win32":
+        return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         yield limit - 1024 * _numbers(root / "proc/self/status").get("VmSize:", 0)

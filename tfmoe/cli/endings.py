@@ -20,7 +20,7 @@ from tfmoe.config.problems import ConfigError
 from tfmoe.extras import MissingExtra
 
 INTERRUPTED = 128 + signal.SIGINT
-PIPE_CLOSED = 128 + signal.SIGPIPE
+PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows does not have
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 MISTAKES = (ValueError, OSError, FloatingPointError, MissingExtra)
 MOST_LINES, LONGEST = 40, 1000  # of a message

@@ -16,7 +16,8 @@ from typing import NamedTuple
 GRACE_SECONDS = 60
 # How many lines of a failed worker's output are shown.
 LAST_LINES = 15
-ENDING = (signal.SIGTERM, signal.SIGHUP)  # which Python, unlike SIGINT, makes no exceptions of
+# Signals of which Python, unlike SIGINT, makes no exceptions. Windows has no SIGHUP.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 KILL_WHEN_PARENT_DIES = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
@@ -130,22 +131,29 @@ def start(command, environment, log):
         environment: dictionary.
         log: file for its output; `None` for that of this process.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def die_with_parent():
-        if libc is not None:
-            libc.prctl(KILL_WHEN_PARENT_DIES, signal.SIGKILL)
-
-    with open(log, "w") if log else contextlib.nullcontext() as output:
+    with open(log, "w", encoding="utf-8") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if log else None,
-            process_group=0,
-            preexec_fn=die_with_parent,
+            **in_a_group(),
         )
+
+
+def in_a_group():
+    """The arguments of `subprocess.Popen` for a process group, by the operating system."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    if sys.platform != "linux":
+        return {"process_group": 0}
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent():
+        libc.prctl(KILL_WHEN_PARENT_DIES, signal.SIGKILL)
+
+    return {"process_group": 0, "preexec_fn": die_with_parent}
 
 
 def wait(workers):

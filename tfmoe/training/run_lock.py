@@ -1,29 +1,36 @@
 """One training at a time in a run's folder.
 
-The lock is `flock` on a file of the folder. The kernel frees it when its process ends, however that
-ends: after `kill -9`, or of a container, a resumed run begins at once, and no process number can be
-mistaken for a later process's. On NFS (Linux) and on the shared file systems of clusters that have
-locks it holds among hosts as well. The alternatives are worse here: a file that names its owner
-outlives a kill, of another host nobody can tell whether the owner is alive, and on a new host (a
-container that is started again) every resumed run would need a hand; POSIX locks (`lockf`) do not
-hold within a process, and are lost when any part of it closes the file; the library filelock is the
-same `flock`, without the owner's name. Where the file system has no locks, training goes on
-without one, and says so.
+The lock is `flock` on a file of the folder; on Windows, a locked byte of that file. The kernel
+frees it when its process ends, however that ends: after `kill -9`, or of a container, a resumed run
+begins at once, and no process number can be mistaken for a later process's. On NFS (Linux) and on
+the shared file systems of clusters that have locks it holds among hosts as well.
+
+The alternatives are worse here. A file that names its owner outlives a kill, of another host nobody
+can tell whether the owner is alive, and on a new host (a container that is started again) every
+resumed run would need a hand. POSIX locks (`lockf`) do not hold within a process, and are lost when
+any part of it closes the file. The library filelock is the same `flock`, without the owner's name.
+Where the file system has no locks, training continues without one, and says so.
 
 What is written in the file says who holds the lock, to those who are refused.
 """
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import pathlib
 import socket
+import sys
 import time
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 FILE = ".lock"
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+LOCKED_BYTE = 1 << 30  # on Windows: far behind the owner's name, as what is locked cannot be read
 
 
 @contextlib.contextmanager
@@ -48,8 +55,12 @@ def only_one_training(folder):
                 write_owner(file)
                 yield
             finally:
-                path.unlink(missing_ok=True)  # before the lock is free: see `locked`
+                if sys.platform != "win32":
+                    path.unlink(missing_ok=True)  # before the lock is free: see `locked`
     finally:
+        if sys.platform == "win32":
+            with contextlib.suppress(PermissionError):  # of a file that is open somewhere
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # of a folder that has something in it
             for each in new:
                 each.rmdir()
@@ -76,7 +87,7 @@ def locked(path):
     while True:
         with open(path, "a+", encoding="utf-8", errors="replace") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
             except BlockingIOError:
                 raise BlockingIOError(refusal(path, file)) from None
             except OSError as error:
@@ -90,6 +101,23 @@ def locked(path):
             if is_there(path, file):
                 yield file
                 return
+
+
+def lock(file):
+    """Locks an open file until it is closed.
+
+    Raises:
+        BlockingIOError: if it is locked already.
+        OSError: if the file system has no locks.
+    """
+    if sys.platform == "win32":
+        os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_there(path, file):
