@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import AllToAll, Local, exchange
 from tfmoe.distribute.shards import shard_bounds
-from tfmoe.ops.assignments import assign_mask, assign_tokens, drop, in_order
+from tfmoe.ops.assignments import assign_mask, assign_tokens, drop, sort_by_token
 
 E, D, MOST_TOKENS = 5, 2, 20  # five experts: of four replicas one has one expert, one has none
 KINDS = ("equal numbers", "differing numbers")  # of experts per token
@@ -215,7 +215,7 @@ def test_experts_that_do_nothing_give_the_sum_of_weights_times_the_token(kind, d
 @FEW
 @hypothesis.given(example=examples())
 def test_assignments_are_listed_by_token_and_by_expert(kind, dropping, example):
-    assignments = in_order(assign(example, kind, dropping))
+    assignments = sort_by_token(assign(example, kind, dropping))
     pairs = pairs_of(example, dropping)
     tokens, experts, weights = (each.numpy() for each in assignments.by_token())
     assert sorted(zip(tokens, experts, strict=True)) == [*zip(*pairs.nonzero(), strict=True)]

@@ -132,9 +132,9 @@ def test_layer_that_changes_the_shape(inner):
     [
         ({"layer": "lstm"}, "layer must be a Keras layer, got 'lstm'"),
         ({"layer": FeedForward}, "layer must be a Keras layer, got"),
-        ({"dropout": 1}, "dropout must be a number of at least 0 and under 1, got 1"),
-        ({"dropout": -0.1}, "dropout must be a number of at least 0 and under 1, got -0.1"),
-        ({"dropout": "0.5"}, "dropout must be a number of at least 0 and under 1, got '0.5'"),
+        ({"dropout": 1}, "dropout must be a number of at least 0 and below 1, got 1"),
+        ({"dropout": -0.1}, "dropout must be a number of at least 0 and below 1, got -0.1"),
+        ({"dropout": "0.5"}, "dropout must be a number of at least 0 and below 1, got '0.5'"),
         ({"residual": 1}, "residual must be True or False, got 1"),
         ({"seed": "1"}, "seed must be an integer or None, got '1'"),
         ({"activation": "sigmoide"}, "activation must be a Keras activation, .*'sigmoide'"),

@@ -23,13 +23,13 @@ def test_not_positive(value):
         arguments.positive("units", value)
 
 
-def test_positive_takes_integers_of_numpy():
+def test_positive_accepts_numpy_integers():
     assert type(arguments.positive("units", np.int32(3))) is int
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, "0.5", float("nan"), True, None])
 def test_not_a_fraction(value):
-    with pytest.raises(ValueError, match="rate must be a number of at least 0 and under 1, got"):
+    with pytest.raises(ValueError, match="rate must be a number of at least 0 and below 1, got"):
         arguments.fraction("rate", value)
 
 
@@ -84,7 +84,7 @@ def test_not_an_activation(value, message):
         arguments.activation("activation", value)
 
 
-def test_layer_that_is_built_with_variables_is_no_activation():
+def test_a_built_layer_with_variables_is_no_activation():
     layer = keras.layers.PReLU()
     layer.build((None, 3))
     with pytest.raises(ValueError, match="without variables"):
@@ -135,7 +135,7 @@ def test_no_last_dimension(shape):
         arguments.last_dimension("inputs of moe", shape)
 
 
-def test_rank():
+def test_rank_of_last_dimension():
     assert arguments.last_dimension("inputs", (None, None, 5), rank=3) == 5
     with pytest.raises(ValueError, match=r"inputs must have 3 dimensions, got shape \(2, 5\)"):
         arguments.last_dimension("inputs", (2, 5), rank=3)
@@ -152,7 +152,7 @@ def test_float_tensor(value, dtype):
     np.testing.assert_array_equal(tf.cast(tensor, tf.int32), [[1, 2]])
 
 
-def test_sparse_and_ragged_tensors():
+def test_float_tensor_rejects_sparse_and_ragged_tensors():
     with pytest.raises(ValueError, match=r"inputs must be a dense tensor, got a SparseTensor.*to_"):
         arguments.float_tensor("inputs", tf.sparse.from_dense([[1.0]]), "float32")
     with pytest.raises(ValueError, match=r"inputs must be a dense tensor, got a RaggedTensor.*to_"):

@@ -10,7 +10,7 @@ from tfmoe.ops import balancing
     [
         ([1.0, 3.0], 0.25),  # mean 2, population variance 1, 1 / 2² (a sample variance gives 0.5)
         ([2.0, 0.0, 0.0, 2.0], 1.0),  # mean 1, variance 1
-        ([0.0, 0.0, 0.0, 8.0], 3.0),  # mean 2, variance (3·4 + 36) / 4 = 12, 12 / 4: n - 1 at most
+        ([0.0, 0.0, 0.0, 8.0], 3.0),  # mean 2, variance (3·4 + 36) / 4 = 12, 12 / 4 = n - 1
         ([5.0, 5.0, 5.0], 0.0),
         ([7.0], 0.0),
     ],
@@ -19,12 +19,12 @@ def test_cv_squared(x, expected):
     assert balancing.cv_squared(tf.constant(x)).numpy() == pytest.approx(expected)
 
 
-def test_cv_squared_does_not_depend_on_the_scale():
+def test_cv_squared_is_scale_invariant():
     x = tf.constant([1.0, 3.0, 4.0], tf.float64)
     assert balancing.cv_squared(1000 * x).numpy() == pytest.approx(balancing.cv_squared(x).numpy())
 
 
-def test_cv_squared_of_nothing_routed_is_zero_with_a_finite_gradient():
+def test_cv_squared_of_zeros_is_zero_with_a_finite_gradient():
     x = tf.zeros([4])
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -43,19 +43,19 @@ def test_cv_squared_gradient_by_hand():
     np.testing.assert_allclose(tape.gradient(value, x).numpy(), [-0.375, 0.125], rtol=1e-12)
 
 
-def test_cv_squared_acts_on_the_last_axis():
+def test_cv_squared_reduces_the_last_axis():
     x = tf.constant([[1.0, 3.0], [5.0, 5.0], [0.0, 0.0]])
     np.testing.assert_allclose(balancing.cv_squared(x), [0.25, 0, 0])
 
 
-# Sums of a gate with two experts, and those of two gates at once.
+# The sums of a gate with two experts, and of two such gates at once.
 SUMS = {
     "tokens": tf.constant(4.0, tf.float64),
     "importance": tf.constant([1.0, 3.0], tf.float64),
     "load": tf.constant([3.0, 1.0], tf.float64),
     "probability": tf.constant([2.5, 1.5], tf.float64),
 }
-SUMS_OF_GROUPS = {
+GROUP_SUMS = {
     "tokens": tf.constant([4.0, 2.0], tf.float64),
     "importance": tf.constant([[1.0, 3.0], [1.0, 1.0]], tf.float64),
     "load": tf.constant([[3.0, 1.0], [0.0, 2.0]], tf.float64),
@@ -64,13 +64,13 @@ SUMS_OF_GROUPS = {
 
 
 def test_importance_loss():
-    assert balancing.importance_loss(SUMS).numpy() == 0.25  # of 1 and 3, as above
-    np.testing.assert_array_equal(balancing.importance_loss(SUMS_OF_GROUPS), [0.25, 0])
+    assert balancing.importance_loss(SUMS).numpy() == 0.25  # CV² of 1 and 3, as above
+    np.testing.assert_array_equal(balancing.importance_loss(GROUP_SUMS), [0.25, 0])
 
 
-def test_load_loss_is_of_the_smooth_estimate_if_there_is_one():
+def test_load_loss_uses_the_smooth_estimate_if_available():
     assert balancing.load_loss(SUMS).numpy() == 0.25
-    np.testing.assert_array_equal(balancing.load_loss(SUMS_OF_GROUPS), [0.25, 1])
+    np.testing.assert_array_equal(balancing.load_loss(GROUP_SUMS), [0.25, 1])
     sums = {**SUMS, "smooth_load": tf.constant([2.0, 2.0], tf.float64)}
     assert balancing.load_loss(sums).numpy() == 0
 
@@ -78,8 +78,8 @@ def test_load_loss_is_of_the_smooth_estimate_if_there_is_one():
 def test_load_balance_loss():
     # 2 · (3/4 · 2.5/4 + 1/4 · 1.5/4) = 2 · (7.5 + 1.5) / 16.
     assert balancing.load_balance_loss(SUMS).numpy() == 2 * 9 / 16
-    # Of the second group: 2 · (0/2 · 0.5/2 + 2/2 · 1.5/2).
-    np.testing.assert_array_equal(balancing.load_balance_loss(SUMS_OF_GROUPS), [2 * 9 / 16, 1.5])
+    # Second group: 2 · (0/2 · 0.5/2 + 2/2 · 1.5/2).
+    np.testing.assert_array_equal(balancing.load_balance_loss(GROUP_SUMS), [2 * 9 / 16, 1.5])
 
 
 def test_load_balance_loss_of_no_tokens_is_zero():
@@ -99,10 +99,10 @@ def test_add_losses():
     assert balancing.add_losses(None, None) is None
 
 
-def test_use_of_experts():
-    # CV of 1 and 3 is 0.5; loads 0, 0, 2, 6: mean 2, variance (4 + 4 + 0 + 16) / 4 = 6.
-    use = balancing.use_of_experts(tf.constant([1.0, 3.0]), tf.constant([0.0, 0.0, 2.0, 6.0]))
-    assert {name: float(value) for name, value in use.items()} == pytest.approx(
+def test_balance_metrics():
+    # The CV of 1 and 3 is 0.5. Loads 0, 0, 2, 6: mean 2, variance (4 + 4 + 0 + 16) / 4 = 6.
+    metrics = balancing.balance_metrics(tf.constant([1.0, 3.0]), tf.constant([0.0, 0.0, 2.0, 6.0]))
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {
             "cv_importance": 0.5,
             "cv_load": 6**0.5 / 2,
@@ -112,9 +112,9 @@ def test_use_of_experts():
     )
 
 
-def test_use_of_experts_without_tokens():
-    use = balancing.use_of_experts(tf.zeros([2]), tf.zeros([2]))
-    assert {name: float(value) for name, value in use.items()} == {
+def test_balance_metrics_without_tokens():
+    metrics = balancing.balance_metrics(tf.zeros([2]), tf.zeros([2]))
+    assert {name: float(value) for name, value in metrics.items()} == {
         "cv_importance": 0.0,
         "cv_load": 0.0,
         "max_over_mean_load": 0.0,
@@ -130,7 +130,7 @@ def test_hierarchical_load():
     np.testing.assert_allclose(load.numpy(), [1.5, 1.5, 1.0, 0.5])
 
 
-def test_hierarchical_load_of_a_group_without_examples_is_zero():
+def test_hierarchical_load_of_a_group_without_tokens_is_zero():
     primary = tf.constant([3.0, 0.2])
     with tf.GradientTape() as tape:
         tape.watch(primary)

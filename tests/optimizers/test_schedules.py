@@ -73,7 +73,7 @@ def test_wrong_arguments(arguments, message):
         ((0.0, 3), "peak must be a number above 0, got 0.0"),
         ((1.0, 0), "steps must be an integer of at least 1, got 0"),
         ((1.0, 3, -1), "warmup_steps must be an integer of at least 0, got -1"),
-        ((1.0, 3, 1, 1.0), "final_fraction must be a number of at least 0 and under 1, got 1.0"),
+        ((1.0, 3, 1, 1.0), "final_fraction must be a number of at least 0 and below 1, got 1.0"),
     ],
 )
 def test_wrong_arguments_of_a_cosine(arguments, message):

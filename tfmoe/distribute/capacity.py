@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.best_tokens import taken_of_candidates
-from tfmoe.ops.assignments import drop, in_order
+from tfmoe.ops.assignments import drop, sort_by_token
 from tfmoe.ops.segments import segment_ids
 
 
@@ -33,7 +33,7 @@ def within_capacity(assignments, capacity, priority="position", shared=True):
     """
     if priority not in PRIORITIES:
         raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
-    assignments = in_order(assignments)
+    assignments = sort_by_token(assignments)
     num_experts = assignments.counts.shape[0]
     capacity = tf.broadcast_to(capacity, [num_experts])
     communicates = shared and collectives.num_replicas() > 1

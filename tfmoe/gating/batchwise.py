@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe.distribute.best_tokens import best_tokens
 from tfmoe.gating.gate import Gate
 from tfmoe.ops.arguments import non_negative
-from tfmoe.ops.assignments import assign_mask, renormalised
+from tfmoe.ops.assignments import assign_mask, renormalize_weights
 from tfmoe.ops.balancing import add_losses, importance_loss, weighted_losses
 
 
@@ -97,7 +97,7 @@ class Batchwise(Gate):
         mask = probability > thresholds
         if self.num_experts == 1:  # its probability is 1, which is over no threshold of 1
             mask = tf.ones_like(mask)
-        assignments = renormalised(assign_mask(mask, probability, first_expert, num_experts))
+        assignments = renormalize_weights(assign_mask(mask, probability, first_expert, num_experts))
         return self.routing(assignments, groups, routed=tf.reduce_any(mask, axis=1))
 
     def _best(self, probability, groups):
@@ -112,7 +112,7 @@ class Batchwise(Gate):
         of_expert = tf.gather(tf.reshape(thresholds, [-1]), taken.experts())
         of_taken -= tf.ensure_shape(of_expert, of_taken.shape)
         routing = self.routing(
-            renormalised(taken),
+            renormalize_weights(taken),
             groups,
             routed=tf.reduce_any(excess > 0, axis=1),
             over_thresholds=tf.math.count_nonzero(excess > 0, axis=1),

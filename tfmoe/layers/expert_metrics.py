@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import inner_layers, outermost_layer
-from tfmoe.ops.balancing import use_of_experts
+from tfmoe.ops.balancing import balance_metrics
 
 METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped")
 
@@ -64,7 +64,7 @@ class ExpertMetrics(keras.metrics.Metric):
                 *(tf.reduce_sum(sums["outer"][name]) for name in ("received", "load"))
             )
         values = {
-            **use_of_experts(sums["importance"], received),
+            **balance_metrics(sums["importance"], received),
             "dropped": tf.where(selected > 0, 1 - kept, 0),
             **gate.measures(sums),
         }

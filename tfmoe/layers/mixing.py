@@ -11,7 +11,7 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import global_counts, within_capacity
 from tfmoe.distribute.exchange import exchange
 from tfmoe.gating.routing import Groups
-from tfmoe.ops.assignments import in_order
+from tfmoe.ops.assignments import sort_by_token
 
 
 class Limit(NamedTuple):
@@ -61,7 +61,9 @@ def mix_levels(gate, experts, tokens, training=False, limit=NO_LIMIT):
     outer = gate.primary(tokens, training=training)
     to_groups = limited(outer.assignments, gate.primary, training)
     if limit.factor is not None or gate.secondary.token_capacity(training) is not None:
-        to_groups = in_order(to_groups)  # so that "the first" are the same on any number of devices
+        to_groups = sort_by_token(
+            to_groups
+        )  # so that "the first" are the same on any number of devices
     way = exchange(to_groups)
     rows = way.dispatch_kept(tokens)
     groups = Groups(way.counts, way.rows_per_expert)

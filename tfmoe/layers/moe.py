@@ -113,8 +113,8 @@ class MoE(MixtureLayer):
             together=self.num_experts // (self.gate.groups or self.num_experts),
             dtype=self.dtype_policy,
         )
-        self.capacity_factor = arguments.factor("capacity_factor", capacity_factor)
-        self.evaluation_capacity_factor = arguments.factor(
+        self.capacity_factor = arguments.positive_or_none("capacity_factor", capacity_factor)
+        self.evaluation_capacity_factor = arguments.positive_or_none(
             "evaluation_capacity_factor", evaluation_capacity_factor
         )
         priority = arguments.one_of("capacity_priority", capacity_priority, PRIORITIES)

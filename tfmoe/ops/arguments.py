@@ -1,72 +1,74 @@
-"""Checks of the arguments of gates and layers, and of what they are built for and called with."""
+"""Checks of constructor arguments, input shapes and inputs of gates and layers.
+
+Each check returns the value, converted to a plain Python type where it is a number, or raises a
+`ValueError` that begins with the argument's name.
+"""
 
 import inspect
 import math
 import numbers
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 
-def positive(name, value):
-    """`value` if it is an integer of at least 1; a ValueError that names the argument otherwise."""
+def positive(name: str, value) -> int:
+    """Checks that an argument is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return int(value)
 
 
-def non_negative(name, value):
-    """`value` if it is a finite number of at least 0; a ValueError that names the argument
-    otherwise."""
+def non_negative(name: str, value) -> float:
+    """Checks that an argument is a finite number of at least 0."""
     if not is_finite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
     return float(value)
 
 
-def above_zero(name, value):
-    """`value` if it is a finite number above 0; a ValueError that names the argument otherwise."""
+def positive_number(name: str, value) -> float:
+    """Checks that an argument is a finite number above 0."""
     if not is_finite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
     return float(value)
 
 
-def factor(name, value):
-    """`value` if it is `None` or a finite number above 0; a ValueError that names the argument
-    otherwise."""
-    return None if value is None else above_zero(name, value)
+def positive_or_none(name: str, value) -> float | None:
+    """Checks that an argument is `None` or a finite number above 0."""
+    return None if value is None else positive_number(name, value)
 
 
-def one_of(name, value, choices):
-    """`value` if it is one of some strings; a ValueError that names the argument otherwise."""
+def one_of(name: str, value, choices) -> str:
+    """Checks that an argument is one of `choices`, strings."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def is_finite(value):
+def is_finite(value) -> bool:
     """Whether a value is a real number, neither infinite nor NaN."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
 
 
-def fraction(name, value):
-    """`value` if it is a number of at least 0 and under 1; a ValueError that names the argument
-    otherwise."""
+def fraction(name: str, value) -> float:
+    """Checks that an argument is at least 0 and below 1."""
     if not is_finite(value) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number of at least 0 and under 1, got {value!r}")
+        raise ValueError(f"{name} must be a number of at least 0 and below 1, got {value!r}")
     return float(value)
 
 
-def boolean(name, value):
-    """`value` if it is `True` or `False`; a ValueError that names the argument otherwise."""
+def boolean(name: str, value) -> bool:
+    """Checks that an argument is `True` or `False`."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
-def random_seed(name, value):
-    """`value` if it is an integer or `None`; a ValueError that names the argument otherwise."""
+def random_seed(name: str, value) -> int | None:
+    """Checks that an argument is an integer or `None`."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -74,51 +76,51 @@ def random_seed(name, value):
     return int(value)
 
 
-def activation(name, value):
-    """The activation that a layer's argument names.
+def activation(name: str, value) -> Callable:
+    """Resolves an activation argument.
 
     Args:
-        name: of the argument, for the error.
-        value: what Keras takes for an activation: a name, a function, a layer, a serialised one,
-            or `None` for none.
+        name: the argument's name, for the error.
+        value: any Keras activation identifier: a name, a function, a layer, a serialized
+            activation, or `None` for the identity.
 
     Returns:
         A function of one tensor.
 
     Raises:
-        ValueError: if it is none of these, or a layer with variables (such as PReLU): it would
-            share them among all kernels and experts.
+        ValueError: the value is not an activation, or is a layer with variables (such as PReLU),
+            which all kernels and experts would share.
     """
-    wrong = ValueError(
+    invalid = ValueError(
         f"{name} must be a Keras activation, its name or a function of one tensor, got {value!r}"
     )
     if inspect.isclass(value):
-        raise wrong
+        raise invalid
     try:
-        found = keras.activations.get(value)
+        function = keras.activations.get(value)
     except (TypeError, ValueError) as error:
-        raise wrong from error
-    if isinstance(found, keras.layers.Layer) and (found.variables or not found.built):
+        raise invalid from error
+    if isinstance(function, keras.layers.Layer) and (function.variables or not function.built):
         raise ValueError(
-            f"{name} must be a function without variables, got the layer {found!r}, which has some "
-            "or makes them when it is built"
+            f"{name} must be a function without variables, got the layer {function!r}, which has "
+            "variables or creates them in build()"
         )
-    return found
+    return function
 
 
-def initializer(name, value):
-    """The initializer that a layer's argument names.
+def initializer(name: str, value) -> Callable:
+    """Resolves an initializer argument.
 
     Args:
-        name: of the argument, for the error.
-        value: what Keras takes for an initializer: a name, an object, a class, a function of shape
-            and dtype, an array, a serialised one, or `None` for Keras' default.
+        name: the argument's name, for the error.
+        value: any Keras initializer identifier: a name, an object, a class, a function of shape
+            and dtype, an array, a serialized initializer, or `None` for Keras' default.
 
     Returns:
         A `keras.initializers.Initializer`, or a function of shape and dtype.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: the value is not an initializer.
     """
     try:
         return keras.initializers.get("glorot_uniform" if value is None else value)
@@ -129,16 +131,16 @@ def initializer(name, value):
         ) from error
 
 
-def last_dimension(name, shape, rank=None):
-    """The width of the inputs that a layer is built for.
+def last_dimension(name: str, shape, rank: int | None = None) -> int:
+    """Returns the last dimension of the input shape that a layer is built with.
 
     Args:
-        name: of the inputs, for the error: "inputs of moe".
+        name: the input's name, for the error: "inputs of moe".
         shape: tuple, list or `tf.TensorShape`.
-        rank: how many dimensions the shape must have; `None` for any number.
+        rank: the required rank; `None` for any.
 
     Raises:
-        ValueError: if it is none of these, its last dimension is unknown or 0, or its rank another.
+        ValueError: the shape has another type or rank, or its last dimension is unknown or 0.
     """
     if isinstance(shape, tf.TensorShape):
         shape = None if shape.rank is None else tuple(shape)
@@ -150,19 +152,19 @@ def last_dimension(name, shape, rank=None):
     return int(width)
 
 
-def float_tensor(name, value, dtype):
-    """The inputs of a layer in the type that it computes in.
+def float_tensor(name: str, value, dtype) -> tf.Tensor:
+    """Casts the inputs of a layer to its compute dtype.
 
     Args:
-        name: of the inputs, for the error: "inputs of moe".
-        value: a tensor, array or nested list of any number type.
-        dtype: of the result, a layer's `compute_dtype`.
+        name: the input's name, for the error: "inputs of moe".
+        value: a tensor, array or nested list of any numeric type.
+        dtype: the dtype of the result: the layer's `compute_dtype`.
 
     Returns:
         A dense tensor.
 
     Raises:
-        ValueError: for a sparse or ragged tensor.
+        ValueError: the value is a sparse or ragged tensor.
     """
     if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
         convert = "tf.sparse.to_dense(…)" if isinstance(value, tf.SparseTensor) else ".to_tensor()"

@@ -1,12 +1,12 @@
-"""Which tokens go to which experts: what a gate decides, and all that the rest of a mixture needs.
+"""Assignments of tokens to experts: a gate's decision, and the dispatch and combine that follow it.
 
 Axes: T tokens, E experts, K experts per token, C rows per expert, A assignments, D model, G groups.
 
 An assignment is a pair of a token and an expert, with a weight. Assignments are sorted by expert
-once; then the rows of one expert lie side by side. Nothing here depends on how the load is spread
-over the experts. Where every token has K experts, both directions and both gradients are gathers of
-rows: no one-hot tensor, no scatter, no padding to a capacity. Where tokens have differing numbers
-of experts, sums by token are segment sums.
+once, so that the rows of one expert are contiguous. The cost does not depend on how the load is
+distributed over the experts. If every token has K experts, dispatch, combine and their gradients
+are gathers of rows: no one-hot tensor, no scatter, no padding to a capacity. If the number of
+experts varies by token, sums by token are segment sums.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from tfmoe.ops.segments import segment_ids
 
 
 class Assignments(NamedTuple):
-    """Assignments sorted by expert; within an expert, by token where every token has K experts.
+    """Assignments sorted by expert; within an expert, by token if every token has K experts.
 
     Attributes:
         tokens: `[A]` int32, the token of each assignment.
-        weights: `[A]` float, its weight `G(x)_i`.
-        counts: `[E]` int32, the assignments of each expert. The assignments from `sum(counts)` on
-            are dropped: no expert computes them.
+        weights: `[A]` float, the weight `G(x)_i` of each assignment.
+        counts: `[E]` int32, the number of assignments of each expert. The assignments from
+            `sum(counts)` on are dropped: no expert computes them.
         num_tokens: `[]` int32, T.
-        slots: `[T, K]` int32, the index of each token's assignments in `tokens`; `None` where
-            tokens have differing numbers of experts.
-        rows_per_expert: `[]` int32, C where every expert takes C rows of the global batch; else
+        slots: `[T, K]` int32, the indices of each token's assignments in `tokens`; `None` if the
+            number of experts varies by token.
+        rows_per_expert: `[]` int32, C if every expert takes C rows of the global batch; else
             `None`.
     """
 
@@ -38,27 +38,27 @@ class Assignments(NamedTuple):
     slots: tf.Tensor | None = None
     rows_per_expert: tf.Tensor | None = None
 
-    def num_kept(self):
+    def num_kept(self) -> tf.Tensor:
         """`[]` int32, the number of assignments that are not dropped."""
         return tf.reduce_sum(self.counts)
 
-    def experts(self):
+    def experts(self) -> tf.Tensor:
         """`[sum(counts)]` int32, the expert of each assignment that is not dropped."""
         return segment_ids(self.counts)
 
-    def sum_by_expert(self, values):
-        """`[A]` values to `[E]` sums; dropped assignments do not count."""
+    def sum_by_expert(self, values: tf.Tensor) -> tf.Tensor:
+        """Sums `[A]` values to `[E]`; dropped assignments do not count."""
         kept = values[: self.num_kept()]
         return tf.math.unsorted_segment_sum(kept, self.experts(), tf.size(self.counts))
 
-    def sum_by_token(self, rows):
-        """`[A, ...]` rows to `[T, ...]` sums."""
+    def sum_by_token(self, rows: tf.Tensor) -> tf.Tensor:
+        """Sums `[A, ...]` rows to `[T, ...]`."""
         if self.slots is not None:
             return tf.reduce_sum(tf.gather(rows, self.slots), axis=1)
         return tf.math.unsorted_segment_sum(rows, self.tokens, self.num_tokens)
 
-    def by_token(self):
-        """The assignments that are not dropped, sorted by token.
+    def by_token(self) -> tuple:
+        """Returns the assignments that are not dropped, sorted by token.
 
         Returns:
             Three tensors `[sum(counts)]`: tokens (int32), experts (int32), weights.
@@ -66,17 +66,17 @@ class Assignments(NamedTuple):
         kept = self.num_kept()
         tokens = self.tokens[:kept]
         order = tf.argsort(tokens, stable=True)
-        every = (tokens, self.experts(), self.weights[:kept])
-        return tuple(tf.gather(each, order) for each in every)
+        by_expert = (tokens, self.experts(), self.weights[:kept])
+        return tuple(tf.gather(values, order) for values in by_expert)
 
-    def dispatch(self, x):
-        """Copies the row of each token to its assignments.
+    def dispatch(self, x: tf.Tensor) -> tf.Tensor:
+        """Copies each token's row to its assignments.
 
         Args:
             x: `[T, D]` floating point.
 
         Returns:
-            `[A, D]`, like `x`, sorted by expert.
+            `[A, D]`, the dtype of `x`, sorted by expert.
         """
 
         @tf.custom_gradient
@@ -85,14 +85,14 @@ class Assignments(NamedTuple):
 
         return gather(x)
 
-    def combine(self, y):
-        """The weighted sum of each token's rows: the way back from `dispatch`.
+    def combine(self, y: tf.Tensor) -> tf.Tensor:
+        """Computes the weighted sum of each token's rows.
 
         Args:
             y: `[A, D]` floating point, sorted by expert; 0 in the rows of dropped assignments.
 
         Returns:
-            `[T, D]`, like `y`; 0 for a token without an expert.
+            `[T, D]`, the dtype of `y`; 0 for a token without an expert.
         """
 
         @tf.custom_gradient
@@ -106,12 +106,11 @@ class Assignments(NamedTuple):
         return weighted_sum(y, tf.cast(self.weights, y.dtype))
 
 
-def assign_tokens(experts, weights, num_experts):
-    """The assignments where every token selects K experts.
+def assign_tokens(experts: tf.Tensor, weights: tf.Tensor, num_experts: int) -> Assignments:
+    """Returns the assignments of tokens that select K experts each.
 
-    `tf.dynamic_partition` keeps the order within a part, so it sorts, in a tenth of the time that
-    `tf.argsort` takes for 16384 assignments to 64 experts. An id outside `[0, num_experts]` is an
-    error there.
+    `tf.dynamic_partition` keeps the order within a partition, so it is a stable sort. It takes a
+    tenth of the time of `tf.argsort` for 16384 assignments to 64 experts.
 
     Args:
         experts: `[T, K]` int32 expert ids, distinct within a row. The id `num_experts` drops the
@@ -119,8 +118,8 @@ def assign_tokens(experts, weights, num_experts):
         weights: `[T, K]` float.
         num_experts: E, a Python integer.
 
-    Returns:
-        `Assignments`.
+    Raises:
+        tf.errors.InvalidArgumentError: an id is outside `[0, num_experts]`.
     """
     k = tf.maximum(tf.shape(experts)[1], 1)
     flat = tf.reshape(experts, [-1])
@@ -136,24 +135,26 @@ def assign_tokens(experts, weights, num_experts):
     )
 
 
-def assign_mask(mask, probability, first_expert=0, num_experts=None):
-    """The assignments that a mask selects.
+def assign_mask(
+    mask: tf.Tensor,
+    probability: tf.Tensor,
+    first_expert: int | tf.Tensor = 0,
+    num_experts: int | None = None,
+) -> Assignments:
+    """Returns the assignments that a mask selects.
 
     Args:
-        mask: `[T, N]` bool, for the N experts that a token can choose from.
-        probability: `[T, N]` float, from which the weights are taken.
-        first_expert: int32 `[T]` or scalar: the number of the first of these experts.
-        num_experts: E, of all experts; `None` for N.
-
-    Returns:
-        `Assignments`.
+        mask: `[T, N]` bool, for the N experts that a token can select.
+        probability: `[T, N]` float, the weights where the mask is true.
+        first_expert: int32 `[T]` or scalar: the id of the first of these N experts.
+        num_experts: E, the total number of experts; `None` for N.
     """
     num_experts = mask.shape[1] if num_experts is None else num_experts
-    places = tf.where(mask)
+    indices = tf.where(mask)
     first = tf.broadcast_to(first_expert, [tf.shape(mask)[0]])
-    rows = tf.cast(places[:, 0], tf.int32)
-    experts = tf.cast(places[:, 1], tf.int32) + tf.gather(first, rows)
-    weights = tf.gather_nd(probability, places)
+    rows = tf.cast(indices[:, 0], tf.int32)
+    experts = tf.cast(indices[:, 1], tf.int32) + tf.gather(first, rows)
+    weights = tf.gather_nd(probability, indices)
     by_expert = assign_tokens(experts[:, None], weights[:, None], num_experts)
     return Assignments(
         tokens=tf.gather(rows, by_expert.tokens),
@@ -163,18 +164,16 @@ def assign_mask(mask, probability, first_expert=0, num_experts=None):
     )
 
 
-def renormalised(assignments):
-    """Divides the weight of each assignment by the sum of its token's weights (eq 16)."""
+def renormalize_weights(assignments: Assignments) -> Assignments:
+    """Divides each weight by the sum of the weights of its token (eq 16)."""
     total = assignments.sum_by_token(assignments.weights)
     weights = tf.math.divide_no_nan(assignments.weights, tf.gather(total, assignments.tokens))
     return assignments._replace(weights=weights)
 
 
-def in_order(assignments):
-    """The assignments by token within an expert, also where tokens have differing numbers of
-    experts.
-    """
-    if assignments.slots is not None:  # they are
+def sort_by_token(assignments: Assignments) -> Assignments:
+    """Sorts the assignments of each expert by token. They stay sorted by expert."""
+    if assignments.slots is not None:  # already sorted
         return assignments
     num_kept, size = assignments.num_kept(), tf.size(assignments.tokens)
     by_token = tf.argsort(assignments.tokens[:num_kept], stable=True)
@@ -186,16 +185,13 @@ def in_order(assignments):
     )
 
 
-def drop(assignments, kept):
-    """Drops assignments: they lie behind all others afterwards.
+def drop(assignments: Assignments, kept: tf.Tensor) -> Assignments:
+    """Drops assignments by moving them behind all others.
 
     Args:
-        assignments: `Assignments`.
-        kept: `[A]` bool, `False` where an assignment is dropped; it has to be `False` for those
-            that are dropped already.
-
-    Returns:
-        `Assignments`.
+        assignments: the assignments.
+        kept: `[A]` bool, `False` for the assignments to drop; must be `False` for assignments that
+            are already dropped.
     """
     index = tf.range(tf.size(kept))
     order = tf.concat(tf.dynamic_partition(index, tf.cast(~kept, tf.int32), 2), axis=0)
@@ -216,16 +212,17 @@ def drop(assignments, kept):
     )
 
 
-def compose(outer, inner):
-    """The assignments of a hierarchical mixture, tokens to experts, from those of its two levels.
+def compose(outer: Assignments, inner: Assignments) -> Assignments:
+    """Composes the assignments of the two levels of a hierarchical mixture.
 
     Args:
-        outer: `Assignments` of T tokens to groups.
-        inner: `Assignments` of the rows that `outer` does not drop, in its order, to the experts of
-            all groups.
+        outer: assigns T tokens to groups.
+        inner: assigns the rows that `outer` keeps, in the order of `outer`, to the experts of all
+            groups.
 
     Returns:
-        `Assignments` of T tokens to experts, with the product of both weights (eq 12).
+        The assignments of T tokens to experts. Each weight is the product of the weights at both
+        levels (eq 12).
     """
     weights = tf.gather(outer.weights, inner.tokens) * inner.weights
     return Assignments(
@@ -236,8 +233,8 @@ def compose(outer, inner):
     )
 
 
-def permute(x, order, inverse):
-    """`x[order]` along the first axis, with a gather for its gradient.
+def permute(x: tf.Tensor, order: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
+    """Computes `x[order]` along the first axis; the gradient is a gather too.
 
     Args:
         x: `[A, ...]`.

@@ -1,55 +1,60 @@
-"""How evenly the experts are used: losses and measures, all functions of sums over a batch.
+"""Load balancing: losses and metrics of expert use, as functions of sums over a batch.
 
 Axes: E experts, G groups of a hierarchical mixture.
 
-`sums` are those of a `tfmoe.gating.Routing`, added up over the global batch. Losses act on their
-last axis: sums of a single gate, `[E]`, give a scalar; those of the G gates of a hierarchical
-mixture's inner level, `[G, E]`, give `[G]`.
+`sums` is the dictionary of a `tfmoe.gating.Routing`, added up over the global batch. Losses reduce
+the last axis. The sums of a single gate, `[E]`, give a scalar; those of the G gates at the inner
+level of a hierarchical mixture, `[G, E]`, give `[G]`.
 """
 
 import tensorflow as tf
 
 
-def cv_squared(x):
+def cv_squared(x: tf.Tensor) -> tf.Tensor:
     """The squared coefficient of variation: population variance over squared mean (eq 7 and 11).
 
     Args:
         x: `[..., E]` non-negative floating point, such as an importance vector.
 
     Returns:
-        `[...]`; 0 where the mean is 0 (no token was routed) and for a single component.
+        `[...]`; 0 where the mean is 0 (no token was routed) or E is 1.
     """
     mean = tf.reduce_mean(x, axis=-1)
     return tf.math.divide_no_nan(tf.math.reduce_variance(x, axis=-1), mean * mean)
 
 
-def importance_loss(sums):
-    """`CV(Importance(X))²` (eq 7), of `importance`."""
+def importance_loss(sums: dict) -> tf.Tensor:
+    """`CV(Importance(X))²` (eq 7), computed from `importance`."""
     return cv_squared(sums["importance"])
 
 
-def load_loss(sums):
-    """`CV(Load(X))²` (eq 11), of `smooth_load`, the estimate of eq 10; of the plain count `load`,
-    which has no gradient, where a gate has no estimate.
+def load_loss(sums: dict) -> tf.Tensor:
+    """`CV(Load(X))²` (eq 11), computed from `smooth_load`, the differentiable estimate of eq 10.
+
+    A gate without this estimate gets the loss of the token counts `load`, which has no gradient.
     """
     return cv_squared(sums.get("smooth_load", sums["load"]))
 
 
-def load_balance_loss(sums, load="load"):
-    """`n · Σ_i f_i p_i` (Fedus et al. 2021, eq 4): f_i is the share of the tokens that go to expert
-    i (of the sum named `load`), p_i its mean probability (of `probability`).
+def load_balance_loss(sums: dict, load: str = "load") -> tf.Tensor:
+    """`n · Σ_i f_i p_i` (Fedus et al. 2021, eq 4): f_i is the fraction of the tokens that go to
+    expert i, p_i its mean probability.
+
+    Args:
+        sums: sums over the global batch, among them `tokens` and `probability`.
+        load: the key of the sums from which f_i is computed.
     """
     num_experts = sums[load].shape[-1]
     dot = tf.reduce_sum(sums[load] * sums["probability"], axis=-1)
     return num_experts * tf.math.divide_no_nan(dot, sums["tokens"] ** 2)
 
 
-def weighted_losses(sums, *weighted):
+def weighted_losses(sums: dict, *weighted: tuple) -> tf.Tensor | None:
     """The weighted sum of losses.
 
     Args:
-        sums: of the global batch.
-        *weighted: pairs of a weight, a Python number, and a loss, a function of the sums.
+        sums: sums over the global batch.
+        *weighted: pairs `(weight, loss)` of a Python number and a function of the sums.
 
     Returns:
         The sum of the losses whose weight is not 0; `None` if every weight is 0.
@@ -58,22 +63,24 @@ def weighted_losses(sums, *weighted):
     return tf.add_n(losses) if losses else None
 
 
-def add_losses(*losses):
-    """The sum of scalar losses, `None` counting as no loss; `None` if there is none."""
+def add_losses(*losses: tf.Tensor | None) -> tf.Tensor | None:
+    """The sum of the scalar losses that are not `None`; `None` if all are."""
     losses = [loss for loss in losses if loss is not None]
     return tf.add_n(losses) if losses else None
 
 
-def hierarchical_load(primary_load, secondary_load, group_sizes):
+def hierarchical_load(
+    primary_load: tf.Tensor, secondary_load: tf.Tensor, group_sizes: tf.Tensor
+) -> tf.Tensor:
     """`Load_H(X)_ij = Load_primary(X)_i · Load_i(X⁽ⁱ⁾)_j / |X⁽ⁱ⁾|` (eq 14).
 
     Args:
         primary_load: `[G]`.
-        secondary_load: `[G, E/G]`, from the tokens that went to each group.
-        group_sizes: `[G]`, how many tokens went to each group: a count, not the estimate.
+        secondary_load: `[G, E/G]`, from the tokens that each group received.
+        group_sizes: `[G]`, the tokens that each group received: counts, not estimates.
 
     Returns:
-        `[E]`; 0 for the experts of a group that no token went to.
+        `[E]`; 0 for the experts of a group that received no token.
     """
     share = tf.math.divide_no_nan(
         secondary_load, tf.cast(group_sizes, secondary_load.dtype)[:, None]
@@ -81,8 +88,8 @@ def hierarchical_load(primary_load, secondary_load, group_sizes):
     return tf.reshape(primary_load[:, None] * share, [-1])
 
 
-def use_of_experts(importance, load):
-    """Measures of how evenly the experts of a mixture are used.
+def balance_metrics(importance: tf.Tensor, load: tf.Tensor) -> dict:
+    """Metrics of how evenly a mixture uses its experts.
 
     Args:
         importance: `[E]`, eq 6.
@@ -90,7 +97,7 @@ def use_of_experts(importance, load):
 
     Returns:
         `{name: scalar}`: `cv_importance`, `cv_load` (coefficients of variation),
-        `max_over_mean_load` and `unused_experts` (fraction that receives no token).
+        `max_over_mean_load` and `unused_experts` (fraction of experts that receive no token).
     """
     mean = tf.reduce_mean(load)
     return {

@@ -1,10 +1,10 @@
-"""Derivatives of experts beyond the gradient that is written by hand.
+"""Derivatives of experts that the hand-written gradient does not cover.
 
-Axes: A rows (assignments), E experts, D model, N outputs, C rows of the expert that has the most.
+Axes: A rows (assignments), E experts, D model, N outputs, C rows of the expert with the most rows.
 
-Three kinds of derivatives cannot go that way: derivatives of the loop's gradient, forward mode, and
-gradients that TensorFlow vectorizes for a Jacobian. They go through `padded_ffn`, which consists of
-ordinary operations, is slower, and agrees to rounding.
+There are three: derivatives of the loop's gradient, forward mode, and gradients that TensorFlow
+vectorizes for a Jacobian. They use `padded_ffn`, which consists of ordinary operations. It is
+slower, and its results agree up to rounding.
 """
 
 import re
@@ -15,16 +15,15 @@ ZERO = tf.UnconnectedGradients.ZERO
 
 
 def padded_ffn(network, counts, x, stacks):
-    """`expert_ffn` by ordinary operations, which TensorFlow can differentiate in every way.
+    """`expert_ffn` with ordinary operations, for which TensorFlow has all derivatives.
 
-    All experts run together, each on C rows: its own, and its first again where it has fewer.
+    All experts run together, each on C rows; an expert with fewer rows repeats its first row.
     """
-    place = tf.range(tf.maximum(tf.reduce_max(counts), 1))
-    is_used = place < counts[:, None]
+    offsets = tf.range(tf.maximum(tf.reduce_max(counts), 1))
+    is_used = offsets < counts[:, None]
     starts = tf.cumsum(counts, exclusive=True)
-    rows = tf.gather(
-        tf.pad(x, [[0, 1], [0, 0]]), starts[:, None] + tf.where(is_used, place, 0)
-    )  # the row of padding is for experts without rows after the last row
+    # An expert without rows can start behind the last row: one row of padding is there for it.
+    rows = tf.gather(tf.pad(x, [[0, 1], [0, 0]]), starts[:, None] + tf.where(is_used, offsets, 0))
     parameters = [*stacks[: network.depth], *(bias[:, None] for bias in stacks[network.depth :])]
     y = network.layer_sums(rows, parameters)[-1]
     y = tf.boolean_mask(y, is_used)
@@ -32,7 +31,7 @@ def padded_ffn(network, counts, x, stacks):
 
 
 def padded_gradient(network, counts, x, dy, *stacks):
-    """The gradient of `padded_ffn`: of `x` and of the stacks."""
+    """The gradient of `padded_ffn` with respect to `x` and the stacks."""
     with tf.GradientTape() as tape:
         tape.watch([x, *stacks])
         y = padded_ffn(network, counts, x, stacks)
@@ -40,7 +39,7 @@ def padded_gradient(network, counts, x, dy, *stacks):
 
 
 def differentiable(backward, network, counts):
-    """`backward(x, dy, *stacks)` with derivatives: those of `padded_gradient`."""
+    """Wraps `backward(x, dy, *stacks)` so that its derivatives are those of `padded_gradient`."""
 
     @tf.custom_gradient
     def first_order(*tensors):
@@ -56,26 +55,29 @@ def differentiable(backward, network, counts):
 
 
 def has_tangents(tensors):
-    """Whether a `tf.autodiff.ForwardAccumulator` follows one of the tensors: it asks for a gradient
-    as soon as an operation is recorded.
+    """Whether a `tf.autodiff.ForwardAccumulator` watches one of the tensors.
+
+    An accumulator requests the gradient of an operation as soon as the operation is recorded.
     """
-    asked = []
+    requests = []
 
     @tf.custom_gradient
     def probe(*tensors):
         def gradient(_):
-            asked.append(True)
+            requests.append(True)
             return [None] * len(tensors)
 
         return tensors[0], gradient
 
     if tensors:
         probe(*tensors)
-    return bool(asked)
+    return bool(requests)
 
 
 def in_vectorized_loop():
-    """Whether TensorFlow will vectorize what is being traced, as `tf.GradientTape.jacobian` does:
-    it traces under this name. It fails on slices without rows and on a loop with arrays.
+    """Whether TensorFlow will vectorize the traced operations, as `tf.GradientTape.jacobian` does.
+
+    It traces them in a name scope `loop_body`. Vectorization fails on slices without rows and on a
+    loop with arrays.
     """
     return re.search(r"(^|/)loop_body(_\d+)?(/|$)", tf.get_current_name_scope()) is not None

@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Elements of a kernel from which a product with its transpose runs as a batch of one.
+# Kernels with at least this many elements multiply with their transpose as a batch of one.
 LARGE_KERNEL = 2**18
 ZERO = tf.UnconnectedGradients.ZERO
 
 
 class Network(NamedTuple):
-    """The feed-forward network of one expert. Its `parameters` are `depth` kernels, then, with
-    biases, as many biases.
+    """The feed-forward network of one expert.
 
-    `forward` and `backward` are steps of one expert for `unrolled` and `looped`.
+    Its `parameters` are `depth` kernels, followed by `depth` biases if `use_bias`. `forward` and
+    `backward` are the steps that `unrolled` and `looped` run for each expert.
     """
 
     depth: int
@@ -26,7 +26,7 @@ class Network(NamedTuple):
     keeps_hidden: bool
 
     def layer_sums(self, rows, parameters):
-        """`x_i · kernel_i + bias_i` of every layer, for the `[M, D]` rows of one expert."""
+        """Computes `x_i · kernel_i + bias_i` of every layer, for the `[M, D]` rows of an expert."""
         sums = []
         for i in range(self.depth):
             inputs = self.activation(sums[-1]) if i else rows
@@ -35,12 +35,12 @@ class Network(NamedTuple):
         return sums
 
     def forward(self, rows, _, parameters):
-        """Of `[rows]`: the outputs; keeps the sums of the hidden layers."""
+        """Computes the outputs for `[rows]`; keeps the sums of the hidden layers."""
         *hidden, y = self.layer_sums(rows[0], parameters)
         return y, hidden if self.keeps_hidden else [], []
 
     def backward(self, rows, hidden, parameters):
-        """Of `[rows, dy]`: the gradients of the rows and of the parameters."""
+        """Computes the gradients of the rows and of the parameters from `[rows, dy]`."""
         rows, dsum = rows
         if not self.keeps_hidden:
             hidden = self.layer_sums(rows, parameters)[:-1]
@@ -60,9 +60,9 @@ class Network(NamedTuple):
 def matmul_transposed(x, kernel):
     """`x · kernelᵀ`: `[M, N]` and `[D, N]` to `[M, D]`.
 
-    A large kernel goes through a batched product with a batch of one, which on a CPU runs 1.4 times
-    (M = 128) to 2.2 times (M = 16) as fast as the plain product with a transposed second operand;
-    for a small one the two reshapes cost more than that.
+    For a large kernel this is a batched product with a batch of one. On a CPU it runs 1.4 times
+    (M = 128) to 2.2 times (M = 16) as fast as the plain product with a transposed second operand.
+    For a small kernel the two reshapes would cost more than this saves.
     """
     if kernel.shape.num_elements() < LARGE_KERNEL:
         return tf.matmul(x, kernel, transpose_b=True)

@@ -1,4 +1,4 @@
-"""Which experts a token selects, and which tokens an expert takes.
+"""Selections: the experts that a token selects, and the tokens that an expert selects.
 
 Axes: T tokens, E experts, K selected experts per token.
 """
@@ -6,8 +6,8 @@ Axes: T tokens, E experts, K selected experts per token.
 import tensorflow as tf
 
 
-def top_k_gates(logits, k):
-    """The k highest logits of each row and the softmax over them (eq 3 and 5: softmax after
+def top_k_gates(logits: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the k highest logits of each row, normalized by a softmax (eq 3 and 5: softmax after
     KeepTopK).
 
     Args:
@@ -15,54 +15,59 @@ def top_k_gates(logits, k):
         k: experts to keep, a Python integer in 1..E.
 
     Returns:
-        `experts` `[T, K]` int32, by falling logit, the lower id first among equals, and `gates`
+        `experts` `[T, K]` int32, by descending logit, the lower id first in a tie; and `gates`
         `[T, K]`, which sum to 1 over K.
     """
     values, experts = tf.math.top_k(logits, k)
     return experts, tf.nn.softmax(values)
 
 
-def normal_cdf(x):
-    """Φ(x), the cumulative distribution of the standard normal, exact in both tails."""
+def normal_cdf(x: tf.Tensor) -> tf.Tensor:
+    """Φ(x), the cumulative distribution of the standard normal, accurate in both tails."""
     return 0.5 * tf.math.erfc(-x / tf.sqrt(tf.constant(2.0, x.dtype)))
 
 
-def probability_in_top_k(clean_logits, noisy_logits, noise_stddev, k):
-    """P(x, i): the probability that expert i is selected if its own noise is drawn anew (eq 8-9).
+def probability_in_top_k(
+    clean_logits: tf.Tensor, noisy_logits: tf.Tensor, noise_stddev: tf.Tensor, k: int
+) -> tf.Tensor:
+    """P(x, i): the probability that expert i is selected when only its own noise is redrawn
+    (eq 8-9).
 
     `P(x, i) = Φ((clean_i - kth_excluding(noisy, k, i)) / stddev_i)`, where `kth_excluding` is the
-    k-th highest of the *other* experts' noisy logits. For an expert that is among the top k this is
-    the (k+1)-th highest of all, for any other expert the k-th highest: with only one of the two the
-    estimate is biased.
+    k-th highest of the *other* experts' noisy logits. For an expert in the top k this is the
+    (k+1)-th highest of all logits; for any other expert it is the k-th highest. Using one of the
+    two for all experts would bias the estimate.
 
     Args:
         clean_logits: `[T, E]`, `x·W_g`.
-        noisy_logits: `[T, E]`, what the selection was made with.
-        noise_stddev: `[T, E]`, not negative. A learned one can shrink to 0: below 1e-6 it counts as
-            1e-6, where P is 0 or 1 but for ties and every gradient stays finite.
+        noisy_logits: `[T, E]`, the logits that the experts were selected by.
+        noise_stddev: `[T, E]`, not negative. A learned value can shrink to 0: values below 1e-6
+            count as 1e-6, where P is 0 or 1 except in a tie, and every gradient stays finite.
         k: selected experts per token, 1 <= k < E.
 
     Returns:
         `[T, E]` in 0..1, differentiable in all three tensors.
     """
     highest = tf.math.top_k(noisy_logits, k + 1).values
-    kth, next_one = highest[:, k - 1 : k], highest[:, k : k + 1]
-    others_kth = tf.where(noisy_logits > next_one, next_one, kth)
-    return normal_cdf((clean_logits - others_kth) / tf.maximum(noise_stddev, 1e-6))
+    kth, next_highest = highest[:, k - 1 : k], highest[:, k : k + 1]
+    kth_excluding = tf.where(noisy_logits > next_highest, next_highest, kth)
+    return normal_cdf((clean_logits - kth_excluding) / tf.maximum(noise_stddev, 1e-6))
 
 
-def top_rows_of_experts(probability, num_taken):
-    """The best rows of each expert (eq 18).
+def top_rows_of_experts(
+    probability: tf.Tensor, num_rows: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Selects the rows with the highest probabilities for each expert (eq 18).
 
     Args:
-        probability: `[G, N, E]` floating point; each group is a batch of its own.
-        num_taken: C, rows that each expert takes, at most N.
+        probability: `[G, N, E]` floating point; each of the G groups is a separate batch.
+        num_rows: C, the rows that each expert selects, at most N.
 
     Returns:
-        Their probabilities `[G, E, C]`, and the rows `[G, E, C]` int32, numbers in 0..N-1, by
-        falling probability, the lower number first among equals.
+        The selected probabilities `[G, E, C]`; and the rows `[G, E, C]` int32, indices in 0..N-1,
+        by descending probability, the lower index first in a tie.
     """
     by_expert = tf.transpose(probability, [0, 2, 1])
-    # Not the values of `top_k`, whose gradient fails where there are no rows.
-    rows = tf.math.top_k(tf.stop_gradient(by_expert), num_taken).indices
+    # The gradient of the values of `top_k` fails if there are no rows, so they are gathered.
+    rows = tf.math.top_k(tf.stop_gradient(by_expert), num_rows).indices
     return tf.gather(by_expert, rows, batch_dims=2), rows

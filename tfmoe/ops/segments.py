@@ -1,17 +1,19 @@
-"""Segments: runs of neighbouring rows that belong together."""
+"""Segments: consecutive rows that belong together."""
 
 import tensorflow as tf
 
 
-def segment_ids(lengths):
-    """The segment of each row. `tf.repeat` gives the same by a mask of segments and the longest
-    length: in time and memory that grow with the longest, and by three times as many operations.
+def segment_ids(lengths: tf.Tensor) -> tf.Tensor:
+    """The segment of each row.
+
+    `tf.repeat` gives the same result, but builds a mask of segments times the longest length: its
+    time and memory grow with the longest segment, and it needs three times as many operations.
 
     Args:
-        lengths: `[S]` int32, the rows of each segment; some may be 0.
+        lengths: `[S]` int32, the number of rows in each segment; can be 0.
 
     Returns:
-        `[sum(lengths)]` int32, rising from 0 to at most S - 1.
+        `[sum(lengths)]` int32, ascending, in 0..S-1.
     """
     ends = tf.expand_dims(tf.cumsum(lengths), 0)
     rows = tf.expand_dims(tf.range(tf.reduce_sum(lengths)), 0)

@@ -1,30 +1,30 @@
-"""What Keras layers keep in lists and dictionaries, shown to TensorFlow.
+"""Makes the containers of Keras layers visible to TensorFlow's checkpoints.
 
-TensorFlow's checkpoints and SavedModels hold what they reach from an object through its attributes.
-Keras replaces lists and dictionaries by containers of its own, which TensorFlow does not look into.
-Nor does it look into Keras' metrics and random generators.
+TensorFlow's checkpoints and SavedModels store the variables that they reach through an object's
+attributes. Keras replaces lists and dictionaries by its own containers, which TensorFlow does not
+search. TensorFlow does not search Keras' metrics and random generators either.
 """
 
 import keras
 import tensorflow as tf
 
 
-def track(layer, **children):
-    """Lets TensorFlow reach what a layer or model keeps in containers, so that
-    `tf.train.Checkpoint(layer)` stores it.
+def track(layer: keras.Layer, **children) -> None:
+    """Makes children of a layer or model reachable for TensorFlow, so that
+    `tf.train.Checkpoint(layer)` stores them.
 
-    Keras sees nothing of this: weights, their order, their paths and the layout of `.keras` and
-    `.weights.h5` files stay as they are. Further calls add children.
+    Nothing changes for Keras: weights, their order, their paths and the layout of `.keras` and
+    `.weights.h5` files stay the same. Further calls add children.
 
     Args:
         layer: a Keras layer or model.
-        **children: layers, variables, random generators and metrics, or lists and dictionaries
-            (with strings for keys) of them, each under its name in the checkpoint. `None` is left
-            out.
+        **children: layers, variables, random generators, metrics, or lists and dictionaries (with
+            string keys) of them. The argument's name is the name in the checkpoint. `None` is
+            ignored.
     """
     module = getattr(layer, "_tracked_by_tensorflow", None)
     if module is None:
-        # Keras neither wraps a module nor writes it into files; TensorFlow tracks its attributes.
+        # Keras neither wraps a module nor saves it; TensorFlow tracks the module's attributes.
         module = tf.Module(name="tracked")
         layer._tracked_by_tensorflow = module
     for name, child in children.items():
@@ -33,11 +33,13 @@ def track(layer, **children):
 
 
 def trackable(child):
-    """A child of `track` as TensorFlow tracks it, with plain containers all the way down."""
+    """Converts a child of `track` to an object that TensorFlow tracks, with plain containers at
+    every level.
+    """
     if isinstance(child, (list, tuple)):
-        return [trackable(each) for each in child]
+        return [trackable(item) for item in child]
     if isinstance(child, dict):
-        return {name: trackable(each) for name, each in child.items()}
+        return {name: trackable(item) for name, item in child.items()}
     if isinstance(child, keras.random.SeedGenerator):
         return child.state
     if isinstance(child, keras.metrics.Metric):

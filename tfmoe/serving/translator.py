@@ -8,7 +8,7 @@ import time
 
 import tensorflow as tf
 
-from tfmoe.ops.arguments import factor, non_negative, positive
+from tfmoe.ops.arguments import non_negative, positive, positive_or_none
 
 SECONDS_BETWEEN_REPORTS = 5
 
@@ -53,7 +53,7 @@ class Translator(tf.Module):
             "length_penalty": non_negative("length_penalty", length_penalty),
             "coverage_penalty": non_negative("coverage_penalty", coverage_penalty),
             "num_best": positive("num_best", num_best),
-            "pruning": factor("pruning", pruning),
+            "pruning": positive_or_none("pruning", pruning),
         }
         if num_best > beam_size:
             raise ValueError(f"num_best must be at most beam_size={beam_size}, got {num_best}")

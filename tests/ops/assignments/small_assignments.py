@@ -1,33 +1,32 @@
-"""Assignments of few tokens to few experts: what the tests of assignments share."""
+"""Small assignments, for the tests of assignments."""
 
 import numpy as np
 import tensorflow as tf
 
 from tfmoe.ops.assignments import Assignments, assign_tokens
 
-# Three tokens, two of three experts each, in assignments 0..5: experts 2 0 | 0 1 | 2 0.
+# Three tokens select two of three experts each: assignments 0..5 go to experts 2 0 | 0 1 | 2 0.
 # Sorted by expert, then by token: expert 0 has assignments 1, 2, 5; expert 1 has 3; expert 2 has
 # 0, 4.
 EXPERTS = tf.constant([[2, 0], [0, 1], [2, 0]])
 X = tf.constant([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 
 
-def numbered(experts, num_experts):
-    """Assignments whose weights are their numbers, `token * K + slot`."""
-    numbers = tf.range(tf.size(experts), dtype=tf.int32)
+def indexed_assignments(experts, num_experts):
+    """Assignments whose weights are their indices, `token * K + slot`."""
+    indices = tf.range(tf.size(experts), dtype=tf.int32)
     return assign_tokens(
-        experts, tf.cast(tf.reshape(numbers, tf.shape(experts)), tf.float32), num_experts
+        experts, tf.cast(tf.reshape(indices, tf.shape(experts)), tf.float32), num_experts
     )
 
 
 def check(assignments, **expected):
     for name, values in expected.items():
-        found = getattr(assignments, name)
-        np.testing.assert_array_equal(found, values, err_msg=name)
+        np.testing.assert_array_equal(getattr(assignments, name), values, err_msg=name)
 
 
 # Expert 0 has tokens 2 and 0, expert 1 none, expert 2 token 0; token 1 has no expert.
-DIFFERING = Assignments(
+VARYING = Assignments(
     tokens=tf.constant([2, 0, 0]),
     weights=tf.constant([0.5, 0.25, 2.0]),
     counts=tf.constant([2, 0, 1]),
@@ -44,4 +43,4 @@ EQUAL = Assignments(
 
 
 def by_token(assignments):
-    return [each.numpy().tolist() for each in assignments.by_token()]
+    return [values.numpy().tolist() for values in assignments.by_token()]

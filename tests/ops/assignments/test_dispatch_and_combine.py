@@ -1,17 +1,17 @@
-"""Rows of the experts, and their sums for the tokens."""
+"""Dispatch of rows to experts, and the combined rows of tokens."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from ops.assignments.small_assignments import DIFFERING, EQUAL, EXPERTS, X, check, numbered
+from ops.assignments.small_assignments import EQUAL, EXPERTS, VARYING, X, check, indexed_assignments
 
 from tfmoe.ops.assignments import Assignments, assign_tokens
 
-# Every token selects K experts.
+# Assignments where every token selects K experts.
 
 
 def test_assignments_are_sorted_by_expert_then_token():
-    assignments = numbered(EXPERTS, 3)
+    assignments = indexed_assignments(EXPERTS, 3)
     check(
         assignments,
         weights=[1, 2, 5, 3, 0, 4],
@@ -25,8 +25,8 @@ def test_assignments_are_sorted_by_expert_then_token():
     assert assignments.rows_per_expert is None
 
 
-def test_dropped_assignments_come_last_and_count_nowhere():
-    assignments = numbered(tf.constant([[3, 0], [0, 3]]), 3)
+def test_dropped_assignments_are_last_and_not_counted():
+    assignments = indexed_assignments(tf.constant([[3, 0], [0, 3]]), 3)
     check(
         assignments,
         weights=[1, 2, 0, 3],
@@ -38,10 +38,10 @@ def test_dropped_assignments_come_last_and_count_nowhere():
     assert assignments.num_kept().numpy() == 2
 
 
-def test_order_is_that_of_a_stable_sort():
+def test_the_sort_is_stable():
     experts = np.random.default_rng(0).integers(0, 51, (300, 4)).astype(np.int32)  # 50: dropped
     order = np.argsort(experts.ravel(), kind="stable")
-    assignments = numbered(tf.constant(experts), 50)
+    assignments = indexed_assignments(tf.constant(experts), 50)
     check(
         assignments,
         weights=order,
@@ -51,23 +51,23 @@ def test_order_is_that_of_a_stable_sort():
     )
 
 
-def test_gradient_of_the_weights_goes_to_where_they_came_from():
+def test_gradient_of_the_weights():
     weights = tf.constant([[0.5, 0.25], [1.0, 2.0], [0.0, 1.0]])
     with tf.GradientTape() as tape:
         tape.watch(weights)
         sorted_weights = assign_tokens(EXPERTS, weights, 3).weights
         total = tf.reduce_sum(sorted_weights * [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     np.testing.assert_array_equal(sorted_weights, [0.25, 1, 1, 2, 0.5, 0])
-    # Sorted places of the assignments 0 to 5, plus 1.
+    # The sorted index of assignments 0 to 5, plus 1.
     np.testing.assert_array_equal(tape.gradient(total, weights), [[5, 1], [2, 4], [6, 3]])
 
 
 def test_dispatch_copies_each_token_to_its_experts():
-    rows = numbered(EXPERTS, 3).dispatch(X)
+    rows = indexed_assignments(EXPERTS, 3).dispatch(X)
     np.testing.assert_array_equal(rows[:, 0], [1, 2, 3, 2, 1, 3])
 
 
-def test_combine_weighs_and_sums():
+def test_combine_by_hand():
     y = tf.constant([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
     weights = tf.constant([[0.5, 0.25], [1.0, 2.0], [0.0, 1.0]])
     # Token 0: 0.5 * y[4] + 0.25 * y[0]; token 1: 1 * y[1] + 2 * y[3]; token 2: 0 * y[5] + 1 * y[2].
@@ -76,7 +76,7 @@ def test_combine_weighs_and_sums():
 
 
 def one_hot_formula(x, weights, experts, num_experts):
-    """`out[t] = sum_k weights[t, k] * (experts[t, k] + 1) * x[t]`; a dropped one adds nothing."""
+    """`out[t] = sum_k weights[t, k] * (experts[t, k] + 1) * x[t]`, without dropped assignments."""
     scale = tf.reduce_sum(
         tf.one_hot(experts, num_experts, dtype=x.dtype)
         * tf.range(1, num_experts + 1, dtype=x.dtype),
@@ -104,9 +104,9 @@ def test_values_and_gradients_equal_the_one_hot_formula(compiled):
             sparse,
             [spec([None, 4], x.dtype), spec([None, 3], x.dtype), spec([None, 3], tf.int32)],
         )
-    got, expected = [], []
+    actual, expected = [], []
     for function, results in (
-        (sparse, got),
+        (sparse, actual),
         (lambda *args: one_hot_formula(*args, 5), expected),
     ):
         with tf.GradientTape() as tape:
@@ -114,12 +114,12 @@ def test_values_and_gradients_equal_the_one_hot_formula(compiled):
             out = function(x, weights, experts)
             loss = tf.reduce_sum(out**2)
         results += [out, *tape.gradient(loss, [x, weights])]
-    for a, b in zip(got, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_types_and_no_tokens(dtype):
+def test_dtypes_with_and_without_tokens(dtype):
     for num_tokens in (0, 3):
         x = tf.cast(X[:num_tokens], dtype)
         weights = tf.ones([num_tokens, 2], dtype)
@@ -133,23 +133,23 @@ def test_types_and_no_tokens(dtype):
         assert dx.shape == (num_tokens, 2)
 
 
-def test_weights_are_of_the_type_of_the_rows_in_combine():
+def test_combine_casts_the_weights_to_the_dtype_of_the_rows():
     assignments = assign_tokens(EXPERTS, tf.ones([3, 2]), 3)
     out = assignments.combine(assignments.dispatch(tf.cast(X, tf.bfloat16)))
     assert out.dtype == tf.bfloat16
     np.testing.assert_array_equal(tf.cast(out, tf.float32), 2 * X)
 
 
-def test_ids_out_of_range_are_an_error():
+def test_out_of_range_ids_raise_an_error():
     with pytest.raises(tf.errors.InvalidArgumentError, match="partitions"):
-        numbered(tf.constant([[4, 0]]), 3)
+        indexed_assignments(tf.constant([[4, 0]]), 3)
 
 
-# Tokens with differing numbers of experts.
+# Assignments where the number of experts varies by token.
 
 
 def test_experts_of_assignments():
-    np.testing.assert_array_equal(DIFFERING.experts(), [0, 0, 2])
+    np.testing.assert_array_equal(VARYING.experts(), [0, 0, 2])
     np.testing.assert_array_equal(EQUAL.experts(), [0, 0, 1, 1])
     none = Assignments(
         tf.zeros([0], tf.int32), tf.zeros([0]), tf.zeros([3], tf.int32), tf.constant(2)
@@ -157,15 +157,15 @@ def test_experts_of_assignments():
     assert none.experts().shape == (0,)
 
 
-def test_differing_numbers_by_hand():
-    rows = DIFFERING.dispatch(X)
+def test_varying_experts_per_token_by_hand():
+    rows = VARYING.dispatch(X)
     np.testing.assert_array_equal(rows[:, 0], [3, 1, 1])
     # Token 0: 0.25 * y[1] + 2 * y[2]; token 1: nothing; token 2: 0.5 * y[0].
-    out = DIFFERING.combine(tf.constant([[1.0], [2.0], [3.0]]))
+    out = VARYING.combine(tf.constant([[1.0], [2.0], [3.0]]))
     np.testing.assert_array_equal(out, [[6.5], [0.0], [0.5]])
 
 
-def test_equal_numbers_by_hand():
+def test_equal_rows_per_expert_by_hand():
     x = tf.constant([[1.0], [2.0], [3.0], [4.0]])
     np.testing.assert_array_equal(EQUAL.dispatch(x), [[3.0], [1.0], [1.0], [4.0]])
     # Token 0: 0.5 * 20 + 0.25 * 30; token 2: 1 * 10; token 3: 0 * 40.
@@ -175,7 +175,7 @@ def test_equal_numbers_by_hand():
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("equal", [False, True])
-def test_differing_numbers_have_the_values_and_gradients_of_the_one_hot_formula(equal, compiled):
+def test_varying_experts_per_token_equal_the_one_hot_formula(equal, compiled):
     rng = np.random.default_rng(0)
     if equal:
         tokens = np.stack([rng.permutation(20)[:7] for _ in range(5)])
@@ -200,8 +200,8 @@ def test_differing_numbers_have_the_values_and_gradients_of_the_one_hot_formula(
         return assignments.combine(assignments.dispatch(x) * scale[:, None])
 
     def one_hot(x, weights):
-        places = tf.one_hot(tokens, 20, dtype=x.dtype)
-        return tf.einsum("at,a->t", places, weights * scale)[:, None] * x
+        one_hot_tokens = tf.one_hot(tokens, 20, dtype=x.dtype)
+        return tf.einsum("at,a->t", one_hot_tokens, weights * scale)[:, None] * x
 
     results = []
     for function in (tf.function(sparse) if compiled else sparse, one_hot):

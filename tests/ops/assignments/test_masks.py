@@ -1,4 +1,4 @@
-"""Assignments of a mask of tokens and experts."""
+"""Assignments that a mask of tokens and experts selects."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_mask_by_hand():
     assert assignments.counts.shape == (2,)
 
 
-def test_gradient_of_a_mask_goes_to_the_probabilities_that_it_selects():
+def test_gradient_reaches_the_selected_probabilities():
     mask = tf.constant([[True, True], [False, False], [False, True], [True, True]])
     probability = tf.identity(PROBABILITY)
     with tf.GradientTape() as tape:
@@ -30,8 +30,8 @@ def test_gradient_of_a_mask_goes_to_the_probabilities_that_it_selects():
     np.testing.assert_array_equal(gradient, [[1, 3], [0, 0], [0, 4], [2, 5]])
 
 
-def test_mask_with_experts_of_groups():
-    # Rows 0 and 1 are of group 0 (experts 0, 1), row 2 of group 1, none of 2, row 3 of group 3.
+def test_mask_over_the_experts_of_groups():
+    # Rows 0 and 1 belong to group 0 (experts 0, 1), row 2 to group 1, row 3 to group 3.
     mask = tf.constant([[False, True], [True, True], [True, False], [True, True]])
     assignments = assign_mask(mask, PROBABILITY, tf.constant([0, 0, 2, 6]), 8)
     check(assignments, tokens=[1, 0, 1, 2, 3, 3], counts=[1, 2, 1, 0, 0, 0, 1, 1])

@@ -1,4 +1,4 @@
-"""Assignments of two levels; permutations."""
+"""Composed assignments of two levels; permutations."""
 
 import numpy as np
 import tensorflow as tf
@@ -22,41 +22,42 @@ def test_compose_by_hand():
         counts=tf.constant([2, 1, 0, 2]),
         num_tokens=tf.constant(4),
     )
-    found = compose(outer, inner)
-    check(found, tokens=[2, 0, 0, 0, 1], counts=[2, 1, 0, 2], num_tokens=3)
-    np.testing.assert_allclose(found.weights, [0.5, 0.05, 0.2, 0.45, 0.4], rtol=1e-6)
+    composed = compose(outer, inner)
+    check(composed, tokens=[2, 0, 0, 0, 1], counts=[2, 1, 0, 2], num_tokens=3)
+    np.testing.assert_allclose(composed.weights, [0.5, 0.05, 0.2, 0.45, 0.4], rtol=1e-6)
     # Token 0: 0.05 · y[1] + 0.2 · y[2] + 0.45 · y[3].
     y = tf.constant([[1.0], [10.0], [100.0], [1000.0], [1e4]])
-    np.testing.assert_allclose(found.combine(y), [[470.5], [4000], [0.5]], rtol=1e-6)
+    np.testing.assert_allclose(composed.combine(y), [[470.5], [4000], [0.5]], rtol=1e-6)
 
 
-def test_compose_leaves_out_rows_that_the_outer_level_drops():
-    # Of tokens 0 and 1 the second goes to no group.
+def test_compose_excludes_rows_that_the_outer_level_drops():
+    # Token 0 goes to group 1, token 1 to no group.
     outer = assign_tokens(tf.constant([[1], [2]]), tf.constant([[0.5], [0.25]]), 2)
     inner = assign_tokens(tf.constant([[3, 2]]), tf.constant([[0.75, 0.25]]), 4)
-    found = compose(outer, inner)
-    assert by_token(found) == [[0, 0], [2, 3], [0.125, 0.375]]
-    assert found.num_tokens.numpy() == 2
-    np.testing.assert_array_equal(found.combine(tf.constant([[8.0], [16.0]])), [[7], [0]])
+    composed = compose(outer, inner)
+    assert by_token(composed) == [[0, 0], [2, 3], [0.125, 0.375]]
+    assert composed.num_tokens.numpy() == 2
+    np.testing.assert_array_equal(composed.combine(tf.constant([[8.0], [16.0]])), [[7], [0]])
 
 
 def test_gradient_of_composed_weights_is_that_of_a_product():
-    of_groups, within = tf.constant([[0.5], [0.25]]), tf.constant([[0.75], [2.0]])
+    outer_weights, inner_weights = tf.constant([[0.5], [0.25]]), tf.constant([[0.75], [2.0]])
     with tf.GradientTape() as tape:
-        tape.watch([of_groups, within])
-        outer = assign_tokens(tf.constant([[1], [0]]), of_groups, 2)  # rows: tokens 1, 0
-        inner = assign_tokens(tf.constant([[0], [1]]), within, 2)
-        found = compose(outer, inner)
-        total = tf.reduce_sum(found.weights * [1.0, 10.0])
-    np.testing.assert_array_equal(found.weights, [0.25 * 0.75, 0.5 * 2])
+        tape.watch([outer_weights, inner_weights])
+        outer = assign_tokens(tf.constant([[1], [0]]), outer_weights, 2)  # rows: tokens 1, 0
+        inner = assign_tokens(tf.constant([[0], [1]]), inner_weights, 2)
+        composed = compose(outer, inner)
+        total = tf.reduce_sum(composed.weights * [1.0, 10.0])
+    np.testing.assert_array_equal(composed.weights, [0.25 * 0.75, 0.5 * 2])
     gradients = [
-        tf.convert_to_tensor(each).numpy() for each in tape.gradient(total, [of_groups, within])
+        tf.convert_to_tensor(gradient).numpy()
+        for gradient in tape.gradient(total, [outer_weights, inner_weights])
     ]
     np.testing.assert_array_equal(gradients[0], [[10 * 2], [0.75]])
     np.testing.assert_array_equal(gradients[1], [[0.25], [10 * 0.5]])
 
 
-def test_permutation_and_its_gradient():
+def test_permute_and_its_gradient():
     x = tf.constant([1.0, 2.0, 3.0])
     with tf.GradientTape() as tape:
         tape.watch(x)

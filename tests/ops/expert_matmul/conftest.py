@@ -1,11 +1,11 @@
-"""Both ways of running the experts one after another."""
+"""Runs tests with both runners of experts."""
 
 import pytest
 
-from tfmoe.ops import expert_ways
+from tfmoe.ops import expert_runners
 
 
-@pytest.fixture(params=["unrolled", "loop"])
-def either_way(request, monkeypatch):
-    if request.param == "loop":
-        monkeypatch.setattr(expert_ways, "UNROLLED_EXPERTS", 0)
+@pytest.fixture(params=["unrolled", "looped"])
+def both_runners(request, monkeypatch):
+    if request.param == "looped":
+        monkeypatch.setattr(expert_runners, "UNROLLED_EXPERTS", 0)

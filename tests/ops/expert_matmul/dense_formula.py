@@ -1,4 +1,4 @@
-"""Random experts, the dense formula and derivatives: what the tests of `expert_matmul` share."""
+"""Random experts, the dense formula and derivatives, for the tests of `expert_matmul`."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from tfmoe.ops.expert_matmul import expert_ffn
 
 
 def dense_formula(x, counts, kernels, biases, activation):
-    """Every expert on every row, then the right one of them selected."""
+    """Runs every expert on every row, then selects the expert of each row."""
     num_rows, num_experts = x.shape[0], kernels[0].shape[0]
     expert = np.full(num_rows, num_experts)
     expert[: np.sum(counts)] = np.repeat(np.arange(num_experts), counts)
@@ -35,15 +35,18 @@ def value_and_gradients(function, x, kernels, biases):
     return [y, *tf.nest.flatten(tape.gradient(loss, [x, kernels, biases]))]
 
 
-def assert_close(got, expected):
-    assert len(got) == len(expected)
-    for a, b in zip(got, expected, strict=True):
+def assert_close(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
         assert isinstance(a, tf.Tensor)  # no IndexedSlices
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def case_of_derivatives(num_experts=5):
-    """Rows, counts (some 0, rows without an expert), stacks, `expert_ffn` and the dense formula."""
+def derivative_case(num_experts=5):
+    """Returns rows and stacks, `expert_ffn` and the dense formula as functions of them.
+
+    Some experts have no rows, and some rows have no expert.
+    """
     tf.random.set_seed(3)
     counts = np.resize(np.array([3, 0, 2, 1, 0], np.int32), num_experts)
     kernels, biases = random_stacks(num_experts, [3, 4, 2])

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from ops.expert_matmul.dense_formula import (
     assert_close,
-    case_of_derivatives,
     dense_formula,
+    derivative_case,
     maybe_compiled,
     value_and_gradients,
 )
@@ -17,8 +17,8 @@ from tfmoe.ops.expert_matmul import expert_ffn
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["layer", "closure"])
-def test_an_activation_with_weights_has_no_gradient(either_way, kind, compiled):
-    (x, *stacks), _, _ = case_of_derivatives()
+def test_an_activation_with_weights_has_no_gradient(both_runners, kind, compiled):
+    (x, *stacks), _, _ = derivative_case()
     kernels, biases = stacks[:2], stacks[2:]
     slope = tf.Variable(0.5, dtype=tf.float64)
     layer = keras.layers.PReLU(alpha_initializer="ones", dtype="float64")
@@ -39,8 +39,8 @@ def test_an_activation_with_weights_has_no_gradient(either_way, kind, compiled):
         maybe_compiled(gradient, compiled)(x)
 
 
-def test_a_layer_without_weights_is_an_activation(either_way):
-    (x, *stacks), _, _ = case_of_derivatives()
+def test_a_layer_without_weights_is_an_activation(both_runners):
+    (x, *stacks), _, _ = derivative_case()
     counts, kernels, biases = tf.constant([3, 0, 2, 1, 0]), stacks[:2], stacks[2:]
     layer = keras.layers.LeakyReLU(0.25, dtype="float64")
     assert_close(
@@ -56,9 +56,9 @@ def test_a_layer_without_weights_is_an_activation(either_way):
     )
 
 
-def test_an_activation_without_a_gradient_passes_none_on(either_way):
+def test_an_activation_without_a_gradient(both_runners):
     """`sign` is constant almost everywhere: the first layer's gradients are 0."""
-    (x, *stacks), _, _ = case_of_derivatives()
+    (x, *stacks), _, _ = derivative_case()
     counts, kernels, biases = tf.constant([3, 0, 2, 1, 0]), stacks[:2], stacks[2:]
     _, dx, dfirst, dsecond, _, _ = value_and_gradients(
         lambda *a: expert_ffn(a[0], counts, *a[1:], lambda h: tf.stop_gradient(tf.sign(h))),

@@ -1,16 +1,16 @@
-"""TensorFlow's search for NaN."""
+"""`tf.debugging.enable_check_numerics`."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from ops.expert_matmul.dense_formula import (
-    case_of_derivatives,
+    derivative_case,
     gradients,
     maybe_compiled,
     random_stacks,
 )
 
-from tfmoe.ops import expert_ways
+from tfmoe.ops import expert_runners
 from tfmoe.ops.expert_matmul import expert_ffn
 
 
@@ -22,8 +22,8 @@ def check_numerics():
 
 
 @pytest.mark.parametrize("compiled, recompute", [(False, False), (True, False), (True, True)])
-def test_check_numerics_finds_nothing_in_the_loop(check_numerics, compiled, recompute):
-    num_experts = expert_ways.UNROLLED_EXPERTS + 1
+def test_check_numerics_accepts_the_loop(check_numerics, compiled, recompute):
+    num_experts = expert_runners.UNROLLED_EXPERTS + 1
     stacks = tf.nest.flatten(random_stacks(num_experts, [30, 40, 20]))
     x = tf.random.normal([num_experts, 30], dtype=tf.float64)
     counts = tf.constant([1, 0] * (num_experts // 2) + [3])
@@ -33,15 +33,15 @@ def test_check_numerics_finds_nothing_in_the_loop(check_numerics, compiled, reco
 
     step = maybe_compiled(lambda *tensors: gradients(ffn, list(tensors)), compiled)
     for _ in range(2):
-        # Memory that TensorFlow will hand out again, full of NaN. `Fill` is not checked.
-        garbage = [tf.fill(stack.shape, tf.constant(np.nan, tf.float64)) for stack in stacks * 20]
-        del garbage
-        found = step(x, *stacks)
-    assert all(np.isfinite(gradient).all() for gradient in found)
+        # Freed memory full of NaN, which TensorFlow will reuse. `Fill` is not checked.
+        freed = [tf.fill(stack.shape, tf.constant(np.nan, tf.float64)) for stack in stacks * 20]
+        del freed
+        results = step(x, *stacks)
+    assert all(np.isfinite(gradient).all() for gradient in results)
 
 
-def test_check_numerics_finds_the_nan_of_a_row(check_numerics, either_way):
-    (x, *stacks), sparse, _ = case_of_derivatives()
+def test_check_numerics_reports_nan_in_a_row(check_numerics, both_runners):
+    (x, *stacks), sparse, _ = derivative_case()
     bad = [tf.fill(x.shape, tf.constant(np.nan, tf.float64)), *stacks]
     with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):
         gradients(sparse, bad)

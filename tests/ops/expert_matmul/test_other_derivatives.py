@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 from ops.expert_matmul.dense_formula import (
     assert_close,
-    case_of_derivatives,
+    derivative_case,
     gradients,
     maybe_compiled,
     random_stacks,
 )
 
-from tfmoe.ops import expert_ways
+from tfmoe.ops import expert_runners
 from tfmoe.ops.expert_matmul import expert_ffn
 
 
@@ -25,8 +25,8 @@ def gradients_of_gradients(function, tensors):
 def third_derivatives(function, tensors):
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        found = gradients_of_gradients(function, tensors)
-        loss = tf.add_n([tf.reduce_sum(tf.sin(g)) for g in found])
+        second = gradients_of_gradients(function, tensors)
+        loss = tf.add_n([tf.reduce_sum(tf.sin(g)) for g in second])
     return tape.gradient(loss, tensors)
 
 
@@ -35,8 +35,8 @@ def jacobians(function, tensors, pfor):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(tensors)
         y = function(x, [first, second], biases)
-    by_row = tape.batch_jacobian(y, x, experimental_use_pfor=pfor)
-    return [by_row, *tape.jacobian(y, [first, biases[0]], experimental_use_pfor=pfor)]
+    row_jacobian = tape.batch_jacobian(y, x, experimental_use_pfor=pfor)
+    return [row_jacobian, *tape.jacobian(y, [first, biases[0]], experimental_use_pfor=pfor)]
 
 
 def hessian(function, tensors, pfor):
@@ -47,13 +47,13 @@ def hessian(function, tensors, pfor):
 
 
 def forward_mode(function, tensors):
-    """The products of the Jacobians of the output and of the gradients with a vector."""
+    """Jacobian-vector products of the output and of the gradients."""
     x, first, second, *biases = tensors
     tangents = [tf.sin(tensor) for tensor in tensors]
     with tf.autodiff.ForwardAccumulator(tensors, tangents) as accumulator:
         y = function(x, [first, second], biases)
-        found = gradients(function, tensors)
-    return [accumulator.jvp(y), *accumulator.jvp(found)]
+        first_order = gradients(function, tensors)
+    return [accumulator.jvp(y), *accumulator.jvp(first_order)]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def forward_mode(function, tensors):
     ],
 )
 @pytest.mark.parametrize("derivatives", [gradients_of_gradients, third_derivatives, forward_mode])
-def test_other_derivatives(either_way, derivatives, recompute, compiled):
-    tensors, sparse, dense = case_of_derivatives()
+def test_other_derivatives(both_runners, derivatives, recompute, compiled):
+    tensors, sparse, dense = derivative_case()
     run = maybe_compiled(
         lambda tensors: derivatives(lambda *stacks: sparse(*stacks, recompute), tensors), compiled
     )
@@ -76,25 +76,25 @@ def test_other_derivatives(either_way, derivatives, recompute, compiled):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("pfor", [False, True])
-def test_jacobians(either_way, pfor, compiled):
-    tensors, sparse, dense = case_of_derivatives()
+def test_jacobians(both_runners, pfor, compiled):
+    tensors, sparse, dense = derivative_case()
     run = maybe_compiled(lambda tensors: jacobians(sparse, tensors, pfor), compiled)
     assert_close(run(tensors), jacobians(dense, tensors, True))
 
 
-@pytest.mark.parametrize("way, pfor", [("unrolled", False), ("loop", False), ("loop", True)])
-def test_hessian(monkeypatch, way, pfor):
-    monkeypatch.setattr(expert_ways, "UNROLLED_EXPERTS", 64 if way == "unrolled" else 0)
-    tensors, sparse, dense = case_of_derivatives()
-    got = tf.function(lambda tensors: hessian(sparse, tensors, pfor))(tensors)
-    assert_close(got, hessian(dense, tensors, True))
+@pytest.mark.parametrize("max_unrolled, pfor", [(64, False), (0, False), (0, True)])
+def test_hessian(monkeypatch, max_unrolled, pfor):
+    monkeypatch.setattr(expert_runners, "UNROLLED_EXPERTS", max_unrolled)
+    tensors, sparse, dense = derivative_case()
+    actual = tf.function(lambda tensors: hessian(sparse, tensors, pfor))(tensors)
+    assert_close(actual, hessian(dense, tensors, True))
 
 
-@pytest.mark.parametrize("num_experts", [5, expert_ways.UNROLLED_EXPERTS + 1])
+@pytest.mark.parametrize("num_experts", [5, expert_runners.UNROLLED_EXPERTS + 1])
 def test_second_order_by_finite_differences(num_experts):
-    tensors, sparse, _ = case_of_derivatives(num_experts)
+    tensors, sparse, _ = derivative_case(num_experts)
     directions = [tf.cos(tensor) for tensor in tensors]
-    moved = [
+    shifted = [
         gradients(sparse, [t + h * d for t, d in zip(tensors, directions, strict=True)])
         for h in (1e-5, -1e-5)
     ]
@@ -106,12 +106,12 @@ def test_second_order_by_finite_differences(num_experts):
                 for g, d in zip(gradients(sparse, tensors), directions, strict=True)
             ]
         )
-    for got, up, down in zip(tape.gradient(slope, tensors), *moved, strict=True):
-        np.testing.assert_allclose(got, (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
+    for actual, above, below in zip(tape.gradient(slope, tensors), *shifted, strict=True):
+        np.testing.assert_allclose(actual, (above - below) / 2e-5, rtol=1e-6, atol=1e-6)
 
 
 def test_forward_mode_around_a_compiled_function():
-    tensors, sparse, dense = case_of_derivatives()
+    tensors, sparse, dense = derivative_case()
 
     def product(function):
         with tf.autodiff.ForwardAccumulator(tensors[0], tf.sin(tensors[0])) as accumulator:
@@ -121,9 +121,9 @@ def test_forward_mode_around_a_compiled_function():
     assert_close(product(tf.function(sparse)), product(dense))
 
 
-def test_forward_mode_of_the_upstream_gradient_alone(either_way):
+def test_forward_mode_with_a_tangent_of_the_upstream_gradient_only(both_runners):
     """The gradient is linear in `dy`, and only `dy` has a tangent."""
-    (x, first, second, *biases), sparse, dense = case_of_derivatives()
+    (x, first, second, *biases), sparse, dense = derivative_case()
     dy = tf.random.normal([len(x), 2], dtype=tf.float64)
 
     @tf.function
@@ -132,30 +132,30 @@ def test_forward_mode_of_the_upstream_gradient_alone(either_way):
             with tf.GradientTape() as tape:
                 tape.watch([x, first])
                 y = function(x, [first, second], biases)
-            found = tape.gradient(y, [x, first], dy)
-        return accumulator.jvp(found)
+            first_order = tape.gradient(y, [x, first], dy)
+        return accumulator.jvp(first_order)
 
     assert_close(product(sparse, dy), product(dense, dy))
 
 
 @pytest.mark.parametrize("derivatives", [gradients_of_gradients, forward_mode])
-def test_other_derivatives_without_rows(either_way, derivatives):
+def test_other_derivatives_without_rows(both_runners, derivatives):
     kernels, biases = random_stacks(3, [3, 5, 2])
 
     def sparse(x, kernels, biases):
         return expert_ffn(x, tf.zeros([3], tf.int32), kernels, biases)
 
     tensors = [tf.zeros([0, 3], tf.float64), *kernels, *biases]
-    for found in derivatives(sparse, tensors):
-        assert np.all(found.numpy() == 0)
+    for derivative in derivatives(sparse, tensors):
+        assert np.all(derivative.numpy() == 0)
 
 
-def test_second_order_in_bfloat16(either_way):
-    tensors, sparse, _ = case_of_derivatives()
+def test_second_order_in_bfloat16(both_runners):
+    tensors, sparse, _ = derivative_case()
     rounded = [tf.cast(tensor, "bfloat16") for tensor in tensors]
     exact = gradients_of_gradients(sparse, [tf.cast(tensor, "float64") for tensor in rounded])
-    for got, expected in zip(gradients_of_gradients(sparse, rounded), exact, strict=True):
-        assert got.dtype == tf.bfloat16
+    for actual, expected in zip(gradients_of_gradients(sparse, rounded), exact, strict=True):
+        assert actual.dtype == tf.bfloat16
         np.testing.assert_allclose(
-            tf.cast(got, "float64"), expected, atol=0.1 * np.abs(expected).max()
+            tf.cast(actual, "float64"), expected, atol=0.1 * np.abs(expected).max()
         )

@@ -10,29 +10,29 @@ from ops.expert_matmul.dense_formula import (
     value_and_gradients,
 )
 
-from tfmoe.ops import expert_network, expert_ways
+from tfmoe.ops import expert_network, expert_runners
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, grouped_matmul
 
 
-def test_two_experts_by_hand(either_way):
+def test_two_experts_by_hand(both_runners):
     # Expert 0: relu(x · [1, -1]) · [2, 3]'; expert 1: relu(x · [-1, 2]) · [1, 10]'.
     kernels = [
         tf.constant([[[1.0, -1.0]], [[-1.0, 2.0]]]),
         tf.constant([[[2.0], [3.0]], [[1.0], [10.0]]]),
     ]
     x = tf.constant([[5.0], [-1.0], [2.0], [-3.0], [7.0]])
-    # 5: [5, 0] -> 10. -1: [0, 1] -> 3. 2: [0, 4] -> 40. -3: [3, 0] -> 3. The last belongs to none.
+    # 5: [5, 0] -> 10. -1: [0, 1] -> 3. 2: [0, 4] -> 40. -3: [3, 0] -> 3. The last has no expert.
     y = expert_ffn(x, tf.constant([2, 2]), kernels)
     np.testing.assert_array_equal(y, [[10.0], [3.0], [40.0], [3.0], [0.0]])
 
 
-def test_grouped_matmul_by_hand(either_way):
+def test_grouped_matmul_by_hand(both_runners):
     kernel = tf.constant([[[2.0, 0.0]], [[9.0, 9.0]], [[1.0, -1.0]]])
     with tf.GradientTape() as tape:
         tape.watch(kernel)
         y = grouped_matmul(tf.constant([[1.0], [2.0], [3.0]]), tf.constant([1, 0, 2]), kernel)
     np.testing.assert_array_equal(y, [[2.0, 0.0], [2.0, -2.0], [3.0, -3.0]])
-    # The gradient of the sum: the sum of the expert's inputs, in both columns.
+    # The gradient of the sum of y is the sum of the expert's inputs, in both columns.
     np.testing.assert_array_equal(
         tape.gradient(y, kernel), [[[1.0, 1.0]], [[0.0, 0.0]], [[5.0, 5.0]]]
     )
@@ -45,13 +45,13 @@ def test_grouped_matmul_by_hand(either_way):
     [
         ([3, 5, 4], False, tf.nn.relu),
         ([3, 5, 6, 3], True, tf.nn.gelu),  # two hidden layers
-        ([3, 4], True, tf.nn.relu),  # none
+        ([3, 4], True, tf.nn.relu),  # no hidden layer
     ],
 )
 def test_equals_the_dense_formula(
-    either_way, monkeypatch, widths, use_bias, activation, recompute, compiled
+    both_runners, monkeypatch, widths, use_bias, activation, recompute, compiled
 ):
-    monkeypatch.setattr(expert_network, "LARGE_KERNEL", 16)  # some are, some are not
+    monkeypatch.setattr(expert_network, "LARGE_KERNEL", 16)  # some kernels are large
     tf.random.set_seed(0)
     counts = np.array([3, 0, 6, 1, 0], np.int32)  # two experts without rows
     kernels, biases = random_stacks(5, widths)
@@ -86,8 +86,8 @@ def test_equals_the_dense_formula(
     )
 
 
-def test_gradients_inside_one_function(either_way):
-    """As in training: forward and backward in one graph, weights in variables."""
+def test_gradients_in_a_training_step(both_runners):
+    """Forward and backward pass in one graph, weights in variables."""
     tf.random.set_seed(1)
     stacks, _ = random_stacks(4, [3, 6, 3])
     variables = [tf.Variable(stack) for stack in stacks]
@@ -111,7 +111,7 @@ def test_gradients_inside_one_function(either_way):
         assert_close(step(x, tf.constant(counts), recompute), expected)
 
 
-def test_one_expert_is_the_dense_layer(either_way):
+def test_one_expert_is_the_dense_layer(both_runners):
     (first, second), _ = random_stacks(1, [3, 5, 3])
     x = tf.random.normal([4, 3], dtype=tf.float64)
     np.testing.assert_allclose(
@@ -120,7 +120,7 @@ def test_one_expert_is_the_dense_layer(either_way):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_no_rows_at_all(either_way, recompute):
+def test_no_rows(both_runners, recompute):
     kernels, biases = random_stacks(3, [3, 5, 2])
     y, dx, *dstacks = value_and_gradients(
         lambda x, kernels, biases: expert_ffn(
@@ -136,7 +136,7 @@ def test_no_rows_at_all(either_way, recompute):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 0.1)])
-def test_types(either_way, dtype, tolerance):
+def test_types(both_runners, dtype, tolerance):
     tf.random.set_seed(2)
     kernels, biases = random_stacks(3, [4, 8, 4], tf.float32)
     kernels = [0.3 * kernel for kernel in kernels]
@@ -150,15 +150,15 @@ def test_types(either_way, dtype, tolerance):
             *cast,
         )
 
-    for got, expected in zip(run(dtype), run("float64"), strict=True):
-        assert got.dtype == tf.as_dtype(dtype)
+    for actual, expected in zip(run(dtype), run("float64"), strict=True):
+        assert actual.dtype == tf.as_dtype(dtype)
         np.testing.assert_allclose(
-            tf.cast(got, "float64"), expected, atol=tolerance * np.abs(expected).max()
+            tf.cast(actual, "float64"), expected, atol=tolerance * np.abs(expected).max()
         )
 
 
-def test_many_experts_make_a_small_graph():
-    kernels, _ = random_stacks(expert_ways.UNROLLED_EXPERTS + 1, [2, 3, 2])
+def test_the_graph_of_many_experts_is_small():
+    kernels, _ = random_stacks(expert_runners.UNROLLED_EXPERTS + 1, [2, 3, 2])
     counts = tf.ones([len(kernels[0])], tf.int32)
 
     def step(x):
@@ -178,12 +178,10 @@ def test_many_experts_make_a_small_graph():
     [
         ([3, 5, 4], False, tf.nn.relu),
         ([3, 5, 6, 3], True, tf.nn.gelu),  # two hidden layers
-        ([3, 4], True, tf.nn.relu),  # none
+        ([3, 4], True, tf.nn.relu),  # no hidden layer
     ],
 )
-def test_equal_numbers_of_rows_give_what_expert_ffn_gives(
-    widths, use_bias, activation, recompute, compiled
-):
+def test_equal_expert_ffn_equals_expert_ffn(widths, use_bias, activation, recompute, compiled):
     tf.random.set_seed(0)
     kernels, biases = random_stacks(4, widths)
     biases = biases if use_bias else []
@@ -197,13 +195,13 @@ def test_equal_numbers_of_rows_give_what_expert_ffn_gives(
         y = expert_ffn(rows, tf.fill([4], 6), kernels, biases or None, activation)
         return tf.reshape(y, [4, 6, -1])
 
-    got = value_and_gradients(tf.function(equal) if compiled else equal, x, kernels, biases)
-    assert got[0].shape == (4, 6, widths[-1])
-    assert_close(got, value_and_gradients(by_counts, x, kernels, biases))
+    actual = value_and_gradients(tf.function(equal) if compiled else equal, x, kernels, biases)
+    assert actual[0].shape == (4, 6, widths[-1])
+    assert_close(actual, value_and_gradients(by_counts, x, kernels, biases))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_equal_numbers_of_no_rows(recompute):
+def test_equal_expert_ffn_without_rows(recompute):
     kernels, biases = random_stacks(3, [3, 5, 2])
     y, dx, *dstacks = value_and_gradients(
         lambda x, kernels, biases: equal_expert_ffn(x, kernels, biases, recompute=recompute),
@@ -217,7 +215,7 @@ def test_equal_numbers_of_no_rows(recompute):
 
 
 def test_no_experts():
-    """As on a device without experts: 0 in every row, and gradients of the stacks' shapes."""
+    """A device without experts returns 0 in every row, and gradients of the stacks' shapes."""
     x, kernel = tf.ones([3, 4]), tf.zeros([0, 4, 2])
     with tf.GradientTape() as tape:
         tape.watch([x, kernel])

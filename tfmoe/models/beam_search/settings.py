@@ -58,7 +58,7 @@ class Settings:
         self.end_id = _id("end_id", self.end_id, self.vocabulary_size)
         self.length_penalty = arguments.non_negative("length_penalty", self.length_penalty)
         self.coverage_penalty = arguments.non_negative("coverage_penalty", self.coverage_penalty)
-        self.pruning = arguments.factor("pruning", self.pruning)
+        self.pruning = arguments.positive_or_none("pruning", self.pruning)
 
     @property
     def reads_attention(self):

@@ -1,10 +1,9 @@
-"""Two ways through the experts: one after the other, or with operations for each of them.
+"""Runs a computation for every expert: unrolled into operations per expert, or as a loop.
 
 Axes: A rows (assignments), E experts, M rows of one expert.
 
-Both give the same results; `way_through` chooses. Training
-step at k = 4 in processor time, a dense layer's being 1 (d = 512 and h = 1024, but d = h = 64 in
-the last column):
+Both runners give the same results; `runner_for` selects one. Processor time of a training step at
+k = 4, relative to a dense layer (d = 512 and h = 1024, but d = h = 64 in the last column):
 
 | experts / tokens                      | 32/1024 | 32/8192 | 256/1024 | 256/8192 | 32/4096 |
 | automatic gradients, unrolled         | 1.66    | 1.29    | 4.6      | 1.7      | 2.1     |
@@ -12,10 +11,10 @@ the last column):
 | looped                                | 1.45    | 1.26    | 3.8      | 1.50     | 2.6     |
 | light experts padded, heavy in a loop | 1.44    | 1.25    | 3.1      | 1.54     | 2.7     |
 
-Unrolled is the fastest or near it. The loop has a graph of constant size (256 unrolled experts take
-5 seconds to trace, each time) and writes weight gradients in place, where unrolled holds them twice
-for a moment. So: unrolled for few experts, the loop for many. Padding won in one column, and under
-skew cost up to twice the unrolled time.
+The unrolled runner is the fastest in most columns. The loop has a graph of constant size (256
+unrolled experts take 5 seconds to trace, each time) and writes weight gradients in place, while the
+unrolled runner briefly holds them twice. So few experts are unrolled, and many run in the loop.
+Padding won in one column, and took up to twice the unrolled time when the load was skewed.
 """
 
 from collections.abc import Sequence
@@ -23,17 +22,17 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Up to here the graph has operations for each expert, beyond it a loop.
+# Up to this many experts are unrolled; more run in a loop.
 UNROLLED_EXPERTS = 64
 
 
 class Inputs(NamedTuple):
-    """What a way through the experts divides among them.
+    """The inputs that a runner splits among the experts.
 
-    Args:
-        rows: tensors `[A, ...]`; a step gets its expert's `[M, ...]`.
-        kept: what an earlier pass returned as its second result, or `[]`.
-        stacks: tensors `[E, ...]`; a step gets its expert's `[...]`.
+    Attributes:
+        rows: tensors `[A, ...]`; a step gets the `[M, ...]` of its expert.
+        kept: the second result of an earlier pass, or `[]`.
+        stacks: tensors `[E, ...]`; a step gets the `[...]` of its expert.
     """
 
     rows: Sequence
@@ -42,12 +41,12 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a way through the experts puts together.
+    """The shapes of the outputs that a runner assembles.
 
-    Args:
+    Attributes:
         width: columns of the row output.
         kept_widths: columns of each kept output, `[M, columns]`.
-        stack_shapes: shapes `[E, ...]` of the stacked stack outputs.
+        stack_shapes: shapes `[E, ...]` of the stack outputs, stacked over the experts.
     """
 
     width: int
@@ -55,23 +54,25 @@ class Outputs(NamedTuple):
     stack_shapes: Sequence
 
 
-def way_through(num_experts):
-    """The function that applies a step to each expert's share: `unrolled` or `looped`.
+def runner_for(num_experts):
+    """Returns the function that runs a step for each expert: `unrolled` or `looped`.
 
-    Both take
-        step: `(rows, kept, parameters) -> (row output, kept outputs, stack outputs)` of one expert;
-        counts: `[E]` int32;
-        inputs: `Inputs`;
-        outputs: `Outputs`;
-        in_turn: one expert after the other, so that memory holds what one of them needs;
-    and return the row outputs `[A, width]` (0 where rows belong to no expert), the kept outputs,
+    Both take these arguments:
+
+    - `step`: `(rows, kept, parameters) -> (row output, kept outputs, stack outputs)` of one expert;
+    - `counts`: `[E]` int32, the rows of each expert;
+    - `inputs`: `Inputs`;
+    - `outputs`: `Outputs`;
+    - `sequential`: runs one expert at a time, so that memory holds the intermediate results of one.
+
+    Both return the row outputs `[A, width]` (0 in rows that belong to no expert), the kept outputs
     and the stack outputs.
     """
     return unrolled if num_experts <= UNROLLED_EXPERTS else looped
 
 
-def unrolled(step, counts, inputs, outputs, in_turn):
-    """Operations for each expert: see `way_through`."""
+def unrolled(step, counts, inputs, outputs, sequential):
+    """Runs a step for each expert with separate operations: see `runner_for`."""
     num_experts = inputs.stacks[0].shape[0]
     num_unused, unused = unused_rows(counts, inputs, outputs)
     sizes = tf.concat([counts, num_unused[None]], axis=0)
@@ -79,19 +80,19 @@ def unrolled(step, counts, inputs, outputs, in_turn):
     stacks = zip(*(tf.unstack(stack) for stack in inputs.stacks), strict=True)
     kept = inputs.kept or [[]] * num_experts
     results = []
-    for share in zip(list(rows)[:-1], kept, stacks, strict=True):
-        with tf.control_dependencies([results[-1][0]] if in_turn and results else []):
-            results.append(step([tf.identity(r) for r in share[0]], *share[1:]))
+    for expert_rows, *rest in zip(list(rows)[:-1], kept, stacks, strict=True):
+        with tf.control_dependencies([results[-1][0]] if sequential and results else []):
+            results.append(step([tf.identity(r) for r in expert_rows], *rest))
     ys, kept, stack_parts = zip(*results, strict=True)
     stack_outputs = [tf.stack(parts) for parts in zip(*stack_parts, strict=True)]
     return tf.concat([*ys, unused], axis=0), kept, stack_outputs
 
 
-def looped(step, counts, inputs, outputs, in_turn):
-    """A `tf.while_loop` over the experts: see `way_through`.
+def looped(step, counts, inputs, outputs, sequential):
+    """Runs a step for each expert in a `tf.while_loop`: see `runner_for`.
 
-    Gradients stop at it: its users define their own. TensorFlow would build one along with the loop
-    under a tape, and has none for the in-place update that puts the stack outputs together.
+    Gradients stop at its inputs; callers define the gradient. Under a tape TensorFlow would build a
+    gradient along with the loop, and it has none for the in-place update of the stack outputs.
     """
     rows, stacks = tf.nest.map_structure(tf.stop_gradient, (inputs.rows, inputs.stacks))
     num_experts, dtype = stacks[0].shape[0], rows[0].dtype
@@ -123,19 +124,19 @@ def looped(step, counts, inputs, outputs, in_turn):
             ),
             empty_stacks(dtype, outputs.stack_shapes),
         ),
-        parallel_iterations=1 if in_turn else 10,
+        parallel_iterations=1 if sequential else 10,
     )
     return tf.concat([ys.concat(), unused], axis=0), kept, stack_outputs
 
 
 def unused_rows(counts, inputs, outputs):
-    """How many rows belong to no expert, and their row outputs, zeros."""
+    """Returns the number of rows that belong to no expert, and their row outputs, zeros."""
     num_unused = tf.shape(inputs.rows[0])[0] - tf.reduce_sum(counts)
     return num_unused, tf.zeros([num_unused, outputs.width], inputs.rows[0].dtype)
 
 
 def row_array(dtype, num_experts, columns):
-    """A place for `[M, columns]` of each expert."""
+    """An empty `tf.TensorArray` for the `[M, columns]` of each expert."""
     return tf.TensorArray(
         dtype,
         size=num_experts,
@@ -146,18 +147,18 @@ def row_array(dtype, num_experts, columns):
 
 
 def empty_stacks(dtype, shapes):
-    """Tensors of which every expert will write its part.
+    """Tensors that the experts fill, each expert its part.
 
-    They hold what the memory held before: zeros would cost time. Only
-    `tf.debugging.enable_check_numerics` needs them, as it would find NaN.
+    They are uninitialized memory, because zeros would cost time. They are zeros under
+    `tf.debugging.enable_check_numerics`, which would report NaN in the memory.
     """
     if not shapes:
         return ()
-    init = checks_numerics()
+    init = check_numerics_is_on()
     return tuple(tf.raw_ops.Empty(shape=shape, dtype=dtype, init=init) for shape in shapes)
 
 
-def checks_numerics():
+def check_numerics_is_on():
     """Whether `tf.debugging.enable_check_numerics` is on: it adds a check to every operation."""
     with tf.Graph().as_default() as graph:
         tf.identity(0.0)
