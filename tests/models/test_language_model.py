@@ -67,14 +67,14 @@ def test_fit_reports_losses_metrics_and_the_perplexity_of_evaluation(fitted):
 def test_save_and_load(fitted, tmp_path):
     model, _ = fitted
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(again(TOKENS).numpy(), model(TOKENS).numpy())
-    assert again.count_params() == model.count_params()
-    for block, original in zip(again.blocks, model.blocks, strict=True):
+    restored = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(restored(TOKENS).numpy(), model(TOKENS).numpy())
+    assert restored.count_params() == model.count_params()
+    for block, original in zip(restored.blocks, model.blocks, strict=True):
         assert block.layer.get_config() == original.layer.get_config()
         assert (block.dropout.rate, block.seed) == (original.dropout.rate, original.seed)
-    assert evaluate(again) == pytest.approx(evaluate(model), rel=1e-6)
-    assert again.softmax.num_sampled == 5
+    assert evaluate(restored) == pytest.approx(evaluate(model), rel=1e-6)
+    assert restored.softmax.num_sampled == 5
 
 
 def test_perplexity_by_hand():
@@ -84,7 +84,7 @@ def test_perplexity_by_hand():
     bias = np.full(V, -np.inf)
     bias[[0, 3, 4, 5, 6, 7, 12]] = np.log([1 / 2, 1 / 8, 1 / 16, 1 / 16, 1 / 8, 1 / 16, 1 / 16])
     model.softmax.bias.assign(bias)
-    # -log2 p: 3 + 4 + 4 + 1; 3 + 1; 4 + 4 + 1: 25 bits over 9 words, ends of sentences counted.
+    # -log2 p: 3 + 4 + 4 + 1; 3 + 1; 4 + 4 + 1: 25 bits over 9 words, sentence ends included.
     assert evaluate(model) == pytest.approx(2 ** (25 / 9), rel=1e-5)
     assert model.perplexity.count.numpy() == WORDS
     nll = model.negative_log_likelihood(TOKENS, TARGETS).numpy()
@@ -112,8 +112,8 @@ def widen(x, columns=3, rows=1):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_padding_changes_nothing(training):
-    """More padding, in time and as whole rows: the same loss, gradients and metrics."""
+def test_padding_does_not_change_results(training):
+    """More padding, as steps and as whole rows: the same loss, gradients and metrics."""
     model = make_model(noise=False)
     model(TOKENS)
     randomise_gates(model)
@@ -133,14 +133,14 @@ def test_padding_changes_nothing(training):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_of_nothing_but_padding_is_finite():
+def test_batch_of_padding_only_is_finite():
     model = make_model(num_sampled=5)
-    nothing = np.zeros((2, 3), np.int32)
+    padding = np.zeros((2, 3), np.int32)
     model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
-    model.train_on_batch(nothing, nothing)
+    model.train_on_batch(padding, padding)
     for weight in model.trainable_weights:
         assert np.all(np.isfinite(weight.numpy())), weight.path
-    assert evaluate(model, nothing, nothing) == 1
+    assert evaluate(model, padding, padding) == 1
 
 
 def test_training_loss_is_the_mean_over_words_plus_the_balancing_losses():
@@ -156,7 +156,7 @@ def test_training_loss_is_the_mean_over_words_plus_the_balancing_losses():
     assert loss == pytest.approx(-picked[words].mean() + balancing, rel=1e-5)
 
 
-def test_loss_of_an_epoch_counts_every_word_once():
+def test_epoch_loss_counts_every_word_once():
     model = make_model(noise=False)
     model(TOKENS)
     randomise_gates(model)
@@ -174,8 +174,8 @@ def test_loss_of_an_epoch_counts_every_word_once():
 def test_loss_is_summed_in_float64(fitted, tmp_path):
     model, _ = fitted
     model.save(tmp_path / "m.keras")
-    for each in (model, keras.saving.load_model(tmp_path / "m.keras")):
-        (tracker,) = (metric for metric in each.metrics if metric.name == "loss")
+    for trained in (model, keras.saving.load_model(tmp_path / "m.keras")):
+        (tracker,) = (metric for metric in trained.metrics if metric.name == "loss")
         assert [variable.dtype for variable in tracker.variables] == ["float64"] * 2
 
 
@@ -189,12 +189,12 @@ def test_features_do_not_see_the_future_and_logits_are_float32():
     assert model.word_logits(model(TOKENS)).shape == (3, 4, V)
 
 
-def test_learns_three_sentences_by_heart():
+def test_memorises_three_sentences():
     model = make_model()
     model.optimizer.learning_rate = 0.03
     before = evaluate(model)
     model.fit(TOKENS, TARGETS, epochs=40, verbose=0)
-    # The first word cannot be foreseen (3 of 9 predictions, log 3): e^(log 3 / 3) = 1.44 at best.
+    # First words are unpredictable (3 of 9 predictions, log 3 each): e^(log 3 / 3) = 1.44 at best.
     assert evaluate(model) < 1.8 < before
 
 
@@ -210,15 +210,15 @@ def test_same_seed_same_training():
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
-def test_other_types(policy):
-    standard = keras.config.dtype_policy()
+def test_other_dtypes(policy):
+    default = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
         model = make_model(num_sampled=5, dropout=0.1)
         model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
         history = model.fit(TOKENS, TARGETS, verbose=0, validation_data=(TOKENS, TARGETS)).history
     finally:
-        keras.config.set_dtype_policy(standard)
+        keras.config.set_dtype_policy(default)
     assert np.all(np.isfinite(list(history.values())))
     assert model.get_layer("residual_moe").layer.gate.compute_dtype == (
         "float64" if policy == "float64" else "float32"
@@ -230,7 +230,7 @@ def lstm(units=512, name=None):
     return ProjectedLSTM(units, projection, return_sequences=True, name=name)
 
 
-PAPER = {  # Table 7: millions of operations and of parameters without embedding and softmax
+PAPER = {  # Table 7: operations and parameters without embedding and softmax, in millions
     "MoE-4": (lambda: [lstm(), MoE(4, 1024), lstm()], 8.4, 8.4),
     "MoE-32": (lambda: [lstm(), MoE(32, 1024), lstm()], 8.4, 37.8),
     "MoE-256": (lambda: [lstm(), MoE(256, 1024), lstm()], 8.65, 272.9),
@@ -248,14 +248,14 @@ PAPER = {  # Table 7: millions of operations and of parameters without embedding
 
 
 @pytest.mark.parametrize("row", PAPER)
-def test_sizes_of_the_papers_models(row):
+def test_operations_and_parameters_of_the_papers_models(row):
     layers, ops, parameters = PAPER[row]
     model = LanguageModel(793_471, 512, residual_blocks(layers()))
-    counted = sum(block.ops_per_timestep(512) for block in model.blocks)
-    assert counted / 1e6 == pytest.approx(ops, abs=0.05)
-    counted = describe(model)["parameters"]["excluding_embedding_and_softmax"]
-    assert counted / 1e6 == pytest.approx(parameters, abs=0.05)
-    assert not model.trainable_weights  # nothing was built
+    total_ops = sum(block.ops_per_timestep(512) for block in model.blocks)
+    assert total_ops / 1e6 == pytest.approx(ops, abs=0.05)
+    total_parameters = describe(model)["parameters"]["excluding_embedding_and_softmax"]
+    assert total_parameters / 1e6 == pytest.approx(parameters, abs=0.05)
+    assert not model.trainable_weights  # the model is not built
 
 
 def test_feed_forward_blocks_train():
@@ -265,20 +265,20 @@ def test_feed_forward_blocks_train():
     assert np.isfinite(model.train_on_batch(TOKENS, TARGETS, return_dict=True)["loss"])
 
 
-def test_blocks_have_the_papers_sigmoid_on_mixtures_only():
+def test_only_mixture_and_feed_forward_blocks_have_a_sigmoid():
     blocks = residual_blocks([lstm(), MoE(4, 8), FeedForward(8)], dropout=0.3, seed=5)
     assert [block.activation.__name__ for block in blocks] == ["linear", "sigmoid", "sigmoid"]
     assert [block.dropout.rate for block in blocks] == [0.3] * 3
     assert len({block.seed for block in blocks}) == 3
 
 
-def test_sample_weights_are_refused():
+def test_sample_weights_raise():
     model = make_model()
     with pytest.raises(ValueError, match=r"sample_weight must be None"):
         model.fit(TOKENS, TARGETS, sample_weight=np.ones(3), verbose=0)
 
 
-def test_a_block_that_changes_the_shape():
+def test_block_that_changes_the_shape_raises():
     model = LanguageModel(9, 8, [ProjectedLSTM(8, name="lstm")])
-    with pytest.raises(ValueError, match=r"lstm makes \(None, 8\) .* return_sequences=True"):
+    with pytest.raises(ValueError, match=r"lstm returns \(None, 8\) .* return_sequences=True"):
         model.build((None, None))

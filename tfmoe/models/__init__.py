@@ -1,4 +1,4 @@
-"""Keras models, and the n-gram model beside them."""
+"""Keras models of the paper, and the n-gram model of its baseline."""
 
 from tfmoe.models.beam_search import Hypotheses
 from tfmoe.models.blocks import residual_blocks

@@ -1,25 +1,36 @@
-"""Stacks of residual blocks, which all models are made of.
+"""Stacks of residual blocks: the body of every model.
 
-Axes: B batch, S steps, D model, N rows that are read step by step.
+Axes: B batch, S steps, D model, N rows that are decoded step by step.
 """
 
+from collections.abc import Sequence
+
+import keras
 import tensorflow as tf
 
 from tfmoe.layers import Residual
 
 
-def residual_blocks(layers, dropout=0.0, seed=None, residual=True):
-    """Puts the paper's activation, dropout and residual connection around layers.
+def residual_blocks(
+    layers: Sequence[keras.Layer],
+    dropout: float = 0.0,
+    seed: int | None = None,
+    residual: bool | Sequence[bool] = True,
+) -> list[Residual]:
+    """Wraps layers in the paper's activation, dropout and residual connection.
 
     Args:
-        layers: list of `tfmoe.layers.Block`; other Keras layers get no activation.
-        dropout: on every layer's output.
-        seed: integer; every block gets its own.
-        residual: whether blocks have residual connections: a boolean, or a list with one for each
+        layers: `tfmoe.layers.Block` layers. Other Keras layers get no activation.
+        dropout: dropout rate of every layer's output.
+        seed: integer, from which the blocks' different seeds are derived.
+        residual: whether blocks have a residual connection: one boolean for all, or one for each
             layer.
 
     Returns:
-        List of `Residual`.
+        The `tfmoe.layers.Residual` blocks, one for each layer.
+
+    Raises:
+        ValueError: if `residual` is a list of another length than `layers`.
     """
     residual = [residual] * len(layers) if isinstance(residual, bool) else residual
     return [
@@ -35,36 +46,36 @@ def residual_blocks(layers, dropout=0.0, seed=None, residual=True):
 
 
 def build_blocks(blocks, shape):
-    """Builds the blocks of a stack; those read from a saved model are built.
+    """Builds the blocks of a stack, except blocks that are already built.
 
     Args:
         blocks: list of `tfmoe.layers.Block`.
-        shape: of their inputs, `(B, S, D)`; `None` for what is not known.
+        shape: input shape `(B, S, D)`, `None` for unknown dimensions.
 
     Raises:
         ValueError: if a block changes the shape.
     """
     shape = tuple(shape)
     for block in blocks:
-        found = tuple(block.compute_output_shape(shape))
-        if found != shape:
+        output_shape = tuple(block.compute_output_shape(shape))
+        if output_shape != shape:
             raise ValueError(
-                f"blocks must keep the shape {shape}: {block.name} makes {found} of it (an LSTM "
-                f"needs return_sequences=True, and projection_units={shape[-1]} if it has another "
-                "width)"
+                f"blocks must keep the shape {shape}: {block.name} returns {output_shape} (an LSTM "
+                f"needs return_sequences=True, and projection_units={shape[-1]} if its units "
+                "differ)"
             )
         if not block.built:
             block.build(shape)
 
 
 def run(blocks, features, mask, training=False):
-    """Runs sentences through a stack.
+    """Applies a stack to whole sentences.
 
     Args:
         blocks: list of `tfmoe.layers.Block`.
         features: `[B, S, D]`.
         mask: `[B, S]` bool, `False` for padding, which must follow the sentence.
-        training: whether to drop and to draw noise.
+        training: whether to apply dropout and draw noise.
 
     Returns:
         `[B, S, D]`.
@@ -75,17 +86,17 @@ def run(blocks, features, mask, training=False):
 
 
 def initial_states(blocks, num_rows):
-    """The states of all blocks before the first step of N rows: a list."""
+    """The list of all blocks' states before the first step of N rows."""
     return [block.initial_state(num_rows) for block in blocks]
 
 
 def run_step(blocks, features, states):
-    """Reads one more step of each row.
+    """Applies a stack to the next step of each row.
 
     Args:
-        blocks: list of `tfmoe.layers.Block`, none of which `needs_memory`.
+        blocks: list of `tfmoe.layers.Block` without `needs_memory`.
         features: `[N, D]`.
-        states: `initial_states`, or those of the step before.
+        states: `initial_states`, or the states returned by the previous step.
 
     Returns:
         `[N, D]` features and the new states.
@@ -98,11 +109,11 @@ def run_step(blocks, features, states):
 
 
 def choose_rows(condition, new, old):
-    """Takes some rows from one structure of tensors and the others from another.
+    """Selects rows of `new` where the condition holds, else rows of `old`.
 
     Args:
         condition: `[N]` bool, whether a row is taken from `new`.
-        new, old: nested structures of tensors `[N, …]`, of equal shapes.
+        new, old: nested structures of tensors `[N, …]` with equal shapes.
 
     Returns:
         The same structure, with the static shapes of `old`.

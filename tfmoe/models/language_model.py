@@ -3,6 +3,8 @@
 Axes: B batch, S steps, D model, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -14,33 +16,44 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class LanguageModel(WordPredictor):
-    """Predicts each next word of a sentence: embedding → blocks → softmax.
+    """Language model that predicts the next word: embedding → blocks → softmax.
 
-    All models of the paper's Tables 7 and 8 are this class with other blocks, as
-    `[lstm, moe, lstm]` for a mixture of experts, `[lstm] * 4` for 4xLSTM-512.
+    All models of the paper's Tables 7 and 8 are instances with different blocks: `[lstm, moe,
+    lstm]` for a mixture of experts, `[lstm] * 4` for 4xLSTM-512.
 
     Args:
         vocabulary_size: V.
         d_model: width of the embedding and of every block's output.
-        blocks: list of `Residual` layers, in order.
-        dropout: on the embedding's output; blocks bring their own.
-        num_sampled: words of the sampled softmax in training, `None` for the full one. Evaluation
-            always uses the full softmax.
-        seed: integer, for reproducible dropout and draws.
+        blocks: `tfmoe.layers.Residual` layers, first to last (see `residual_blocks`).
+        dropout: dropout rate of the embedding's output. Blocks have their own dropout.
+        num_sampled: size of the sampled softmax in training, in words; `None` for the full softmax.
+            Evaluation always uses the full softmax.
+        seed: integer, for reproducible dropout and softmax samples.
 
     Call arguments:
         tokens: `[B, S]` int32, `<S> w₁ … wₙ`, padded at the end with 0 (the id of `</S>`, which is
             never an input).
 
     Returns:
-        `[B, S, D]` features; `word_logits` turns them into logits over the vocabulary.
+        `[B, S, D]` features; `word_logits` converts them to logits over the vocabulary.
 
-    Trained on batches `(tokens, targets)`, targets `[B, S]` int32 `w₁ … wₙ </S>`; see
-    `WordPredictor` for the loss and the metrics.
+    The model trains on batches `(tokens, targets)` with targets `[B, S]` int32 `w₁ … wₙ </S>`.
+    `compile` needs an optimizer only: the model computes its own loss and metrics (`loss`,
+    `perplexity` and `words`).
+
+    Raises:
+        ValueError: when built, if a block changes the shape of its input.
     """
 
     def __init__(
-        self, vocabulary_size, d_model, blocks, dropout=0.0, num_sampled=None, seed=None, **kwargs
+        self,
+        vocabulary_size: int,
+        d_model: int,
+        blocks: Sequence[keras.Layer],
+        dropout: float = 0.0,
+        num_sampled: int | None = None,
+        seed: int | None = None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
@@ -67,16 +80,20 @@ class LanguageModel(WordPredictor):
         features = self.dropout(self.embedding(tokens), training=training)
         return run(self.blocks, features, tf.not_equal(tokens, PADDING), training)
 
-    def initial_states(self, num_rows):
-        """The states before the first step, for N rows."""
+    def initial_states(self, num_rows: int | tf.Tensor) -> list:
+        """The states of all blocks before the first step.
+
+        Args:
+            num_rows: N, an integer or a scalar tensor.
+        """
         return initial_states(self.blocks, num_rows)
 
-    def step(self, tokens, states):
-        """Reads one more word of each row, at evaluation.
+    def step(self, tokens: tf.Tensor, states: list) -> tuple[tf.Tensor, list]:
+        """Reads the next word of each row, in inference mode.
 
         Args:
             tokens: `[N]` int32.
-            states: `initial_states`, or those of the step before.
+            states: `initial_states`, or the states returned by the previous step.
 
         Returns:
             `[N, D]` features and the new states.

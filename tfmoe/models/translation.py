@@ -1,64 +1,71 @@
 """The translation model of the paper: encoder, attention, decoder (section 5.3, App. E).
 
-Axes: B batch, S source steps, T target steps, D model, V vocabulary, N rows of a search (each a
-hypothesis for one sentence).
+Axes: B batch, S source steps, T target steps, D model, V vocabulary, N rows of a search (one
+hypothesis per row).
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
-from tfmoe.models.beam_search import Settings, beam_search, tile
+from tfmoe.models.beam_search import Hypotheses, Settings, beam_search, tile
 from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
 from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
 from tfmoe.ops.tracking import track
 
-# Of the order of what the layers add to the residual stream.
+# About the scale of the layers' outputs, which are added to the embeddings.
 EMBEDDING_STDDEV = 0.25
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class TranslationModel(WordPredictor):
-    """Predicts each next subword of a translation: GNMT (Wu et al. 2016) with fewer layers and
-    mixtures of experts between them.
+    """Translation model: GNMT (Wu et al. 2016) with fewer layers, and mixtures of experts.
 
-    Source and target share the embedding. All LSTMs run forwards. The decoder's first one feeds the
-    attention and is fed by it.
+    Source and target share the embedding. All LSTMs run forwards. The decoder's first LSTM queries
+    the attention and reads its context vectors.
 
     Args:
-        vocabulary_size: V, of both languages together.
+        vocabulary_size: V, size of the vocabulary that both languages share.
         d_model: D, width of the embedding and of every block's output.
-        encoder: list of `Residual` layers, in order.
-        decoder: list of `Residual` layers, the first around a layer that `needs_memory`, such as an
-            `AttentionLSTM`.
-        dropout: on the embedding's output; blocks bring their own.
-        num_sampled: words of the sampled softmax in training, `None` for the full one.
-        seed: integer, for reproducible dropout and draws.
+        encoder: `tfmoe.layers.Residual` layers, first to last (see `residual_blocks`).
+        decoder: `tfmoe.layers.Residual` layers, first to last. The first one, and only the first,
+            wraps a layer with `needs_memory`, such as an `AttentionLSTM`.
+        dropout: dropout rate of the embedding's output. Blocks have their own dropout.
+        num_sampled: size of the sampled softmax in training, in subwords; `None` for the full
+            softmax. Evaluation always uses the full softmax.
+        seed: integer, for reproducible dropout and softmax samples.
 
     Call arguments:
-        inputs: `(source, target)`: `[B, S]` int32, padded at the end with 0, and `[B, T]` int32,
-            `<s> w₁ … wₙ`, padded likewise.
+        inputs: `(source, target)`: `[B, S]` int32 and `[B, T]` int32 `<s> w₁ … wₙ`, both padded at
+            the end with 0.
 
     Returns:
-        `[B, T, D]` features; `word_logits` turns them into logits over the vocabulary.
+        `[B, T, D]` features; `word_logits` converts them to logits over the vocabulary.
 
-    Trained on batches `((source, target), targets)`, targets `[B, T]` int32 `w₁ … wₙ </s>`; see
-    `WordPredictor` for the loss and the metrics.
+    The model trains on batches `((source, target), targets)` with targets `[B, T]` int32
+    `w₁ … wₙ </s>`. `compile` needs an optimizer only: the model computes its own loss and metrics
+    (`loss`, `perplexity` and `words`).
+
+    Raises:
+        ValueError: if a block that attends to the source is missing or misplaced, or, when built,
+            if a block changes the shape of its input.
     """
 
     counts_gates = False
     counts_softmax = True
-    words_per_timestep = 2  # one of the source and one of the target
+    words_per_timestep = 2  # one source word and one target word
 
     def __init__(
         self,
-        vocabulary_size,
-        d_model,
-        encoder,
-        decoder,
-        dropout=0.0,
-        num_sampled=None,
-        seed=None,
+        vocabulary_size: int,
+        d_model: int,
+        encoder: Sequence[keras.Layer],
+        decoder: Sequence[keras.Layer],
+        dropout: float = 0.0,
+        num_sampled: int | None = None,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -99,8 +106,8 @@ class TranslationModel(WordPredictor):
 
     @property
     def _default_save_signature(self):
-        """None: Keras would trace a call with the shape given to `build`, which is not that of a
-        pair.
+        """`None`: Keras would trace a call with the shape given to `build`, a single shape, but the
+        inputs are a pair.
         """
         return None
 
@@ -117,8 +124,9 @@ class TranslationModel(WordPredictor):
         return [source] * len(self.encoder) + [target] * len(self.decoder)
 
     def positions_by_block(self, positions):
-        """Half of the positions each, rounded up: the source's for the encoder, the target's for
-        the decoder.
+        """Half of the positions, rounded up, for every block.
+
+        The encoder processes the source positions, the decoder the target positions.
         """
         return [self.predicting_positions(positions)] * len(self.blocks)
 
@@ -126,21 +134,40 @@ class TranslationModel(WordPredictor):
         return -(-positions // 2)
 
     def kept_of_source(self, positions):
-        of_position = sum(block.kept_of_source(self.d_model) for block in self.decoder)
-        return self.predicting_positions(positions) * of_position
+        bytes_per_position = sum(block.kept_of_source(self.d_model) for block in self.decoder)
+        return self.predicting_positions(positions) * bytes_per_position
 
-    def encode(self, source, training=False):
-        """`[B, S]` int32 to the source vectors `[B, S, D]` and their mask `[B, S]`."""
+    def encode(self, source: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Encodes source sentences.
+
+        Args:
+            source: `[B, S]` int32, padded with 0.
+            training: whether to apply dropout and draw noise.
+
+        Returns:
+            The source vectors `[B, S, D]` and their mask `[B, S]` bool, `False` for padding.
+        """
         mask = tf.not_equal(source, PADDING)
         features = self.dropout(self.embedding(source), training=training)
         return run(self.encoder, features, mask, training), mask
 
-    def decode(self, target, memory, memory_mask, training=False):
-        """Features `[B, T, D]` that the next target tokens are predicted from.
+    def decode(
+        self,
+        target: tf.Tensor,
+        memory: tf.Tensor,
+        memory_mask: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Decodes target sentences with teacher forcing.
 
         Args:
             target: `[B, T]` int32, `<s> w₁ … wₙ`, padded with 0.
-            memory, memory_mask: what `encode` gave.
+            memory: `[B, S, D]`, the source vectors of `encode`.
+            memory_mask: `[B, S]` bool, the mask of `encode`.
+            training: whether to apply dropout and draw noise.
+
+        Returns:
+            `[B, T, D]` features, from which `word_logits` predicts the next target tokens.
         """
         first, *others = self.decoder
         features = self.dropout(self.embedding(target), training=training)
@@ -148,21 +175,30 @@ class TranslationModel(WordPredictor):
         features = first.join(features, outputs, training=training)
         return run(others, features, tf.not_equal(target, PADDING), training)
 
-    def attention(self, source, target):
-        """`[B, T, S]` float32: how much each target step attends to each source step."""
+    def attention(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Attention weights of each target step over the source steps.
+
+        Args:
+            source: `[B, S]` int32, padded with 0.
+            target: `[B, T]` int32, `<s> w₁ … wₙ`, padded with 0.
+
+        Returns:
+            `[B, T, S]` float32.
+        """
         memory, mask = self.encode(source)
         layer = self.decoder[0].layer
         return layer(self.embedding(target), memory, mask, return_attention=True)[1]
 
-    def decoding_step(self, memory, memory_mask):
-        """The function that reads one more target token of each row.
+    def decoding_step(self, memory: tf.Tensor, memory_mask: tf.Tensor) -> Callable:
+        """Makes the function that decodes one target step.
 
         Args:
-            memory, memory_mask: `[N, S, D]` and `[N, S]`, the source of each row.
+            memory: `[N, S, D]`, the source vectors of each row.
+            memory_mask: `[N, S]` bool, their mask.
 
         Returns:
-            `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S] float32,
-            states)`; it begins with `initial_states(N)`.
+            A function `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S]
+            float32, states)`. The first call takes `initial_states(N)`.
         """
         first, *others = self.decoder
         prepared = first.prepared(memory, memory_mask)
@@ -175,36 +211,45 @@ class TranslationModel(WordPredictor):
 
         return step
 
-    def initial_states(self, num_rows):
-        """The decoder's states before its first step, for N rows."""
+    def initial_states(self, num_rows: int | tf.Tensor) -> list:
+        """The states of the decoder's blocks before the first step.
+
+        Args:
+            num_rows: N, an integer or a scalar tensor.
+        """
         return initial_states(self.decoder, num_rows)
 
     @tf.autograph.experimental.do_not_convert
     def translate(
         self,
-        source,
-        beam_size=4,
-        max_length=None,
-        length_penalty=0.2,
-        coverage_penalty=0.2,
-        num_best=1,
-        keep_attention=False,
-        pruning=None,
-    ):
-        """Translates by beam search, in the graph.
+        source: tf.Tensor,
+        beam_size: int = 4,
+        max_length: int | tf.Tensor | None = None,
+        length_penalty: float = 0.2,
+        coverage_penalty: float = 0.2,
+        num_best: int = 1,
+        keep_attention: bool = False,
+        pruning: float | None = None,
+    ) -> Hypotheses:
+        """Translates by beam search, as TensorFlow operations.
 
         Args:
             source: `[B, S]` int32, padded with 0.
-            beam_size: hypotheses that are followed.
-            max_length: the most subwords of a translation, its end counted: an integer, `[B]`
-                integers, or `None` for twice the length of the source and 10 more.
-            length_penalty, coverage_penalty: α and β of Wu et al. 2016.
-            num_best: translations of each sentence.
-            keep_attention: whether to return the attention.
-            pruning: as for `tfmoe.models.beam_search.Settings`.
+            beam_size: live hypotheses per sentence.
+            max_length: maximum length of a translation in subwords, end symbol included: an
+                integer, `[B]` integers, or `None` for twice the source length plus 10.
+            length_penalty: α of Wu et al. 2016.
+            coverage_penalty: β of Wu et al. 2016.
+            num_best: translations returned per sentence.
+            keep_attention: whether to return the attention weights.
+            pruning: `None`, or how far below the best a hypothesis may score
+                (`tfmoe.models.beam_search.Settings`).
 
         Returns:
-            `tfmoe.models.beam_search.Hypotheses`.
+            `Hypotheses`, best first.
+
+        Raises:
+            ValueError: if an argument is out of range.
         """
         memory, mask = self.encode(source)
         if max_length is None:
@@ -255,11 +300,15 @@ class TranslationModel(WordPredictor):
 
 
 def check_memory(encoder, decoder):
-    """Raises a ValueError unless the first block of the decoder, and no other block, attends to the
-    source.
+    """Checks that the decoder's first block attends to the source and no other block does.
+
+    Raises:
+        ValueError: if the check fails.
     """
     attends = [block.needs_memory for block in decoder]
     if attends[:1] != [True] or any(attends[1:]):
-        raise ValueError("decoder must have an AttentionLSTM in its first block, and only there")
+        raise ValueError(
+            "decoder must have an AttentionLSTM in its first block and in no other block"
+        )
     if any(block.needs_memory for block in encoder):
-        raise ValueError("encoder must not have an AttentionLSTM: there is nothing to attend to")
+        raise ValueError("encoder must not have an AttentionLSTM: it has no memory to attend to")

@@ -1,4 +1,4 @@
-"""What language models and translation models have in common: each position predicts a word.
+"""Base class of language and translation models, which predict a word at each position.
 
 Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 """
@@ -16,29 +16,30 @@ START, UNKNOWN = 1, 2
 
 
 class WordPredictor(keras.Model):
-    """Base class of models whose features at each position go through a softmax over words.
+    """Base class of models that apply a softmax over words to the features at each position.
 
     A subclass sets `vocabulary_size`, `d_model`, `embedding`, `dropout`, `blocks` (a list of
-    `tfmoe.layers.Block`) and `softmax`, a `tfmoe.layers.VocabularySoftmax`, gives features
+    `tfmoe.layers.Block`) and `softmax` (a `tfmoe.layers.VocabularySoftmax`), returns features
     `[B, S, D]` when called, and implements `predicting_tokens`.
 
-    Trained on batches `(inputs, targets)`, targets `[B, S]` int32: the loss is the mean over real
-    positions plus the losses that layers add. `compile` needs an optimizer and no loss.
+    The model trains on batches `(inputs, targets)` with targets `[B, S]` int32. The loss is the
+    mean over real positions plus the losses that layers add. `compile` needs an optimizer and no
+    loss.
 
     Logs of `fit` and `evaluate`:
-        loss: nats per word, each word of the epoch or evaluation counted once, the end of a
-            sentence too; plus the mean of the losses that layers add, each batch by its words. The
-            mixtures of this package add balancing losses in training and nothing in evaluation, so
-            that `exp(val_loss)` is the perplexity. In training with `num_sampled` the nats are of
-            the sampled loss, which is smaller than the full one: see
+        loss: nats per word plus the losses that layers add. Every word of the epoch or evaluation
+            counts once, and so does the end of each sentence; the losses of layers are averaged
+            over the batches, weighted by their words. The mixtures of this package add balancing
+            losses in training only, so `exp(val_loss)` is the perplexity. With `num_sampled`,
+            training measures the sampled loss, which is smaller than the full one: see
             `VocabularySoftmax.training_loss`.
-        perplexity: per word, by the full softmax; of evaluations only.
-        words: real positions, those of a source included.
+        perplexity: per word, by the full softmax; measured in evaluations only.
+        words: number of real positions, source positions included.
 
     Attributes:
-        counts_gates, counts_softmax: whether the paper's ops/timestep of such a model counts the
-            matrices of gates, and the softmax.
-        words_per_timestep: words that a timestep reads.
+        counts_gates, counts_softmax: whether the paper's ops/timestep for this kind of model
+            include the gates' matrices and the softmax.
+        words_per_timestep: words read per timestep.
     """
 
     counts_gates = True
@@ -53,8 +54,9 @@ class WordPredictor(keras.Model):
 
     @property
     def _loss_tracker(self):
-        """Keras' mean of the loss, which `compile` makes in float32: sums over the words of an
-        epoch need float64.
+        """Keras' running mean of the loss, in float64.
+
+        `compile` creates it in float32, which is too coarse for a sum over the words of an epoch.
         """
         return self._mean_loss
 
@@ -65,33 +67,48 @@ class WordPredictor(keras.Model):
         self._mean_loss = tracker
 
     def predicting_tokens(self, inputs):
-        """`[B, S]` int32, the tokens at whose positions a target is predicted, 0 for padding."""
+        """The tokens `[B, S]` int32 at whose positions a target is predicted, 0 for padding."""
         raise NotImplementedError
 
     def tokens_by_block(self, inputs):
-        """The tokens `[B, S]` whose positions each block sees: a list, in the order of `blocks`."""
+        """The input tokens `[B, S]` of each block, a list in the order of `blocks`."""
         return [inputs] * len(self.blocks)
 
     def positions_by_block(self, positions):
-        """How many of a batch's positions each block sees, in the order of `blocks`.
+        """The number of positions that each block processes, a list in the order of `blocks`.
 
         Args:
-            positions: of a batch, those of a source included.
+            positions: number of positions in a batch, source positions included.
         """
         return [positions] * len(self.blocks)
 
     def predicting_positions(self, positions):
-        """How many of a batch's positions predict a word."""
+        """The number of positions that predict a word.
+
+        Args:
+            positions: number of positions in a batch, source positions included.
+        """
         return positions
 
     def kept_of_source(self, positions):
-        """Bytes that blocks keep of the source's positions for the backward pass, beside what
-        they keep of the positions that they see.
+        """Bytes that blocks keep for the backward pass about source positions they attend to.
+
+        Blocks keep these in addition to the activations of the positions that they process.
+
+        Args:
+            positions: number of positions in a batch, source positions included.
         """
         return 0
 
-    def word_logits(self, features):
-        """`[..., D]` features to `[..., V]` float32 logits of the next word."""
+    def word_logits(self, features: tf.Tensor) -> tf.Tensor:
+        """Logits of the next word.
+
+        Args:
+            features: `[..., D]`, the model's output.
+
+        Returns:
+            `[..., V]` float32.
+        """
         flat = self.softmax(tf.reshape(features, [-1, self.d_model]))
         return tf.reshape(flat, tf.concat([tf.shape(features)[:-1], [self.vocabulary_size]], 0))
 
@@ -100,11 +117,11 @@ class WordPredictor(keras.Model):
         positions = tf.where(tf.not_equal(self.predicting_tokens(inputs), PADDING))
         return tf.gather_nd(features, positions), tf.gather_nd(targets, positions)
 
-    def negative_log_likelihood(self, inputs, targets):
+    def negative_log_likelihood(self, inputs, targets: tf.Tensor) -> tf.Tensor:
         """`-log p(target)` of every real position, by the full softmax.
 
         Args:
-            inputs: as for a call.
+            inputs: the model's inputs, as in a call.
             targets: `[B, S]` int32.
 
         Returns:
@@ -114,13 +131,17 @@ class WordPredictor(keras.Model):
         return self.softmax.negative_log_likelihood(features, targets)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of the batch; under a strategy a replica's share, all of which sum up to it.
+        """The loss of a batch. Under a strategy, the replicas' losses sum to the batch's loss.
 
-        Words count alike in the whole batch, however many of them a replica has.
+        Every word of the global batch has the same weight, whatever its replica.
+
+        Raises:
+            ValueError: if `sample_weight` is given.
         """
         if sample_weight is not None:
             raise ValueError(
-                f"{type(self).__name__} weighs every real word alike: sample_weight must be None"
+                f"sample_weight must be None: {type(self).__name__} gives all real words the same "
+                "weight"
             )
         features, targets = self.real_positions(x, y, y_pred)
         if training:
@@ -128,12 +149,12 @@ class WordPredictor(keras.Model):
         else:
             values = self.softmax.negative_log_likelihood(features, targets)
             self.perplexity.update_state(values)
-        every = tf.nest.flatten(x)
-        self.words.update_state(sum(tf.math.count_nonzero(tokens) for tokens in every))
-        number = all_reduce_sum(tf.cast(tf.size(values), values.dtype))
-        # Those of layers are the same on every replica: each is the global batch's.
-        added = sum(tf.cast(loss, values.dtype) for loss in self.losses)
-        return tf.math.divide_no_nan(tf.reduce_sum(values), number) + added / num_replicas()
+        self.words.update_state(sum(tf.math.count_nonzero(ids) for ids in tf.nest.flatten(x)))
+        num_words = all_reduce_sum(tf.cast(tf.size(values), values.dtype))
+        # The losses of layers are computed from the global batch: equal on every replica.
+        layer_losses = sum(tf.cast(loss, values.dtype) for loss in self.losses)
+        word_loss = tf.math.divide_no_nan(tf.reduce_sum(values), num_words)
+        return word_loss + layer_losses / num_replicas()
 
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -145,7 +166,7 @@ class WordPredictor(keras.Model):
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
         logs = self.get_metrics_result()
-        logs.pop(self.perplexity.name, None)  # measured by evaluation only
+        logs.pop(self.perplexity.name, None)  # measured in evaluation only
         return logs
 
     def test_step(self, data):
@@ -155,14 +176,17 @@ class WordPredictor(keras.Model):
         return self.get_metrics_result()
 
     def _track_loss(self, x, loss):
-        """Adds a batch's loss to the mean, in which it counts by its words."""
+        """Adds a batch's loss to the running mean, weighted by its words."""
         words = tf.math.count_nonzero(self.predicting_tokens(x))
         loss, words = all_reduce_sums(loss, tf.cast(words, loss.dtype))
-        # All replicas add the same; together they count once.
+        # Every replica adds the same value: with this weight they count once together.
         self._loss_tracker.update_state(loss, sample_weight=words / num_replicas())
 
     def export(self, filepath, *args, **kwargs):
-        """As `keras.Model.export`; of a model of a `MixedStrategy` a copy with whole weights."""
+        """Exports the model as `keras.Model.export` does.
+
+        A model of a `MixedStrategy` is exported as a copy with unsharded weights.
+        """
         if is_mixed(self.distribute_strategy):
             return on_one_device(self).export(filepath, *args, **kwargs)
         return super().export(filepath, *args, **kwargs)
@@ -174,5 +198,5 @@ class WordPredictor(keras.Model):
             and self.words.total.numpy()
             and not self.perplexity.count.numpy()
         ):
-            logs.pop(self.perplexity.name)  # after training, which does not measure it
+            logs.pop(self.perplexity.name)  # training does not measure it
         return logs

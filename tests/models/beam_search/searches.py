@@ -1,4 +1,4 @@
-"""Searches with known results: what the tests of the beam search share."""
+"""Searches with known results, shared by the tests of the beam search."""
 
 import itertools
 
@@ -25,10 +25,9 @@ def search(step, states, *, batch_size, max_length, source_mask=None, **settings
 class RandomTranslator:
     """Random log-probabilities and attention for every prefix of every sentence.
 
-    A prefix has a code: the empty one is 0, and after `id` it is `code * V + id + 1`. The state of
-    a hypothesis is the code of what it has read so far and its sentence, so that a state that is
-    not reordered with its hypothesis gives other probabilities. With `markov` only the newest id
-    counts.
+    A prefix has a code: 0 for the empty prefix, `code * V + id + 1` after appending `id`. The state
+    of a hypothesis is the code of its prefix, and its sentence: states that are not reordered with
+    their hypotheses change the probabilities. With `markov`, only the last id counts.
     """
 
     def __init__(self, batch, vocabulary, length, sources=3, seed=0, markov=False, sharpness=2.0):
@@ -45,12 +44,12 @@ class RandomTranslator:
     def states(self, sentences=None):
         sentences = range(self.batch) if sentences is None else sentences
         return {
-            "code": tf.fill([len(sentences)], -1),  # nothing read, not even the start
+            "code": tf.fill([len(sentences)], -1),  # the start symbol is not read yet
             "sentence": tf.constant(list(sentences), tf.int32),
         }
 
     def after(self, code, token):
-        """Code after a token. The first one read is the start, whatever it is."""
+        """The code after reading a token. The first token is the start symbol, whatever its id."""
         return tf.where(code < 0, 0, token + 1 + (0 if self.markov else code * self.vocabulary))
 
     def step(self, ids, states):
@@ -63,7 +62,7 @@ class RandomTranslator:
         )
 
     def search(self, beam_size, sentences=None, states=None, **kwargs):
-        """Searches some of the sentences; `kwargs` as for the function `search`."""
+        """Searches the given sentences; `kwargs` as for the function `search`."""
         sentences = range(self.batch) if sentences is None else sentences
         states = self.states(sentences) if states is None else states
         arguments = {
@@ -77,7 +76,7 @@ class RandomTranslator:
         return search(self.step, states, beam_size=beam_size, **{**arguments, **kwargs})
 
     def walk(self, sentence, symbols):
-        """`log P` and coverage of symbols, in float64."""
+        """`log P` and coverage of a sequence of symbols, in float64."""
         code, total, coverage = 0, 0.0, 0.0
         for symbol in symbols:
             total += float(self.log_probabilities[sentence, code, symbol])
@@ -85,17 +84,17 @@ class RandomTranslator:
             code = symbol + 1 + (0 if self.markov else code * self.vocabulary)
         return total, coverage
 
-    def ranked(self, sentence, alpha, beta, max_length=None):
-        """All ended sequences as `(score, log P, ids)`, best first, by the formula."""
-        found = []
+    def exhaustive(self, sentence, alpha, beta, max_length=None):
+        """All ended sequences as `(score, log P, ids)`, best first, scored by the formula."""
+        sequences = []
         words = [symbol for symbol in range(self.vocabulary) if symbol != END]
         for length in range(max_length or self.length):
             for ids in itertools.product(words, repeat=length):
                 total, coverage = self.walk(sentence, [*ids, END])
                 lp = ((5 + length + 1) / 6) ** alpha
                 cp = beta * np.log(np.minimum(coverage[self.mask[sentence]], 1)).sum()
-                found.append((total / lp + cp, total, ids))
-        return sorted(found, reverse=True)
+                sequences.append((total / lp + cp, total, ids))
+        return sorted(sequences, reverse=True)
 
     def greedy(self, sentence):
         ids = []
@@ -110,32 +109,33 @@ class RandomTranslator:
         return ids
 
 
-def words_of(found, sentence=0, place=0):
-    """The ids of one hypothesis, as a list."""
-    return found.ids[sentence, place, : found.lengths[sentence, place]].numpy().tolist()
+def ids_of(result, sentence=0, rank=0):
+    """The list of ids of one hypothesis."""
+    return result.ids[sentence, rank, : result.lengths[sentence, rank]].numpy().tolist()
 
 
-def same(a, b):
-    """Asserts that two `Hypotheses` are equal to the last bit."""
+def assert_same(a, b):
+    """Asserts that two `Hypotheses` are bitwise equal."""
     for name, x, y in zip(Hypotheses._fields, a, b, strict=True):
         if x is not None or y is not None:
             np.testing.assert_array_equal(x, y, err_msg=name)
 
 
 def fixed(rows, attention=None):
-    """A step that gives the same log-probabilities at step t whatever came before: rows `[t, V]`,
-    attention `[t, S]`. Its state is t."""
+    """A step function that depends on the step t only: log-probabilities `rows` `[t, V]` and
+    attention `[t, S]`. Its state is t.
+    """
     rows = tf.constant(rows, tf.float32)
 
     def step(ids, t):
-        found = None if attention is None else tf.gather(tf.constant(attention, tf.float32), t)
-        return tf.gather(rows, t), found, t + 1
+        weights = None if attention is None else tf.gather(tf.constant(attention, tf.float32), t)
+        return tf.gather(rows, t), weights, t + 1
 
     return step
 
 
 def search_fixed(rows, attention=None, batch=1, **kwargs):
-    """A search with the step `fixed`; `kwargs` as for `search`."""
+    """A search with the step function `fixed`; `kwargs` as for `search`."""
     kwargs = {"start_id": 0, "end_id": END, "max_length": len(rows), **kwargs}
     if attention is None:
         kwargs["coverage_penalty"] = 0

@@ -1,9 +1,9 @@
-"""Types, shapes and structures; searches of which a graph does not know the shapes."""
+"""Types, shapes and structures, in graphs with known and with unknown shapes."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from models.beam_search.searches import END, RandomTranslator, fixed, same, search
+from models.beam_search.searches import END, RandomTranslator, assert_same, fixed, search
 
 from tfmoe.models.beam_search import Hypotheses, tile
 
@@ -11,17 +11,17 @@ from tfmoe.models.beam_search import Hypotheses, tile
 @pytest.mark.parametrize("num_best", [1, 5])
 def test_shapes_types_and_order(num_best):
     translator = RandomTranslator(7, 4, 6, sources=5, seed=7)
-    found = translator.search(5, num_best=num_best, keep_attention=True)
-    shapes = [x.shape for x in found]
+    result = translator.search(5, num_best=num_best, keep_attention=True)
+    shapes = [x.shape for x in result]
     assert shapes == [(7, num_best, 6), *[(7, num_best)] * 3, (7, num_best, 6, 5)]
-    types = [x.dtype for x in found]
+    types = [x.dtype for x in result]
     assert types == [tf.int32, tf.int32, tf.float32, tf.float32, tf.float32]
-    assert (np.diff(found.scores, axis=1) <= 0).all()
-    assert (found.log_probabilities <= 0).numpy().all()
+    assert (np.diff(result.scores, axis=1) <= 0).all()
+    assert (result.log_probabilities <= 0).numpy().all()
     assert translator.search(5).attention is None
 
 
-def test_half_precision_is_read_and_summed_in_float32():
+def test_bfloat16_outputs_are_summed_in_float32():
     rows = np.log([[0.3, 0.5, 0.2], [0.8, 0.1, 0.1]])
     step = fixed(rows)
 
@@ -29,7 +29,7 @@ def test_half_precision_is_read_and_summed_in_float32():
         values, _, t = step(ids, t)
         return tf.cast(values, tf.bfloat16), None, t
 
-    found = search(
+    result = search(
         half,
         tf.zeros([1], tf.int32),
         batch_size=1,
@@ -41,10 +41,10 @@ def test_half_precision_is_read_and_summed_in_float32():
         coverage_penalty=0,
     )
     values = tf.cast(tf.cast(rows, tf.bfloat16), tf.float32)
-    assert found.log_probabilities[0, 0] == values[0, 1] + values[1, 0]
+    assert result.log_probabilities[0, 0] == values[0, 1] + values[1, 0]
 
 
-def test_states_may_be_any_structure_and_constants_may_be_closed_over():
+def test_nested_states_and_closed_over_constants():
     translator = RandomTranslator(4, 4, 4, seed=9)
     expected = translator.search(3)
     sentences = tile(tf.range(4), 3)
@@ -57,7 +57,7 @@ def test_states_may_be_any_structure_and_constants_may_be_closed_over():
 
     states = ([tf.fill([4], -1)], tf.zeros([4, 2, 3]))
     arguments = {"start_id": 1, "end_id": END, "vocabulary_size": 4, "max_length": 4}
-    same(
+    assert_same(
         expected,
         search(step, states, batch_size=4, beam_size=3, source_mask=translator.mask, **arguments),
     )
@@ -70,7 +70,7 @@ def test_tile_takes_structures():
 
 
 class Exported(tf.Module):
-    """A search of unknown batch size, as a signature."""
+    """A search as a signature with unknown batch size."""
 
     def __init__(self, translator):
         super().__init__()
@@ -85,7 +85,7 @@ class Exported(tf.Module):
     )
     def search(self, sentences, mask, max_length):
         size = tf.shape(sentences)[0]
-        found = search(
+        result = search(
             self.translator.step,
             {"code": tf.fill([size], -1), "sentence": sentences},
             batch_size=size,
@@ -97,10 +97,10 @@ class Exported(tf.Module):
             source_mask=mask,
             keep_attention=True,
         )
-        return found._asdict()
+        return result._asdict()
 
 
-def test_in_a_saved_model_of_unknown_batch_size(tmp_path):
+def test_saved_model_with_unknown_batch_size(tmp_path):
     translator = RandomTranslator(5, 4, 5, seed=10)
     exported = Exported(translator)
     tf.saved_model.save(exported, tmp_path, signatures=exported.search)
@@ -113,31 +113,31 @@ def test_in_a_saved_model_of_unknown_batch_size(tmp_path):
             tf.constant(limits[chosen]),
         ]
         expected = translator.search(3, chosen, max_length=limits[chosen], keep_attention=True)
-        same(expected, Hypotheses(**exported.search(*inputs)))
+        assert_same(expected, Hypotheses(**exported.search(*inputs)))
         loaded = search(sentences=inputs[0], mask=inputs[1], max_length=inputs[2])
-        same(expected, Hypotheses(**loaded))
+        assert_same(expected, Hypotheses(**loaded))
     with pytest.raises(tf.errors.InvalidArgumentError, match="max_length must be at least 1"):
         exported.search(inputs[0], inputs[1], tf.constant([3, 0]))
 
 
-def test_no_sentences_at_all():
+def test_empty_batch():
     translator = RandomTranslator(1, 4, 3)
-    found = translator.search(2, [])
-    assert [x.shape for x in found[:4]] == [(0, 2, 3), (0, 2), (0, 2), (0, 2)]
+    result = translator.search(2, [])
+    assert [x.shape for x in result[:4]] == [(0, 2, 3), (0, 2), (0, 2), (0, 2)]
     empty = tf.zeros([0], tf.int32)
     exported = Exported(translator)
-    found = exported.search(empty, tf.zeros([0, 3], tf.bool), empty)
-    assert found["scores"].shape == (0, 3)
+    result = exported.search(empty, tf.zeros([0, 3], tf.bool), empty)
+    assert result["scores"].shape == (0, 3)
 
 
-def test_shapes_are_known_within_a_graph_where_the_arguments_say_them():
+def test_static_shapes_in_a_graph():
     translator = RandomTranslator(2, 4, 3)
     shapes = []
 
     @tf.function
     def search():
-        found = translator.search(2)
-        shapes.extend(x.shape.as_list() for x in found[:4])
+        result = translator.search(2)
+        shapes.extend(x.shape.as_list() for x in result[:4])
 
     search()
     assert shapes == [[2, 2, 3], [2, 2], [2, 2], [2, 2]]

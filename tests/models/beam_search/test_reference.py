@@ -1,4 +1,4 @@
-"""The search against a plain one, of one sentence at a time, in Python."""
+"""The search against a reference in plain Python that searches one sentence at a time."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.beam_search.searches import END, RandomTranslator
 
 
-def plain_search(
+def reference_search(
     translator,
     sentence,
     limit,
@@ -19,9 +19,9 @@ def plain_search(
     coverage_penalty,
     pruning,
 ):
-    """What the search has to find: a list of `(score, log P, ids, whether it ended)`, best first.
+    """The expected hypotheses: a list of `(score, log P, ids, whether it ended)`, best first.
 
-    All of a step's candidates are sorted, and the search never stops before `limit`.
+    This search sorts all candidates of a step and never stops before `limit`.
     """
     mask = translator.mask[sentence]
 
@@ -30,18 +30,17 @@ def plain_search(
         penalty = coverage_penalty * np.log(covered).sum() if coverage_penalty else 0
         return np.float32(float(total) / ((5 + length) / 6) ** length_penalty + penalty)
 
-    nothing = np.float32(0)
-    live, finished = [(nothing, np.zeros(mask.size, "float32"), (), 0)], []
+    live, finished = [(np.float32(0), np.zeros(mask.size, "float32"), (), 0)], []
     for length in range(limit):
         rows = [translator.log_probabilities[sentence, code] for *_, code in live]
-        least = -math.inf
+        threshold = -math.inf
         if pruning is not None and live:
-            least = max(row.max() for row in rows) - np.float32(pruning)
+            threshold = max(row.max() for row in rows) - np.float32(pruning)
         candidates = [
             (-(live[rank][0] + value), rank, symbol)
             for rank, row in enumerate(rows)
             for symbol, value in enumerate(row)
-            if value > -math.inf and value >= least
+            if value > -math.inf and value >= threshold
         ]
         old, live = live, []
         for minus_total, rank, symbol in sorted(candidates)[: 2 * beam_size]:
@@ -53,20 +52,20 @@ def plain_search(
             elif len(live) < beam_size:
                 code = code * translator.vocabulary + symbol + 1
                 live.append((-minus_total, coverage, (*ids, symbol), code))
-    found = finished or [
+    hypotheses = finished or [
         (score(total, coverage, limit), total, ids, False) for total, coverage, ids, _ in live
     ]
-    found = sorted(found, key=lambda each: -each[0])[:num_best]
-    if pruning is not None and found:
-        found = [each for each in found if each[0] >= found[0][0] - np.float32(pruning)]
-    return found
+    hypotheses = sorted(hypotheses, key=lambda hypothesis: -hypothesis[0])[:num_best]
+    if pruning is not None and hypotheses:
+        lowest = hypotheses[0][0] - np.float32(pruning)
+        hypotheses = [hypothesis for hypothesis in hypotheses if hypothesis[0] >= lowest]
+    return hypotheses
 
 
 @st.composite
 def searches(draw):
-    """A translator whose tables have few different values, for many ties, and settings.
-
-    Sums of eighths are exact, in any order.
+    """A translator and settings of a search. The translator's tables have few distinct values, for
+    many ties, and these are multiples of 1/8, whose sums are exact in any order.
     """
     vocabulary, length = draw(st.sampled_from([(1, 3), (2, 5), (3, 4), (4, 3), (5, 3), (7, 2)]))
     translator = RandomTranslator(3, vocabulary, length, sources=2)
@@ -93,19 +92,19 @@ def searches(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(searches())
-def test_finds_what_a_plain_search_finds(search):
+def test_equals_the_reference_search(search):
     translator, limits, options = search
     start = min(1, translator.vocabulary - 1)
-    found = translator.search(max_length=limits, start_id=start, **options)
+    result = translator.search(max_length=limits, start_id=start, **options)
     for sentence, limit in enumerate(limits):
-        expected = plain_search(translator, sentence, limit, **options)
-        for place in range(options["num_best"]):
+        expected = reference_search(translator, sentence, limit, **options)
+        for rank in range(options["num_best"]):
             score, total, ids = -math.inf, -math.inf, ()
-            if place < len(expected):
-                score, total, ids, ended = expected[place]
+            if rank < len(expected):
+                score, total, ids, ended = expected[rank]
                 assert ended == (len(ids) < limit)
-            assert found.scores[sentence, place].numpy() == score
-            assert found.log_probabilities[sentence, place].numpy() == total
-            assert found.lengths[sentence, place].numpy() == len(ids)
+            assert result.scores[sentence, rank].numpy() == score
+            assert result.log_probabilities[sentence, rank].numpy() == total
+            assert result.lengths[sentence, rank].numpy() == len(ids)
             padding = (0,) * (max(limits) - len(ids))
-            assert (*found.ids[sentence, place].numpy(),) == ids + padding
+            assert (*result.ids[sentence, rank].numpy(),) == ids + padding

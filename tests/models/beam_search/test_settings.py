@@ -10,11 +10,11 @@ from models.beam_search.searches import END, RandomTranslator, fixed, search
         ({"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
         ({"beam_size": 2.0}, "beam_size must be an integer of at least 1"),
         ({"vocabulary_size": 0}, "vocabulary_size must be an integer of at least 1"),
-        ({"vocabulary_size": 5}, "vocabulary_size is 5, but step returns log-probabilities of"),
+        ({"vocabulary_size": 5}, "vocabulary_size is 5, but step returned log-probabilities of"),
         ({"num_best": 0}, "num_best must be an integer of at least 1"),
         ({"num_best": 3}, "num_best must be at most beam_size 2, got 3"),
-        ({"start_id": 4}, "start_id must be .* below vocabulary_size 4, got 4"),
-        ({"end_id": -1}, "end_id must be .* below vocabulary_size 4, got -1"),
+        ({"start_id": 4}, r"start_id must be .* 0 to 3 \(vocabulary_size - 1\), got 4"),
+        ({"end_id": -1}, r"end_id must be .* 0 to 3 \(vocabulary_size - 1\), got -1"),
         ({"end_id": 1.0}, "end_id must be an integer"),
         ({"length_penalty": -0.1}, "length_penalty must be a finite number of at least 0"),
         ({"coverage_penalty": np.nan}, "coverage_penalty must be a finite number of at least 0"),
@@ -22,8 +22,8 @@ from models.beam_search.searches import END, RandomTranslator, fixed, search
         ({"pruning": np.inf}, "pruning must be a finite number above 0, got inf"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"max_length": [3, 0]}, "max_length must be at least 1"),
-        ({"max_length": 2.5}, "max_length must be one integer or a row of them"),
-        ({"max_length": [[3, 3]]}, "max_length must be one integer or a row of them"),
+        ({"max_length": 2.5}, "max_length must be an integer or a vector of them"),
+        ({"max_length": [[3, 3]]}, "max_length must be an integer or a vector of them"),
         ({"max_length": [3, 3, 3]}, "max_length must have a leading axis of batch_size 2"),
         ({"batch_size": -1}, "batch_size must be an integer of at least 0"),
         ({"batch_size": 3}, "states must have a leading axis of batch_size 3"),
@@ -34,16 +34,16 @@ from models.beam_search.searches import END, RandomTranslator, fixed, search
         ),
         ({"source_mask": [[True] * 3]}, "source_mask must have a leading axis of batch_size 2"),
         ({"source_mask": [True, True]}, "source_mask must have .* 2 axes"),
-        ({"source_mask": [[True]] * 2}, "the width of source_mask is 1, but step returns"),
+        ({"source_mask": [[True]] * 2}, "the width of source_mask is 1, but step returned"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
+def test_errors_name_the_argument(arguments, message):
     translator = RandomTranslator(2, 4, 3)
     with pytest.raises(ValueError, match=message):
         translator.search(**{"beam_size": 2, **arguments})
 
 
-def test_penalising_coverage_without_attention_is_refused():
+def test_coverage_penalty_needs_attention():
     with pytest.raises(ValueError, match="no attention: coverage_penalty must be 0"):
         search(
             fixed(np.log([[0.5, 0.5]])),
@@ -58,7 +58,7 @@ def test_penalising_coverage_without_attention_is_refused():
         )
 
 
-def test_states_that_change_their_shape_are_refused():
+def test_states_must_keep_their_shape():
     def step(ids, states):
         return tf.zeros([2, 2]), None, tf.concat([states, states], axis=1)
 

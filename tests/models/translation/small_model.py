@@ -1,4 +1,4 @@
-"""A small model and three sentences: what the tests of the translation model share."""
+"""A small model and three sentence pairs, shared by the tests of the translation model."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
 from tfmoe.models import TranslationModel, residual_blocks
 
 V, D = 13, 6
-# Sources of 3, 1 and 4 subwords; targets of 3, 2 and 1, whose ends are predicted too. Id 0 is both
+# Sources of 3, 1 and 4 subwords; targets of 3, 2 and 1 subwords and an end symbol. Id 0 is both
 # padding (inputs) and </s> (targets), 1 is <s>.
 SOURCE = np.array([[3, 4, 5, 0], [6, 0, 0, 0], [7, 8, 9, 10]], np.int32)
 TARGET = np.array([[1, 3, 4, 5], [1, 6, 12, 0], [1, 7, 0, 0]], np.int32)
@@ -43,7 +43,7 @@ def make_model(gate="batchwise", groups=None, kind="multiplicative", seed=1, **a
 
 
 def randomised(**arguments):
-    """With weights so large that what should not depend on something would show it."""
+    """A model with large random weights, which make any unwanted dependency visible."""
     model = make_model(**arguments)
     model.compile("adam")
     model.build((None, None))
@@ -71,8 +71,8 @@ def evaluate(model, source=SOURCE, target=TARGET, targets=TARGETS, batch_size=32
     return logs
 
 
-def with_known_probabilities(model):
-    """All positions predict alike."""
+def set_known_probabilities(model):
+    """Sets the softmax weights to a known distribution, the same at all positions."""
     model.softmax.kernel.assign(np.zeros([V, D]))
     bias = np.full(V, -np.inf)
     bias[[0, 3, 4, 5, 6, 7, 12]] = np.log([1 / 2, 1 / 8, 1 / 16, 1 / 16, 1 / 8, 1 / 16, 1 / 16])

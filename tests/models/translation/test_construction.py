@@ -1,4 +1,4 @@
-"""Files, configs, operations, wrong arguments."""
+"""Saving, config round trip, operation counts, invalid arguments."""
 
 import keras
 import numpy as np
@@ -25,38 +25,37 @@ def test_save_and_load(gate, groups, tmp_path):
     model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     model.train_on_batch((SOURCE, TARGET), TARGETS)
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
-    weights, restored = model.weights, again.weights
-    assert [each.name for each in restored] == [each.name for each in weights]
-    for a, b in zip(restored, weights, strict=True):
+    restored = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
+    assert [weight.name for weight in restored.weights] == [weight.name for weight in model.weights]
+    for a, b in zip(restored.weights, model.weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=b.path)
     expected = model((SOURCE, TARGET)).numpy()
-    np.testing.assert_array_equal(again((SOURCE, TARGET)).numpy(), expected)
-    assert again.softmax.num_sampled == 5
-    nll = [each.negative_log_likelihood((SOURCE, TARGET), TARGETS) for each in (model, again)]
+    np.testing.assert_array_equal(restored((SOURCE, TARGET)).numpy(), expected)
+    assert restored.softmax.num_sampled == 5
+    nll = [m.negative_log_likelihood((SOURCE, TARGET), TARGETS) for m in (model, restored)]
     np.testing.assert_allclose(*nll, rtol=1e-6)
-    ids = [each.translate(SOURCE, beam_size=2).ids.numpy() for each in (model, again)]
+    ids = [m.translate(SOURCE, beam_size=2).ids.numpy() for m in (model, restored)]
     np.testing.assert_array_equal(*ids)
 
 
 def test_config_round_trip():
     model = make_model(num_sampled=5, dropout=0.1, name="translation", kind="additive")
     config = model.get_config()
-    for again in (
+    for restored in (
         TranslationModel.from_config(config),
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model)),
     ):
-        assert again.get_config() == config
-        assert (again.vocabulary_size, again.d_model, again.seed) == (V, D, 1)
-        assert (again.softmax.num_sampled, again.dropout.rate) == (5, 0.1)
-        assert (len(again.encoder), len(again.decoder)) == (3, 3)
-        assert len({block.seed for block in again.blocks}) == 6
-        assert again.decoder[0].layer.attention.kind == "additive"
+        assert restored.get_config() == config
+        assert (restored.vocabulary_size, restored.d_model, restored.seed) == (V, D, 1)
+        assert (restored.softmax.num_sampled, restored.dropout.rate) == (5, 0.1)
+        assert (len(restored.encoder), len(restored.decoder)) == (3, 3)
+        assert len({block.seed for block in restored.blocks}) == 6
+        assert restored.decoder[0].layer.attention.kind == "additive"
 
 
 def test_operations_of_the_papers_model():
-    # 5 LSTMs 47.2M, the context into the first one of the decoder 4.2M, 2 mixtures 16.8M; with the
-    # softmax's 16.8M 85M, gates aside.
+    # 5 LSTMs 47.2M, the context vectors into the decoder's first LSTM 4.2M, 2 mixtures 16.8M; with
+    # the softmax's 16.8M the total is 85M, without gates.
     def lstm():
         return ProjectedLSTM(2048, 512, return_sequences=True)
 
@@ -74,7 +73,7 @@ def test_operations_of_the_papers_model():
     counted = sum(block.ops_per_timestep(512) for block in model.blocks) - gates
     assert counted / 1e6 == pytest.approx(47.2 + 4.2 + 16.8, abs=0.1)
     assert (counted + 512 * 32_768) / 1e6 == pytest.approx(85, abs=0.5)
-    assert not model.trainable_weights  # nothing was built
+    assert not model.trainable_weights  # the model is not built
 
 
 def blocks(*layers):
@@ -85,7 +84,7 @@ def lstm():
     return ProjectedLSTM(D, return_sequences=True)
 
 
-DECODER = "decoder must have an AttentionLSTM in its first block, and only there"
+DECODER = "decoder must have an AttentionLSTM in its first block and in no other block"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,8 @@ DECODER = "decoder must have an AttentionLSTM in its first block, and only there
         ),
     ],
 )
-def test_wrong_blocks(encoder, decoder, message):
-    encoder, decoder = (blocks(*(make() for make in each)) for each in (encoder, decoder))
+def test_invalid_blocks(encoder, decoder, message):
+    encoder, decoder = (blocks(*(make() for make in stack)) for stack in (encoder, decoder))
     with pytest.raises(ValueError, match=message):
         TranslationModel(V, D, encoder, decoder)
 
@@ -116,19 +115,19 @@ def test_wrong_blocks(encoder, decoder, message):
         ({"dropout": 1.5}, "1.5"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_invalid_arguments(arguments, message):
     arguments = {"vocabulary_size": V, "d_model": D, **arguments}
     with pytest.raises(ValueError, match=message):
         TranslationModel(encoder=[], decoder=blocks(AttentionLSTM(D)), **arguments)
 
 
-def test_no_encoder_blocks_attend_to_the_embedding():
+def test_without_encoder_blocks_the_decoder_attends_to_the_embedding():
     model = TranslationModel(V, D, [], blocks(AttentionLSTM(D)))
     model.compile("adam", run_eagerly=True)
     assert np.isfinite(model.train_on_batch((SOURCE, TARGET), TARGETS, return_dict=True)["loss"])
 
 
-def test_a_width_that_does_not_fit():
+def test_block_that_changes_the_shape_raises():
     model = TranslationModel(V, D, blocks(lstm()), blocks(AttentionLSTM(D + 1)))
     with pytest.raises(ValueError, match="a block needs a layer that keeps the shape"):
         model.build((None, None))

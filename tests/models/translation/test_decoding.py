@@ -1,4 +1,4 @@
-"""Translations, and the steps that find them."""
+"""Decoding steps and translations."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from models.translation.small_model import (
     log_softmax,
     make_model,
     randomised,
-    with_known_probabilities,
+    set_known_probabilities,
 )
 
 from tfmoe.models.beam_search import tile
@@ -22,7 +22,7 @@ from tfmoe.models.beam_search import tile
 @pytest.mark.parametrize("kind", ["multiplicative", "additive"])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("gate", GATES)
-def test_decoding_step_repeated_gives_what_the_call_gives(gate, groups, kind):
+def test_repeated_decoding_steps_equal_the_call(gate, groups, kind):
     model = randomised(gate=gate, groups=groups, kind=kind)
     expected = log_softmax(model.word_logits(model((SOURCE, TARGET))).numpy())
     expected_attention = model.attention(SOURCE, TARGET).numpy()
@@ -36,14 +36,14 @@ def test_decoding_step_repeated_gives_what_the_call_gives(gate, groups, kind):
         np.testing.assert_allclose(
             attention.numpy()[on], expected_attention[on, t], rtol=0, atol=1e-5
         )
-    assert len(states) == 3 and states[1] == ()  # the mixture has none
+    assert len(states) == 3 and states[1] == ()  # a mixture has no state
     assert not expected_attention[np.broadcast_to((SOURCE == 0)[:, None], (3, 4, 4))].any()
 
 
-def test_beam_search_scores_what_the_call_scores():
+def test_beam_search_scores_equal_the_calls():
     model = randomised()
-    found = model.translate(SOURCE, beam_size=3, num_best=3, coverage_penalty=0.0)
-    ids, lengths = found.ids.numpy(), found.lengths.numpy()
+    result = model.translate(SOURCE, beam_size=3, num_best=3, coverage_penalty=0.0)
+    ids, lengths = result.ids.numpy(), result.lengths.numpy()
     limits = 2 * (SOURCE != 0).sum(axis=1) + 10
     for row in range(3):
         for rank in range(3):
@@ -54,16 +54,16 @@ def test_beam_search_scores_what_the_call_scores():
             features = model((SOURCE[row : row + 1], target[:, : len(outputs)]))
             log_p = log_softmax(model.word_logits(features).numpy())[0]
             expected = log_p[np.arange(len(outputs)), outputs].sum()
-            got = found.log_probabilities.numpy()[row, rank]
+            got = result.log_probabilities.numpy()[row, rank]
             assert got == pytest.approx(expected, abs=1e-3)
             length_penalty = ((5 + len(outputs)) / 6) ** 0.2
-            assert found.scores.numpy()[row, rank] == pytest.approx(got / length_penalty, rel=1e-5)
+            assert result.scores.numpy()[row, rank] == pytest.approx(got / length_penalty, rel=1e-5)
 
 
-def test_width_1_writes_the_best_next_subword_at_each_step():
-    # It ends where the end is one of the two best, and the whole the likeliest of all such.
+def test_beam_size_1_is_greedy():
+    # It ends at a step where the end symbol is among the two best, at the likeliest such step.
     model = randomised()
-    found = model.translate(
+    result = model.translate(
         SOURCE, beam_size=1, length_penalty=0.0, coverage_penalty=0.0, max_length=6
     )
     for row in range(3):
@@ -79,34 +79,34 @@ def test_width_1_writes_the_best_next_subword_at_each_step():
             total += log_p[best]
             written.append(best)
         expected = max(ended)[1] if ended else written[1:]
-        n = int(found.lengths[row, 0])
-        assert found.ids.numpy()[row, 0, :n].tolist() == expected
+        n = int(result.lengths[row, 0])
+        assert result.ids.numpy()[row, 0, :n].tolist() == expected
 
 
-def test_attention_of_a_translation_is_that_of_the_call():
+def test_attention_of_a_translation_equals_the_calls():
     model = randomised()
-    found = model.translate(SOURCE, beam_size=2, keep_attention=True)
+    result = model.translate(SOURCE, beam_size=2, keep_attention=True)
     for row in range(3):
-        n = int(found.lengths[row, 0])
-        target = np.array([[1, *found.ids.numpy()[row, 0, :n]]], np.int32)
+        n = int(result.lengths[row, 0])
+        target = np.array([[1, *result.ids.numpy()[row, 0, :n]]], np.int32)
         expected = model.attention(SOURCE[row : row + 1], target).numpy()[0]
         ended = n < 2 * np.count_nonzero(SOURCE[row]) + 10
         steps = n + 1 if ended else n
-        actual = found.attention.numpy()[row, 0]
+        actual = result.attention.numpy()[row, 0]
         np.testing.assert_allclose(actual[:steps], expected[:steps], rtol=0, atol=1e-5)
         assert not actual[steps:].any()
 
 
-def test_default_length_is_twice_the_sources_and_ten():
+def test_default_max_length_is_twice_the_source_length_plus_ten():
     model = make_model()
     model.build((None, None))
-    with_known_probabilities(model)
+    set_known_probabilities(model)
     model.softmax.bias[0].assign(-np.inf)  # nothing ends
-    found = model.translate(SOURCE, beam_size=2)
-    np.testing.assert_array_equal(found.lengths.numpy()[:, 0], [16, 12, 18])
+    result = model.translate(SOURCE, beam_size=2)
+    np.testing.assert_array_equal(result.lengths.numpy()[:, 0], [16, 12, 18])
 
 
-def test_states_of_rows_are_tiled():
+def test_shapes_of_tiled_memory_and_states():
     model = randomised()
     memory, mask = tile(model.encode(SOURCE), 2)
     assert (memory.shape, mask.shape) == ((6, 4, D), (6, 4))

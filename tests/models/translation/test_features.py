@@ -1,4 +1,4 @@
-"""Features of the target: what they depend on."""
+"""What the features of the target depend on."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from models.translation.small_model import GATES, REAL, SOURCE, TARGET, D, V, ra
 
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("gate", GATES)
-def test_features_do_not_depend_on_padding_nor_on_the_rest_of_the_batch(gate, groups):
+def test_features_do_not_depend_on_padding_or_other_rows(gate, groups):
     model = randomised(gate=gate, groups=groups)
     whole = model((SOURCE, TARGET)).numpy()
     assert whole.shape == (3, 4, D)
@@ -17,16 +17,16 @@ def test_features_do_not_depend_on_padding_nor_on_the_rest_of_the_batch(gate, gr
         alone = model((SOURCE[row : row + 1, :sources], TARGET[row : row + 1, :targets])).numpy()
         np.testing.assert_allclose(alone[0], whole[row, :targets], rtol=0, atol=1e-5)
     order = [2, 0, 1]
-    turned = model((SOURCE[order], TARGET[order])).numpy()
-    np.testing.assert_allclose(turned[REAL[order]], whole[order][REAL[order]], rtol=0, atol=1e-5)
-    # In training the experts of Batchwise choose among the whole batch.
+    permuted = model((SOURCE[order], TARGET[order])).numpy()
+    np.testing.assert_allclose(permuted[REAL[order]], whole[order][REAL[order]], rtol=0, atol=1e-5)
+    # In training, the experts of Batchwise select tokens from the whole batch.
     if gate == "batchwise":
         training = model((SOURCE, TARGET), training=True).numpy()
         assert np.abs(training - whole)[REAL].max() > 1e-3
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_features_do_not_see_the_future_but_all_of_the_source(gate):
+def test_features_depend_on_past_targets_and_the_whole_source(gate):
     model = randomised(gate=gate)
     before = model((SOURCE, TARGET)).numpy()
     changed = TARGET.copy()

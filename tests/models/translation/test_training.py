@@ -14,7 +14,7 @@ from models.translation.small_model import (
     log_softmax,
     make_model,
     randomised,
-    with_known_probabilities,
+    set_known_probabilities,
 )
 
 from tfmoe.gating import Batchwise
@@ -39,7 +39,7 @@ def test_training_loss_and_gradients_do_not_depend_on_padding(gate):
             loss = model.compute_loss(inputs, targets, model(inputs, training=True))
         gradients = tape.gradient(loss, model.trainable_variables)
         results.append([loss])
-        for gradient in gradients:  # None: noise that is off does not train its kernel
+        for gradient in gradients:  # None for the noise kernel, unused without noise
             results[-1].append(tf.convert_to_tensor(0.0 if gradient is None else gradient))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-5)
@@ -49,8 +49,8 @@ def test_perplexity_by_hand():
     model = make_model()
     model.compile("adam")
     model.build((None, None))
-    with_known_probabilities(model)
-    # -log2 p: 3 + 4 + 4 + 1; 3 + 4 + 1; 4 + 1: 25 bits over 9 subwords, the three ends counted.
+    set_known_probabilities(model)
+    # -log2 p: 3 + 4 + 4 + 1; 3 + 4 + 1; 4 + 1: 25 bits over 9 subwords, sentence ends included.
     logs = evaluate(model)
     assert logs["perplexity"] == pytest.approx(2 ** (25 / 9), rel=1e-5)
     assert logs["loss"] == pytest.approx(25 / 9 * np.log(2), rel=1e-5)
@@ -67,7 +67,7 @@ def test_perplexity_does_not_depend_on_the_batches():
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_training_loss_is_the_mean_over_target_words_plus_the_losses_of_the_gates(gate):
+def test_training_loss_is_the_mean_over_target_words_plus_the_gates_losses(gate):
     model = randomised(gate=gate)
     features = model((SOURCE, TARGET), training=True)
     added = sum(model.losses).numpy()
@@ -83,7 +83,7 @@ def test_training_loss_is_the_mean_over_target_words_plus_the_losses_of_the_gate
 @pytest.mark.parametrize("num_sampled", [None, 5])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("gate", GATES)
-def test_gradients_reach_every_weight_but_thresholds_by_the_task(gate, groups, num_sampled):
+def test_the_task_trains_every_weight_except_thresholds(gate, groups, num_sampled):
     model = randomised(gate=gate, groups=groups, num_sampled=num_sampled)
     with tf.GradientTape() as tape:
         features = model((SOURCE, TARGET), training=True)
@@ -122,11 +122,11 @@ def test_fit_reports_losses_metrics_and_the_perplexity_of_evaluation():
     np.testing.assert_allclose(np.exp(history["val_loss"]), history["val_perplexity"], rtol=1e-6)
 
 
-def reversals(number, seed):
-    """Sequences of 2 to 5 of the symbols 3 to 7, and the same backwards."""
+def reversals(num_pairs, seed):
+    """Pairs of a sequence of 2 to 5 symbols, each from 3 to 7, and its reversal."""
     rng = np.random.default_rng(seed)
-    source, target, targets = (np.zeros((number, length), np.int32) for length in (5, 6, 6))
-    for row, n in enumerate(rng.integers(2, 6, number)):
+    source, target, targets = (np.zeros((num_pairs, length), np.int32) for length in (5, 6, 6))
+    for row, n in enumerate(rng.integers(2, 6, num_pairs)):
         source[row, :n] = rng.integers(3, 8, n)
         target[row, : n + 1] = [1, *source[row, :n][::-1]]
         targets[row, : n + 1] = [*source[row, :n][::-1], 0]
@@ -151,32 +151,32 @@ def test_learns_to_reverse():
     inputs, targets = reversals(128 * 100, seed=0)
     model.fit(inputs, targets, batch_size=128, epochs=2, verbose=0)
     (source, _), expected = reversals(200, seed=1)
-    found = model.translate(source, beam_size=1, length_penalty=0.0, coverage_penalty=0.0)
+    result = model.translate(source, beam_size=1, length_penalty=0.0, coverage_penalty=0.0)
     width = expected.shape[1]
-    assert found.ids.shape[1:] == (1, 2 * 5 + 10)
-    ids = np.pad(found.ids.numpy()[:, 0], [(0, 0), (0, width)])
+    assert result.ids.shape[1:] == (1, 2 * 5 + 10)
+    ids = np.pad(result.ids.numpy()[:, 0], [(0, 0), (0, width)])
     right = (ids[:, :width] == expected).all(axis=1) & ~ids[:, width:].any(axis=1)
     assert right.mean() > 0.95
     lengths = (expected != 0).sum(axis=1)
-    np.testing.assert_array_equal(found.lengths.numpy()[right, 0], lengths[right])
-    # A beam, which does not depend on the rest of the batch.
+    np.testing.assert_array_equal(result.lengths.numpy()[right, 0], lengths[right])
+    # The beam search of a sentence does not depend on the rest of the batch.
     beam = model.translate(source, beam_size=3)
     alone = model.translate(source[:1], beam_size=3)
     n = int(alone.lengths[0, 0])
     np.testing.assert_array_equal(alone.ids[0, 0, :n], beam.ids[0, 0, :n])
 
 
-def test_batch_of_nothing_but_padding_is_finite():
+def test_batch_of_padding_only_is_finite():
     model = make_model(num_sampled=5)
     model.compile("adam", run_eagerly=True)
-    nothing = np.zeros((2, 3), np.int32)
-    model.train_on_batch((nothing, nothing), nothing)
+    padding = np.zeros((2, 3), np.int32)
+    model.train_on_batch((padding, padding), padding)
     for weight in model.trainable_weights:
         assert np.all(np.isfinite(weight.numpy())), weight.path
-    assert evaluate(model, nothing, nothing, nothing)["perplexity"] == 1
+    assert evaluate(model, padding, padding, padding)["perplexity"] == 1
 
 
-def test_sample_weights_are_refused():
+def test_sample_weights_raise():
     model = make_model()
     model.compile("adam")
     with pytest.raises(ValueError, match=r"sample_weight must be None"):

@@ -1,7 +1,7 @@
-"""Beam search in the graph, scored as in Wu et al. 2016, section 7 (arXiv:1609.08144).
+"""Beam search as TensorFlow operations, scored as in Wu et al. 2016, section 7 (arXiv:1609.08144).
 
-`settings`: what is searched for. `scoring`: the score of a hypothesis. `hypotheses`: those that
-live and those that have ended. `search`: the search itself.
+Modules: `settings` (arguments and their checks), `scoring` (the score of a hypothesis),
+`hypotheses` (live and finished hypotheses), `search` (the loop).
 
 Axes of all modules: B sentences, M live hypotheses per sentence (the beam), N = B * M rows,
 V vocabulary, L longest target, S source positions, K hypotheses returned per sentence,

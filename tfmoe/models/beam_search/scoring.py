@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-TINY = 1.2e-38  # about the least normal float32: the least attention that a score counts
+TINY = 1.2e-38  # about the smallest normal float32: the lower bound of coverage in a score
 NEVER = float("-inf")
 
 
@@ -15,16 +15,16 @@ class Scoring(NamedTuple):
         lp(Y) = ((5 + |Y|) / (5 + 1))^α
         cp(X, Y) = β Σ_i log(min(Σ_j p_ij, 1))
 
-    with p_ij the attention of target step j to source position i. `|Y|` and the sum over j count
-    the end symbol, so that `lp` of the empty translation is 1.
+    with p_ij the attention weight of target step j on source position i. `|Y|` and the sum over j
+    include the end symbol, so `lp` of the empty translation is 1.
 
-    Scores are computed in float64: float32 logarithms and powers can differ in the last bit with
-    the row in which a hypothesis lies, and the order of hypotheses must not depend on it.
+    Scores are computed in float64: the last bit of a float32 logarithm or power can depend on the
+    row of a hypothesis, and the order of hypotheses must not.
 
     Attributes:
         length_penalty: α, at least 0.
         coverage_penalty: β, at least 0.
-        source_mask: `[B, S]` bool, which source positions are real.
+        source_mask: `[B, S]` bool, `False` for padding.
     """
 
     length_penalty: float
@@ -37,8 +37,8 @@ class Scoring(NamedTuple):
         Args:
             log_probabilities: `[B, M]` float32 `log P(Y|X)`.
             lengths: `|Y|`, int32, a scalar or `[B, 1]`.
-            coverage: `[B, M, S]` float32 `Σ_j p_ij`. A value of 0 counts as the least float32:
-                with `-inf` for its logarithm, all translations would score the same.
+            coverage: `[B, M, S]` float32 `Σ_j p_ij`. Values are clipped below at `TINY`: with a
+                logarithm of `-inf`, all translations would have the same score.
 
         Returns:
             `[B, M]` float32; `-inf` instead of NaN.
@@ -51,11 +51,12 @@ class Scoring(NamedTuple):
         return no_nan(tf.cast(scores, tf.float32))
 
     def best_possible(self, log_probability, max_length):
-        """The bound that no continuation of a hypothesis exceeds: `log P` can only fall, `lp` only
-        grow to that of `max_length`, and `cp` is at most 0.
+        """Upper bound of the scores of all continuations of a hypothesis.
+
+        `log P` can only fall, `lp` is at most its value at `max_length`, and `cp` is at most 0.
 
         Args:
-            log_probability: `[B]` float32, at most 0, of hypotheses that have not ended.
+            log_probability: `[B]` float32, at most 0, of live hypotheses.
             max_length: `[B]` int32.
 
         Returns:
@@ -65,10 +66,10 @@ class Scoring(NamedTuple):
         return tf.cast(bound, tf.float32)
 
     def divisor(self, lengths):
-        """`lp` of hypotheses with so many symbols, float64."""
+        """`lp` of hypotheses of the given lengths, float64."""
         return ((5.0 + tf.cast(lengths, tf.float64)) / 6.0) ** self.length_penalty
 
 
 def no_nan(x):
-    """`x`, with `-inf` instead of NaN."""
+    """`x` with NaN replaced by `-inf`."""
     return tf.where(tf.math.is_nan(x), NEVER, x)

@@ -1,4 +1,4 @@
-"""What is searched for, and the checks of what a search is called with."""
+"""The settings of a beam search, and checks of its arguments."""
 
 import dataclasses
 import numbers
@@ -11,27 +11,29 @@ from tfmoe.ops import arguments
 
 @dataclasses.dataclass
 class Settings:
-    """What a search does, whatever the sentences.
+    """The settings of a beam search.
 
     Args:
         vocabulary_size: V.
-        start_id, end_id: the ids of the symbols around a target. They may be equal.
-        beam_size: M. May be larger than V.
-        num_best: K, up to M; `None` for M. With a smaller K the search stops sooner.
-        length_penalty: α of `Scoring`. With 0 the length does not count.
-        coverage_penalty: β of `Scoring`. With 0 the coverage does not count.
-        keep_attention: whether to return the attention.
-        pruning: how far below the best a hypothesis may be (`beamsize` in Wu et al. 2016, who take
-            3.0); `None` prunes nothing. Two things are pruned. At each step, candidates whose id
-            has, given its hypothesis, a log-probability more than this below that of the step's
-            best id of any hypothesis of the sentence. Of the finished hypotheses, those whose score
-            is more than this below the best one; a sentence stops when no live one can do better.
+        start_id: id of the symbol before a target.
+        end_id: id of the symbol after a target. May equal `start_id`.
+        beam_size: M, live hypotheses per sentence. May exceed V.
+        num_best: K, hypotheses returned per sentence, up to M; `None` for M. The search stops
+            earlier with a smaller K.
+        length_penalty: α of `Scoring`. 0 ignores the length.
+        coverage_penalty: β of `Scoring`. 0 ignores the coverage.
+        keep_attention: whether to return the attention weights.
+        pruning: maximum distance from the best (`beamsize` in Wu et al. 2016, who use 3.0); `None`
+            prunes nothing. It prunes candidates of a step: the log-probability of an id given its
+            hypothesis may be at most this far below the best one in the sentence at this step. And
+            it prunes finished hypotheses: a score may be at most this far below the best score. A
+            sentence stops when no live hypothesis can reach this bound.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: if a value is out of range.
 
-    Paper: its search is that of Wu et al., but it does not say that it prunes; here it does not by
-    default.
+    Paper: the paper uses the search of Wu et al. but does not mention pruning; the default is not
+    to prune.
     """
 
     vocabulary_size: int
@@ -62,19 +64,19 @@ class Settings:
 
     @property
     def reads_attention(self):
-        """Whether the attention that `step` returns is looked at."""
+        """Whether the search uses the attention that `step` returns."""
         return bool(self.coverage_penalty or self.keep_attention)
 
 
 class Sentences(NamedTuple):
-    """The sentences of a search.
+    """The sentences of a search. Sizes are Python integers if known, else int32 scalars.
 
     Attributes:
-        batch_size: B, a Python integer where it is known, else an int32 scalar.
+        batch_size: B.
         max_length: `[B]` int32.
-        longest: L, the maximum of `max_length`, known or not likewise.
-        source_mask: `[B, S]` bool. S is 0 where the attention is not looked at.
-        num_sources: S, known or not likewise.
+        longest: L, the maximum of `max_length`.
+        source_mask: `[B, S]` bool. S is 0 if the search does not use attention.
+        num_sources: S.
     """
 
     batch_size: int | tf.Tensor
@@ -85,10 +87,10 @@ class Sentences(NamedTuple):
 
 
 def checked_sentences(settings, states, batch_size, max_length, source_mask):
-    """`Sentences` from the arguments of a search.
+    """Checks the arguments of a search and returns them as `Sentences`.
 
     Raises:
-        ValueError: for an argument that does not fit.
+        ValueError: if an argument has a wrong type, shape or value.
     """
     reads_attention = settings.reads_attention
     if source_mask is None and reads_attention:
@@ -107,38 +109,38 @@ def checked_sentences(settings, states, batch_size, max_length, source_mask):
     return Sentences(batch_size, limits, longest, mask, num_sources)
 
 
-def checked_output(what, width_name, x, width):
-    """What `step` returns, as float32.
+def checked_output(name, width_name, x, width):
+    """Checks the shape of an output of `step` and casts it to float32.
 
     Args:
-        what: its name, for the error.
-        width_name: what gives its width, for the error.
+        name: name of the output, for the error message.
+        width_name: the argument that determines the width, for the error message.
         x: the output.
-        width: its width; `None` where it is not known.
+        width: expected width; `None` if unknown.
 
     Returns:
         `[N, width]` float32.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: if the shape is not `[N, width]`.
     """
     x = tf.cast(x, tf.float32)
     if not x.shape.is_compatible_with([None, width]):
-        raise ValueError(f"{width_name} is {width}, but step returns {what} of shape {x.shape}")
+        raise ValueError(f"{width_name} is {width}, but step returned {name} of shape {x.shape}")
     return x
 
 
 def _id(name, value, vocabulary_size):
     if not isinstance(value, numbers.Integral) or not 0 <= value < vocabulary_size:
         raise ValueError(
-            f"{name} must be an integer of at least 0 and below vocabulary_size {vocabulary_size},"
-            f" got {value!r}"
+            f"{name} must be an integer from 0 to {vocabulary_size - 1} (vocabulary_size - 1), "
+            f"got {value!r}"
         )
     return int(value)
 
 
 def _batch_size(batch_size):
-    """A Python integer where it is known, else an int32 scalar."""
+    """A Python integer if the value is known, else an int32 scalar."""
     tensor = tf.convert_to_tensor(batch_size)
     known = tf.get_static_value(tensor)
     if tensor.shape.rank or not tensor.dtype.is_integer or (known is not None and known < 0):
@@ -147,23 +149,24 @@ def _batch_size(batch_size):
 
 
 def _check_rows(name, x, batch_size, rank=None):
-    """Raises a ValueError unless x has, as far as is known, a row for each sentence."""
+    """Raises a ValueError unless the static shape of x can have one row per sentence."""
     shape = tf.convert_to_tensor(x).shape
     known = tf.get_static_value(batch_size)
-    rows = shape[:1].is_compatible_with([known]) if shape.rank != 0 else False
-    if not rows or (rank is not None and shape.rank not in (None, rank)):
+    rows_match = shape[:1].is_compatible_with([known]) if shape.rank != 0 else False
+    if not rows_match or (rank is not None and shape.rank not in (None, rank)):
         raise ValueError(
             f"{name} must have a leading axis of batch_size{'' if known is None else f' {known}'}"
-            f"{'' if rank is None else f' and {rank} axes'}, got a shape of {shape}"
+            f"{'' if rank is None else f' and {rank} axes'}, got shape {shape}"
         )
 
 
 def _limits(max_length, batch_size):
-    """`[B]` int32 from one integer or a row of them, and the maximum (a Python integer where it is
-    known)."""
+    """Converts an integer or a vector of integers to `[B]` int32, and computes its maximum (a
+    Python integer if the values are known).
+    """
     limits = tf.convert_to_tensor(max_length)
     if not limits.dtype.is_integer or limits.shape.rank not in (0, 1):
-        raise ValueError(f"max_length must be one integer or a row of them, got {max_length!r}")
+        raise ValueError(f"max_length must be an integer or a vector of them, got {max_length!r}")
     if limits.shape.rank == 1:
         _check_rows("max_length", limits, batch_size)
     known = tf.get_static_value(limits)
