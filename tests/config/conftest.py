@@ -1,4 +1,4 @@
-"""Files of configs."""
+"""A fixture that writes config files."""
 
 import textwrap
 

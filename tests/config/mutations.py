@@ -1,4 +1,4 @@
-"""Configs that are wrong in all ways: mutations of shipped ones and of generated ones."""
+"""Mutations of shipped and of generated configs, to test error handling."""
 
 import copy
 
@@ -16,8 +16,8 @@ NAMES = [
     *STRATEGY_SECTIONS, "language_model", "translation",
 ]  # fmt: skip
 TEXTS = ["null", "relu", "gelu", "orthogonal", "he_normal", "de", "en-fr", "*.txt", "[a, b]", "é"]
-# YAML that takes the place of a value.
-WILD = [
+# YAML that replaces a value.
+UNUSUAL = [
     "!!bool maybe", "!!int ''", "!!timestamp x", "!!timestamp 2017-01-23", "!!float .", "!!null x",
     "!!set {a}", "!!omap [a]", "!!str [a]", "!mine 3", "!!python/name:os.system ''", "!!binary x",
     '"\\U00FFFFFF"', '"\\ud800"', '"\\e[31m"', '"\\u202e"', '"\\0"', "|\n  a\n  b\n",
@@ -27,9 +27,9 @@ WILD = [
     str(2**31), str(2**62), str(2**63), str(2**70), "-" + str(2**70), "1e308", "1e400", "1e-320",
     ".nan", ".inf", "-.inf", "{name: moe}", "{name: attention_lstm, units: 8}",
 ]  # fmt: skip
-# What else can happen to a value and its key, and to the text.
+# Other changes of a value, a key, or the text of the file.
 OPERATIONS = [
-    "alike",
+    "similar",
     "delete",
     "rename",
     "repeat",
@@ -39,9 +39,9 @@ OPERATIONS = [
     "text: double",
     "text: \t",
 ]
-CHANGES = [*OPERATIONS, *NUMBERS, *NAMES, *TEXTS, *WILD]
-MARK = "VALUE-{}-HERE"
-NEEDED = {"units": 8, "hidden_units": 8, "num_experts": 4, "steps": 9, "train": "a*", "root": "x"}
+CHANGES = [*OPERATIONS, *NUMBERS, *NAMES, *TEXTS, *UNUSUAL]
+PLACEHOLDER = "VALUE-{}-HERE"
+REQUIRED = {"units": 8, "hidden_units": 8, "num_experts": 4, "steps": 9, "train": "a*", "root": "x"}
 LANGUAGE = {name: DATA_SECTIONS[name] for name in ("text", "lm1b", "embedded_text", "grammars")}
 
 
@@ -50,30 +50,30 @@ def mutated(tree, mutations):
 
     Args:
         tree: of a config.
-        mutations: list of `(number, change)`: a number chooses the place, and `change` is one of
+        mutations: list of `(number, change)`: the number selects the location, `change` is one of
             `CHANGES`.
     """
-    tree, values, of_text = copy.deepcopy(tree), [], []
+    tree, values, text_changes = copy.deepcopy(tree), [], []
     for number, change in mutations:
         if change.startswith("text: "):
-            of_text.append((number, change.removeprefix("text: ")))
+            text_changes.append((number, change.removeprefix("text: ")))
             continue
-        places = list(places_of(tree))
-        if not places:
+        locations = list(locations_of(tree))
+        if not locations:
             break
-        holder, key = places[number % len(places)]
-        if change == "alike":
-            change = alike(key, holder[key], number)
+        parent, key = locations[number % len(locations)]
+        if change == "similar":
+            change = similar_value(key, parent[key], number)
         if change in OPERATIONS:
-            other = places[number // len(places) % len(places)]
-            operate(change, holder, key, *other)
+            other = locations[number // len(locations) % len(locations)]
+            operate(change, parent, key, *other)
         else:
-            holder[key] = MARK.format(len(values))
+            parent[key] = PLACEHOLDER.format(len(values))
             values.append(change)
     text = dump(tree)
     for index, value in enumerate(values):
-        text = text.replace(MARK.format(index), value)
-    for number, change in of_text:
+        text = text.replace(PLACEHOLDER.format(index), value)
+    for number, change in text_changes:
         at = number % (len(text) + 1)
         text = {"cut": text[:at], "double": text[:at] * 2}.get(
             change, text[:at] + change + text[at:]
@@ -81,8 +81,8 @@ def mutated(tree, mutations):
     return text
 
 
-def alike(key, value, number):
-    """YAML of a value that could be in the place of another: one of those of its kind."""
+def similar_value(key, value, number):
+    """YAML of a value of the same type."""
     if isinstance(value, bool):
         return str(not value).lower()
     if isinstance(value, (dict, list)):
@@ -93,41 +93,41 @@ def alike(key, value, number):
 
 
 def random_mutations(random):
-    """Mutations for `mutated`: one or two, most of them mild.
+    """Mutations for `mutated`: one or two, most of them small.
 
     Args:
         random: a `random.Random`.
     """
-    changes = [random.choice(["alike", "alike", "delete", random.choice(CHANGES)])]
-    changes += ["alike"] * random.randint(0, 1)
+    changes = [random.choice(["similar", "similar", "delete", random.choice(CHANGES)])]
+    changes += ["similar"] * random.randint(0, 1)
     return [(random.randrange(10**6), change) for change in changes]
 
 
-def places_of(tree):
-    """Yields `(mapping or list, key or index)` of everything in a tree."""
+def locations_of(tree):
+    """Yields `(mapping or list, key or index)` of every value in a tree."""
     for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         yield tree, key
         if isinstance(value, (dict, list)):
-            yield from places_of(value)
+            yield from locations_of(value)
 
 
-def operate(change, holder, key, other, other_key):
-    """Does one of `OPERATIONS`."""
+def operate(change, parent, key, other, other_key):
+    """Applies one of `OPERATIONS`."""
     if change == "delete":
-        del holder[key]
-    elif change == "rename" and isinstance(holder, dict):
-        holder[f"{key}x"] = holder.pop(key)
-    elif change == "repeat" and isinstance(holder, list):
-        holder += holder[key : key + 1] * 3
+        del parent[key]
+    elif change == "rename" and isinstance(parent, dict):
+        parent[f"{key}x"] = parent.pop(key)
+    elif change == "repeat" and isinstance(parent, list):
+        parent += parent[key : key + 1] * 3
     elif change == "wrap":
-        holder[key] = [holder[key]]
+        parent[key] = [parent[key]]
     elif change == "swap":
-        first, second = copy.deepcopy(holder[key]), copy.deepcopy(other[other_key])
-        holder[key], other[other_key] = second, first
+        first, second = copy.deepcopy(parent[key]), copy.deepcopy(other[other_key])
+        parent[key], other[other_key] = second, first
 
 
 def generated(random):
-    """A config of registered parts.
+    """A config of random registered blocks, gates, optimizers and corpora.
 
     Args:
         random: a `random.Random`.
@@ -136,15 +136,17 @@ def generated(random):
     def section(sections):
         name = random.choice(list(sections))
         fields = sections[name].model_fields
-        needed = {key: value for key, value in NEEDED.items() if key in fields}
-        given = {
-            key: info.default for key, info in fields.items() if type(info.default) in (int, float)
+        required = {key: value for key, value in REQUIRED.items() if key in fields}
+        optional = {
+            key: info.default
+            for key, info in fields.items()
+            if type(info.default) in (int, float) and random.random() < 0.3
         }
-        some = {key: value for key, value in given.items() if random.random() < 0.3}
-        return {"name": name, **some, **needed}
+        return {"name": name, **optional, **required}
 
-    plain = {name: each for name, each in BLOCK_SECTIONS.items() if name != "attention_lstm"}
-    blocks = [section(plain) for _ in range(random.randint(1, 3))]
+    block_sections = {**BLOCK_SECTIONS}
+    del block_sections["attention_lstm"]
+    blocks = [section(block_sections) for _ in range(random.randint(1, 3))]
     for block in blocks:
         if block["name"] == "moe":
             block["gate"] = section(GATE_SECTIONS)
@@ -158,7 +160,7 @@ def generated(random):
 
 
 def tree_of(path):
-    """The tree of a config file, as it stands there; its base with the whole path."""
+    """The tree of a config file, not merged with its base; `base` as an absolute path."""
     tree, _ = parse(path.read_bytes(), str(path))
     if "base" in tree:
         tree["base"] = str((path.parent / tree["base"]).resolve())

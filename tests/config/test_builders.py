@@ -1,3 +1,5 @@
+"""Models, optimizers, vocabularies and batches built from a config."""
+
 import keras
 import numpy as np
 import pytest
@@ -61,17 +63,17 @@ def test_blocks_without_residual_connection(load):
     assert [block.residual for block in blocks] == [False, True, True]
 
 
-def test_model_for_a_vocabulary(load):
+def test_vocabulary_size(load):
     assert build_model(load(), vocabulary_size=11).vocabulary_size == 11
 
 
-def test_names_do_not_depend_on_what_was_built_before(load):
+def test_layer_names_are_the_same_for_every_model(load):
     first, second = build_model(load()), build_model(load())
     assert [b.layer.name for b in first.blocks] == [b.layer.name for b in second.blocks]
 
 
 def test_model_without_a_vocabulary_size(load):
-    with pytest.raises(ConfigError, match=r"data\.vocabulary\.size: is null"):
+    with pytest.raises(ConfigError, match=r"data\.vocabulary\.size: is null, so the size of the"):
         build_model(load("data.vocabulary.size=null"))
 
 
@@ -89,7 +91,7 @@ def test_optimizer(load):
     assert isinstance(optimizer, keras.optimizers.Adam)
     assert optimizer.beta_1 == 0.5
     assert optimizer.global_clipnorm == 2
-    # 4 steps of warm-up to 0.5: the first has 0.125, the 16th 0.5·sqrt(4 / 16).
+    # 4 steps of warm-up to 0.5: 0.125 in the first step, 0.5·sqrt(4 / 16) in the 16th.
     schedule = optimizer._learning_rate
     np.testing.assert_allclose([schedule(0), schedule(3), schedule(15)], [0.125, 0.5, 0.25])
 
@@ -97,7 +99,7 @@ def test_optimizer(load):
 def test_cosine_learning_rate(load):
     cosine = "{name: cosine_decay, steps: 12, warmup_steps: 4, final_fraction: 0.2}"
     schedule = build_optimizer(load(f"training.optimizer.schedule={cosine}"))._learning_rate
-    # Up to 0.5 in 4 steps; half-way down after 4 of the other 8: 0.5·(0.2 + 0.8/2); then 0.5·0.2.
+    # 4 steps of warm-up to 0.5; 0.5·(0.2 + 0.8/2) after 4 of the other 8 steps; 0.5·0.2 at the end.
     values = [schedule(step) for step in (0, 2, 4, 8, 12, 20)]
     np.testing.assert_allclose(values, [0, 0.25, 0.5, 0.3, 0.1, 0.1], atol=1e-7)
 
@@ -107,14 +109,14 @@ def test_constant_learning_rate(load):
     assert float(optimizer.learning_rate) == 0.5
 
 
-def test_text(load, tmp_path):
+def test_splits_vocabulary_and_batches(load, tmp_path):
     config = load()
     splits = build_splits(config, tmp_path)
     assert (len(splits.train), splits.valid, splits.test) == (1, [], [])
     vocabulary = build_vocabulary(config, {"a": 5, "b": 2, "c": 1, "d": 1})
     assert len(vocabulary) == 6  # three special words, a, b, c
     batches = list(build_batches(config, splits.train, vocabulary, training=False))
-    # "a b a </S>", and "a a b c", "<UNK> </S>" in two rows: 4 + 6 words to predict.
+    # Rows "a b a </S>", "a a b c" and "<UNK> </S>": 4 + 6 words to predict.
     assert sum(int((inputs != 0).numpy().sum()) for inputs, _ in batches) == 10
 
 

@@ -1,19 +1,21 @@
+"""The sections of gates."""
+
 import pytest
 
-from tfmoe.config.gates import GATE_SECTIONS, NOT_NAMED
+from tfmoe.config.gates import GATE_SECTIONS, WITHOUT_SECTION
 from tfmoe.config.sections import construct, section_of
 from tfmoe.gating import GATES, Gate, get
 
 
 class Threshold(Gate):
-    """A gate that nobody wrote a section for."""
+    """A gate that is not registered."""
 
     def __init__(self, m, slope=1.0, mode: str | None = None, **kwargs):
         super().__init__(**kwargs)
 
 
 def test_every_gate_has_a_section():
-    assert set(GATE_SECTIONS) | NOT_NAMED == set(GATES)
+    assert set(GATE_SECTIONS) | WITHOUT_SECTION == set(GATES)
 
 
 def test_sections_make_gates():
@@ -26,12 +28,12 @@ def test_fields_follow_the_constructor():
     assert list(section.model_fields) == [
         "name", "m", "slope", "mode",
     ]  # fmt: skip
-    made = section(m=2, mode="soft")
-    assert made.model_dump() == {"name": "threshold", "m": 2, "slope": 1.0, "mode": "soft"}
+    settings = section(m=2, mode="soft").model_dump()
+    assert settings == {"name": "threshold", "m": 2, "slope": 1.0, "mode": "soft"}
 
 
 @pytest.mark.parametrize("name", ["batchwise", "softmax"])
-def test_old_configs_name_a_load_loss_that_there_is_not(name):
+def test_retired_load_weight(name):
     """Configs of runs of version 0.1 have `load_weight: 0.0` for every gate."""
     section = GATE_SECTIONS[name]
     assert section(load_weight=0.0) == section()

@@ -1,16 +1,12 @@
+"""Loading of configs, `--set`, and error messages."""
+
 import pytest
-from config.minimal import MINIMAL
+from config.minimal import MINIMAL, problems
 
-from tfmoe.config import ConfigError, dump_config, load_config
-
-
-def problems(path, *overrides):
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, overrides)
-    return str(caught.value).replace(f"{path.parent}/", "").split("\n")
+from tfmoe.config import dump_config, load_config
 
 
-def test_defaults_come_from_the_schema(write):
+def test_defaults(write):
     config = load_config(write(MINIMAL))
     assert config.model.dropout == 0.0
     assert config.model.blocks[1].gate.importance_weight == 0.0
@@ -19,50 +15,11 @@ def test_defaults_come_from_the_schema(write):
     assert config.training.optimizer.schedule.name == "constant"
 
 
-def test_dump_loads_back_equal(write):
+def test_dump_round_trip(write):
     config = load_config(write(MINIMAL), ["training.optimizer.epsilon=1e-9"])
     again = load_config(write(dump_config(config), "resolved.yaml"))
     assert again == config
     assert again.training.optimizer.epsilon == 1e-9
-
-
-class TestBase:
-    def test_merges_mappings_and_replaces_lists(self, write):
-        write(MINIMAL, "base.yaml")
-        path = write("""\
-            base: base.yaml
-            model: {dropout: 0.5, blocks: [{name: lstm, units: 8}]}
-            """)
-        config = load_config(path)
-        assert config.model.d_model == 8
-        assert config.model.dropout == 0.5
-        assert len(config.model.blocks) == 1
-
-    def test_another_name_drops_the_arguments_of_the_earlier_one(self, write):
-        write(MINIMAL + "training: {seed: 3}\n", "base.yaml")
-        path = write("base: base.yaml\ndata: {name: grammars, batch_tokens: 16}\n")
-        config = load_config(path)
-        assert config.data.name == "grammars"
-        assert config.data.batch_tokens == 16
-        assert config.training.seed == 3
-
-    def test_only_one_level(self, write):
-        write(MINIMAL, "a.yaml")
-        write("base: a.yaml\n", "b.yaml")
-        (line,) = problems(write("\nbase: b.yaml\n"))
-        assert line == "config.yaml:2: base: b.yaml has a base itself; only one level is allowed"
-
-    def test_missing(self, write):
-        assert problems(write("base: none.yaml")) == [
-            "config.yaml:1: base: there is no file none.yaml"
-        ]
-
-    def test_an_error_in_the_base_names_the_base(self, write):
-        write(MINIMAL.replace("k: 2", "k: two"), "base.yaml")
-        (line,) = problems(write("base: base.yaml\ntraining: {seed: 1}\n"))
-        assert line.startswith(
-            "base.yaml:8: model.blocks[1].gate.k: must be an integer of at least"
-        )
 
 
 class TestSet:
@@ -86,13 +43,13 @@ class TestSet:
         config = load_config(write(MINIMAL), ["data.train=*.txt", "data.valid=../*/[ab].gz"])
         assert (config.data.train, config.data.valid) == (["*.txt"], ["../*/[ab].gz"])
 
-    def test_the_last_one_holds(self, write):
+    def test_the_last_value_is_used(self, write):
         assert (
             load_config(write(MINIMAL), ["training.seed=1", "training.seed=2"]).training.seed == 2
         )
 
     @pytest.mark.parametrize("reverse", [False, True])
-    def test_other_data_in_any_order(self, write, reverse):
+    def test_another_corpus_in_any_order(self, write, reverse):
         path = write(
             MINIMAL.replace('name: text, train: "train-*.txt"', "name: grammars, symbols: 5")
         )
@@ -100,7 +57,7 @@ class TestSet:
         config = load_config(path, overrides[::-1] if reverse else overrides)
         assert (config.data.train, config.data.valid) == (["x"], ["y"])
 
-    def test_what_was_set_is_not_dropped_silently(self, write):
+    def test_a_value_that_was_set_is_not_dropped_silently(self, write):
         (line,) = problems(write(MINIMAL), "data.train=x", "data.name=grammars")
         assert line.startswith("--set data.train=x: data.train: unknown key (its value is 'x'); ")
         assert line.endswith("it belongs to name: text or parallel, not grammars")
@@ -117,23 +74,23 @@ class TestSet:
             ("foo", "--set foo: must be key=value, such as model.d_model=64"),
             (
                 "a b=1",
-                "--set a b=1: 'a b' is not a key; write it like model.d_model or "
+                "--set a b=1: 'a b' is not a key; keys look like model.d_model or "
                 "model.blocks[1].gate.k",
             ),
             (
                 "a.a[1234567890]=1",
-                "--set a.a[1234567890]=1: 'a.a[1234567890]' is not a key; write it like "
+                "--set a.a[1234567890]=1: 'a.a[1234567890]' is not a key; keys look like "
                 "model.d_model or model.blocks[1].gate.k",
             ),
             (
                 "model.d_model={a: 1, a: 2}",
-                "--set model.d_model={a: 1, a: 2}: model.d_model.a: the key is already on line 1; "
+                "--set model.d_model={a: 1, a: 2}: model.d_model.a: duplicate key, also on line 1; "
                 "remove one of them",
             ),
             (
                 "model.blocks[2].units=8",
                 "--set model.blocks[2].units=8: model.blocks[2]: there is no such item; "
-                "model.blocks has the items 0 to 1",
+                "model.blocks has items 0 to 1",
             ),
             (
                 "model.d_model.x=1",
@@ -142,12 +99,12 @@ class TestSet:
             (
                 "model.blocks.x=1",
                 "--set model.blocks.x=1: model.blocks.x: there is no such item; "
-                "model.blocks has the items 0 to 1",
+                "model.blocks has items 0 to 1",
             ),
             (
                 "modle.x=1",
                 "--set modle.x=1: modle: unknown key (its value is {'x': 1}); did you mean model? "
-                "The keys here are paper, model, data, training, distribute",
+                "Valid keys: paper, model, data, training, distribute",
             ),
         ],
     )
@@ -161,8 +118,8 @@ class TestErrors:
         [
             (
                 "model.blocks[1].gate.kk=3",
-                "model.blocks[1].gate.kk: unknown key (its value is 3); did you mean k? The keys "
-                "here are name, k, importance_weight, load_weight, noise, noise_floor, seed",
+                "model.blocks[1].gate.kk: unknown key (its value is 3); did you mean k? Valid "
+                "keys: name, k, importance_weight, load_weight, noise, noise_floor, seed",
             ),
             ("model.d_model='8'", "model.d_model: must be an integer of at least 1, got '8'"),
             ("model.d_model=8.0", "model.d_model: must be an integer of at least 1, got 8.0"),
@@ -204,7 +161,7 @@ class TestErrors:
             ),
             (
                 "model.blocks[0]=lstm",
-                "model.blocks[0]: must be a mapping such as {name: lstm, …}, with the name one of "
+                "model.blocks[0]: must be a mapping such as {name: lstm, …}, where name is one of "
                 "lstm, moe, feed_forward, got 'lstm'",
             ),
             ("model.blocks=[]", "model.blocks: must be a list of at least one item, got []"),
@@ -242,8 +199,8 @@ class TestErrors:
             ("model.blocks[1].gate.load_weight=-1", "model.blocks[1].gate.load_weight: must be a"),
             (
                 "model.blocks[0].units=9",
-                "model.blocks[0].units: the block's output is 9 wide, but must be as wide "
-                "as its input, model.d_model=8; set projection_units: 8",
+                "model.blocks[0].units: the block's output has width 9, but must have the width of "
+                "its input, model.d_model=8; set projection_units: 8",
             ),
             (
                 "model.blocks[0].projection_units=9",
@@ -255,16 +212,16 @@ class TestErrors:
         (line,) = problems(write(MINIMAL), override)
         assert line.startswith(f"--set {override}: {message}")
 
-    def test_two_kinds_of_clipping(self, write):
+    def test_two_clipping_norms(self, write):
         clips = ["training.optimizer.clip_norm=1", "training.optimizer.global_clip_norm=2"]
         (line,) = problems(write(MINIMAL), *clips)
-        assert "must be null where global_clip_norm is set, got 1.0 and 2.0" in line
+        assert "must be null when global_clip_norm is set, got 1 and 2" in line
 
     def test_more_successors_than_symbols(self, write):
         (line,) = problems(write(MINIMAL), "data={name: grammars, symbols: 3}")
         assert "data.successors: must be at most symbols=3, got 4" in line
 
-    def test_all_together_each_on_its_line(self, write):
+    def test_all_problems_with_their_lines(self, write):
         path = write("""\
             model:
               d_model: 8
@@ -294,10 +251,10 @@ class TestErrors:
                 "config.yaml: is empty; a config is a mapping with the keys paper, model, data, "
                 "training",
             ),
-            ("- 1", "config.yaml: holds [1]; a config is a mapping"),
-            ("base: [3]", "config.yaml:1: base: must be the path of another config"),
+            ("- 1", "config.yaml: contains [1]; a config is a mapping"),
+            ("base: [3]", "config.yaml:1: base: must be the path of a config, relative to this"),
         ],
     )
-    def test_no_config_at_all(self, write, text, message):
+    def test_not_a_config(self, write, text, message):
         (line,) = problems(write(text))
         assert line.startswith(message)

@@ -1,9 +1,16 @@
 """The section `model`: its keys are the arguments of models and blocks."""
 
+import re
+
 import pytest
 
-from tfmoe.config import ConfigError, build_model, dump_config, load_config
+from tfmoe.config import Config, ConfigError, build_model, dump_config, load_config
+from tfmoe.config.data_schema import DATA_SECTIONS
+from tfmoe.config.distribute_schema import STRATEGY_SECTIONS
+from tfmoe.config.gates import GATE_SECTIONS
 from tfmoe.config.model_schema import BLOCK_SECTIONS, MODEL_SECTIONS, block_lists
+from tfmoe.config.schema import Paper
+from tfmoe.config.training_schema import SCHEDULE_SECTIONS, Training
 from tfmoe.layers import BLOCKS
 
 LANGUAGE_MODEL = """\
@@ -53,11 +60,24 @@ def test_keys():
     }  # fmt: skip
 
 
-def test_a_key_is_documented_where_its_layer_is():
+@pytest.mark.parametrize(
+    "sections",
+    [
+        BLOCK_SECTIONS, DATA_SECTIONS, GATE_SECTIONS, MODEL_SECTIONS, SCHEDULE_SECTIONS,
+        STRATEGY_SECTIONS, {"training": Training, "paper": Paper, "config": Config},
+    ],
+    ids=["blocks", "data", "gates", "models", "schedules", "strategies", "others"],
+)  # fmt: skip
+def test_all_keys_are_documented(sections):
+    """A line of the docstring begins with the key, or with several keys and this one."""
+    for name, section in sections.items():
+        entries = re.findall(r"^ +([\w, ]+):", section.__doc__, re.MULTILINE)
+        documented = set(re.findall(r"\w+", " ".join(entries)))
+        assert section.model_fields.keys() - documented <= {"name"}, name
+
+
+def test_sections_of_blocks():
     for name, section in BLOCK_SECTIONS.items():
-        assert "Args:\n" in section.__doc__
-        for key in section.model_fields.keys() - {"name"}:
-            assert key in section.__doc__, f"{name}: {key}"
         assert section.made_from.constructor is BLOCKS[name]
 
 
@@ -66,7 +86,7 @@ def test_lists_of_blocks():
     assert lists == {"language_model": ["blocks"], "translation": ["encoder", "decoder"]}
 
 
-def test_blocks_are_what_a_model_needs(load):
+def test_arguments_of_blocks(load):
     config = load(
         LANGUAGE_MODEL,
         "model.blocks[0].recurrent_initializer=zeros",
@@ -80,7 +100,7 @@ def test_blocks_are_what_a_model_needs(load):
     assert type(moe.experts.kernel_initializer).__name__ == "HeNormal"
 
 
-def test_translation(load, tmp_path):
+def test_translation_model(load, tmp_path):
     config = load(TRANSLATION, "model.dropout=0.5", "model.decoding.beam_size=2")
     model = build_model(config)
     names = [[block.layer.name for block in blocks] for blocks in (model.encoder, model.decoder)]
@@ -118,17 +138,17 @@ def test_translation(load, tmp_path):
         ("blocks[1].groups=x", "must be an integer of at least 1, or null, got 'x'"),
         (
             "blocks[0].return_state=true",
-            "unknown key (its value is true); the keys here are name, units, projection_units, "
+            "unknown key (its value is true); valid keys: name, units, projection_units, "
             "kernel_initializer, recurrent_initializer",
         ),
         (
             "blocks[0].dtype=float64",
-            "unknown key (its value is 'float64'); the keys here are name, units, "
-            "projection_units, kernel_initializer, recurrent_initializer",
+            "unknown key (its value is 'float64'); valid keys: name, units, projection_units, "
+            "kernel_initializer, recurrent_initializer",
         ),
     ],
 )
-def test_what_is_wrong(load, override, message):
+def test_errors(load, override, message):
     with pytest.raises(ConfigError) as caught:
         load(LANGUAGE_MODEL, f"model.{override}")
     (line,) = str(caught.value).split("\n")
@@ -140,12 +160,13 @@ def test_what_is_wrong(load, override, message):
     [
         (
             "decoder[0]={name: lstm, units: 8}",
-            "decoder[0].name: must be attention_lstm: the first ",
+            "decoder[0].name: must be attention_lstm: the first block of a decoder feeds the "
+            "attention; got lstm",
         ),
         (
             "decoder[1]={name: attention_lstm, units: 8}",
-            "decoder[1].name: must not be attention_lstm: the first block of the decoder, and no "
-            "other, feeds the attention; got attention_lstm",
+            "decoder[1].name: must not be attention_lstm: only the first block of a decoder feeds "
+            "the attention; got attention_lstm",
         ),
         (
             "encoder[1]={name: attention_lstm, units: 8}",
@@ -154,7 +175,7 @@ def test_what_is_wrong(load, override, message):
         ("decoder[0].attention=add", "decoder[0].attention: must be multiplicative or additive, "),
     ],
 )
-def test_what_is_wrong_in_a_translation_model(load, override, message):
+def test_errors_of_a_translation_model(load, override, message):
     with pytest.raises(ConfigError) as caught:
         load(TRANSLATION, f"model.{override}")
     (line,) = str(caught.value).split("\n")

@@ -1,3 +1,5 @@
+"""Old names of keys."""
+
 import pytest
 
 from tfmoe.config import ConfigError, load_config
@@ -53,7 +55,7 @@ def test_old_names_in_a_base(path, tmp_path):
     assert load_config(tmp_path / "upper.yaml").data.batch_tokens == 8
 
 
-def test_errors_have_the_line_of_the_old_name(path):
+def test_errors_name_the_line_of_the_old_name(path):
     path.write_text(CONFIG.replace("100", "none"))
     assert problem(path) == (
         "config.yaml:11: data.batch_tokens: must be an integer of at least 1, got 'none'"
@@ -64,7 +66,7 @@ def test_errors_have_the_line_of_the_old_name(path):
     )
 
 
-def test_both_names_at_one_place(path):
+def test_both_names_of_a_key(path):
     path.write_text(CONFIG + "  batch_tokens: 100\n")
     assert problem(path) == (
         "config.yaml:11: data.batch_words: is the old name of data.batch_tokens, which is given "

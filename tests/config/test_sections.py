@@ -13,7 +13,7 @@ from tfmoe.config.sections import SectionError, construct, section_of
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Which words have an id."""
+    """The words that have an id."""
 
     size: int | None = None
     min_count: int = 1
@@ -35,7 +35,7 @@ class Direction:
 
 
 class Corpus:
-    """A corpus of tests.
+    """A corpus for tests.
 
     Args:
         train: files.
@@ -66,8 +66,8 @@ class Corpus:
 def problem(section, **values):
     with pytest.raises(pydantic.ValidationError) as caught:
         section.model_validate(values)
-    (found,) = {explain(error, section, values) for error in caught.value.errors()}
-    return found
+    (only,) = {explain(error, section, values) for error in caught.value.errors()}
+    return only
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_keys_defaults_and_docstring(section):
         "directions": [],
         "kind": "plain",
     }
-    assert section.__doc__.startswith("A corpus of tests.\n\nArgs:\n    train")
+    assert section.__doc__.startswith("A corpus for tests.\n\nArgs:\n    train")
 
 
-def test_there_and_back(section):
-    made = section.model_validate(
+def test_construct(section):
+    settings = section.model_validate(
         {
             "train": "a",
             "words": {"size": 5},
@@ -96,15 +96,15 @@ def test_there_and_back(section):
             "directions": [{"source": "de", "files": "b"}],
         }
     )
-    assert section.model_validate(made.model_dump()) == made
-    corpus = construct(made, shuffle=True)
+    assert section.model_validate(settings.model_dump()) == settings
+    corpus = construct(settings, shuffle=True)
     assert isinstance(corpus, Corpus)
     assert (corpus.train, corpus.words, corpus.languages) == (["a"], Words(5, 1), ("it",))
     assert corpus.directions == [Direction("de", ["b"])]
     assert corpus.kwargs == {"shuffle": True}
 
 
-def test_what_was_retired_may_be_0(section):
+def test_retired_arguments_may_be_0(section):
     assert section(train=["a"], lines=0) == section(train=["a"])
     assert problem(section, train=["a"], lines=1)[0] == ("lines",)
 
@@ -115,7 +115,7 @@ def test_what_was_retired_may_be_0(section):
         ({}, ("train",), "is missing; it must be a list of text"),
         ({"train": 3}, ("train",), "must be a list of text, got 3"),
         ({"train": "a", "words": {"sise": 3}}, ("words", "sise"),
-         "unknown key (its value is 3); did you mean size? The keys here are size, min_count"),
+         "unknown key (its value is 3); did you mean size? Valid keys: size, min_count"),
         ({"train": "a", "kind": "gzi"}, ("kind",),
          "must be plain or gzip, got 'gzi'; did you mean gzip?"),
         ({"train": "a", "directions": [{"source": "de", "files": [1]}]},
@@ -123,18 +123,18 @@ def test_what_was_retired_may_be_0(section):
         ({"train": "a", "languages": ["de", None]}, ("languages", 1), "must be text, got null"),
     ],
 )  # fmt: skip
-def test_types_are_refused(section, values, path, message):
+def test_type_errors(section, values, path, message):
     assert problem(section, **values) == (path, message)
 
 
-def objections(section, **values):
+def construction_error(section, **values):
     with pytest.raises(SectionError) as caught:
         construct(section.model_validate(values))
     return caught.value
 
 
-def test_a_constructors_objections_have_their_keys(section):
-    error = objections(section, train=[], languages=["de", "ger"])
+def test_errors_of_a_constructor_have_keys(section):
+    error = construction_error(section, train=[], languages=["de", "ger"])
     assert error.problems == [
         (("train",), "must have a file, got none"),
         (("languages", 1), "must have two letters,\ngot ger"),
@@ -144,9 +144,9 @@ def test_a_constructors_objections_have_their_keys(section):
     )
 
 
-def test_objections_of_all_inner_constructors(section):
+def test_errors_of_inner_constructors_are_collected(section):
     directions = [{"source": "de", "files": []}, {"source": "fr", "files": [], "weight": 0}]
-    error = objections(section, train="a", words={"min_count": 0}, directions=directions)
+    error = construction_error(section, train="a", words={"min_count": 0}, directions=directions)
     assert error.under("data") == [
         (("data", "words", "min_count"), "must be at least 1, got 0"),
         (("data", "directions", 1, "weight"), "must be above 0, got 0"),
@@ -164,7 +164,7 @@ class Outer:
         raise ValueError(f"Exception encountered: k must be at most {n}")
 
 
-def test_an_outer_constructor_may_object_to_an_inner_argument():
+def test_an_outer_constructors_error_about_an_inner_argument():
     inner = section_of(Inner, "inner")
     outer = section_of(Outer, "outer", fields={"inner": inner, "other": int})
     with pytest.raises(SectionError) as caught:
@@ -201,9 +201,9 @@ def test_kwargs_are_followed_to_a_base():
     assert problem(section, depth=[1]) == (("depth",), scalar)
     assert problem(section, depth=1, hidden=None)[1] == "must be true or false, got null"
     assert problem(section, depth=1, width="1") == (("width",), "must be a number, got '1'")
-    # Of text or a function, text.
-    wanted = {"class_name": "Evil", "config": {}}
-    assert problem(section, depth=1, activation=wanted)[1].startswith("must be text, got {'class")
+    # Of the union of text and a function, text remains.
+    value = {"class_name": "Evil", "config": {}}
+    assert problem(section, depth=1, activation=value)[1].startswith("must be text, got {'class")
 
 
 def rate(peak, steps: int, name="x", end=0.0):
@@ -217,17 +217,29 @@ def test_functions():
     assert construct(section(steps=3, end=1), peak=2.0) == (2.0, 3, 1)
 
 
-def test_what_a_config_cannot_say():
+def test_additional_keys():
+    meaning = "number of words, " * 6 + "all of them."
+    section = section_of(rate, "rate", doc="A rate.", more={"words": (int, 3, meaning)})
+    assert section(peak=1, steps=2).words == 3
+    assert section.__doc__ == (
+        "A rate.\n\nMore keys:\n"
+        "    words: number of words, number of words, number of words, number of words, number of "
+        "words,\n        number of words, all of them.\n"
+    )
+    assert construct(section(peak=1, steps=2, words=5)) == (1, 2, 0.0)
+
+
+def test_arguments_that_yaml_cannot_express():
     def call(function: Callable):
         pass
 
-    with pytest.raises(TypeError, match="call: a config cannot say function, of type"):
+    with pytest.raises(TypeError, match="call: a config cannot express function, of type"):
         section_of(call)
     assert list(section_of(call, leave_out=["function"]).model_fields) == []
 
 
 @pytest.mark.parametrize("name", ["model_config", "copy", "_private"])
-def test_names_that_sections_have_themselves(name):
+def test_arguments_named_like_an_attribute_of_sections(name):
     names = {}
     exec(f"def make({name}: int = 1): pass", names)
     with pytest.raises(TypeError, match=f"make: {name} cannot be a key of a config"):

@@ -1,15 +1,9 @@
+"""The shipped configs, and the paper's figures in them."""
+
 import pytest
 
 from tfmoe.analysis.operations import describe
-from tfmoe.config import (
-    ConfigError,
-    build_model,
-    dump_config,
-    find_config,
-    load_config,
-    shipped_configs,
-)
-from tfmoe.config.shipped import ROOT
+from tfmoe.config import build_model, dump_config, load_config, shipped_configs
 
 SHIPPED = shipped_configs()
 # Table 7, models only.
@@ -18,7 +12,7 @@ TABLE_7 = {
     "MoE-4", "MoE-32", "MoE-256", "MoE-256-h", "MoE-1024-h", "MoE-4096-h", "2xLSTM-8192-1024",
     "MoE-34M", "MoE-143M",
 }  # fmt: skip
-# Of these, published ones of Jozefowicz et al. 2016.
+# Rows that cite Jozefowicz et al. 2016.
 PUBLISHED = {"LSTM-512-512", "LSTM-1024-512", "LSTM-2048-512", "2xLSTM-8192-1024"}
 # Table 8, models only: experts, groups, perplexity after one pass.
 TABLE_8 = {
@@ -31,7 +25,7 @@ TABLE_8 = {
     "MoE-65536-h": (65536, 256, 28.9),
     "MoE-131072-h": (131072, 256, 29.2),
 }
-# Tables 2 to 4: pair of languages, perplexity, BLEU, of mixtures and of GNMT.
+# Tables 2 to 4: languages, perplexity and BLEU, of GNMT and of the mixtures.
 GNMT = {
     ("Table 2", "GNMT"): ("en", "fr", 2.79, 39.22),
     ("Table 3", "GNMT"): ("en", "de", 5.25, 24.91),
@@ -70,16 +64,16 @@ TABLE_6 = {
 
 
 def configs_of(table):
-    """`{row: its config}`."""
-    return {each["row"]: load_config(each["path"]) for each in SHIPPED if each["table"] == table}
+    """`{row: config}` of a table."""
+    return {item["row"]: load_config(item["path"]) for item in SHIPPED if item["table"] == table}
 
 
 def test_table_7_is_complete():
-    rows = [each["row"] for each in SHIPPED if each["table"] == "Table 7"]
+    rows = [item["row"] for item in SHIPPED if item["table"] == "Table 7"]
     assert sorted(rows) == sorted(TABLE_7)
 
 
-def test_table_8_is_complete_and_as_the_paper_says():
+def test_table_8_matches_the_paper():
     configs = configs_of("Table 8")
     assert set(configs) == set(TABLE_8)
     for row, (num_experts, groups, perplexity) in TABLE_8.items():
@@ -103,28 +97,28 @@ def test_table_8_is_complete_and_as_the_paper_says():
 def test_table_6_is_the_demo_with_other_weights():
     configs = configs_of("Table 6")
     demo = load_config("demo/grammars").model_dump()
-    found = {}
-    same_but = demo | changed_for_tables(demo)
+    figures = {}
+    expected = demo | changed_for_tables(demo)
     for row, config in configs.items():
         paper, tree = config.paper, config.model_dump()
         (gate,) = [block["gate"] for block in tree["model"]["blocks"] if "gate" in block]
         weights = gate["importance_weight"], gate["load_weight"]
         assert row == f"w_importance {weights[0]}, w_load {weights[1]}"
-        found[weights] = (
+        figures[weights] = (
             paper.perplexity,
             paper.cv_importance,
             paper.cv_load,
             paper.max_over_mean_load,
         )
-        (same,) = [block["gate"] for block in demo["model"]["blocks"] if "gate" in block]
-        gate.update({key: same[key] for key in ("importance_weight", "load_weight")})
-        assert tree | {"paper": None} == same_but, f"{row}: the blocks are those of the demo"
-    assert found == TABLE_6
+        (demo_gate,) = [block["gate"] for block in demo["model"]["blocks"] if "gate" in block]
+        gate.update({key: demo_gate[key] for key in ("importance_weight", "load_weight")})
+        assert tree | {"paper": None} == expected, row
+    assert figures == TABLE_6
 
 
 def changed_for_tables(demo):
-    """The sections that differ from the demo's, given as a dictionary: large batches, in which
-    chance counts for little, and 1,600 steps.
+    """The sections that differ from the demo's, for `demo` as a dictionary: larger batches, which
+    reduce the effect of chance, and 1,600 steps.
     """
     optimizer = demo["training"]["optimizer"]
     schedule = {"name": "cosine_decay", "steps": 1600, "warmup_steps": 100, "final_fraction": 0.0}
@@ -141,7 +135,7 @@ def changed_for_tables(demo):
 
 
 def check_translation_model(model):
-    """3 and 2 LSTMs, a mixture before the last of each side (section 5.3, App. E)."""
+    """3 and 2 LSTMs, with a mixture before the last LSTM of each side (section 5.3, App. E)."""
     lstm = ("lstm", 2048, 512)
     kinds = [
         [(block.name, getattr(block, "units", None), getattr(block, "projection_units", None))
@@ -165,13 +159,13 @@ def check_translation_training(config):
     assert (config.data.vocabulary.size, config.data.batch_tokens) == (32_768, 64 * 16_000)
 
 
-def test_tables_2_to_4_are_complete_and_as_the_paper_says():
-    found = {}
+def test_tables_2_to_4_match_the_paper():
+    figures = {}
     for table in ("Table 2", "Table 3", "Table 4"):
         for row, config in configs_of(table).items():
             data, paper = config.data, config.paper
             languages = data.source_language, data.target_language
-            found[table, row] = (*languages, paper.perplexity, paper.bleu)
+            figures[table, row] = (*languages, paper.perplexity, paper.bleu)
             assert data.name == ("parallel" if table == "Table 4" else "wmt14")
             if row == "GNMT":
                 check_gnmt(config)
@@ -182,7 +176,7 @@ def test_tables_2_to_4_are_complete_and_as_the_paper_says():
             assert (moe.gate.name, moe.gate.k, moe.gate.importance_weight) == ("batchwise", 2, 0.01)
             assert config.model.dropout == 0.4
             check_translation_training(config)
-    assert found == TRANSLATION | GNMT
+    assert figures == TRANSLATION | GNMT
 
 
 def check_gnmt(config):
@@ -208,14 +202,14 @@ def test_gnmt_of_table_5():
     configs = configs_of("Table 5")
     assert set(configs) == {"MoE-Multi", "GNMT-Mono", "GNMT-Multi"}
     mono, multi, mixture = (configs[name] for name in ("GNMT-Mono", "GNMT-Multi", "MoE-Multi"))
-    for each in (mono, multi):
-        check_gnmt(each)
+    for config in (mono, multi):
+        check_gnmt(config)
     assert mono.model == multi.model
     assert multi.data.directions == mixture.data.directions
     assert str(mono.paper.bleu) == TABLE_5["fr", "en"][0]
 
 
-def test_longer_training_is_the_same_for_twice_the_steps():
+def test_the_longer_training_has_twice_the_epochs():
     configs = configs_of("Table 2")
     three_days, six_days = (configs[f"MoE 2048 experts{more}"] for more in ("", ", longer"))
     assert six_days.training.epochs == 2 * three_days.training.epochs
@@ -228,12 +222,12 @@ def test_smaller_translation_mixtures_cost_the_same(experts, groups, k):
     moe = check_translation_model(config.model)
     assert (moe.num_experts, moe.groups, moe.gate.k) == (experts, groups, k)
     assert (config.paper, config.data, config.training) == (None, row.data, row.training)
-    costs = [describe(build_model(each))["ops_per_timestep"] for each in (config, row)]
-    assert costs[0] == costs[1]
+    ops = [describe(build_model(model))["ops_per_timestep"] for model in (config, row)]
+    assert ops[0] == ops[1]
 
 
-def test_table_5_translates_in_twelve_directions():
-    shipped = next(each for each in SHIPPED if each["row"] == "MoE-Multi")
+def test_table_5_has_twelve_directions():
+    shipped = next(item for item in SHIPPED if item["row"] == "MoE-Multi")
     config = load_config(shipped["path"])
     assert (shipped["table"], config.paper.ops_per_timestep_millions) == ("Table 5", 102)
     moe = check_translation_model(config.model)
@@ -242,32 +236,32 @@ def test_table_5_translates_in_twelve_directions():
     assert (moe.gate.importance_weight, moe.gate.load_weight) == (0.01, 0.01)
     check_translation_training(config)
     directions = config.data.directions
-    pairs = [(each.source_language, each.target_language) for each in directions]
+    pairs = [(direction.source_language, direction.target_language) for direction in directions]
     assert len(pairs) == 12 and set(pairs) == set(TABLE_5)
     with open(shipped["path"], encoding="utf-8") as file:
         lines = [line.split() for line in file]
     for pair, figures in TABLE_5.items():
         assert ["#", "-".join(pair), *figures] in lines
-    # The files of a pair of languages serve both directions.
-    for each in directions:
-        other = ({each.source_language, each.target_language} - {"en"}).pop()
-        assert each.train == [f"data/multilingual/train.en-{other}"]
+    # Both directions of a pair of languages use the same files.
+    for direction in directions:
+        other = ({direction.source_language, direction.target_language} - {"en"}).pop()
+        assert direction.train == [f"data/multilingual/train.en-{other}"]
 
 
-def test_capacity_is_the_demo_with_more_or_fewer_experts_at_one_cost():
+def test_capacity_configs_differ_in_experts_at_equal_cost():
     demo = load_config("demo/grammars").model_dump()
     changed = changed_for_tables(demo)
-    names = [each["name"] for each in SHIPPED if each["name"].startswith("capacity/")]
-    assert names == [f"capacity/experts-{number}" for number in (4, 16, 64, 256)]
+    names = [item["name"] for item in SHIPPED if item["name"].startswith("capacity/")]
+    assert names == [f"capacity/experts-{num_experts}" for num_experts in (4, 16, 64, 256)]
     costs, weights = [], []
     for name in names:
         config = load_config(name)
         tree = config.model_dump()
         assert (tree["training"], tree["data"]) == (changed["training"], changed["data"])
-        moe, same = tree["model"]["blocks"].pop(1), demo["model"]["blocks"][1]
+        moe, demo_moe = tree["model"]["blocks"].pop(1), demo["model"]["blocks"][1]
         assert tree["model"]["blocks"] == demo["model"]["blocks"][:1]
         assert name == f"capacity/experts-{moe['num_experts']}"
-        assert moe["gate"] == same["gate"]
+        assert moe["gate"] == demo_moe["gate"]
         assert moe["groups"] == (16 if moe["num_experts"] == 256 else None)
         counts = describe(build_model(config))
         costs.append(counts["ops_per_timestep"])
@@ -279,7 +273,7 @@ def test_capacity_is_the_demo_with_more_or_fewer_experts_at_one_cost():
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: shipped["name"])
-def test_loads_builds_and_says_what_it_is(shipped, tmp_path):
+def test_shipped_config_loads_and_builds_and_has_a_header(shipped, tmp_path):
     config = load_config(shipped["path"])
     assert build_model(config).blocks
     assert config == load_config(shipped["name"]) == load_config(f"configs/{shipped['name']}.yaml")
@@ -292,14 +286,14 @@ def test_loads_builds_and_says_what_it_is(shipped, tmp_path):
     header = "\n".join(comment)
     name = shipped["name"]
     assert f"tfmoe train {name}" in header or f"tfmoe train configs/{name}.yaml" in header
-    assert "# The paper: " in header and "# We: " in header
+    assert "# The paper: " in header and "# Measured: " in header
     if shipped["row"]:
         assert f"# {shipped['table']}, {shipped['row']}: " in header
         for figure in (config.paper.perplexity, config.paper.bleu):
             assert figure is None or str(figure) in header
 
 
-def test_every_row_of_table_7_trains_as_the_paper_says():
+def test_training_of_table_7_matches_the_paper():
     for shipped in SHIPPED:
         if shipped["table"] != "Table 7":
             continue
@@ -316,35 +310,10 @@ def test_every_row_of_table_7_trains_as_the_paper_says():
                 assert block.gate.k == (2 if block.groups else 4)
 
 
-def test_dense_demo_matches_the_mixture():
+def test_the_dense_demos_cost_as_much_as_the_mixtures():
     for moe, dense in (("language_model", "dense"), ("grammars", "grammars_dense")):
         ops = [
             describe(build_model(load_config(f"demo/{name}")))["ops_per_timestep"]
             for name in (moe, dense)
         ]
         assert abs(ops[1] / ops[0] - 1) < 0.02
-
-
-def test_a_file_comes_before_a_shipped_name(tmp_path, monkeypatch):
-    (tmp_path / "demo").mkdir()
-    mine = tmp_path / "demo" / "dense"
-    mine.write_text("")
-    monkeypatch.chdir(tmp_path)
-    assert find_config("demo/dense").resolve() == mine.resolve()
-    assert find_config("demo/dense.yaml") == ROOT / "demo" / "dense.yaml"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("lm1b/moe-257", "lm1b/moe-257: no such file, and no shipped config of this name; "
-         "did you mean lm1b/moe-256? `tfmoe configs` lists them"),
-        ("moe-32", "did you mean lm1b/moe-32?"),
-        ("/", "/: is a directory"),
-        ("lm1b/_base", "no such file"),
-    ],
-)  # fmt: skip
-def test_unknown(name, message):
-    with pytest.raises(ConfigError) as caught:
-        find_config(name)
-    assert message in str(caught.value)

@@ -1,3 +1,5 @@
+"""Reading and writing of YAML."""
+
 import pytest
 
 from tfmoe.config.problems import ConfigError
@@ -16,7 +18,7 @@ from tfmoe.config.yaml_text import dump, parse
         ("true", True),
         ("null", None),
         ("", None),
-        # Text, although YAML 1.1 reads truth values, base 60, base 8 and a date.
+        # Text; YAML 1.1 would read booleans, a base-60 number, an octal number and a date.
         ("no", "no"),
         ("on", "on"),
         ("12:30", "12:30"),
@@ -44,12 +46,12 @@ def test_lines():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: {c: 1,\n c: 2}", "f.yaml:3: b.c: the key is already on line 2; remove one"),
+        ("a: 1\nb: {c: 1,\n c: 2}", "f.yaml:3: b.c: duplicate key, also on line 2; remove one"),
         ("a: 1\n3: 2", "f.yaml:2: a key must be a word, got '3'"),
         ("[1]: 2", "f.yaml:1: a key must be a word"),
         ("a: 1\nb: [", "f.yaml:2: not valid YAML"),
         ("a: *.txt", "f.yaml:1: not valid YAML: while scanning an alias, expected alphabetic"),
-        ("a: *.txt", "; quote a text that begins with *"),
+        ("a: *.txt", "; quote text that begins with *"),
         ("a: &x [*x]", "f.yaml:1: a[0]: an alias must not contain itself"),
         ("a: !!python/object/apply:os.system [ls]", "f.yaml:1: a: must not have the tag !!python"),
         ("\na: !!timestamp 2017-01-23", "f.yaml:2: a: must not have the tag !!timestamp"),
@@ -61,7 +63,7 @@ def test_lines():
         ("a: !!float .", "a: must be a number between -1.8e308 and 1.8e308, got '.'"),
         ("a: 1e400", "a: must be a number between -1.8e308 and 1.8e308, got '1e400'"),
         ("a: !!null x", "a: must be null, got 'x'"),
-        ('a: "\\U00FFFFFF"', 'f.yaml:1: not valid YAML: "\\U…" must name a character'),
+        ('a: "\\U00FFFFFF"', 'f.yaml:1: not valid YAML: "\\U…" must be a Unicode character'),
         ('a: "\\e[31m"', r"a: must be text without control characters and line breaks, got '\x1b"),
         ('a: "\\ud800"', r"a: must be text without control characters and line breaks, got '\ud8"),
         ("a: |\n  b\n", r"a: must be text without control characters and line breaks, got 'b\n'"),
@@ -89,14 +91,14 @@ LEVELS = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in ran
         (f"a: [{'1, ' * 20_000}]", "f.yaml:1: a config must have at most 20,000 values"),
         ("a: " + "[" * 500, "f.yaml:1: a config must have at most 50 levels of mappings and lists"),
         ("".join(f"{' ' * i}a:\n" for i in range(500)), "f.yaml:50: a config must have at most 50"),
-        # 40 levels, and within the deepest 40 more.
+        # An alias nests 40 levels in 40 levels.
         (f"a: &a {'[' * 40}{']' * 40}\nb: {'[' * 40}*a{']' * 40}", "f.yaml:1: b[0][0]"),
         ("a: " + "x" * 1_000_000, "f.yaml: a config must have at most 1,000,000 bytes"),
         ("a: " + "9" * 10_000, "a: must be an integer of at most 300 digits, got '999"),
         ("x" * 101 + ": 1", "f.yaml:1: a key must be a word, got 'xxx"),
     ],
 )
-def test_what_is_too_large_is_refused_with_a_short_message(text, message):
+def test_too_large(text, message):
     with pytest.raises(ConfigError) as caught:
         parse(text, "f.yaml")
     assert message in str(caught.value)
@@ -108,13 +110,13 @@ def test_encodings(encoding):
     assert parse("a: é\n".encode(encoding), "f.yaml") == ({"a": "é"}, {(): 1, ("a",): 1})
 
 
-def test_an_alias_gives_a_value_of_its_own():
+def test_an_alias_is_expanded_to_a_copy():
     tree, _ = parse("a: [&x {b: 1}, *x]", "f.yaml")
     tree["a"][0]["b"] = 2
     assert tree["a"][1] == {"b": 1}
 
 
-def test_all_problems_of_a_file_together():
+def test_all_problems_of_a_file_are_reported():
     with pytest.raises(ConfigError) as caught:
         parse("a: 1\na: 2\nb: {c: 1, c: 2}", "f.yaml")
     assert len(caught.value.problems) == 2
@@ -124,7 +126,7 @@ def test_all_problems_of_a_file_together():
     assert len(lines) == 21 and lines[-1] == "… and more"
 
 
-def test_dump_reads_back():
+def test_dump_round_trip():
     tree = {
         "a": ["no", "1e-3", "3", "true", "", "é", None, True, 1e-7, 3, 3.0],
         "b": {},

@@ -1,12 +1,11 @@
-"""Configs: YAML files, validated, made into models, optimizers and data.
+"""Configs: YAML files, validated and turned into models, optimizers and strategies.
 
-Names are imported when they are first used, so that listing the shipped configs does not load
-TensorFlow.
+Names are imported on first use, so listing the shipped configs does not load TensorFlow.
 """
 
 import importlib
 
-_HOMES = {
+_MODULES = {
     "Config": "tfmoe.config.schema",
     "ConfigError": "tfmoe.config.problems",
     "build_model": "tfmoe.config.builders",
@@ -17,7 +16,7 @@ _HOMES = {
     "load_config": "tfmoe.config.loader",
     "shipped_configs": "tfmoe.config.shipped",
 }
-# Where these names lay before; `tfmoe.tasks` has them.
+# Old names, now in `tfmoe.tasks`.
 _MOVED = (
     "build_batches",
     "build_parallel_batches",
@@ -31,13 +30,13 @@ _MOVED = (
     "task_of",
 )
 
-__all__ = [*_HOMES, *_MOVED]
+__all__ = [*_MODULES, *_MOVED]
 
 
 def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "tfmoe.tasks")), name)
+    return getattr(importlib.import_module(_MODULES.get(name, "tfmoe.tasks")), name)
 
 
 def __dir__():

@@ -1,50 +1,53 @@
-"""From a config to objects: the only place that knows both."""
+"""Builds models, optimizers and strategies from a config."""
 
 import keras
+import tensorflow as tf
 
 from tfmoe.config.model_schema import block_lists, block_prefix
 from tfmoe.config.problems import ConfigError, Problem
+from tfmoe.config.schema import Config
 from tfmoe.config.sections import SectionError, construct
-from tfmoe.models import residual_blocks
+from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
 
 def build_layer(block, name):
-    """The layer of a block, unbuilt.
+    """Builds the layer of a block, without weights.
 
     Args:
-        block: a section of `model.blocks`.
+        block: an item of `model.blocks`, a `Section`.
         name: the layer's name.
 
     Raises:
-        SectionError: by the layer, if it cannot be.
+        SectionError: if the layer rejects its arguments.
     """
     layer = type(block).made_from.constructor
     return construct(block, name=name, **getattr(layer, "BLOCK_ARGUMENTS", {}))
 
 
-def build_model(config, vocabulary_size=None):
-    """The model of a config, unbuilt: no weight is allocated until it is called or built.
+def build_model(
+    config: Config, vocabulary_size: int | None = None
+) -> LanguageModel | TranslationModel:
+    """Builds the model of a config. No weight is allocated until the model is called or built.
 
-    Blocks are named after their kind and place, `moe_1` for `model.blocks[1]`, `encoder_moe_2` for
-    `model.encoder[2]`. Dropout and sampling are seeded by `training.seed`; initial weights and the
-    noise of gates without a seed of their own follow Keras' global one
-    (`keras.utils.set_random_seed`).
+    The name of a block is its kind and its index: `moe_1` for `model.blocks[1]`, `encoder_moe_2`
+    for `model.encoder[2]`. `training.seed` seeds dropout and sampling. Initial weights, and the
+    noise of gates that have no seed, use Keras' global seed (`keras.utils.set_random_seed`).
 
     Args:
         config: a `Config`.
-        vocabulary_size: words with an id; `None` for `data.vocabulary.size`.
+        vocabulary_size: number of words with an id; `None` for `data.vocabulary.size`.
 
     Returns:
         `tfmoe.models.LanguageModel` or `tfmoe.models.TranslationModel`.
 
     Raises:
-        ConfigError: if neither gives the size of the vocabulary.
+        ConfigError: if neither `vocabulary_size` nor `data.vocabulary.size` is given.
     """
     vocabulary_size = vocabulary_size or config.data.vocabulary.size
     if vocabulary_size is None:
         message = (
-            "is null, so that only the training text tells the size of the model; set it, for "
-            "example --set data.vocabulary.size=8000"
+            "is null, so the size of the model depends on the training text; set it, for example "
+            "--set data.vocabulary.size=8000"
         )
         raise ConfigError([Problem("", "data.vocabulary.size", message)])
     global_policy = keras.config.dtype_policy()
@@ -62,7 +65,7 @@ def _model(model, vocabulary_size, seed):
             build_layer(block, f"{block_prefix(key)}{block.name}_{index}")
             for index, block in enumerate(getattr(model, key))
         ]
-        # The seeds of a list continue those of the one before.
+        # The decoder's seeds continue those of the encoder.
         first_seed = seed + sum(map(len, blocks.values()))
         blocks[key] = residual_blocks(
             layers,
@@ -73,33 +76,35 @@ def _model(model, vocabulary_size, seed):
     return construct(model, vocabulary_size=vocabulary_size, seed=seed, name=model.name, **blocks)
 
 
-def build_strategy(config):
-    """The strategy of a config, to be made before any other use of TensorFlow.
+def build_strategy(config: Config) -> tf.distribute.Strategy:
+    """Builds the strategy of a config. Call it before any other use of TensorFlow.
 
     Args:
         config: a `Config`.
 
     Returns:
-        `tfmoe.distribute.MixedStrategy`, or TensorFlow's default one, which changes nothing.
+        `tfmoe.distribute.MixedStrategy`, or TensorFlow's default strategy for one device.
 
     Raises:
-        SectionError: a ValueError, if there are fewer devices, or no cluster is described.
+        SectionError: a ValueError, if there are too few devices or no cluster is described.
     """
     return construct(config.distribute)
 
 
-def build_optimizer(config):
-    """The optimizer of a config, with its learning-rate schedule: a
-    `keras.optimizers.Optimizer`.
+def build_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """Builds the optimizer of a config, with its learning-rate schedule.
+
+    Args:
+        config: a `Config`.
     """
     return build_optimizer_from(config.training.optimizer)
 
 
 def build_optimizer_from(section):
-    """The optimizer of the section `training.optimizer`.
+    """Builds the optimizer of a section `training.optimizer`.
 
     Raises:
-        SectionError: by the optimizer or its schedule, if it cannot be.
+        SectionError: if the optimizer or its schedule rejects its arguments.
     """
     try:
         rate = construct(section.schedule, peak=section.learning_rate)

@@ -1,7 +1,7 @@
-"""What types alone cannot say: values that do not go together.
+"""Checks that a schema cannot express: values that are invalid together.
 
-The layers know best, and say it in their own ValueErrors: each block is made, without weights, and
-what its layer objects to is reported under the block's key.
+The layers check their own arguments. Each block is constructed without weights, and the layer's
+ValueError is reported under the block's key.
 """
 
 import keras
@@ -19,7 +19,7 @@ from tfmoe.data_pipelines.corpora import CORPORA
 from tfmoe.layers import BLOCKS
 from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 
-# The kind of corpus that each model is for.
+# The kind of corpus that each model trains on.
 CORPUS_KINDS = {"language_model": "language", "translation": "parallel"}
 
 _BLOCK = pydantic.TypeAdapter(DecoderBlock)
@@ -29,7 +29,7 @@ _WIDTH = pydantic.TypeAdapter(Width, config=Section.model_config)
 
 
 def combination_problems(tree):
-    """Finds values that do not go together, in those parts of a config whose types are right.
+    """Lists values that are invalid together. Parts of the config with type errors are skipped.
 
     Args:
         tree: the config as dictionaries and lists.
@@ -41,6 +41,7 @@ def combination_problems(tree):
 
 
 def _at(tree, *path):
+    """The value at a path of keys, `None` if there is none."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
@@ -50,7 +51,7 @@ def _valid(adapter, tree):
     try:
         return adapter.validate_python(tree)
     except pydantic.ValidationError:
-        return None  # reported already
+        return None  # already reported
 
 
 def _block_problems(tree):
@@ -59,9 +60,9 @@ def _block_problems(tree):
         block = _valid(_BLOCK, block_tree)
         if block is None:
             continue
-        yield from _place_problems(path, block)
+        yield from _position_problems(path, block)
         try:
-            # A strategy must come before all use of TensorFlow, so nothing may be allocated here.
+            # A strategy must be created before TensorFlow is used, so allocate nothing here.
             with keras.StatelessScope(initialize_variables=False):
                 layer = build_layer(block, name=f"{block.name}_{path[-1]}")
         except SectionError as error:
@@ -80,26 +81,26 @@ def _block_trees(tree):
             yield ("model", key, index), block
 
 
-def _place_problems(path, block):
-    """A layer that needs the source is the first block of a decoder, and only there."""
+def _position_problems(path, block):
+    """A decoder starts with a layer that reads the source. No other block may be one."""
     is_first = path[2] == 0
     if path[1] == "decoder" and is_first != needs_memory(type(block).made_from.constructor):
         names = " or ".join(name for name, layer in BLOCKS.items() if needs_memory(layer))
-        which = "must" if is_first else "must not"
+        must, only = ("must", "") if is_first else ("must not", "only ")
         yield (
             (*path, "name"),
-            f"{which} be {names}: the first block of the decoder, and no other, feeds the "
-            f"attention; got {block.name}",
+            f"{must} be {names}: {only}the first block of a decoder feeds the attention; got "
+            f"{block.name}",
         )
 
 
 def _width_problems(path, block, layer, d_model):
-    """Blocks keep the width of their input."""
+    """A block's output has the width of its input."""
     width = layer.compute_output_shape((None, None, d_model))[-1]
     if width == d_model:
         return
     message = (
-        f"the block's output is {width} wide, but must be as wide as its input, "
+        f"the block's output has width {width}, but must have the width of its input, "
         f"model.d_model={d_model}"
     )
     if not hasattr(block, "projection_units"):
@@ -114,22 +115,22 @@ def _optimizer_problems(tree):
     optimizer = _valid(_OPTIMIZER, optimizer_tree) if optimizer_tree is not None else None
     if optimizer is None:
         return
-    path, kind = ("training", "optimizer"), _at(tree, "distribute", "name")
-    if kind not in (None, "none") and optimizer.name in NEED_WHOLE_VARIABLES:
+    path, strategy = ("training", "optimizer"), _at(tree, "distribute", "name")
+    if strategy not in (None, "none") and optimizer.name in NEED_WHOLE_VARIABLES:
         yield (
             (*path, "name"),
-            f"must not be {optimizer.name} where distribute.name is {kind}, which divides the "
-            f"experts among devices: {NEED_WHOLE_VARIABLES[optimizer.name]}",
+            f"must not be {optimizer.name} when distribute.name is {strategy}, which shards the "
+            f"experts over devices: {NEED_WHOLE_VARIABLES[optimizer.name]}",
         )
     limits = [optimizer.clip_norm, optimizer.global_clip_norm]
     if None not in limits:
         yield (
             (*path, "clip_norm"),
-            f"must be null where global_clip_norm is set, got {limits[0]} and {limits[1]}",
+            f"must be null when global_clip_norm is set, got {limits[0]:g} and {limits[1]:g}",
         )
         return
     try:
-        with tf.Graph().as_default():  # nor here
+        with tf.Graph().as_default():  # allocates nothing, as above
             build_optimizer_from(optimizer)
     except SectionError as error:
         yield from error.under(*path)
@@ -139,17 +140,17 @@ def _data_problems(tree):
     data, model = _at(tree, "data"), _at(tree, "model")
     if not isinstance(data, dict) or not isinstance(model, dict):
         return
-    name, of_model = data.get("name"), model.get("name", "language_model")
-    if not (isinstance(name, str) and isinstance(of_model, str)):
+    name, model_name = data.get("name"), model.get("name", "language_model")
+    if not (isinstance(name, str) and isinstance(model_name, str)):
         return
-    kind = CORPUS_KINDS.get(of_model)
+    kind = CORPUS_KINDS.get(model_name)
     if name in CORPORA and kind is not None and CORPORA[name].kind != kind:
-        fitting = ", ".join(each for each, corpus in CORPORA.items() if corpus.kind == kind)
-        yield ("data", "name"), f"must be one of {fitting} for model.name={of_model}, got {name}"
+        corpora = ", ".join(key for key, corpus in CORPORA.items() if corpus.kind == kind)
+        yield ("data", "name"), f"must be one of {corpora} for model.name={model_name}, got {name}"
     if kind == "parallel" and _at(data, "vocabulary", "file") is None:
         vocabulary = data.get("vocabulary", {})
         if isinstance(vocabulary, dict) and vocabulary.get("size", 0) is None:
-            yield ("data", "vocabulary", "size"), "must be given where vocabulary.file is not"
+            yield ("data", "vocabulary", "size"), "must be set when vocabulary.file is null"
     section = _valid(_DATA, data)
     if section is None:
         return

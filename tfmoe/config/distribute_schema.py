@@ -1,4 +1,4 @@
-"""The section `distribute`, and the strategies that it stands for."""
+"""The section `distribute`, and the strategies that it names."""
 
 from typing import Annotated, Literal
 
@@ -7,25 +7,25 @@ from pydantic import Field
 
 from tfmoe import distribute
 from tfmoe.config.named import one_of
-from tfmoe.config.number_types import AtLeastOne
+from tfmoe.config.number_types import PositiveInt
 from tfmoe.config.sections import section_of
 
 
 def one_device():
-    """Everything on one device: TensorFlow's default strategy, which changes nothing."""
+    """Trains on one device, with TensorFlow's default strategy."""
     return tf.distribute.get_strategy()
 
 
 def local(devices: int | None = None):
-    """Mixed data and expert parallelism over the devices of this machine
+    """Trains on the devices of this machine, with data and expert parallelism
     (`tfmoe.distribute.MixedStrategy`).
 
     Args:
-        devices: how many GPUs, from the first; null for all. On a machine without GPUs: into how
-            many devices to divide the CPU, which is for trying things only.
+        devices: number of GPUs to use, the first ones; null for all. On a machine without GPUs:
+            number of virtual devices to split the CPU into, for testing only.
 
     Raises:
-        ValueError: if there are fewer devices.
+        ValueError: if the machine has fewer devices.
     """
     return distribute.MixedStrategy(distribute.local_devices(devices))
 
@@ -33,16 +33,13 @@ def local(devices: int | None = None):
 def cluster(
     resolver: Literal["tf_config", "slurm"] = "tf_config", start_timeout_seconds: int = 300
 ):
-    """The same over the workers that the environment variable TF_CONFIG lists, or Slurm. All run
-    the same command, and see the same run folder and data.
+    """Trains on several workers, with data and expert parallelism over their devices. All workers
+    run the same command, and share the run folder and the data.
 
     Args:
-        resolver: where the cluster is described: tf_config, or slurm.
-        start_timeout_seconds: how long to wait for all workers at the beginning.
-
-    Beside them a config has step_timeout_seconds: how long a step, of training or evaluation, or a
-    save may take; then training ends with an error. A worker that dies is noticed within seconds in
-    any case.
+        resolver: what lists the workers: tf_config for the environment variable TF_CONFIG, or
+            slurm.
+        start_timeout_seconds: how long to wait for all workers at the start.
 
     Raises:
         ValueError: if no cluster is described.
@@ -54,12 +51,21 @@ def cluster(
 
 
 STRATEGIES = {"none": one_device, "local": local, "cluster": cluster}
-MOST_DEVICES = 1024  # parts of a CPU, too
+MAX_DEVICES = 1024  # also of virtual CPU devices
 FIELDS = {
-    "devices": Annotated[int, Field(ge=1, le=MOST_DEVICES)] | None,
-    "start_timeout_seconds": AtLeastOne,
+    "devices": Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None,
+    "start_timeout_seconds": PositiveInt,
 }
-MORE_KEYS = {"cluster": {"step_timeout_seconds": (AtLeastOne, 600)}}
+MORE_KEYS = {
+    "cluster": {
+        "step_timeout_seconds": (
+            PositiveInt,
+            600,
+            "maximum duration of a training step, an evaluation step or a save; a longer one ends "
+            "training with an error. A worker that dies is noticed within seconds in any case.",
+        )
+    }
+}
 STRATEGY_SECTIONS = {
     name: section_of(strategy, name, fields=FIELDS, more=MORE_KEYS.get(name))
     for name, strategy in STRATEGIES.items()

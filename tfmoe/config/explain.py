@@ -1,32 +1,33 @@
-"""Says in plain words what pydantic found wrong: the key as it is written, the value, and what
-would be right.
+"""Explains pydantic's validation errors: the key as a config writes it, the value, and what would
+be valid.
 """
 
 import difflib
 import typing
 
 from tfmoe.config.named import default_name, item_type, name_of, section_at, sections_of
-from tfmoe.config.number_types import Words
-from tfmoe.config.problems import shown
+from tfmoe.config.number_types import Expected
+from tfmoe.config.problems import format_value
 from tfmoe.config.sections import UNIONS, Scalar
 
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-# Suffixes of a sentence for the metadata that pydantic keeps of Field(ge=…, lt=…).
+# The words for the bounds of `Field(ge=…, lt=…)`, which follow the type's words.
 BOUNDS = (("ge", "of at least"), ("gt", "above"), ("le", "of at most"), ("lt", "below"))
-# A bound as far from 0 as this is named only where a value is past it.
-FAR = 1000
+# A larger bound is named only if the value exceeds it.
+LARGE_BOUND = 1000
 
 
 def explain(error, root, tree):
-    """What one of pydantic's errors means.
+    """Explains one of pydantic's errors.
 
     Args:
         error: an item of `pydantic.ValidationError.errors()`.
         root: the `Section` class that was validated.
-        tree: what was validated.
+        tree: the value that was validated.
 
     Returns:
-        `(path, message)`: `("model", "blocks", 1, "gate", "kk")` and a sentence without it.
+        `(path, message)`: such as `("model", "blocks", 1, "gate", "kk")` and a message that does
+        not repeat the key.
     """
     path, field, section, value = _locate(error["loc"], root, tree)
     kind = error["type"]
@@ -37,31 +38,39 @@ def explain(error, root, tree):
     if kind == "too_long":
         return path, f"must have at most {error['ctx']['max_length']} items, got {len(value)}"
     limits = error.get("ctx", {})
-    if kind in ("less_than_equal", "greater_than_equal") and is_far(*limits.values()):
-        least_or_most = "at most" if "le" in limits else "at least"
-        return path, f"must be {least_or_most} {next(iter(limits.values()))}, got {shown(value)}"
+    if kind in ("less_than_equal", "greater_than_equal") and is_large(*limits.values()):
+        bound = "at most" if "le" in limits else "at least"
+        return path, f"must be {bound} {next(iter(limits.values()))}, got {format_value(value)}"
     if not isinstance(value, dict) or not field.sections:
         near = difflib.get_close_matches(str(value), field.choices, n=1)
         hint = f"; did you mean {near[0]}?" if near and isinstance(value, str) else ""
-        return path, f"must be {field.expected}, got {shown(value)}{hint}"
+        return path, f"must be {field.expected}, got {format_value(value)}{hint}"
     if kind.startswith("union_tag"):
         names = list(map(name_of, field.sections))
-        listed = ", ".join(names)
+        choices = ", ".join(names)
         if "name" not in value:
-            return (*path, "name"), f"is missing; it must be one of {listed}"
+            return (*path, "name"), f"is missing; it must be one of {choices}"
         near = difflib.get_close_matches(str(value["name"]), names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return (*path, "name"), f"must be one of {listed}, got {shown(value['name'])}{hint}"
-    return path, f"{error['msg']}, got {shown(value)}"
+        name = format_value(value["name"])
+        return (*path, "name"), f"must be one of {choices}, got {name}{hint}"
+    return path, f"{error['msg']}, got {format_value(value)}"
 
 
 class _Field(typing.NamedTuple):
-    """What belongs at a place."""
+    """What is valid at a path.
+
+    Attributes:
+        expected: in words.
+        sections: the `Section` classes that are valid there.
+        choices: the valid texts, of a `Literal`.
+        siblings: the `Section` classes among which the one around the path was chosen.
+    """
 
     expected: str
     sections: tuple
     choices: tuple
-    siblings: tuple  # sections that could have stood around it
+    siblings: tuple
 
 
 def _field(annotation, metadata=(), siblings=()):
@@ -71,12 +80,12 @@ def _field(annotation, metadata=(), siblings=()):
 
 
 def _locate(location, root, tree):
-    """Follows pydantic's location, which also holds the names of chosen sections, and what it tried
-    of a union.
+    """Follows pydantic's location. Beside keys and indices it contains names of sections and
+    members of unions.
 
     Returns:
-        `(path, field, section, value)`: the keys and indices alone; the `_Field` there; the
-        `Section` class around it; the value there.
+        `(path, field, section, value)`: keys and indices only; the `_Field` there; the `Section`
+        class around it; the value there.
     """
     annotation, metadata, value = root, (), tree
     section, siblings, path = None, (), ()
@@ -84,6 +93,9 @@ def _locate(location, root, tree):
     while remaining:
         sections = sections_of(annotation)
         if not sections and _is_union(annotation):
+            index = _first_item_not_text(annotation, value)
+            if index is not None:
+                annotation, path, value = str, (*path, index), value[index]
             break
         if isinstance(value, dict) and sections:
             section, siblings = section_at(annotation, value, metadata), sections
@@ -107,9 +119,18 @@ def _locate(location, root, tree):
 
 
 def _is_union(annotation):
-    """Whether a type is a union of more than one type and null."""
+    """Whether a type is a union of at least two types other than null."""
     members = set(typing.get_args(annotation)) - {type(None)}
     return typing.get_origin(annotation) in UNIONS and len(members) > 1
+
+
+def _first_item_not_text(annotation, value):
+    """The index of the first item that is not text, in a list for a union with `list[str]`; `None`
+    if there is none.
+    """
+    if not isinstance(value, list) or list[str] not in typing.get_args(annotation):
+        return None
+    return next((index for index, item in enumerate(value) if not isinstance(item, str)), None)
 
 
 def _unknown_key(key, value, siblings, section):
@@ -118,58 +139,58 @@ def _unknown_key(key, value, siblings, section):
     others = [
         name_of(other) for other in siblings if other is not section and key in other.model_fields
     ]
-    message = f"unknown key (its value is {shown(value)})"
+    message = f"unknown key (its value is {format_value(value)})"
     if others:
         return f"{message}; it belongs to name: {' or '.join(others)}, not {name_of(section)}"
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{message}{hint}{' The' if near else '; the'} keys here are {', '.join(keys)}"
+    hint = f"; did you mean {near[0]}? V" if near else "; v"
+    return f"{message}{hint}alid keys: {', '.join(keys)}"
 
 
 def expected(annotation, metadata=()):
-    """What a field of a type wants, in words: `"an integer of at least 1, or null"`."""
+    """What is valid for a type, in words: `"an integer of at least 1, or null"`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     sections = sections_of(annotation)
-    words = next((item.words for item in metadata if isinstance(item, Words)), None)
-    if words is not None:
-        return words
+    text = next((item.text for item in metadata if isinstance(item, Expected)), None)
+    if text is not None:
+        return text
     if origin is typing.Annotated and not sections:
         return expected(arguments[0], [*arguments[1:], *metadata])
     if sections:
         if len(sections) == 1:
             return f"a mapping with the keys {', '.join(sections[0].model_fields)}"
-        named = ", ".join(map(name_of, sections))
-        fallback = default_name([annotation, *metadata]) or name_of(sections[0])
-        return f"a mapping such as {{name: {fallback}, …}}, with the name one of {named}"
+        names = ", ".join(map(name_of, sections))
+        example = default_name([annotation, *metadata]) or name_of(sections[0])
+        return f"a mapping such as {{name: {example}, …}}, where name is one of {names}"
     if origin is typing.Literal:
         return " or ".join(arguments) if len(arguments) < 3 else f"one of {', '.join(arguments)}"
     if origin is list:
-        some = any(getattr(item, "min_length", 0) for item in metadata)
-        text = " of text" if arguments == (str,) else ""
-        return f"a list{' of at least one item' if some else text}"
+        if any(getattr(item, "min_length", 0) for item in metadata):
+            return "a list of at least one item"
+        return "a list of text" if arguments == (str,) else "a list"
     if annotation == Scalar:
         return "a number, text, true, false or null"
     if arguments:
-        empty = type(None)
-        options = [expected(option, metadata) for option in arguments if option is not empty]
-        null = ["null"] if empty in arguments else []
+        null_type = type(None)
+        options = [expected(option, metadata) for option in arguments if option is not null_type]
+        null = ["null"] if null_type in arguments else []
         return ", or ".join([" or ".join(options), *null])
     bounds = [
         f"{words} {getattr(item, name)}"
         for item in _flat(metadata)
         for name, words in BOUNDS
         if getattr(item, name, None) is not None
-        and (name == "lt" or not is_far(getattr(item, name)))
+        and (name == "lt" or not is_large(getattr(item, name)))
     ]
     return " ".join([TYPES.get(annotation, "a value"), " and ".join(bounds)]).strip()
 
 
-def is_far(bound):
-    """Whether a bound is so far from 0 that it is no part of what a number means."""
-    return abs(bound) >= FAR
+def is_large(bound):
+    """Whether a bound is a technical limit, named only if the value exceeds it."""
+    return abs(bound) >= LARGE_BOUND
 
 
 def _flat(metadata):
-    """The constraints in a field's metadata; `Field(ge=1)` itself holds a list of them."""
+    """The constraints in a field's metadata. `Field(ge=1)` holds a list of them."""
     for item in metadata:
         yield from getattr(item, "metadata", None) or [item]
 
@@ -177,7 +198,4 @@ def _flat(metadata):
 def _choices(annotation):
     if typing.get_origin(annotation) is typing.Literal:
         return typing.get_args(annotation)
-    found = ()
-    for argument in typing.get_args(annotation):
-        found += _choices(argument)
-    return found
+    return sum(map(_choices, typing.get_args(annotation)), ())

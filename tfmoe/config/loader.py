@@ -1,36 +1,46 @@
-"""From a YAML file to a validated `Config`, and back."""
+"""Loads a YAML file as a validated `Config`, and dumps a `Config` as YAML."""
 
+import os
 import pathlib
+from collections.abc import Iterable
 
 import pydantic
 
 from tfmoe.config import yaml_text
 from tfmoe.config.combinations import combination_problems
 from tfmoe.config.explain import explain
-from tfmoe.config.problems import MOST_PROBLEMS, ConfigError, Problem, key_of, shortened, shown
+from tfmoe.config.problems import (
+    MAX_PROBLEMS,
+    ConfigError,
+    Problem,
+    format_value,
+    key_of,
+    shorten,
+)
 from tfmoe.config.renamed import new_path, with_new_names
 from tfmoe.config.schema import Config
-from tfmoe.config.shipped import find_config, kind_of
+from tfmoe.config.shipped import find_config, is_shipped
 from tfmoe.config.tree import Origins, leaves, merge, parse_key, set_value
 
 
-def load_config(path, overrides=()):
-    """Reads a config.
+def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Config:
+    """Loads and validates a config.
 
-    A file may name another one to start from, `base: other.yaml`, by a path from its own directory;
-    that one has no base of its own. Mappings are merged key by key, lists are replaced.
+    A file may extend another one: `base: other.yaml`, a path relative to the file, or
+    `base: demo/language_model`, the name of a shipped config. Mappings are merged key by key, lists
+    are replaced. Of the bases, only a shipped config may have a base itself.
 
     Args:
         path: a YAML file, or the name of a shipped config such as `"lm1b/moe-256"`.
-        overrides: strings `"model.d_model=64"`, values in YAML, in order; items of lists as
-            `model.blocks[1].units=64`.
+        overrides: strings such as `"model.d_model=64"` or `"model.blocks[1].units=64"`, applied in
+            order. Values are YAML.
 
     Returns:
-        `tfmoe.config.schema.Config`.
+        `tfmoe.config.Config`.
 
     Raises:
-        ConfigError: with all that is wrong, one line for each: file and line, full key, value, what
-            would be right.
+        ConfigError: if the config is invalid. Its text has one line per problem: file and line,
+            full key, value, and what would be valid.
     """
     origins = Origins()
     tree = _read_with_base(find_config(path), origins)
@@ -38,116 +48,133 @@ def load_config(path, overrides=()):
     return _validate(tree, origins)
 
 
-def dump_config(config):
-    """A config as YAML with every default written out. `load_config` reads it back as it was.
+def dump_config(config: Config) -> str:
+    """Dumps a config as YAML, with all defaults. `load_config` restores an equal config.
 
     Args:
         config: a `Config`.
 
     Returns:
-        A string.
+        YAML text.
     """
     return yaml_text.dump(config.model_dump())
 
 
-def _read_with_base(path, origins):
-    tree, places = _read(path)
+def _read_with_base(path, origins, named_at=()):
+    """The tree of a file, merged with that of its base.
+
+    Args:
+        path: of the file.
+        origins: the `Origins` to add to.
+        named_at: the lines whose `base` led here, `("my.yaml:1",)`; empty for the config itself.
+    """
+    tree, lines = _read(path)
     if "base" not in tree:
-        origins.add(places, ())
+        origins.add(lines, ())
         return tree
-    base = tree.pop("base")
-    where = places[("base",)]
-    if not isinstance(base, str):
-        message = (
-            f"must be the path of another config, from this file's directory, got {shown(base)}"
-        )
-        raise ConfigError([Problem(where, "base", message)])
-    base_path = pathlib.Path(path).parent / base
-    if kind_of(base_path) != "file":
-        raise ConfigError([Problem(where, "base", f"there is no file {base_path}")])
-    base_tree, base_places = _read(base_path)
-    if "base" in base_tree:
-        message = f"{base_path} has a base itself; only one level is allowed"
-        raise ConfigError([Problem(where, "base", message)])
-    origins.add(base_places, ())
-    origins.add(places, leaves(tree))
+    if len(named_at) > 1 or (named_at and not is_shipped(path)):
+        message = f"{path} has a base itself; only one level is allowed"
+        raise ConfigError([Problem(named_at[-1], "base", message)])
+    line = lines[("base",)]
+    base_path = _find_base(tree.pop("base"), path, line)
+    base_tree = _read_with_base(base_path, origins, (*named_at, line))
+    origins.add(lines, leaves(tree))
     return merge(base_tree, tree, Config)
 
 
+def _find_base(base, path, line):
+    """The file that the `base` of the file `path` names."""
+    if not isinstance(base, str):
+        message = (
+            "must be the path of a config, relative to this file, or the name of a shipped config, "
+            f"got {format_value(base)}"
+        )
+        raise ConfigError([Problem(line, "base", message)])
+    try:
+        return find_config(base, directory=pathlib.Path(path).parent)
+    except ConfigError as error:
+        messages = (f"{base}: {problem.message}" for problem in error.problems)
+        raise ConfigError([Problem(line, "base", message) for message in messages]) from error
+
+
 def _read(path):
+    """`(tree, {path in the tree: "demo.yaml:7"})` of a file."""
     try:
         with open(path, "rb") as file:
-            text = file.read(yaml_text.MOST_BYTES + 1)
+            text = file.read(yaml_text.MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from error
     tree, lines = yaml_text.parse(text, str(path))
     if not isinstance(tree, dict):
-        found = "is empty" if tree is None else f"holds {shown(tree)}"
-        message = f"{found}; a config is a mapping with the keys {', '.join(Config.model_fields)}"
+        content = "is empty" if tree is None else f"contains {format_value(tree)}"
+        message = f"{content}; a config is a mapping with the keys {', '.join(Config.model_fields)}"
         raise ConfigError([Problem(str(path), "", message)])
-    return with_new_names(tree, {inner: f"{path}:{line}" for inner, line in lines.items()})
+    return with_new_names(tree, {key: f"{path}:{line}" for key, line in lines.items()})
 
 
 def _override(tree, overrides, origins):
     problems, already_set = [], []
     for override in overrides:
-        name = f"--set {shortened(override, 200)}"
+        name = f"--set {shorten(override, 200)}"
         try:
             key, equals, text = override.partition("=")
             if not equals:
                 raise ValueError("must be key=value, such as model.d_model=64")
             path = new_path(parse_key(key.strip()))
             value, lines = _value(text, name, path)
-            where = {(*path, *inner): name for inner in lines}
+            where = {(*path, *subpath): name for subpath in lines}
             value, where = with_new_names(value, where, path)
-            made = set_value(tree, path, value, Config, already_set)
+            created = set_value(tree, path, value, Config, already_set)
         except ConfigError as error:
-            problems += [Problem(name, each.key, each.message) for each in error.problems]
+            problems += [Problem(name, problem.key, problem.message) for problem in error.problems]
         except ValueError as error:
             problems.append(Problem(name, "", str(error)))
         else:
             already_set.append(path)
-            origins.add({**dict.fromkeys([*made, path], name), **where}, [path])
+            origins.add({**dict.fromkeys([*created, path], name), **where}, [path])
     if problems:
         raise ConfigError(problems)
     return tree
 
 
 def _value(text, name, path):
-    """What a `--set` gives to the key at a path: its tree, and the lines of it."""
-    if text.startswith("*"):  # a glob; YAML would take it for an alias
+    """The tree of the value in a `--set`, and its lines."""
+    if text.startswith("*"):  # a glob, which YAML would read as an alias
         text = yaml_text.quoted(text)
     try:
         return yaml_text.parse(text, name)
     except ConfigError as error:
         problems = []
-        for each in error.problems:
-            key = f"{key_of(path)}{'' if each.key[:1] in ('', '[') else '.'}{each.key}"
-            problems.append(Problem("", key, each.message))
+        for problem in error.problems:
+            separator = "" if problem.key[:1] in ("", "[") else "."
+            key = f"{key_of(path)}{separator}{problem.key}"
+            problems.append(Problem("", key, problem.message))
         raise ConfigError(problems) from error
 
 
 def _validate(tree, origins):
-    found, config = [], None
+    problems, config = [], None
     try:
         config = Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        found = _explained(error.errors(include_url=False, include_input=False), tree)
-    found += combination_problems(tree)
-    if found:
+        problems = _explained(error.errors(include_url=False, include_input=False), tree)
+    problems += combination_problems(tree)
+    if problems:
         raise ConfigError(
-            [Problem(origins.where(path), key_of(path), message) for path, message in found]
+            [Problem(origins.where(path), key_of(path), message) for path, message in problems]
         )
     return config
 
 
 def _explained(errors, tree):
-    """What pydantic's errors mean: list of `(path, message)`, of more than can be shown only the
-    first ones.
+    """Explains pydantic's errors, the first ones only if there are more than a message shows.
+
+    Returns:
+        List of `(path, message)`.
     """
-    found = {}  # of a union pydantic reports every member
+    problems = {}  # a dictionary: pydantic reports every member of a union
     for error in errors:
-        found[explain(error, Config, tree)] = None
-        if len(found) > MOST_PROBLEMS:
+        problems[explain(error, Config, tree)] = None
+        if len(problems) > MAX_PROBLEMS:
             break
-    return list(found)
+    return list(problems)

@@ -1,8 +1,7 @@
-"""The section `model`. The keys of a model and of a block are the arguments of its constructor,
-and are documented there.
+"""The section `model`. The keys of a model or a block are the arguments of its class, documented
+there.
 """
 
-import inspect
 from typing import Annotated, Literal
 
 import keras
@@ -12,10 +11,10 @@ from tfmoe.config.gates import GATE_SECTIONS
 from tfmoe.config.named import Section, item_type, one_of, sections_of
 from tfmoe.config.number_types import (
     LAYER_FIELDS,
-    AtLeastOne,
     Fraction,
-    NotNegative,
-    Positive,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
     Width,
 )
 from tfmoe.config.sections import section_of
@@ -23,8 +22,8 @@ from tfmoe.layers import BLOCKS
 from tfmoe.models import LanguageModel, TranslationModel
 
 Gate = one_of(*GATE_SECTIONS.values(), default="noisy_top_k")
-# What a config says where a constructor also takes objects. Activations are those of Keras that act
-# on each element by itself, as experts need.
+# Types of arguments that also take objects. The activations are Keras' elementwise ones, as experts
+# need.
 BLOCK_FIELDS = {
     **LAYER_FIELDS,
     "gate": (Gate, GATE_SECTIONS["noisy_top_k"]()),
@@ -36,17 +35,18 @@ BLOCK_FIELDS = {
 
 
 def needs_memory(layer):
-    """Whether a layer reads the source, so that it can only be a block of a decoder."""
+    """Whether a layer reads the source, so that only a decoder can have it as a block."""
     return getattr(layer, "needs_memory", False)
 
 
-# What every block has beside its layer's arguments.
-MORE_BLOCK_KEYS = {"residual": (bool, True)}
-ABOUT_MORE_BLOCK_KEYS = """
-
-Keys of every block:
-    residual: whether the block's input is added to its output (`tfmoe.layers.Residual`).
-"""
+# Keys of every block, in addition to its layer's arguments.
+MORE_BLOCK_KEYS = {
+    "residual": (
+        bool,
+        True,
+        "whether the block's input is added to its output (`tfmoe.layers.Residual`).",
+    )
+}
 
 BLOCK_SECTIONS = {
     name: section_of(
@@ -56,46 +56,55 @@ BLOCK_SECTIONS = {
         leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
         fields=BLOCK_FIELDS,
         more=MORE_BLOCK_KEYS,
-        doc=inspect.cleandoc(layer.__doc__ or "") + ABOUT_MORE_BLOCK_KEYS,
     )
     for name, layer in BLOCKS.items()
 }
 Block = one_of(*(BLOCK_SECTIONS[name] for name in BLOCKS if not needs_memory(BLOCKS[name])))
 DecoderBlock = one_of(*BLOCK_SECTIONS.values())
-MOST_BLOCKS = 200  # in a list
-Blocks = Annotated[list[Block], Field(min_length=1, max_length=MOST_BLOCKS)]
-DecoderBlocks = Annotated[list[DecoderBlock], Field(min_length=1, max_length=MOST_BLOCKS)]
+MAX_BLOCKS = 200  # of a list
+Blocks = Annotated[list[Block], Field(min_length=1, max_length=MAX_BLOCKS)]
+DecoderBlocks = Annotated[list[DecoderBlock], Field(min_length=1, max_length=MAX_BLOCKS)]
 
 
 class Decoding(Section):
     """Beam search (`tfmoe.models.TranslationModel.translate`).
 
     Keys:
-        beam_size: hypotheses that are followed.
-        length_penalty, coverage_penalty: α and β of Wu et al. 2016.
-        pruning: how far below the best a hypothesis may be: 3.0 is that of Wu et al.; null for no
-            pruning.
-        batch_sentences: sentences translated together.
+        beam_size: number of hypotheses kept per step.
+        length_penalty: α of Wu et al. 2016.
+        coverage_penalty: β of Wu et al. 2016.
+        pruning: hypotheses that score more than this below the best are dropped (Wu et al.: 3.0);
+            null for no pruning.
+        batch_sentences: number of sentences translated together.
     """
 
-    beam_size: AtLeastOne = 4
-    length_penalty: NotNegative = 0.2
-    coverage_penalty: NotNegative = 0.2
-    pruning: Positive | None = None
-    batch_sentences: AtLeastOne = 64
+    beam_size: PositiveInt = 4
+    length_penalty: NonNegativeFloat = 0.2
+    coverage_penalty: NonNegativeFloat = 0.2
+    pruning: PositiveFloat | None = None
+    batch_sentences: PositiveInt = 64
 
 
 MODELS = {"language_model": LanguageModel, "translation": TranslationModel}
 MODEL_FIELDS = {
     "d_model": Width,
     "dropout": Fraction,
-    "num_sampled": AtLeastOne | None,
+    "num_sampled": PositiveInt | None,
     "blocks": Blocks,
     "encoder": Blocks,
     "decoder": DecoderBlocks,
 }
-# Keys that are not arguments of a constructor.
-MORE_KEYS = {"translation": {"decoding": (Decoding, Decoding())}}
+# Keys that are not arguments of the model's class.
+MORE_KEYS = {
+    "translation": {
+        "decoding": (
+            Decoding,
+            Decoding(),
+            "beam search, a mapping with the keys beam_size, length_penalty, coverage_penalty, "
+            "pruning and batch_sentences.",
+        )
+    }
+}
 MODEL_SECTIONS = {
     name: section_of(
         model,
@@ -111,12 +120,12 @@ Model = one_of(*MODEL_SECTIONS.values(), default="language_model")
 
 
 def block_lists(section):
-    """The keys of a model's section that hold lists of blocks, in order."""
+    """The keys of a model's section that are lists of blocks, in order."""
     blocks = set(BLOCK_SECTIONS.values())
     fields = section.model_fields.items()
     return [key for key, info in fields if blocks & {*sections_of(item_type(info.annotation))}]
 
 
 def block_prefix(key):
-    """What the names of the blocks in a list of this key begin with."""
+    """The prefix of the names of layers in the list of blocks at a key."""
     return "" if key == "blocks" else f"{key}_"

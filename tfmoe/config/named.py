@@ -1,4 +1,4 @@
-"""Sections of a config that are one of several kinds, told apart by their key `name`."""
+"""Sections of a config that are one of several kinds, chosen by their key `name`."""
 
 import typing
 
@@ -6,7 +6,7 @@ import pydantic
 
 
 class Section(pydantic.BaseModel):
-    """Base class of all sections of a config: no unknown keys, no conversion between types.
+    """Base class of all sections of a config. Rejects unknown keys, and converts no types.
 
     Attributes:
         made_from: the constructor that the section was made from (`tfmoe.config.sections`), or
@@ -24,7 +24,7 @@ def one_of(*sections, default=None):
 
     Args:
         sections: subclasses of `Section`, each with a field `name: Literal["…"]`.
-        default: the name to suppose where the config gives none, or `None` if it must.
+        default: the name to use if the config gives none; `None` if the name is required.
 
     Returns:
         A type for a pydantic field.
@@ -36,39 +36,37 @@ def one_of(*sections, default=None):
         return value.get("name", default) if isinstance(value, dict) else value.name
 
     def discriminator(value):
-        # None makes pydantic report the section itself; `explain` says what is wrong with it.
-        found = tag(value) if isinstance(value, (dict, Section)) else None
-        return found if isinstance(found, str) else None
+        # For None pydantic reports an error on the section itself, which `explain` words.
+        name = tag(value) if isinstance(value, (dict, Section)) else None
+        return name if isinstance(name, str) else None
 
-    union = typing.Union[  # noqa: UP007 (the members are only known here)
+    union = typing.Union[  # noqa: UP007 (the members are only known at run time)
         tuple(typing.Annotated[section, pydantic.Tag(name_of(section))] for section in sections)
     ]
     return typing.Annotated[union, pydantic.Discriminator(discriminator), _Default(default)]
 
 
 class _Default:
-    """Keeps the `default` of `one_of` where `default_name` finds it."""
+    """Metadata of a type: the `default` of `one_of`, which `default_name` reads."""
 
     def __init__(self, name):
         self.name = name
 
 
 def name_of(section):
-    """The name by which a config chooses a `Section` class."""
+    """The name that chooses a `Section` class."""
     return typing.get_args(section.model_fields["name"].annotation)[0]
 
 
 def sections_of(annotation):
-    """The `Section` classes that a field's type allows at its place (not inside a list): a tuple,
-    often empty.
+    """The `Section` classes that a field's type allows as the field's value, not as items of a
+    list: a tuple, often empty.
     """
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return (annotation,)
     if typing.get_origin(annotation) in (typing.Annotated, typing.Union, type(int | None)):
-        found = []
-        for argument in typing.get_args(annotation):
-            found += [section for section in sections_of(argument) if section not in found]
-        return tuple(found)
+        sections = [s for argument in typing.get_args(annotation) for s in sections_of(argument)]
+        return tuple(dict.fromkeys(sections))
     return ()
 
 
@@ -78,30 +76,30 @@ def default_name(annotations):
         if isinstance(annotation, _Default):
             return annotation.name
         if typing.get_origin(annotation) is typing.Annotated:
-            found = default_name(typing.get_args(annotation))
-            if found is not None:
-                return found
+            name = default_name(typing.get_args(annotation))
+            if name is not None:
+                return name
     return None
 
 
 def item_type(annotation):
-    """The type of the items of a list field, or `None` if the field is no list."""
+    """The type of the items of a list field, or `None` if the field is not a list."""
     if typing.get_origin(annotation) is list:
         return typing.get_args(annotation)[0]
     for argument in typing.get_args(annotation):
-        found = item_type(argument)
-        if found is not None:
-            return found
+        inner = item_type(argument)
+        if inner is not None:
+            return inner
     return None
 
 
 def section_at(annotation, value, metadata=()):
-    """The `Section` class that a value of a field is meant to be, or `None` if that cannot be told.
+    """The `Section` class that the value of a field chooses, or `None` if it chooses none.
 
     Args:
         annotation: the field's type.
-        value: what the config has there.
-        metadata: the field's metadata, where pydantic puts what stands around the type.
+        value: the value in the config.
+        metadata: the field's metadata, where pydantic stores the arguments of `Annotated`.
     """
     sections = sections_of(annotation)
     if len(sections) <= 1:

@@ -1,7 +1,7 @@
 """Types of numbers in a config.
 
-Every number has an upper limit: beyond it TensorFlow overflows, or a process ends without a word.
-Messages name a limit of a thousand or more only where a value is past it.
+Every number has an upper limit: beyond it TensorFlow overflows, or the process ends without an
+error. Error messages name a limit of 1,000 or more only if the value exceeds it.
 """
 
 from typing import Annotated
@@ -9,39 +9,39 @@ from typing import Annotated
 import keras
 from pydantic import AfterValidator, Field
 
-MOST = 2**31 - 1  # of int32
-MOST_FLOAT = 1e38  # about that of float32
+MAX_INT = 2**31 - 1  # of int32
+MAX_FLOAT = 1e38  # about the largest float32
 
-Integer = Annotated[int, Field(ge=-MOST, le=MOST)]
-Number = Annotated[float, Field(ge=-MOST_FLOAT, le=MOST_FLOAT)]
-AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
-AtLeastZero = Annotated[int, Field(ge=0, le=MOST)]
+Integer = Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)]
+Float = Annotated[float, Field(ge=-MAX_FLOAT, le=MAX_FLOAT)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0, le=MOST_FLOAT)]
-NotNegative = Annotated[float, Field(ge=0, le=MOST_FLOAT)]
+PositiveFloat = Annotated[float, Field(gt=0, le=MAX_FLOAT)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=MAX_FLOAT)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-# The product of two widths and a number of experts stays below 2^63.
+# The product of two widths and an expert count stays below 2^63.
 Width = Annotated[int, Field(ge=1, le=2**20)]
 Experts = Annotated[int, Field(ge=1, le=2**22)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
-# A thousand rows at a time are as wide as the longest row.
+# 1,000 rows are padded together to the length of the longest.
 Steps = Annotated[int, Field(ge=1, le=2**14)]
-# A shuffle buffer has a place for each row from the beginning.
+# A shuffle buffer allocates all its slots at the start.
 ShuffleBuffer = Annotated[int, Field(ge=1, le=10**7)]
-# Generated sentences are held in memory, to have each of them once.
+# Generated sentences are kept in memory, to remove duplicates.
 Sentences = Annotated[int, Field(ge=1, le=10**7)]
 
 
-class Words:
-    """In the metadata of a type: what messages say that a value must be."""
+class Expected:
+    """Metadata of a type: what error messages say that a value must be."""
 
-    def __init__(self, words):
-        self.words = words
+    def __init__(self, text):
+        self.text = text
 
 
 def _initializer(name):
-    """`name` if it is one of Keras' initializers that needs no argument; a ValueError
+    """`name` if it names a Keras initializer without required arguments; a ValueError
     otherwise.
     """
     try:
@@ -54,10 +54,10 @@ def _initializer(name):
 Initializer = Annotated[
     str,
     AfterValidator(_initializer),
-    Words("the name of a Keras initializer, such as glorot_uniform"),
+    Expected("the name of a Keras initializer, such as glorot_uniform"),
 ]
 
-# Of the arguments of blocks and gates, by name.
+# Types of the arguments of blocks and gates.
 LAYER_FIELDS = {
     "units": Width,
     "hidden_units": Width,
@@ -67,24 +67,24 @@ LAYER_FIELDS = {
     "num_experts": Experts,
     "groups": Experts | None,
     "k": Experts,
-    "importance_weight": NotNegative,
-    "load_weight": NotNegative,
-    "balance_weight": NotNegative,
-    "noise_floor": NotNegative,
+    "importance_weight": NonNegativeFloat,
+    "load_weight": NonNegativeFloat,
+    "balance_weight": NonNegativeFloat,
+    "noise_floor": NonNegativeFloat,
     "seed": Seed | None,
-    "capacity_factor": Positive | None,
-    "evaluation_capacity_factor": Positive | None,
+    "capacity_factor": PositiveFloat | None,
+    "evaluation_capacity_factor": PositiveFloat | None,
     "kernel_initializer": Initializer,
     "recurrent_initializer": Initializer,
 }
-# Of the settings of corpora.
+# Types of the settings of corpora.
 CORPUS_FIELDS = {
     "seed": Seed,
-    "grammars": AtLeastOne,
-    "symbols": Annotated[int, Field(ge=2, le=MOST)],
-    "successors": AtLeastOne,
+    "grammars": PositiveInt,
+    "symbols": Annotated[int, Field(ge=2, le=MAX_INT)],
+    "successors": PositiveInt,
     "length": Steps,
-    "skew": NotNegative,
+    "skew": NonNegativeFloat,
     "sentences": Sentences,
     "train_sentences": Sentences,
     "valid_sentences": Sentences,

@@ -1,39 +1,41 @@
-"""Sections made from constructors: a key for every argument, and the way back to an object.
+"""Sections made from constructors: a key for every argument. `construct` turns a section into an
+object.
 
-What is registered (a gate, a block, an optimizer, a schedule, a corpus) needs no class here. The
-meaning of a key stands in the constructor's docstring. Types refuse what a config cannot say, and,
-where `fields` has one, a number out of its range; combinations are checked by the constructors,
-whose ValueErrors begin with the name of the argument.
+A registered class (a gate, block, optimizer, schedule or corpus) needs no schema class. The
+constructor's docstring documents the keys. The schema checks types, and the ranges that `fields`
+gives; the constructor checks combinations, with ValueErrors that begin with the argument's name.
 """
 
 import dataclasses
+import functools
 import inspect
 import re
+import textwrap
 import types
 import typing
 
 import pydantic
 
 from tfmoe.config.named import Section
-from tfmoe.config.number_types import Integer, Number
+from tfmoe.config.number_types import Float, Integer
 from tfmoe.config.problems import key_of
 
 Scalar = int | float | str | bool | None
 PLAIN = (int, float, str, bool, type(None))
 UNIONS = (typing.Union, types.UnionType)
-# Keras puts this before the message of an error in a constructor that it called itself.
-WRAPPED = "Exception encountered: "
-# An argument's name, as messages begin with it.
+# Keras prepends this to the message of an error in a constructor that it called.
+KERAS_PREFIX = "Exception encountered: "
+# The argument's name at the beginning of a message.
 ARGUMENT = re.compile(r"(?:Argument )?`?(\w*)`?((?:\[\d+\])*)\s*(.*)")
 
 
 class MadeFrom(typing.NamedTuple):
-    """What a section was made from.
+    """The constructor that a section was made from.
 
     Attributes:
         constructor: a class or a function.
-        arguments: the keys of the section that are arguments.
-        as_tuple: those of lists that the constructor takes as tuples.
+        arguments: the keys that are arguments of the constructor.
+        as_tuple: the keys of lists that the constructor takes as tuples.
     """
 
     constructor: typing.Callable
@@ -42,11 +44,11 @@ class MadeFrom(typing.NamedTuple):
 
 
 class SectionError(ValueError):
-    """What constructors object to.
+    """Errors of constructors, with the keys of the arguments.
 
     Args:
-        problems: list of `(path, message)`: the keys below the section, `("gate", "k")`, and the
-            message without the name of the argument. A message that names none has an empty path.
+        problems: list of `(path, message)`: the path below the section, `("gate", "k")`, empty if
+            the message names no argument; the message without the argument's name.
     """
 
     def __init__(self, problems):
@@ -55,83 +57,94 @@ class SectionError(ValueError):
         super().__init__("\n".join(lines))
 
     def under(self, *path):
-        """The problems with paths that begin further out."""
-        return [((*path, *inner), message) for inner, message in self.problems]
+        """The problems with `path` prepended to their paths."""
+        return [((*path, *subpath), message) for subpath, message in self.problems]
 
 
 def section_of(
     constructor, name=None, *, leave_out=(), fields=None, more=None, doc=None, base=None
 ):
-    """The `Section` class of a constructor: a field for every argument, with its default.
+    """Makes the `Section` class of a constructor: a field for every argument, with its default.
 
-    Its `**kwargs` are followed to the classes that it inherits from. The type of a field is the
-    argument's annotation, or the type of its default; without annotation, `None` or no default
-    allows any scalar. A dataclass becomes a section of its own, `list[…]` and `tuple[…, ...]` a
-    list; a list of text may be a single text. Of a union the parts remain that a config can say;
-    an argument with a default that a config cannot say is left out.
+    `**kwargs` are followed to the base classes. The type of a field is the argument's annotation,
+    else the type of its default; an argument without annotation, and with the default `None` or no
+    default, takes any scalar. A dataclass becomes a section, `list[…]` and `tuple[…, ...]` become a
+    list; a list of text may be written as a single text. Members of a union that YAML cannot
+    express are dropped. An argument that YAML cannot express is left out if it has a default.
 
     Args:
         constructor: a class or a function.
-        name: by which a config chooses the section, its key `name`; `None` for a section without.
-        leave_out: names of arguments that `construct` gets from elsewhere. An argument `name` is
-            always left out.
-        fields: `{argument: type}` or `{argument: (type, default)}`, instead of the constructor's
-            own. Arguments that the constructor does not have are ignored.
-        more: `{key: (type, default)}`, keys that `construct` does not give to the constructor.
-        doc: docstring; `None` for the constructor's.
-        base: a class at which to stop following `**kwargs`; its arguments are not keys.
+        name: the section's `name` in a config; `None` for a section without a name.
+        leave_out: arguments that are no keys, because `construct` gets them from its caller. An
+            argument `name` is always left out.
+        fields: `{argument: type}` or `{argument: (type, default)}`, to override annotation and
+            default. Arguments that the constructor does not have are ignored.
+        more: `{key: (type, default, meaning)}`, keys that are not arguments of the constructor.
+        doc: docstring of the section; `None` for the constructor's. The keys of `more` are added.
+        base: a class whose arguments are no keys: `**kwargs` are followed up to it.
 
     Raises:
-        TypeError: for an argument without a default that a config cannot say.
+        TypeError: for an argument without a default that YAML cannot express.
     """
-    given, made, as_tuple = fields or {}, {}, set()
+    arguments, as_tuple, fields = {}, set(), fields or {}
     for argument, (annotation, default) in arguments_of(constructor, base).items():
         if argument == "name" or argument in leave_out:
             continue
         if argument.startswith("_") or hasattr(Section, argument):
             raise TypeError(
-                f"{constructor.__name__}: {argument} cannot be a key of a config, whose sections "
-                "have an attribute of this name, or none that begins with _: rename the argument"
+                f"{constructor.__name__}: {argument} cannot be a key of a config: it begins with _ "
+                "or is an attribute of all sections; rename the argument"
             )
-        if argument in given:
-            field = given[argument]
-            made[argument] = field if type(field) is tuple else (field, default)
+        if argument in fields:
+            field = fields[argument]
+            arguments[argument] = field if type(field) is tuple else (field, default)
             continue
         kind = field_type(annotation)
         if kind is None:
             if default is ...:
                 raise TypeError(
-                    f"{constructor.__name__}: a config cannot say {argument}, of type {annotation}"
+                    f"{constructor.__name__}: a config cannot express {argument}, of type "
+                    f"{annotation}"
                 )
             continue
-        made[argument] = (kind, _default(default))
+        arguments[argument] = (kind, _default(default))
         if tuple in map(typing.get_origin, (annotation, *typing.get_args(annotation))):
             as_tuple.add(argument)
-    retired = getattr(constructor, "RETIRED", ())
+    retired, more = getattr(constructor, "RETIRED", ()), more or {}
     section = pydantic.create_model(
         f"{constructor.__name__}Section",
         __base__=Section,
-        __doc__=inspect.cleandoc(doc or constructor.__doc__ or ""),
+        __doc__=_docstring(doc or constructor.__doc__ or "", more),
         __validators__={"without_retired": _without_retired(retired)} if retired else {},
         **({} if name is None else {"name": (typing.Literal[name], name)}),
-        **made,
-        **(more or {}),
+        **arguments,
+        **{key: (kind, default) for key, (kind, default, _) in more.items()},
     )
-    section.made_from = MadeFrom(constructor, tuple(made), frozenset(as_tuple))
+    section.made_from = MadeFrom(constructor, tuple(arguments), frozenset(as_tuple))
     return section
 
 
+def _docstring(doc, more):
+    """A docstring with the meanings of additional keys."""
+    lines = [
+        textwrap.fill(f"{key}: {meaning}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for key, (_, _, meaning) in more.items()
+    ]
+    more_keys = "\n".join(["\n\nMore keys:", *lines, ""]) if more else ""
+    return inspect.cleandoc(doc) + more_keys
+
+
 def arguments_of(constructor, base=None):
-    """The arguments of a class or a function, of a class also those that it hands on by `**kwargs`.
+    """The arguments of a class or a function, including those that `**kwargs` hand to base classes.
 
     Args:
         constructor: a class or a function.
-        base: a class whose own arguments, and those of its bases, do not count.
+        base: a class whose arguments, and those of its bases, are left out.
 
     Returns:
         `{argument: (annotation, default)}`, with `...` for no default.
     """
-    found = {}
+    arguments = {}
     for function in _functions(constructor, base):
         hints = typing.get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())
@@ -140,18 +153,18 @@ def arguments_of(constructor, base=None):
                 continue
             default = ... if parameter.default is parameter.empty else parameter.default
             annotation = hints.get(parameter.name, _annotation_like(default))
-            found.setdefault(parameter.name, (annotation, default))
+            arguments.setdefault(parameter.name, (annotation, default))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     if dataclasses.is_dataclass(constructor):
         for field in dataclasses.fields(constructor):
-            if field.name in found and field.default_factory is not dataclasses.MISSING:
-                found[field.name] = (found[field.name][0], field.default_factory())
-    return found
+            if field.name in arguments and field.default_factory is not dataclasses.MISSING:
+                arguments[field.name] = (arguments[field.name][0], field.default_factory())
+    return arguments
 
 
 def _functions(constructor, base):
-    """The function itself, or the `__init__`s of a class and its bases, in order."""
+    """A list of the function itself, or of the `__init__`s of a class and its bases, in order."""
     if not isinstance(constructor, type):
         return [constructor]
     bases = inspect.getmro(constructor)
@@ -160,7 +173,7 @@ def _functions(constructor, base):
 
 
 def _annotation_like(default):
-    """The annotation that an argument without one is meant to have."""
+    """The annotation of an argument without one, inferred from its default."""
     if default is None or default is ...:
         return Scalar
     if isinstance(default, (tuple, list)):
@@ -169,12 +182,12 @@ def _annotation_like(default):
 
 
 def field_type(annotation):
-    """The type of a config's value for an annotation, or `None` if a config cannot say any."""
+    """The type of a field for an annotation, or `None` if YAML cannot express it."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation == Scalar:
         return Scalar
     if annotation is None or annotation in PLAIN:
-        return {int: Integer, float: Number}.get(annotation, annotation or type(None))
+        return {int: Integer, float: Float}.get(annotation, annotation or type(None))
     if origin is typing.Literal:
         return annotation
     if origin is typing.Annotated:
@@ -188,26 +201,22 @@ def field_type(annotation):
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     if dataclasses.is_dataclass(annotation):
-        return _of_dataclass(annotation)
+        return _dataclass_section(annotation)
     return None
 
 
 def _union(kinds):
-    """The union of types, `None` if nothing but null is left of them."""
-    if str in kinds:  # a single text stays one
+    """The union of types; `None` if only null is left."""
+    if str in kinds:  # then a single text is not a list
         kinds = [list[str] if kind == Texts else kind for kind in kinds]
     if all(kind is type(None) for kind in kinds):
         return None
-    return typing.Union[tuple(kinds)]  # noqa: UP007 (the members are only known here)
+    return typing.Union[tuple(kinds)]  # noqa: UP007 (the members are only known at run time)
 
 
-_DATACLASSES: dict[type, type] = {}  # the section of each, one for all places
-
-
-def _of_dataclass(cls):
-    if cls not in _DATACLASSES:
-        _DATACLASSES[cls] = section_of(cls)
-    return _DATACLASSES[cls]
+@functools.cache
+def _dataclass_section(cls):
+    return section_of(cls)
 
 
 Texts = typing.Annotated[
@@ -226,13 +235,15 @@ def _as_value(default):
     if isinstance(default, (list, tuple)):
         return [_as_value(item) for item in default]
     if dataclasses.is_dataclass(default):
-        section = _of_dataclass(type(default))
+        section = _dataclass_section(type(default))
         return section(**{key: _as_value(getattr(default, key)) for key in section.model_fields})
     return default
 
 
 def _without_retired(retired):
-    """Lets configs of old runs name arguments that had no effect, at their default of 0."""
+    """A validator that drops retired arguments with the value 0, which configs of old runs
+    contain.
+    """
 
     def validate(values):
         if not isinstance(values, dict):
@@ -243,16 +254,16 @@ def _without_retired(retired):
 
 
 def construct(section, constructor=None, **extra):
-    """The object of a section; sections in it that were made from constructors become objects too.
+    """Builds the object of a section, and first those of the sections in it.
 
     Args:
         section: of a class that `section_of` made.
         constructor: `None` for the one that the section was made from.
-        **extra: further arguments.
+        **extra: additional arguments.
 
     Raises:
-        SectionError: where a constructor raises a ValueError or a TypeError; it has the keys. Of a
-            ValueError, each line that begins with an argument's name is a problem.
+        SectionError: if a constructor raises a ValueError or a TypeError. Each line of the message
+            that begins with an argument's name becomes a problem with that key.
     """
     made_from, arguments, problems = type(section).made_from, {}, []
     for key in made_from.arguments:
@@ -269,7 +280,7 @@ def construct(section, constructor=None, **extra):
 
 
 def _constructed(value, path, problems):
-    """The object of a field's value. What constructors object to is added to `problems`."""
+    """The object of a field's value. Adds the errors of constructors to `problems`."""
     if isinstance(value, list):
         return [_constructed(item, (*path, i), problems) for i, item in enumerate(value)]
     if not isinstance(value, Section) or type(value).made_from is None:
@@ -281,22 +292,22 @@ def _constructed(value, path, problems):
 
 
 def _located(section, message):
-    """The problems that an error's message names."""
-    found = []
-    for line in message.rpartition(WRAPPED)[2].split("\n"):
+    """Splits a constructor's error message into problems: list of `(path, message)`."""
+    problems = []
+    for line in message.rpartition(KERAS_PREFIX)[2].split("\n"):
         argument, indices, rest = ARGUMENT.match(line).groups()
         path = _path_of(section, argument)
         if path:
-            found.append(((*path, *map(int, re.findall(r"\d+", indices))), rest))
-        elif found:
-            found[-1] = (found[-1][0], f"{found[-1][1]}\n{line}")
+            problems.append(((*path, *map(int, re.findall(r"\d+", indices))), rest))
+        elif problems:
+            problems[-1] = (problems[-1][0], f"{problems[-1][1]}\n{line}")
         else:
-            found.append(((), line))
-    return found
+            problems.append(((), line))
+    return problems
 
 
 def _path_of(section, argument):
-    """The path of an argument's key, also of a section within; empty if there is none."""
+    """The path of an argument's key, in the section or in one inside it; empty if there is none."""
     if argument in type(section).model_fields:
         return (argument,)
     for key in type(section).model_fields:

@@ -1,30 +1,46 @@
-"""The configs that come with tfmoe. Imports no TensorFlow."""
+"""The configs that are shipped with tfmoe. Imports no TensorFlow."""
 
 import difflib
 import os
 import pathlib
 import re
+from typing import TypedDict
 
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.config.yaml_text import parse
 
-# A link to `configs/` in a checkout, a folder of the package in an installation.
+# In a checkout a link to `configs/`, in an installation a folder of the package.
 ROOT = (pathlib.Path(__file__).parents[1] / "configs").resolve()
 
 
-def shipped_configs():
+class ShippedConfig(TypedDict):
+    """An item of `shipped_configs()`.
+
+    Keys:
+        path: absolute.
+        name: the short name, such as `"lm1b/moe-256"`.
+        table: the paper's table that the config reproduces a row of, or `None`.
+        row: the row, or `None`.
+    """
+
+    path: str
+    name: str
+    table: str | None
+    row: str | None
+
+
+def shipped_configs() -> list[ShippedConfig]:
     """Lists the shipped configs.
 
     Returns:
-        List of `{"path", "name", "table", "row"}`, sorted by name, numbers in it by value: an
-        absolute path; the short name, such as `"lm1b/moe-256"`; and the table row it stands for, or
-        `None` if it stands for none.
+        List of `{"path", "name", "table", "row"}`, sorted by name, with numbers in names sorted by
+        value.
     """
-    found = []
+    configs = []
     for path in sorted(_files(), key=_sort_key):
         tree, _ = parse(path.read_bytes(), str(path))
         paper = tree.get("paper") or {}
-        found.append(
+        configs.append(
             {
                 "path": str(path),
                 "name": _short_name(path),
@@ -32,15 +48,18 @@ def shipped_configs():
                 "row": paper.get("row"),
             }
         )
-    return found
+    return configs
 
 
-def find_config(name):
-    """The file that a CONFIG argument means.
+def find_config(
+    name: str | os.PathLike, directory: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """Finds the file of a CONFIG argument, or of a `base`.
 
     Args:
         name: a path, or the name of a shipped config: `lm1b/moe-256` or
-            `configs/lm1b/moe-256.yaml`. A file of that path, where there is one, comes first.
+            `configs/lm1b/moe-256.yaml`. If there is a file at that path, it is used.
+        directory: the directory that a path is relative to; `None` for the current one.
 
     Returns:
         `pathlib.Path`.
@@ -48,29 +67,38 @@ def find_config(name):
     Raises:
         ConfigError: if there is no such file and no such shipped config.
     """
-    path = pathlib.Path(os.path.expanduser(name))
+    name = pathlib.Path(os.path.expanduser(name))
+    path = name if directory is None else pathlib.Path(directory) / name
     kind = kind_of(path)
     if kind == "file":
         return path
-    short = path.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+    short = name.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     names = {_short_name(file): file for file in _files()}
     if short in names:
         return names[short]
     if kind == "directory":
-        raise ConfigError([Problem(str(name), "", "is a directory; name a config file in it")])
-    if kind == "special":
-        raise ConfigError([Problem(str(name), "", "is a device or a pipe; name a regular file")])
-    near = difflib.get_close_matches(short, names, n=1) or [
-        known for known in sorted(names) if known.rpartition("/")[2] == short
-    ]
-    hint = f"; did you mean {near[0]}?" if near else ";"
-    message = f"no such file, and no shipped config of this name{hint} `tfmoe configs` lists them"
+        message = "is a directory; give the path of a config file in it"
+    elif kind == "special":
+        message = "is a device or a pipe; give the path of a regular file"
+    else:
+        near = difflib.get_close_matches(short, names, n=1) or [
+            known for known in sorted(names) if known.rpartition("/")[2] == short
+        ]
+        hint = f"; did you mean {near[0]}?" if near else ";"
+        message = (
+            f"no such file, and no shipped config of this name{hint} `tfmoe configs` lists them"
+        )
     raise ConfigError([Problem(str(name), "", message)])
 
 
+def is_shipped(path):
+    """Whether a file is one of the shipped configs."""
+    return pathlib.Path(path).resolve().is_relative_to(ROOT)
+
+
 def kind_of(path):
-    """What there is at a `pathlib.Path`: "file", "directory", "special" (a device or a pipe), or
-    "nothing" that can be read.
+    """What is at a `pathlib.Path`: "file", "directory", "special" (a device or a pipe), or
+    "nothing" if there is nothing or it cannot be read.
     """
     try:
         if path.is_file():
@@ -83,8 +111,8 @@ def kind_of(path):
 
 
 def _files():
-    """All shipped files but those whose name begins with an underscore, which are only there to be
-    a `base`.
+    """All shipped files, except those whose name begins with an underscore: they only serve as a
+    `base`.
     """
     return [path for path in ROOT.rglob("*.yaml") if not path.name.startswith("_")]
 

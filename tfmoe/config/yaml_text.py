@@ -1,10 +1,8 @@
-"""YAML as configs use it: the safe subset, without the surprises of YAML 1.1, and with line
-numbers.
+"""Reads and writes the YAML of configs: a safe subset, with YAML 1.2 scalars and line numbers.
 
-Scalars are read by the rules of YAML 1.2: `1e-3` is a number, `no` (a language) and `12:30` are
-text, only `true` and `false` are truth values. `1_000_000` is an integer, as in Python. Nothing in
-a config can name a class or run code, print control characters to a terminal, or take more than
-seconds to read.
+`1e-3` is a number, `no` (a language code) and `12:30` are text, only `true` and `false` are
+booleans. `1_000_000` is an integer, as in Python. A config cannot name a class, run code, print
+control characters to a terminal, or take more than seconds to read.
 """
 
 import codecs
@@ -14,13 +12,13 @@ import re
 import yaml
 
 from tfmoe.analysis.printable import UNSEEN
-from tfmoe.config.problems import ConfigError, Problem, key_of, shown
+from tfmoe.config.problems import ConfigError, Problem, format_value, key_of
 
-MOST_BYTES = 1_000_000
-MOST_VALUES = 20_000  # aliases of aliases can stand for more than any memory holds
-MOST_LEVELS = 50  # of mappings and lists within each other
-MOST_DIGITS = 300  # so that every integer is a float, too
-MOST_CHARACTERS_OF_A_KEY = 100
+MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000  # nested aliases can expand to more values than fit into memory
+MAX_LEVELS = 50  # of nested mappings and lists
+MAX_DIGITS = 300  # every such integer fits a float
+MAX_KEY_LENGTH = 100
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -34,11 +32,11 @@ SCALARS = (
     ),
 )
 PATTERNS = {name: re.compile(pattern) for name, pattern, _ in SCALARS}
-# What a scalar must be, as messages say it.
+# What a scalar must be, for error messages.
 EXPECTED = {
     "null": "null",
     "bool": "true or false",
-    "int": f"an integer of at most {MOST_DIGITS} digits",
+    "int": f"an integer of at most {MAX_DIGITS} digits",
     "float": "a number between -1.8e308 and 1.8e308",
     "str": "text without control characters and line breaks",
 }
@@ -49,9 +47,9 @@ class _TooLargeError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, of which `_Reader` makes values. Ends as soon as there are too many."""
+    """Composes nodes for `_Reader`. Stops as soon as there are too many."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own protocol)
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's protocol)
 
     def __init__(self, text):
         super().__init__(text)
@@ -72,7 +70,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def increase_indent(self, flow=False, indentless=False):
-        return super().increase_indent(flow, False)  # lists indented below their key
+        return super().increase_indent(flow, False)  # indents lists below their key
 
 
 for _tag, _pattern, _first in SCALARS:
@@ -86,16 +84,16 @@ def parse(text, name):
     """Reads one YAML document.
 
     Args:
-        text: string or bytes (UTF-8, or UTF-16 that begins with a byte order mark).
-        name: what the text is called in errors: a file name, or `--set key=value`.
+        text: string or bytes (UTF-8, or UTF-16 with a byte order mark).
+        name: the name of the text in errors: a file name, or `--set key=value`.
 
     Returns:
-        `(tree, lines)`: dictionaries, lists and scalars, no part of it there twice; and the line,
-        from 1, of every path in it, as `{("model", "blocks", 0): 7, …}`.
+        `(tree, lines)`: dictionaries, lists and scalars, none of them shared; and the line number,
+        from 1, of every path, as `{("model", "blocks", 0): 7, …}`.
 
     Raises:
-        ConfigError: if it is not YAML, too long or too deep, a key stands twice in a mapping or is
-            no word, a scalar is not what its tag says, or an alias contains itself.
+        ConfigError: for invalid YAML, a document that is too long or too deep, a duplicate or
+            invalid key, a scalar that does not match its tag, or an alias that contains itself.
     """
     text = _decoded(text, name)
     try:
@@ -109,7 +107,7 @@ def parse(text, name):
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, name)]) from error
     except (ValueError, OverflowError) as error:  # raised by chr()
-        message = 'not valid YAML: "\\U…" must name a character of Unicode, up to "\\U0010FFFF"'
+        message = 'not valid YAML: "\\U…" must be a Unicode character, up to "\\U0010FFFF"'
         raise ConfigError([Problem(f"{name}:{loader.line + 1}", "", message)]) from error
     finally:
         loader.dispose()
@@ -121,25 +119,25 @@ def parse(text, name):
 
 
 def too_large(values, levels):
-    """Why a config cannot have so many values, or levels; `None` if it can."""
-    if values > MOST_VALUES:
-        return f"a config must have at most {MOST_VALUES:,} values"
-    if levels > MOST_LEVELS:
-        return f"a config must have at most {MOST_LEVELS} levels of mappings and lists"
+    """The error message for too many values or levels; `None` if there are not too many."""
+    if values > MAX_VALUES:
+        return f"a config must have at most {MAX_VALUES:,} values"
+    if levels > MAX_LEVELS:
+        return f"a config must have at most {MAX_LEVELS} levels of mappings and lists"
     return None
 
 
 def _decoded(text, name):
-    """A string of a string or bytes."""
-    if len(text) > MOST_BYTES:
-        raise ConfigError([Problem(name, "", f"a config must have at most {MOST_BYTES:,} bytes")])
+    """The text as a string."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError([Problem(name, "", f"a config must have at most {MAX_BYTES:,} bytes")])
     if isinstance(text, str):
         return text
-    is_wide = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    is_utf16 = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return text.decode("utf-16" if is_wide else "utf-8-sig")
+        return text.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        where = _line_of(text, error.start, name) if not is_wide else name
+        where = name if is_utf16 else _line_of(text, error.start, name)
         message = f"a config must be UTF-8 text; {error.reason} at byte {error.start}"
         raise ConfigError([Problem(where, "", message)]) from error
 
@@ -152,23 +150,24 @@ def _line_of(text, position, name):
 def _syntax_problem(error, name):
     mark = getattr(error, "problem_mark", None)
     where = f"{name}:{mark.line + 1}" if mark else name
-    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    message = getattr(error, "problem", None) or str(error).splitlines()[0]
     if isinstance(error, _TooLargeError):
-        return Problem(where, "", what)
+        return Problem(where, "", message)
     context = getattr(error, "context", None)
-    hint = "; quote a text that begins with *" if "alias" in f"{context} {what}" else ""
-    return Problem(where, "", f"not valid YAML: {f'{context}, ' if context else ''}{what}{hint}")
+    hint = "; quote text that begins with *" if "alias" in f"{context} {message}" else ""
+    context = f"{context}, " if context else ""
+    return Problem(where, "", f"not valid YAML: {context}{message}{hint}")
 
 
 class _Reader:
-    """Makes values of nodes.
+    """Converts nodes to values.
 
     Args:
-        name: of the text.
+        name: the name of the text in errors.
 
     Attributes:
-        lines: of every path, see `parse`.
-        problems: what is wrong: list of `Problem`.
+        lines: the line number of every path, see `parse`.
+        problems: list of `Problem`.
     """
 
     def __init__(self, name):
@@ -176,15 +175,15 @@ class _Reader:
         self.lines, self.problems = {}, []
 
     def read(self, node, path, enclosing):
-        """The value of a node. Aliases give values of their own.
+        """The value of a node. An alias is expanded to a copy.
 
         Args:
-            node: of PyYAML.
-            path: keys and indices that lead to it.
+            node: a PyYAML node.
+            path: its keys and indices.
             enclosing: the nodes around it.
 
         Raises:
-            ConfigError: if it is too large, all aliases written out.
+            ConfigError: if the document is too large with all aliases expanded.
         """
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
@@ -192,7 +191,7 @@ class _Reader:
         if problem:
             raise ConfigError([Problem(f"{self.name}:{line}", key_of(path), problem)])
         if node in enclosing:
-            return self._wrong(node, path, "an alias must not contain itself")
+            return self._report(node, path, "an alias must not contain itself")
         kind, enclosing = node.tag.removeprefix(TAG), (*enclosing, node)
         if isinstance(node, yaml.MappingNode) and kind == "map":
             return self._mapping(node, path, enclosing)
@@ -201,76 +200,76 @@ class _Reader:
             return [self.read(item, (*path, index), enclosing) for index, item in items]
         if isinstance(node, yaml.ScalarNode) and kind in EXPECTED:
             value = scalar(kind, node.value)
-            if value is not NOTHING:
+            if value is not INVALID:
                 return value
-            message = f"must be {EXPECTED[kind]}, got {shown(node.value)}"
-            return self._wrong(node, path, message)
-        return self._wrong(node, path, f"must not have the tag {node.tag.replace(TAG, '!!')}")
+            message = f"must be {EXPECTED[kind]}, got {format_value(node.value)}"
+            return self._report(node, path, message)
+        return self._report(node, path, f"must not have the tag {node.tag.replace(TAG, '!!')}")
 
     def _mapping(self, node, path, enclosing):
         tree, lines = {}, {}
         for key_node, value_node in node.value:
             key = getattr(key_node, "value", None)
             if key_node.tag != f"{TAG}str" or not is_key(key):
-                self._wrong(key_node, path, f"a key must be a word, got {shown(key)}")
+                self._report(key_node, path, f"a key must be a word, got {format_value(key)}")
                 continue
             key_path, line = (*path, key), key_node.start_mark.line + 1
             if key in lines:
-                message = f"the key is already on line {lines[key]}; remove one of them"
-                self._wrong(key_node, key_path, message)
+                message = f"duplicate key, also on line {lines[key]}; remove one of them"
+                self._report(key_node, key_path, message)
                 continue
             lines[key] = self.lines[key_path] = line
             tree[key] = self.read(value_node, key_path, enclosing)
         return tree
 
-    def _wrong(self, node, path, message):
+    def _report(self, node, path, message):
         where = f"{self.name}:{node.start_mark.line + 1}"
         self.problems.append(Problem(where, key_of(path), message))
 
 
 def is_key(value):
-    """Whether a text can be a key."""
+    """Whether a value can be a key."""
     is_text = isinstance(value, str) and not UNSEEN.search(value)
-    return is_text and len(value) <= MOST_CHARACTERS_OF_A_KEY
+    return is_text and len(value) <= MAX_KEY_LENGTH
 
 
-NOTHING = object()
+INVALID = object()
 
 
 def scalar(kind, text):
-    """The value of a scalar.
+    """Converts a scalar.
 
     Args:
         kind: a key of `EXPECTED`.
-        text: as it is written.
+        text: the scalar as it is written.
 
     Returns:
-        `None`, a boolean, a number or a string; `NOTHING` if the text is none of this kind.
+        `None`, a boolean, a number or a string; `INVALID` if the text is not of this kind.
     """
     if kind == "str":
-        return NOTHING if UNSEEN.search(text) else text
+        return INVALID if UNSEEN.search(text) else text
     if not PATTERNS[kind].fullmatch(text):
-        return NOTHING
+        return INVALID
     if kind == "null":
         return None
     if kind == "bool":
         return text.lower() == "true"
     digits = text.replace("_", "").lower()
     if kind == "int":
-        return int(digits) if len(digits.lstrip("+-")) <= MOST_DIGITS else NOTHING
+        return int(digits) if len(digits.lstrip("+-")) <= MAX_DIGITS else INVALID
     if digits.endswith((".inf", ".nan")):
         return float(digits.replace(".", ""))
     value = float(digits)
-    return value if math.isfinite(value) else NOTHING
+    return value if math.isfinite(value) else INVALID
 
 
 def quoted(text):
-    """YAML of a text that is not YAML itself."""
+    """Quotes text as a YAML string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def dump(tree):
-    """YAML text of a tree, which `parse` reads back as it was. Keys keep their order."""
+    """Dumps a tree as YAML, which `parse` reads back unchanged. Keys keep their order."""
     return yaml.dump(
         tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )
