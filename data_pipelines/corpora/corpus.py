@@ -2,7 +2,13 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from tfmoe.data_pipelines.corpora.converted import as_parallel_text, files_as_text
+from tfmoe.data_pipelines.parallel_files import ParallelFiles, find_parallel
+from tfmoe.data_pipelines.records.files import reader_of
+from tfmoe.data_pipelines.splits import Splits
+from tfmoe.data_pipelines.text import Survey, find_files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +51,19 @@ class Corpus(Settings, abc.ABC):
     kind: ClassVar[str]
     tokenization: ClassVar[str]
 
+    def cache_settings(self) -> dict[str, Any]:
+        """Returns what decides where in the cache written text lies, for JSON: corpora with equal
+        values share a directory.
+        """
+        return dataclasses.asdict(self)
+
     @abc.abstractmethod
-    def splits(self, directory):
-        """Finds the files, or writes generated text, unless it is there already.
+    def splits(self, directory) -> Splits:
+        """Finds the files, or writes text into the cache, unless it is there already.
 
         Args:
-            directory: where generated text is written; of this corpus alone. Made if missing.
+            directory: where text is written; of this corpus, and those with the same
+                `cache_settings`, alone. Made if missing.
 
         Returns:
             A `Splits`.
@@ -66,7 +79,20 @@ class LanguageCorpus(Corpus):
     kind = "language"
     tokenization = "words"
 
-    def check_surveys(self, surveys):
+    def find_files(self, patterns, directory) -> list[str]:
+        """Finds further files, to evaluate on.
+
+        Args:
+            patterns: a path or glob or a list of them: of text, or, by their ending, of JSON lines
+                or Parquet, whose text is in the column `text`.
+            directory: as for `splits`.
+
+        Raises:
+            TextError: if files are missing, or are no such files.
+        """
+        return files_as_text(patterns, directory)
+
+    def check_surveys(self, surveys: dict[str, Survey]) -> list[str]:
         """Checks what a reading of the whole text found.
 
         Args:
@@ -99,6 +125,51 @@ class ParallelCorpus(Corpus):
     def language_pairs(self):
         """The directions of translation, each once: `[("en", "fr"), …]`, source first."""
 
+    def columns_of(self, pair) -> dict[str, list[str]]:
+        """Returns the columns of records that hold the sentences of a pair of languages.
+
+        Args:
+            pair: `(source, target)`.
+
+        Returns:
+            `{setting: names to look for, the first that is there is taken}`.
+        """
+        sides = zip(("source_column", "target_column"), pair, strict=True)
+        return {setting: [language, f"translation.{language}"] for setting, language in sides}
+
+    def find_files(self, patterns, pair, directory) -> ParallelFiles:
+        """Finds further files, to evaluate on.
+
+        Args:
+            patterns: list of prefixes of text files, as for `find_parallel`, or of paths or globs
+                of JSON lines or Parquet, by their ending.
+            pair: `(source, target)`, one of `language_pairs`.
+            directory: as for `splits`.
+
+        Raises:
+            TextError: if files are missing, or are no such files.
+        """
+        of_records = [pattern for pattern in patterns if reader_of(pattern)]
+        prefixes = [pattern for pattern in patterns if not reader_of(pattern)]
+        found = find_parallel(prefixes, *pair).file_pairs if prefixes else []
+        records = [reader_of(path)(path) for path in find_files(of_records)] if of_records else []
+        return self.files_of_records(records, pair, directory, found)
+
+    def files_of_records(self, records, pair, directory, found=()) -> ParallelFiles:
+        """Writes records as text, unless it is there.
+
+        Args:
+            records: list of `Records`.
+            pair: `(source, target)`.
+            directory: as for `splits`.
+            found: pairs of paths that come before.
+        """
+        columns = self.columns_of(pair)
+        pairs = [
+            as_parallel_text(each, directory, columns, pair, self.empty_sides) for each in records
+        ]
+        return ParallelFiles(*map(list, zip(*found, *pairs, strict=True)), *pair)
+
     @property
     def target_languages(self):
         """The languages that a source must ask for with a symbol: sorted, none for one
@@ -126,3 +197,10 @@ def without_items(**settings):
     for name, value in settings.items():
         if not value:
             yield f"{name} must be a list of at least one item, got {value!r}"
+
+
+def not_two_languages(settings):
+    """Yields a problem if `settings` has one language as source and target."""
+    language = settings.target_language
+    if language is not None and settings.source_language == language:
+        yield f"target_language must differ from source_language, got {language!r}"

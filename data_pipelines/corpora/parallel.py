@@ -2,7 +2,12 @@
 
 import dataclasses
 
-from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus, Settings, without_items
+from tfmoe.data_pipelines.corpora.corpus import (
+    ParallelCorpus,
+    Settings,
+    not_two_languages,
+    without_items,
+)
 from tfmoe.data_pipelines.parallel_files import find_parallel
 from tfmoe.data_pipelines.splits import Splits
 
@@ -27,7 +32,7 @@ class Direction(Settings):
 
     def problems(self):
         yield from without_items(train=self.train)
-        yield from _same_language(self)
+        yield from not_two_languages(self)
         if not self.weight > 0:
             yield f"weight must be a number above 0, got {self.weight:g}"
 
@@ -57,7 +62,7 @@ class Parallel(ParallelCorpus):
             for name in OF_ONE_DIRECTION:
                 if not getattr(self, name):
                     yield f"{name} is missing; or give the key directions for several"
-            yield from _same_language(self)
+            yield from not_two_languages(self)
             return
         for name in (*OF_ONE_DIRECTION, "valid", "test"):
             if getattr(self, name):
@@ -91,9 +96,3 @@ class Parallel(ParallelCorpus):
             for each in self._directions
             if getattr(each, part)
         ]
-
-
-def _same_language(direction):
-    language = direction.target_language
-    if language is not None and direction.source_language == language:
-        yield f"target_language must differ from source_language, got {language!r}"

@@ -10,7 +10,7 @@ be plain text or `.sgm` files. If the test is there twice, that in a directory `
 import dataclasses
 import os
 
-from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus
+from tfmoe.data_pipelines.corpora.corpus import ParallelCorpus, not_two_languages
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.reading import TextError
 from tfmoe.data_pipelines.splits import Splits
@@ -51,8 +51,7 @@ class Wmt14(ParallelCorpus):
     target_language: str
 
     def problems(self):
-        if self.source_language == self.target_language:
-            yield f"target_language must differ from source_language, got {self.target_language!r}"
+        yield from not_two_languages(self)
 
     @property
     def language_pairs(self):

@@ -9,13 +9,12 @@ import pydantic
 import tensorflow as tf
 
 from tfmoe.config.builders import build_layer, build_optimizer_from
-from tfmoe.config.data_schema import Data, corpus_of
+from tfmoe.config.data_schema import DATA_SECTIONS, Data, corpus_of
 from tfmoe.config.model_schema import MODEL_SECTIONS, DecoderBlock, block_lists, needs_memory
-from tfmoe.config.named import Section
+from tfmoe.config.named import Section, section_at
 from tfmoe.config.number_types import Width
 from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
-from tfmoe.data_pipelines.corpora import CORPORA
 from tfmoe.layers import BLOCKS
 from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 
@@ -144,9 +143,9 @@ def _data_problems(tree):
     if not (isinstance(name, str) and isinstance(model_name, str)):
         return
     kind = CORPUS_KINDS.get(model_name)
-    if name in CORPORA and kind is not None and CORPORA[name].kind != kind:
-        corpora = ", ".join(key for key, corpus in CORPORA.items() if corpus.kind == kind)
-        yield ("data", "name"), f"must be one of {corpora} for model.name={model_name}, got {name}"
+    chosen = section_at(Data, data)
+    if chosen is not None and kind is not None and chosen.made_from.constructor.kind != kind:
+        yield _not_for_model(data, model_name, DATA_SECTIONS[kind])
     if kind == "parallel" and _at(data, "vocabulary", "file") is None:
         vocabulary = data.get("vocabulary", {})
         if isinstance(vocabulary, dict) and vocabulary.get("size", 0) is None:
@@ -158,3 +157,23 @@ def _data_problems(tree):
         corpus_of(section)
     except SectionError as error:
         yield from error.under("data")
+
+
+def _not_for_model(data, model, sections):
+    """The problem of data for another kind of model.
+
+    Args:
+        data: the mapping `data`.
+        model: the model's name.
+        sections: `{name: section}` of the data for such a model.
+    """
+    name = data["name"]
+    if name not in sections:
+        names = ", ".join(sections)
+        return ("data", "name"), f"must be one of {names} for model.name={model}, got {name}"
+    fields = sections[name].model_fields
+    missing = [key for key, field in fields.items() if field.is_required() and key not in data]
+    stray = [str(key) for key in data if key not in fields]
+    parts = [f"needs {', '.join(missing)}"] if missing else []
+    parts += [f"has no {', '.join(stray)}"] if stray else []
+    return ("data",), f"name: {name} for model.name={model} {' and '.join(parts)}"

@@ -89,11 +89,15 @@ COMMON_KEYS = {
         ),
     },
 }
+# `{kind: {name: section}}`. Sections of both kinds may share a name.
 DATA_SECTIONS = {
-    name: section_of(corpus, name, fields=CORPUS_FIELDS, more=COMMON_KEYS[corpus.kind])
-    for name, corpus in CORPORA.items()
+    kind: {
+        name: section_of(corpus, name, fields=CORPUS_FIELDS, more=COMMON_KEYS[kind])
+        for name, corpus in corpora.items()
+    }
+    for kind, corpora in CORPORA.items()
 }
-Data = one_of(*DATA_SECTIONS.values())
+Data = one_of(*(section for sections in DATA_SECTIONS.values() for section in sections.values()))
 
 
 def corpus_of(data):

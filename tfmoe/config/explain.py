@@ -46,7 +46,7 @@ def explain(error, root, tree):
         hint = f"; did you mean {near[0]}?" if near and isinstance(value, str) else ""
         return path, f"must be {field.expected}, got {format_value(value)}{hint}"
     if kind.startswith("union_tag"):
-        names = list(map(name_of, field.sections))
+        names = list(dict.fromkeys(map(name_of, field.sections)))
         choices = ", ".join(names)
         if "name" not in value:
             return (*path, "name"), f"is missing; it must be one of {choices}"
@@ -137,8 +137,11 @@ def _unknown_key(key, value, siblings, section):
     keys = list(section.model_fields)
     near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.5)
     others = [
-        name_of(other) for other in siblings if other is not section and key in other.model_fields
+        name_of(other)
+        for other in siblings
+        if key in other.model_fields and name_of(other) != name_of(section)
     ]
+    others = list(dict.fromkeys(others))
     message = f"unknown key (its value is {format_value(value)})"
     if others:
         return f"{message}; it belongs to name: {' or '.join(others)}, not {name_of(section)}"
@@ -158,7 +161,7 @@ def expected(annotation, metadata=()):
     if sections:
         if len(sections) == 1:
             return f"a mapping with the keys {', '.join(sections[0].model_fields)}"
-        names = ", ".join(map(name_of, sections))
+        names = ", ".join(dict.fromkeys(map(name_of, sections)))
         example = default_name([annotation, *metadata]) or name_of(sections[0])
         return f"a mapping such as {{name: {example}, …}}, where name is one of {names}"
     if origin is typing.Literal:

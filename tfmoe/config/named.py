@@ -23,7 +23,8 @@ def one_of(*sections, default=None):
     """The type of a field that holds one of several sections.
 
     Args:
-        sections: subclasses of `Section`, each with a field `name: Literal["…"]`.
+        sections: subclasses of `Section`, each with a field `name: Literal["…"]`. Of sections that
+            share a name, the one that has most of the keys is chosen, the first among equals.
         default: the name to use if the config gives none; `None` if the name is required.
 
     Returns:
@@ -32,18 +33,38 @@ def one_of(*sections, default=None):
     if len(sections) == 1:
         return sections[0]
 
-    def tag(value):
-        return value.get("name", default) if isinstance(value, dict) else value.name
-
     def discriminator(value):
         # For None pydantic reports an error on the section itself, which `explain` words.
-        name = tag(value) if isinstance(value, (dict, Section)) else None
-        return name if isinstance(name, str) else None
+        section = type(value) if isinstance(value, Section) else chosen(sections, value, default)
+        return None if section is None else _tag(section)
 
     union = typing.Union[  # noqa: UP007 (the members are only known at run time)
-        tuple(typing.Annotated[section, pydantic.Tag(name_of(section))] for section in sections)
+        tuple(typing.Annotated[section, pydantic.Tag(_tag(section))] for section in sections)
     ]
     return typing.Annotated[union, pydantic.Discriminator(discriminator), _Default(default)]
+
+
+def _tag(section):
+    return f"{name_of(section)} {section.__name__}"
+
+
+def chosen(sections, value, default=None):
+    """The one of several `Section` classes that a mapping is meant to be; `None` if that cannot be
+    told.
+
+    Args:
+        sections: those of `one_of`.
+        value: what the config has there.
+        default: the name to suppose where the config gives none.
+    """
+    if not isinstance(value, dict):
+        return None
+    name = value.get("name", default)
+    return max(
+        (section for section in sections if name_of(section) == name),
+        key=lambda section: len(value.keys() & section.model_fields.keys()),
+        default=None,
+    )
 
 
 class _Default:
@@ -104,7 +125,4 @@ def section_at(annotation, value, metadata=()):
     sections = sections_of(annotation)
     if len(sections) <= 1:
         return sections[0] if sections else None
-    if not isinstance(value, dict):
-        return None
-    name = value.get("name", default_name([annotation, *metadata]))
-    return next((section for section in sections if name_of(section) == name), None)
+    return chosen(sections, value, default_name([annotation, *metadata]))

@@ -73,7 +73,7 @@ def renamed(tree, name, annotation, metadata=(), keep=()):
     except those in `keep`.
     """
     before = section_at(annotation, tree, metadata)
-    after = section_at(annotation, {"name": name}, metadata)
+    after = section_at(annotation, {**tree, "name": name}, metadata)
     if before is None or after is None or before is after:
         return tree
     stale = before.model_fields.keys() - after.model_fields.keys() - set(keep)

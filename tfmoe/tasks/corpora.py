@@ -1,6 +1,5 @@
 """Where the text of a config is."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -10,16 +9,16 @@ from tfmoe.config.data_schema import corpus_of
 
 
 def corpus_directory(data):
-    """Where the generated text of a `data` section lies, shared by all runs that use it.
+    """Where text that a `data` section generates or converts lies, shared by all runs that use it.
 
-    A folder of `$TFMOE_CACHE`, or of `tfmoe` in `$XDG_CACHE_HOME` or `~/.cache`, named by the
-    settings of the corpus, not by how its text is used.
+    A folder of `$TFMOE_CACHE`, or of `tfmoe` in `$XDG_CACHE_HOME` or `~/.cache`, named by those
+    settings of the corpus that decide on the text, not by how the text is used.
     """
     root = os.environ.get("TFMOE_CACHE")
     if not root:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         root = pathlib.Path(cache) / "tfmoe"
-    settings = {"name": data.name, **dataclasses.asdict(corpus_of(data))}
+    settings = {"name": data.name, **corpus_of(data).cache_settings()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return pathlib.Path(root) / f"{data.name}-{digest}"
 

@@ -10,8 +10,8 @@ from tfmoe.analysis.report import Printed, cost_report, memory_report, traffic_r
 from tfmoe.analysis.traffic import traffic
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer
+from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.loader import load_config
-from tfmoe.data_pipelines.corpora import CORPORA
 
 
 def describe_config(name, overrides=(), devices=1):
@@ -87,7 +87,7 @@ def costs_of(config, counts, changed=False):
 
 def sentence_length(config):
     """Steps of the longest sentences of parallel text; `None` for text of one language."""
-    is_parallel = CORPORA[config.data.name].kind == "parallel"
+    is_parallel = corpus_of(config.data).kind == "parallel"
     return config.data.max_length if is_parallel else None
 
 

@@ -11,6 +11,7 @@ from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
+from tfmoe.tasks.corpora import corpus_directory
 from tfmoe.tasks.task import Task
 from tfmoe.tasks.vocabularies import build_vocabulary
 
@@ -118,7 +119,7 @@ class LanguageTask(Task):
         """The files to evaluate on that paths or globs mean."""
         if direction is not None:
             raise ValueError("--direction is for translation models")
-        return data_pipelines.find_files(patterns)
+        return self.corpus.find_files(patterns, corpus_directory(self.config.data))
 
     def files_in_order(self, patterns, direction=None):
         """The files to inspect on, in the order of the patterns; without any, the test text."""

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import keras
 
+from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.loader import load_config
 from tfmoe.config.shipped import find_config, shipped_configs
-from tfmoe.data_pipelines.corpora import CORPORA
 from tfmoe.extras import require
 from tfmoe.tasks.comparison import BALANCE, compare, figure, measured
 from tfmoe.tasks.corpora import find_splits
@@ -107,7 +107,7 @@ def planned_runs(names, seeds, overrides, run_dir):
     for run in runs:
         check_folder(run.config, run.folder, resume=True)
     for name, config in {run.name: run.config for run in runs if not is_finished(run)}.items():
-        if CORPORA[config.data.name].kind != "language":
+        if corpus_of(config.data).kind != "language":
             raise ValueError(
                 f"{name} is a {config.model.name}: a comparison is of language models so far"
             )

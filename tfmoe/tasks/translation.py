@@ -12,6 +12,7 @@ from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
+from tfmoe.tasks.corpora import corpus_directory
 from tfmoe.tasks.language_modeling import evaluate_perplexity
 from tfmoe.tasks.task import Task
 from tfmoe.tasks.translation_quality import bleu, multi_bleu
@@ -139,7 +140,7 @@ class TranslationTask(Task):
         """The `ParallelFiles` to evaluate on that prefixes mean.
 
         Args:
-            patterns: prefixes of files; none for the run's own test text.
+            patterns: prefixes of text files, or files of records; none for the run's own test text.
             direction: `"en-fr"`, or `None` if the model has one only.
         """
         known = {"-".join(pair): pair for pair in self.corpus.language_pairs}
@@ -151,7 +152,8 @@ class TranslationTask(Task):
             raise ValueError(f"--direction must be one of {', '.join(known)}, got {direction!r}")
         if patterns:
             pair = known[direction or next(iter(known))]
-            return [data_pipelines.find_parallel(patterns, *pair)]
+            directory = corpus_directory(self.config.data)
+            return [self.corpus.find_files(patterns, pair, directory)]
         return [
             each
             for name, some in data_pipelines.by_direction(self.splits.test).items()

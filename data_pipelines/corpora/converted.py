@@ -1,0 +1,188 @@
+"""Columns of records, written once as lines of text into the cache.
+
+Reading, shuffling, resuming, evaluating and inspecting then work as for text files. The records of
+each file or split have a folder, with the text and a `corpus.json` that notes the state of the
+records: text is written again when that changes. It appears under its name only when it is
+complete. It takes as much disk as the columns have text, whatever the compression of the records.
+"""
+
+import hashlib
+import pathlib
+import time
+
+from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.corpora import written
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.records.extras import FULL
+from tfmoe.data_pipelines.records.files import LINE, Lines, reader_of
+from tfmoe.data_pipelines.records.records import choose_columns, texts
+from tfmoe.data_pipelines.text import find_files
+from tfmoe.data_pipelines.tokenization import tokenize
+
+FORMAT = 1  # to be raised when the text of the same records changes
+SECONDS_BETWEEN_REPORTS = 10
+CACHE_IS_FULL = "set TFMOE_CACHE to a folder on a disk with room for the text"
+WHITE_SPACE = " \t\n\r\v\f"
+
+
+def as_text(records, directory, wanted, tokenization):
+    """The text of a column as a file: a line for each line of a record's text. Lines without words
+    are left out.
+
+    Args:
+        records: a `Records`.
+        directory: where folders of text lie.
+        wanted: `{setting: names of columns to look for}`, one.
+        tokenization: `"words"` to write lines as they are, `"text"` to split running text into
+            words, as `tokenization.tokenize` does.
+
+    Returns:
+        Path of the text.
+
+    Raises:
+        TextError: if there is no such column or no text in it.
+        OSError: if the text cannot be written.
+    """
+    folder = _folder(records, directory)
+    path = folder / f"{records.title}.txt"
+
+    def write(columns):
+        with atomic_write(path) as file:
+            return _write_lines(records, columns, file, tokenization)
+
+    _written(records, folder, wanted, {"tokenization": tokenization}, [path], write)
+    return str(path)
+
+
+def files_as_text(patterns, directory, column="text", tokenization="words"):
+    """The text of files: text as it is, or split into words; JSON lines and Parquet, by the ending
+    of their names, as `as_text` writes them.
+
+    Args:
+        patterns: a path or glob or a list of them.
+        directory, tokenization: as for `as_text`.
+        column: of records.
+
+    Returns:
+        List of paths.
+
+    Raises:
+        TextError: as `find_files` and `as_text`.
+    """
+    files = []
+    for path in find_files(patterns):
+        reader = reader_of(path)
+        if reader:
+            path = as_text(reader(path), directory, {"column": [column]}, tokenization)
+        elif tokenization == "text":
+            path = as_text(Lines(path), directory, {"column": [LINE]}, tokenization)
+        files.append(path)
+    return files
+
+
+def as_parallel_text(records, directory, wanted, languages, empty):
+    """The texts of two columns as a pair of files, a line for each record.
+
+    Args:
+        records, directory: as for `as_text`.
+        wanted: `{setting: names of columns to look for}`, of source and target.
+        languages: `(source, target)`, the endings of the files.
+        empty: what to do with a record of which a side is blank: `"error"` or `"skip"`.
+
+    Returns:
+        `(path of the sources, path of the targets)`.
+
+    Raises:
+        TextError: as for `as_text`; on a blank side, if `empty` is `"error"`.
+        OSError: if the text cannot be written.
+    """
+    folder = _folder(records, directory)
+    paths = [folder / f"{records.title}.{language}" for language in languages]
+
+    def write(columns):
+        with atomic_write(paths[0]) as source, atomic_write(paths[1]) as target:
+            return _write_pairs(records, columns, (source, target), empty)
+
+    _written(records, folder, wanted, {"empty": empty}, paths, write)
+    return tuple(map(str, paths))
+
+
+def _folder(records, directory):
+    digest = hashlib.sha256(records.identity.encode("utf-8", "surrogateescape")).hexdigest()
+    return pathlib.Path(directory) / f"{records.title}-{digest[:12]}"
+
+
+def _written(records, folder, wanted, settings, paths, write):
+    """Writes text unless it is there, of these records as they are now.
+
+    Args:
+        records, wanted: as for `as_text`.
+        folder: of the text.
+        settings: what else decides what is written, for JSON.
+        paths: of the files.
+        write: function from the names of columns to the numbers of lines and of records left out.
+    """
+    state = records.state()
+    names = {setting: list(columns) for setting, columns in wanted.items()}
+    made_from = {"format": FORMAT, "state": state, "columns": names, **settings}
+    if state is not None and written.is_complete(folder, {"made_from": made_from}, paths):
+        return
+    columns = choose_columns(records, wanted)
+    written.begin(folder)
+    try:
+        lines, left_out = write(columns)
+    except OSError as error:
+        if error.errno in FULL:
+            error.add_note(CACHE_IS_FULL)
+        raise
+    if not lines:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise TextError(f"{records.name}: no record has text in {' and '.join(columns)}")
+    counts = {"lines": lines, "records_without_text": left_out}
+    written.finish(folder, {"records": records.name, "made_from": made_from, "counts": counts})
+
+
+def _write_lines(records, columns, file, tokenization):
+    """Writes the lines of each record. Returns how many, and how many records have none."""
+    lines = left_out = 0
+    for _, (text,) in _reported(records, columns):
+        before = lines
+        for line in text.replace("\r", " ").split("\n"):
+            if tokenization == "text":
+                line = " ".join(tokenize(line))
+            if line.strip(WHITE_SPACE):
+                file.write(f"{line}\n")
+                lines += 1
+        left_out += lines == before
+    return lines, left_out
+
+
+def _write_pairs(records, columns, files, empty):
+    """Writes both sides of each record. Returns how many, and how many were left out."""
+    lines = left_out = 0
+    for number, sides in _reported(records, columns):
+        blank = [c for c, text in zip(columns, sides, strict=True) if not text.strip(WHITE_SPACE)]
+        if not blank:
+            for file, text in zip(files, sides, strict=True):
+                file.write(text.replace("\r", " ").replace("\n", " ") + "\n")
+            lines += 1
+        elif empty == "skip":
+            left_out += 1
+        else:
+            raise TextError(
+                f"{records.place(number)}: column {blank[0]!r} is empty, so the other side has no"
+                " translation; remove the record, or set data.empty_sides: skip"
+            )
+    return lines, left_out
+
+
+def _reported(records, columns):
+    """Yields what `texts` gives, and prints from time to time how far it is."""
+    reported = time.monotonic()
+    for index, item in enumerate(texts(records, columns)):
+        yield item
+        if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
+            total = "" if records.count is None else f" of {records.count:,}"
+            print(f"{records.name}: {index + 1:,}{total} records written as text", flush=True)
+            reported = time.monotonic()

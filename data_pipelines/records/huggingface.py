@@ -1,0 +1,102 @@
+"""Records of data sets of the Hugging Face `datasets` library. Needs `datasets`."""
+
+import os
+
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.records.extras import loading, needing
+from tfmoe.data_pipelines.records.file_state import file_state, title_of
+from tfmoe.data_pipelines.records.records import Records
+
+ROWS_AT_A_TIME = 1024
+SAVED = ("dataset_dict.json", "state.json")  # of which `save_to_disk` writes one
+
+
+class HuggingFaceRecords(Records):
+    """The records of a `datasets.Dataset`.
+
+    Args:
+        dataset: the `datasets.Dataset`.
+        name, title, identity: as for `Records`.
+    """
+
+    def __init__(self, dataset, name, title, identity):
+        super().__init__(name, title, identity)
+        self._dataset = dataset.with_format(None)
+        self.count = len(dataset)
+
+    def state(self):
+        """The states of the Arrow files; `None` for a data set in memory."""
+        files = sorted(file["filename"] for file in self._dataset.cache_files)
+        return [[file, *file_state(file)] for file in files] or None
+
+    def columns(self):
+        return _names(self._dataset.features)
+
+    def read(self, columns):
+        known = self._dataset.column_names
+        first = {column if column in known else column.partition(".")[0] for column in columns}
+        dataset = self._dataset.select_columns(sorted(first & set(known)))
+        number = 0
+        for batch in dataset.iter(batch_size=ROWS_AT_A_TIME):
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield number, dict(zip(batch, values, strict=True))
+
+
+def load_split(path, split, **arguments):
+    """Loads a split of a data set, of the cache of `datasets` where it is there already.
+
+    No code of the data set is run: `datasets` 4 and later has no loading scripts.
+
+    Args:
+        path: name of a data set or of a format (`"json"`, `"csv"`, …), or a folder: of data files,
+            or one that `save_to_disk` wrote.
+        split: such as `"train"` or `"train[:10%]"`.
+        **arguments: further ones of `datasets.load_dataset` (`name`, `data_files`, `revision`,
+            `cache_dir`); `None` is left out.
+
+    Returns:
+        A `HuggingFaceRecords`.
+
+    Raises:
+        TextError: if `datasets` is not installed, or the data set cannot be loaded.
+    """
+    with needing("datasets", "huggingface"):
+        import datasets
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    folder = os.path.expanduser(path)
+    path = folder if os.path.isdir(folder) else path
+    name = f"{path}[{split}]"
+    with loading(name, "data.path"):
+        if any(os.path.isfile(os.path.join(path, file)) for file in SAVED):
+            dataset = _saved_split(datasets.load_from_disk(path), path, split)
+        else:
+            dataset = datasets.load_dataset(path, split=split, **arguments)
+    where = os.path.abspath(path) if os.path.isdir(path) else path
+    identity = repr((where, split, os.getcwd() if "data_files" in arguments else "", arguments))
+    return HuggingFaceRecords(dataset, name, f"{title_of(path)}-{title_of(split)}", identity)
+
+
+def _saved_split(saved, path, split):
+    """The split of what `save_to_disk` saved: a `Dataset`, or a `DatasetDict` of several."""
+    splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+    if split not in splits:
+        raise TextError(
+            f"{path}: there is no split {split!r}; the folder, written by save_to_disk, has"
+            f" {', '.join(splits)}"
+        )
+    return splits[split]
+
+
+def _names(features):
+    """The names of the columns of `datasets.Features`, nested ones with dots."""
+    names = []
+    for name, feature in features.items():
+        nested = _names(feature) if isinstance(feature, dict) else _translations(feature)
+        names += [f"{name}.{inner}" for inner in nested] or [name]
+    return names
+
+
+def _translations(feature):
+    """The languages of a `datasets.Translation`; none of another feature."""
+    return list(getattr(feature, "languages", None) or [])

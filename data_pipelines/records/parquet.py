@@ -1,0 +1,75 @@
+"""Records of Parquet files. Needs pyarrow."""
+
+import os
+
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.records.extras import needing
+from tfmoe.data_pipelines.records.file_state import file_state, title_of
+from tfmoe.data_pipelines.records.records import Records
+
+ROWS_AT_A_TIME = 1024
+
+
+class Parquet(Records):
+    """The records of a Parquet file. Only the needed columns are read, some rows at a time.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path, title_of(path), os.path.abspath(path))
+
+    def state(self):
+        return file_state(self.name)
+
+    def columns(self):
+        with self._opened() as file:
+            self.count = file.metadata.num_rows
+            return _names(file.schema_arrow)
+
+    def read(self, columns):
+        first = 1
+        with self._opened() as file:
+            for batch in self._batches(file, list(columns)):
+                try:
+                    rows = batch.to_pylist()
+                except UnicodeDecodeError as error:
+                    rows = f"rows {first} to {first + batch.num_rows - 1}"
+                    raise TextError(
+                        f"{self.name}: one of the {rows} is not valid UTF-8: {error}"
+                    ) from None
+                yield from enumerate(rows, first)
+                first += len(rows)
+
+    def _batches(self, file, columns):
+        import pyarrow
+
+        try:
+            yield from file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=columns)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _opened(self):
+        file_state(self.name)  # raises, if there is no such file
+        with needing("pyarrow", "parquet"):
+            import pyarrow
+            import pyarrow.parquet
+        try:
+            return pyarrow.parquet.ParquetFile(self.name)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error):
+        return TextError(f"{self.name}: cannot be read as a Parquet file: {error}")
+
+
+def _names(fields):
+    """The names of the columns of a pyarrow schema or struct type, nested ones with dots."""
+    import pyarrow
+
+    names = []
+    for field in fields:
+        nested = _names(field.type) if pyarrow.types.is_struct(field.type) else []
+        names += [f"{field.name}.{inner}" for inner in nested] or [field.name]
+    return names

@@ -1,0 +1,162 @@
+"""What all records have in common, and the texts of their columns."""
+
+import abc
+import difflib
+import itertools
+
+from tfmoe.data_pipelines.reading import TextError
+
+MOST_DEPTH = 8  # of nested columns that are listed
+MOST_LISTED = 30  # names of columns in an error
+
+
+class Records(abc.ABC):
+    """The records of one file, or of one split of a data set.
+
+    Args:
+        name: what messages call them, such as `"my/a.jsonl"` or `"wikitext[train]"`.
+        title: a short name, which can be part of a file's name.
+        identity: string that tells them from all other records, such as an absolute path.
+
+    Attributes:
+        count: number of records, or `None` if it is not known before they are read.
+    """
+
+    count = None
+
+    def __init__(self, name: str, title: str, identity: str):
+        self.name, self.title, self.identity = name, title, identity
+
+    @abc.abstractmethod
+    def state(self):
+        """Returns a value, which JSON can hold, that is another one after the records changed;
+        `None` if that cannot be known.
+        """
+
+    @abc.abstractmethod
+    def columns(self) -> list[str]:
+        """Returns the names of the columns, nested ones as `"translation.de"`.
+
+        Raises:
+            TextError: if the records cannot be read.
+        """
+
+    @abc.abstractmethod
+    def read(self, columns):
+        """Yields `(number from 1, record)`. A record is a dictionary, which may be nested.
+
+        Args:
+            columns: names of those that are needed; others may be left out.
+
+        Raises:
+            TextError: if the records cannot be read.
+        """
+
+    def place(self, number: int) -> str:
+        """Returns what messages call a record, by its number."""
+        return f"{self.name}: row {number}"
+
+
+def value_of(record, column):
+    """Returns the value of a column, `"text"` or `"translation.de"`, of a record.
+
+    Raises:
+        KeyError: if the record has no such column.
+    """
+    if column in record:
+        return record[column]
+    first, dot, rest = column.partition(".")
+    inner = record[first] if dot else None
+    if not isinstance(inner, dict):
+        raise KeyError(column)
+    return value_of(inner, rest)
+
+
+def names_in(record, depth=MOST_DEPTH):
+    """Returns the names of a record's columns, nested ones as `"translation.de"`."""
+    names = []
+    for key, value in record.items():
+        nested = names_in(value, depth - 1) if isinstance(value, dict) and depth > 1 else []
+        names += [f"{key}.{inner}" for inner in nested] or [str(key)]
+    return names
+
+
+def choose_columns(records, wanted):
+    """Returns the columns to read.
+
+    Args:
+        records: a `Records`.
+        wanted: `{setting: names}`: for each setting the names to look for; the first that is a
+            column is taken.
+
+    Returns:
+        List of names, one for each setting.
+
+    Raises:
+        TextError: if none of a setting's names is a column; it lists the columns there are.
+    """
+    columns = records.columns()
+    return [_first(records, columns, setting, names) for setting, names in wanted.items()]
+
+
+def _first(records, columns, setting, names):
+    for name in names:
+        if name in columns:
+            return name
+    raise TextError(_no_column(records.name, columns, names, f" (data.{setting})"))
+
+
+def _no_column(place, columns, names, setting=""):
+    listed = ", ".join(columns[:MOST_LISTED]) + (", …" if len(columns) > MOST_LISTED else "")
+    near = difflib.get_close_matches(names[0], columns, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    asked = " or ".join(map(repr, names))
+    return f"{place}: there is no column {asked}{setting}{hint} The columns are: {listed or 'none'}"
+
+
+def texts(records, columns):
+    """Yields `(number from 1, list of the columns' texts)` of each record; null is `""`.
+
+    Args:
+        records: a `Records`.
+        columns: list of names.
+
+    Raises:
+        TextError: if a record lacks a column, or the column is not text.
+    """
+    for number, record in records.read(columns):
+        yield number, [_text(records, number, record, column) for column in columns]
+
+
+def _text(records, number, record, column):
+    try:
+        value = value_of(record, column)
+    except KeyError:
+        raise TextError(_no_column(records.place(number), names_in(record), [column])) from None
+    if isinstance(value, str):
+        _check_unicode(records, number, column, value)
+        return value
+    if value is None:
+        return ""
+    raise TextError(
+        f"{records.place(number)}: column {column!r} must be text, got {_shown(value)} of type"
+        f" {type(value).__name__}"
+    )
+
+
+def _check_unicode(records, number, column, text):
+    """Raises `TextError` for half of a surrogate pair, which JSON can have, but not UTF-8."""
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"{records.place(number)}: column {column!r} is not Unicode text: character"
+            f" {error.start + 1} is {text[error.start]!r}"
+        ) from None
+
+
+def _shown(value):
+    if isinstance(value, dict):  # of a column with columns
+        value = dict(itertools.islice(value.items(), 3))
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,104 @@
+"""Records of TensorFlow Datasets. Needs `tensorflow_datasets`."""
+
+import os
+import re
+
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.records.extras import loading, needing
+from tfmoe.data_pipelines.records.file_state import file_state, title_of
+from tfmoe.data_pipelines.records.records import Records, value_of
+
+# NAME, NAME/CONFIG, with :VERSION; not NAMESPACE:NAME, which runs code from elsewhere.
+DATASET = re.compile(r"\w+(/[\w.+-]+)?(:(\d+|\*)(\.(\d+|\*)){0,2})?")
+
+
+class TfdsRecords(Records):
+    """The records of a split of a `tfds.core.DatasetBuilder`, in the order of its files.
+
+    Args:
+        builder: the builder, whose data are prepared.
+        split: such as `"train"` or `"train[:10%]"`.
+    """
+
+    def __init__(self, builder, split):
+        self._builder, self._split = builder, split
+        self._info = builder.info.splits[split]
+        self.count = self._info.num_examples
+        name = builder.info.full_name
+        identity = repr((name, os.path.abspath(builder.data_dir), split))
+        super().__init__(
+            f"{name}[{split}]", f"{title_of(builder.name)}-{title_of(split)}", identity
+        )
+
+    def state(self):
+        files = sorted(map(str, self._info.filepaths))
+        return [self.count, *([file, *file_state(file)] for file in files)]
+
+    def columns(self):
+        return _names(self._builder.info.features)
+
+    def read(self, columns):
+        import tensorflow_datasets as tfds
+
+        def needed(example):
+            return {column: value_of(example, column) for column in columns}
+
+        examples = self._builder.as_dataset(
+            split=self._split,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        for number, record in enumerate(tfds.as_numpy(examples.map(needed)), 1):
+            yield (
+                number,
+                {column: self._decoded(number, value) for column, value in record.items()},
+            )
+
+    def _decoded(self, number, value):
+        if not isinstance(value, bytes):
+            return value
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError(f"{self.place(number)}: is not valid UTF-8: {error}") from None
+
+
+def load_builder(dataset, data_dir=None):
+    """Returns the builder of a data set, whose data are in `data_dir`: as they are there already,
+    or downloaded and prepared.
+
+    Args:
+        dataset: `"NAME"`, `"NAME/CONFIG"`, or one of these with `":VERSION"` after it.
+        data_dir: where TensorFlow Datasets keeps its data; `None` for its default.
+
+    Raises:
+        TextError: if `tensorflow_datasets` is not installed, or the data set cannot be loaded.
+    """
+    with needing("tensorflow_datasets", "tfds"):
+        import tensorflow_datasets as tfds
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
+    with loading(dataset, "data.dataset"):
+        builder = tfds.builder(dataset, data_dir=data_dir)
+        if not builder.is_prepared():
+            print(f"{dataset}: not in {builder.data_dir}; TensorFlow Datasets prepares it …")
+            builder.download_and_prepare()
+    return builder
+
+
+def load_split(builder, split):
+    """Returns the `TfdsRecords` of a split of a builder.
+
+    Raises:
+        TextError: if there is no such split.
+    """
+    with loading(f"{builder.info.full_name}[{split}]", "data.dataset"):
+        return TfdsRecords(builder, split)
+
+
+def _names(features):
+    """The names of the columns of TensorFlow Datasets' features, nested ones with dots."""
+    names = []
+    for name, feature in features.items():
+        nested = _names(feature) if hasattr(feature, "items") else []
+        names += [f"{name}.{inner}" for inner in nested] or [name]
+    return names
