@@ -1,8 +1,11 @@
-# `make demo` and `make test` set everything up by themselves. PYTHON must be a Python 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# `make demo` and `make test` set everything up by themselves. PYTHON must be a Python 3.11 to 3.13.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
+# What `make test-wheel` installs with the wheel, and which tests it runs against it.
+EXTRAS := text,plots,dev
+WHEEL_TESTS := tests/ops tests/layers tests/gating tests/config tests/data_pipelines tests/test_extras.py
 
-.PHONY: install demo test test-all lint bench clean
+.PHONY: install demo test test-all test-wheel wheel lint bench clean
 
 install: .venv/installed
 
@@ -19,17 +22,28 @@ demo: install
 test: install
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: install
 	$(BIN)/python -m pytest
 
+# The wheel in an empty environment, used from another folder: the core alone, then with extras.
+test-wheel: install
+	$(BIN)/python .ci/test_wheel.py
+	$(BIN)/python .ci/test_wheel.py --extras $(EXTRAS) $(WHEEL_TESTS)
+
+wheel: install
+	rm -rf build dist
+	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+
 lint: install
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+	$(BIN)/python -m mypy
 
 bench: install
 	$(BIN)/python benchmarks/moe_layer.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -1,0 +1,118 @@
+"""Installs the wheel into an empty environment, and uses it from another folder.
+
+    python .ci/test_wheel.py                                  the core alone
+    python .ci/test_wheel.py --extras text,plots,dev tests/ops tests/layers
+    python .ci/test_wheel.py --python python3.13 --sdist
+
+Every run imports all modules, runs the README's first script and trains demo/grammars for 20 steps.
+Given paths, it runs their tests (which needs the extra dev) against what is installed.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MODULES = """
+import importlib, pathlib, pkgutil, sys, tfmoe
+here = pathlib.Path(tfmoe.__file__)
+assert here.is_relative_to(sys.prefix) and "site-packages" in here.parts, here
+names = [each.name for each in pkgutil.walk_packages(tfmoe.__path__, "tfmoe.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert (here.parent / "py.typed").exists()
+print(f"tfmoe {tfmoe.__version__} of {here.parent}: {len(names)} modules can be imported")
+"""
+# So early that every test has the installed package.
+INSTALLED = "import sys, tfmoe\nassert tfmoe.__file__.startswith(sys.prefix), tfmoe.__file__\n"
+TRAIN = (
+    "train demo/grammars --run-dir run --set training.epochs=1 --set training.steps_per_epoch=20"
+)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--python", default=sys.executable, help="of the new environment")
+    parser.add_argument("--extras", default="", help="such as text,plots")
+    parser.add_argument("--sdist", action="store_true", help="install the source distribution")
+    parser.add_argument("tests", nargs="*", help="paths of tests, from the root of the repository")
+    return parser.parse_args()
+
+
+def run(*command, cwd, **options):
+    """Runs a command without the variables that would lead Python to the checkout."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TFMOE_CACHE": str(cwd)}
+    return subprocess.run(
+        [str(each) for each in command], cwd=cwd, env=environment, check=True, **options
+    )
+
+
+def built(python, folder, what):
+    """Builds `what`, "wheel" or "sdist", with a Python that has setuptools; gives its path."""
+    code = f"from setuptools import build_meta as b; b.build_{what}({str(folder)!r})"
+    run(python, "-c", code, cwd=ROOT, stdout=subprocess.DEVNULL)
+    (path,) = folder.iterdir()
+    return path
+
+
+def environment(python, package, extras, folder):
+    """Makes a virtual environment that has a package, and nothing else; gives its `bin`."""
+    run(python, "-m", "venv", folder, cwd=ROOT)
+    programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
+    wanted = f"{package}[{extras}]" if extras else package
+    run(programs / "python", "-m", "pip", "install", "--quiet", wanted, cwd=folder)
+    return programs
+
+
+def measure(programs, folder):
+    """Prints the size of what is installed, and how long the first lines of a program take."""
+    (site,) = folder.glob("**/site-packages")
+    size = sum(path.lstat().st_size for path in site.rglob("*") if "pip" not in path.parts)
+    print(f"installed: {size / 2**20:,.0f} MiB")
+    commands = {
+        "import tfmoe": [programs / "python", "-c", "import tfmoe"],
+        "from tfmoe import MoE": [programs / "python", "-c", "from tfmoe import MoE"],
+        "tfmoe --help": [programs / "tfmoe", "--help"],
+    }
+    for name, command in commands.items():
+        seconds = []
+        for _ in range(4):  # the first one compiles
+            begin = time.perf_counter()
+            run(*command, cwd=folder, capture_output=True)
+            seconds.append(time.perf_counter() - begin)
+        print(f"{name}: {min(seconds[1:]):.2f} s")
+
+
+def main():
+    given = arguments()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name).resolve()
+        for each in ("dist", "work"):
+            (folder / each).mkdir()
+        package = built(sys.executable, folder / "dist", "sdist" if given.sdist else "wheel")
+        programs = environment(given.python, package, given.extras, folder / "venv")
+        python, work = programs / "python", folder / "work"
+        run(python, "-c", MODULES, cwd=work)
+        measure(programs, folder / "venv")
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        run(python, "-c", re.search(r"^```python\n(.*?)^```", readme, re.M | re.S)[1], cwd=work)
+        run(programs / "tfmoe", *TRAIN.split(), cwd=work)
+        if given.tests:
+            (work / "installed.py").write_text(INSTALLED, encoding="utf-8")
+            paths = [ROOT / path for path in given.tests]
+            options = ["-p", "installed", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2"]
+            config = ["--rootdir", ROOT, "-c", ROOT / "pyproject.toml"]
+            run(python, "-m", "pytest", *options, *config, *paths, cwd=work)
+
+
+if __name__ == "__main__":
+    main()
