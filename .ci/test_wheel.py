@@ -104,7 +104,13 @@ def main():
         run(python, "-c", MODULES, cwd=work)
         measure(programs, folder / "venv")
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        run(python, "-c", re.search(r"^```python\n(.*?)^```", readme, re.M | re.S)[1], cwd=work)
+        run(
+            python,
+            "-c",
+            re.search(r"^```python\n(.*?)^```", readme, re.M | re.S)[1],
+            cwd=work,
+            stdout=subprocess.DEVNULL,
+        )
         run(programs / "tfmoe", *TRAIN.split(), cwd=work)
         if given.tests:
             (work / "installed.py").write_text(INSTALLED, encoding="utf-8")

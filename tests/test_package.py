@@ -109,3 +109,47 @@ def test_pythons_agree():
     assert [f"3.{minor}" for minor in range(20) if f"3.{minor}" in allowed] == PYTHONS
     shown = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if "Python :: 3." in each]
     assert shown == PYTHONS
+
+
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+
+
+def test_the_workflow_has_least_rights_and_pinned_actions():
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    jobs = WORKFLOW["jobs"]
+    assert all("permissions" not in job and job["timeout-minutes"] <= 60 for job in jobs.values())
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert len(actions) > 5
+    assert [
+        each for each in actions if not re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", each)
+    ] == []
+
+
+def test_the_workflow_runs_what_there_is():
+    jobs = WORKFLOW["jobs"]
+    for job in ("test", "wheel"):
+        assert jobs[job]["strategy"]["matrix"]["python"] == PYTHONS
+    commands = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    called = {
+        word
+        for line in re.findall(r"^make (.*)", commands, re.MULTILINE)
+        for word in line.split()
+        if "=" not in word
+    }
+    assert called - {"docs"} <= targets and {"demo", "test-wheel"} <= called
+    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")))
+def test_issue_forms_can_be_read(path):
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.name == "config.yml":
+        assert form == {"blank_issues_enabled": False}
+        return
+    assert {"name", "description", "body"} <= form.keys()
+    ids = [part["id"] for part in form["body"]]
+    assert len(set(ids)) == len(ids)
+    assert all(part["type"] == "textarea" and part["attributes"]["label"] for part in form["body"])
