@@ -34,8 +34,9 @@ test-wheel: install
 	$(BIN)/python .ci/test_wheel.py --extras $(EXTRAS) $(WHEEL_TESTS)
 
 wheel: install
-	rm -rf build dist
-	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+	rm -rf dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 
 lint: install
 	$(BIN)/python -m ruff check --fix .

@@ -56,12 +56,19 @@ def run(*command, cwd, **options):
     )
 
 
-def built(python, folder, what):
-    """Builds `what`, "wheel" or "sdist", with a Python that has setuptools; gives its path."""
-    code = f"from setuptools import build_meta as b; b.build_{what}({str(folder)!r})"
-    run(python, "-c", code, cwd=ROOT, stdout=subprocess.DEVNULL)
-    (path,) = folder.iterdir()
-    return path
+def built(folder):
+    """Builds the source distribution, and from it the wheel, by this Python's setuptools.
+
+    Returns:
+        The paths of both.
+    """
+    code = f"from setuptools import build_meta as b; b.build_sdist({str(folder)!r})"
+    run(sys.executable, "-c", code, cwd=ROOT, stdout=subprocess.DEVNULL)
+    (sdist,) = folder.glob("*.tar.gz")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, sdist, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    return sdist, wheel
 
 
 def environment(python, package, extras, folder):
@@ -98,7 +105,9 @@ def main():
         folder = pathlib.Path(name).resolve()
         for each in ("dist", "work"):
             (folder / each).mkdir()
-        package = built(sys.executable, folder / "dist", "sdist" if given.sdist else "wheel")
+        sdist, wheel = built(folder / "dist")
+        print(f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB")
+        package = sdist if given.sdist else wheel
         programs = environment(given.python, package, given.extras, folder / "venv")
         python, work = programs / "python", folder / "work"
         run(python, "-c", MODULES, cwd=work)
