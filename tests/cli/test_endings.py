@@ -166,4 +166,4 @@ def test_a_closed_pipe(monkeypatch):
 
 def test_errors_of_a_full_disk_are_those_that_are_named():
     """Two lists: the command line cannot import TensorFlow's side of it."""
-    assert endings.FULL == full_disks.NUMBERS
+    assert endings.FULL == full_disks.ERROR_CODES

@@ -1,4 +1,4 @@
-"""Replicas on the logical CPU devices that `tests/conftest.py` makes."""
+"""Replicas on the logical CPU devices that `tests/conftest.py` creates."""
 
 import pytest
 import tensorflow as tf
@@ -7,7 +7,7 @@ from tfmoe.distribute import MixedStrategy, collectives
 
 
 def run_in_replicas(strategy, function):
-    """What a function of the replica's number gives in each replica, as lists of arrays."""
+    """The results of a function of the replica's index in every replica, as lists of arrays."""
 
     @tf.function
     def run():
@@ -17,7 +17,7 @@ def run_in_replicas(strategy, function):
     replicas = range(strategy.num_replicas_in_sync)
     return [
         tf.nest.map_structure(
-            lambda each, r=r: strategy.experimental_local_results(each)[r].numpy(), results
+            lambda value, r=r: strategy.experimental_local_results(value)[r].numpy(), results
         )
         for r in replicas
     ]
@@ -25,13 +25,13 @@ def run_in_replicas(strategy, function):
 
 @pytest.fixture(scope="session")
 def strategy_of():
-    """A function of R: a new `MixedStrategy` of that many replicas."""
+    """A function of R that creates a `MixedStrategy` with R replicas."""
     return lambda replicas: MixedStrategy([f"CPU:{i}" for i in range(replicas)])
 
 
 @pytest.fixture(scope="session")
 def in_replicas(strategy_of):
-    """A function of R or a strategy, and of a function: see `run_in_replicas`."""
+    """`run_in_replicas`, for a strategy or for R replicas."""
 
     def run(strategy, function):
         strategy = strategy_of(strategy) if isinstance(strategy, int) else strategy

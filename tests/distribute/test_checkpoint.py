@@ -24,7 +24,7 @@ def variables_on(strategy, factor=1):
     return {"plain": plain, "shard": shard}
 
 
-def numbers(variables):
+def values_of(variables):
     return {name: tf.convert_to_tensor(v).numpy().tolist() for name, v in variables.items()}
 
 
@@ -36,18 +36,18 @@ EXPECTED = {"plain": [10, 20], "shard": [[1, 2], [3, 4], [5, 6]]}
     [
         (1, ["3 2 0,3:0,2"]),
         (2, ["3 2 0,2:0,2", "3 2 2,1:0,2"]),
-        (4, ["3 2 0,1:0,2", "3 2 1,1:0,2", "3 2 2,1:0,2"]),  # nothing on the last
+        (4, ["3 2 0,1:0,2", "3 2 1,1:0,2", "3 2 2,1:0,2"]),  # no slice on the last device
     ],
 )
 def test_slices_by_hand(strategy_of, replicas, expected):
     variable = variables_on(strategy_of(replicas))["shard"]
-    found = list(slices_of(variable))
-    assert [slice_ for _, slice_ in found] == expected
-    assert sum(part.shape[0] for part, _ in found) == 3
+    slices = list(slices_of(variable))
+    assert [slice_ for _, slice_ in slices] == expected
+    assert sum(part.shape[0] for part, _ in slices) == 3
 
 
-def test_slices_of_more_and_fewer_axes(strategy_of):
-    with strategy_of(2).scope(), sharded(together=2):
+def test_slices_of_vectors_and_stacks(strategy_of):
+    with strategy_of(2).scope(), sharded(unit=2):
         vector, stack = tf.Variable(tf.zeros([6])), tf.Variable(tf.zeros([4, 3, 5]))
     assert [slice_ for _, slice_ in slices_of(vector)] == ["6 0,4", "6 4,2"]
     assert [slice_ for _, slice_ in slices_of(stack)] == ["4 3 5 0,2:0,3:0,5", "4 3 5 2,2:0,3:0,5"]
@@ -55,40 +55,40 @@ def test_slices_of_more_and_fewer_axes(strategy_of):
 
 @pytest.mark.parametrize("before", [None, 1, 2, 4])
 @pytest.mark.parametrize("after", [None, 2, 4])
-def test_saved_on_any_number_of_devices(strategy_of, tmp_path, before, after):
-    strategy, other = (each and strategy_of(each) for each in (before, after))
+def test_restore_on_another_number_of_devices(strategy_of, tmp_path, before, after):
+    strategy, other = (replicas and strategy_of(replicas) for replicas in (before, after))
     Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(7)
     read = variables_on(other, factor=0)
-    assert numbers(read)["shard"] == [[0, 0]] * 3
+    assert values_of(read)["shard"] == [[0, 0]] * 3
     checkpoint = Checkpoint(read, tmp_path, "last", other)
     assert checkpoint.latest() == str(tmp_path / "last-7")
     assert shapes_in(checkpoint.latest()) == {"plain": [2], "shard": [3, 2]}
     checkpoint.restore(checkpoint.latest())
-    assert numbers(read) == EXPECTED
+    assert values_of(read) == EXPECTED
     parts = getattr(read["plain"], "values", [read["plain"]])
     assert [part.numpy().tolist() for part in parts] == [[10, 20]] * (after or 1)
 
 
-def test_floating_point_types_are_converted(strategy_of, tmp_path):
+def test_floating_point_values_are_cast(strategy_of, tmp_path):
     Checkpoint(variables_on(None), tmp_path, "last").save(7)
     with strategy_of(2).scope(), sharded():
         shard = tf.Variable(tf.zeros([3, 2], tf.float64))
     plain = tf.Variable(tf.zeros([2], tf.float64))
     Checkpoint({"plain": plain, "shard": shard}, tmp_path, "last").restore(str(tmp_path / "last-7"))
-    assert numbers({"plain": plain, "shard": shard}) == EXPECTED
-    whole = {"plain": tf.Variable(tf.zeros([2], tf.int32))}
+    assert values_of({"plain": plain, "shard": shard}) == EXPECTED
+    integers = {"plain": tf.Variable(tf.zeros([2], tf.int32))}
     with pytest.raises(ValueError, match=r"last-7 is damaged: .*int32"):
-        Checkpoint(whole, tmp_path, "last").restore(str(tmp_path / "last-7"))
+        Checkpoint(integers, tmp_path, "last").restore(str(tmp_path / "last-7"))
 
 
-def test_nothing_saved(strategy_of, tmp_path):
+def test_no_checkpoint_is_saved(strategy_of, tmp_path):
     strategy = strategy_of(2)
     assert Checkpoint(variables_on(strategy), tmp_path, "last", strategy).latest() is None
 
 
-def test_only_the_last_is_kept(strategy_of, tmp_path):
+def test_only_the_last_checkpoint_is_kept(strategy_of, tmp_path):
     strategy = strategy_of(2)
-    for number in (1, 2, 2):  # the last one again
+    for number in (1, 2, 2):
         Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(number)
     assert {path.name.partition(".data-")[0] for path in tmp_path.iterdir()} == {
         "checkpoint",
@@ -97,12 +97,12 @@ def test_only_the_last_is_kept(strategy_of, tmp_path):
     }
 
 
-def test_a_crash_before_the_end_leaves_the_last_good_one(strategy_of, tmp_path):
+def test_a_crash_during_save_keeps_the_previous_checkpoint(strategy_of, tmp_path):
     strategy = strategy_of(2)
     Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(1)
     saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     Checkpoint(variables_on(strategy, factor=5), tmp_path, "last", strategy).save(2)
-    # As if the second one had written its parts, and of the whole one file:
+    # The state after a crash of the second save: parts, and one file of the merged checkpoint.
     unfinished = tmp_path / "unfinished-last-2"
     unfinished.mkdir()
     (unfinished / "worker-0.index").write_bytes(b"x")
@@ -114,15 +114,15 @@ def test_a_crash_before_the_end_leaves_the_last_good_one(strategy_of, tmp_path):
     checkpoint = Checkpoint(read, tmp_path, "last", strategy)
     assert checkpoint.latest() == str(tmp_path / "last-1")
     checkpoint.restore(checkpoint.latest())
-    assert numbers(read) == EXPECTED
-    checkpoint.save(2)  # over the debris
+    assert values_of(read) == EXPECTED
+    checkpoint.save(2)  # replaces the unfinished one
     assert not unfinished.exists()
     assert checkpoint.latest() == str(tmp_path / "last-2")
     checkpoint.restore(checkpoint.latest())
-    assert numbers(read) == EXPECTED
+    assert values_of(read) == EXPECTED
 
 
-def test_a_disk_that_fills_up_leaves_the_last_good_one(strategy_of, tmp_path):
+def test_a_failed_save_keeps_the_previous_checkpoint(strategy_of, tmp_path):
     strategy = strategy_of(2)
     Checkpoint(variables_on(strategy), tmp_path, "last", strategy).save(1)
     (tmp_path / "unfinished-last-2").write_text("a file where a folder should be")
@@ -132,12 +132,12 @@ def test_a_disk_that_fills_up_leaves_the_last_good_one(strategy_of, tmp_path):
         checkpoint.save(2)
     assert checkpoint.latest() == str(tmp_path / "last-1")
     checkpoint.restore(checkpoint.latest())
-    assert numbers(read) == EXPECTED
+    assert values_of(read) == EXPECTED
 
 
 @pytest.mark.parametrize("file", ["last-1.index", "last-1.data-00000-of-00001"])
 @pytest.mark.parametrize("content", [None, b"", b"x" * 100])
-def test_damaged(strategy_of, tmp_path, file, content):
+def test_damaged_checkpoints(strategy_of, tmp_path, file, content):
     Checkpoint(variables_on(None), tmp_path, "last").save(1)
     (tmp_path / file).unlink()
     if content is not None:
@@ -149,7 +149,7 @@ def test_damaged(strategy_of, tmp_path, file, content):
         checkpoint.restore(checkpoint.latest())
 
 
-def test_another_shape(tmp_path, strategy_of):
+def test_a_wrong_shape(tmp_path, strategy_of):
     Checkpoint(variables_on(None), tmp_path, "last").save(1)
     strategy = strategy_of(2)
     with strategy.scope(), sharded():
@@ -158,7 +158,7 @@ def test_another_shape(tmp_path, strategy_of):
         Checkpoint({"shard": shard}, tmp_path, "last", strategy).restore(str(tmp_path / "last-1"))
 
 
-# Training goes on.
+# Resumed training.
 
 
 def make_model(strategy, seed=3):
@@ -173,20 +173,20 @@ def make_model(strategy, seed=3):
 
 
 def fit(model, seed):
-    """The losses of two steps."""
+    """Trains for two steps and returns the losses."""
     rng = np.random.default_rng(seed)
     x, y = (rng.standard_normal((16, n)).astype("float32") for n in (D, 2))
-    found = []
+    losses = []
     callback = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: found.append(logs["loss"])
+        on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
     )
     model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[callback])
-    return found
+    return losses
 
 
 @pytest.fixture(scope="module")
 def trained_on_four(strategy_of, tmp_path_factory):
-    """The checkpoints of two steps on four devices, and what two more give: losses and weights."""
+    """Checkpoints after two steps on four devices, and losses and weights of two more steps."""
     folder = tmp_path_factory.mktemp("checkpoints")
     model = make_model(strategy_of(4))
     state = TrainingState(model, folder)
@@ -201,29 +201,29 @@ def trained_on_four(strategy_of, tmp_path_factory):
 
 
 @pytest.mark.parametrize("replicas", [None, pytest.param(1, marks=pytest.mark.slow), 2])
-def test_training_goes_on_with_other_devices(strategy_of, trained_on_four, tmp_path, replicas):
+def test_resume_on_another_number_of_devices(strategy_of, trained_on_four, tmp_path, replicas):
     folder, saved, losses, weights = trained_on_four
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     model = make_model(replicas and strategy_of(replicas), seed=4)
     state = TrainingState(model, tmp_path)
     assert state.restore()
     assert (state.step, int(state.epoch), float(state.best)) == (2, 7, 1.5)
-    for mine, theirs in zip(model.get_weights(), saved, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for a, b in zip(model.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(fit(model, seed=2), losses, rtol=1e-5)
-    for mine, theirs in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_best_weights_in_a_plain_model(trained_on_four):
     folder, saved, _, _ = trained_on_four
     model = make_model(None, seed=5)
     load_weights(model, folder)
-    for mine, theirs in zip(model.get_weights(), saved, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for a, b in zip(model.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_a_shard_that_is_not_finite_is_not_saved(strategy_of, tmp_path):
+def test_a_non_finite_shard_is_not_saved(strategy_of, tmp_path):
     model = make_model(strategy_of(4))
     state = TrainingState(model, tmp_path)
     kernel = model.get_layer("moe").experts.kernels[1]

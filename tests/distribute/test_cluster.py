@@ -1,4 +1,4 @@
-"""Two processes that train together, against one alone; all of them run the script below."""
+"""Compares two processes that train together with a single process; all run the script below."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 import tfmoe
 
-# `make test` has a shorter one: tests/cli/test_launch.py trains on two workers too.
+# `make test` runs a shorter test: tests/cli/test_launch.py trains on two workers too.
 pytestmark = pytest.mark.slow
 SECONDS = 600  # for all processes together
 SCRIPT = """\
@@ -31,9 +31,9 @@ from tfmoe.training.state import TrainingState
 folder, *others = map(pathlib.Path, sys.argv[1:])
 strategy = MixedStrategy() if "TF_CONFIG" in os.environ else None
 worker = strategy.worker if strategy else 0
-# Shares of two workers that differ, that are equal, and of one row: none for worker 0.
-# All words of a batch differ. Equal ones would have equal features, and which of them an expert of
-# `Batchwise` takes would depend on rounding, which differs with the number of devices.
+# The parts of two workers have different sizes, the same size, and one row: none for worker 0.
+# All words of a batch are distinct. Equal words would have equal features; the selection of an
+# expert of `Batchwise` would then depend on rounding, which differs with the number of devices.
 VOCABULARY = 80
 rng = np.random.default_rng(0)
 batches = []
@@ -49,8 +49,8 @@ data = tf.data.Dataset.from_generator(
 
 
 def make_optimizer():
-    '''The gradient of a threshold is often 0 but for rounding, which a small epsilon would turn
-    into a step.'''
+    '''The gradient of a threshold is often 0 except for rounding errors; with a small epsilon they
+    would become a step.'''
     return keras.optimizers.Adam(1e-2, epsilon=1e-4, global_clipnorm=0.5)
 
 
@@ -63,7 +63,7 @@ def train(name, gate):
         model.build((None, None))
     history = model.fit(data, epochs=2, verbose=0, shuffle=False).history
     evaluated = model.evaluate(data, verbose=0, return_dict=True)
-    weights = [np.asarray(each.numpy()) for each in model.weights]
+    weights = [np.asarray(weight.numpy()) for weight in model.weights]
     TrainingState(model, folder / f"{name}-checkpoints").save()
     model.save_weights(folder / f"{name}-{worker}.weights.h5")
     np.savez(folder / f"{name}-{worker}.npz", *weights)
@@ -71,18 +71,18 @@ def train(name, gate):
 
 
 def load(folder, name, gate):
-    '''What the two workers have saved in a folder, in this one process.'''
+    '''Loads the files of two workers into this single process.'''
     model = LanguageModel(VOCABULARY, 6, residual_blocks([MoE(5, 7, gate=gate, name="moe")]))
     model.compile(make_optimizer())
     model.build((None, None))
-    for number in range(2):
-        model.load_weights(folder / f"{name}-{number}.weights.h5")
-        np.savez(folder / f"{name}-h5-{number}.npz", *[each.numpy() for each in model.weights])
-    for each in model.weights:
-        each.assign(np.zeros(each.shape))
+    for index in range(2):
+        model.load_weights(folder / f"{name}-{index}.weights.h5")
+        np.savez(folder / f"{name}-h5-{index}.npz", *[weight.numpy() for weight in model.weights])
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape))
     state = TrainingState(model, folder / f"{name}-checkpoints")
     assert state.restore() and state.step == 2 * len(batches)
-    np.savez(folder / f"{name}-checkpoint.npz", *[each.numpy() for each in model.weights])
+    np.savez(folder / f"{name}-checkpoint.npz", *[weight.numpy() for weight in model.weights])
 
 
 gates = {
@@ -98,7 +98,7 @@ for name, gate in gates.items():
 
 
 def start(*folders, cluster=None, index=0):
-    """Starts the script, which trains in the first folder and loads what is in the others.
+    """Starts the script, which trains in the first folder and loads the files in the others.
     `cluster` is the list of all addresses.
     """
     variables = {
@@ -119,7 +119,7 @@ def start(*folders, cluster=None, index=0):
 
 
 def finish(processes):
-    """Waits for processes, all of which must succeed; none is left behind."""
+    """Waits for processes, which must all succeed, and kills those still running."""
     try:
         errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * len(processes), errors
@@ -129,19 +129,19 @@ def finish(processes):
             process.communicate()
 
 
-def free_addresses(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+def free_addresses(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{sock.getsockname()[1]}" for sock in sockets]
+    for sock in sockets:
+        sock.close()
     return addresses
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The folders of one process, and of two workers whose weights were then loaded into one."""
+    """The folders of one process, and of two workers whose weights one process loaded later."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     addresses = free_addresses(2)
     finish([start(two, cluster=addresses, index=index) for index in range(2)])
@@ -154,29 +154,29 @@ def weights(path):
         return [file[name] for name in file.files]
 
 
-def same_weights(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+def check_same_weights(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("gate", ["flat", "batchwise"])
-def test_two_workers_train_what_one_process_does(folders, gate):
+def test_two_workers_train_like_one_process(folders, gate):
     one, two = folders
     expected = json.loads((one / f"{gate}-0.json").read_text())
     assert len(expected["history"]["loss"]) == 2
     for worker in range(2):
-        found = json.loads((two / f"{gate}-{worker}.json").read_text())
+        actual = json.loads((two / f"{gate}-{worker}.json").read_text())
         for part, logs in expected.items():
-            assert set(found[part]) == set(logs)
+            assert set(actual[part]) == set(logs)
             for name, value in logs.items():
-                assert found[part][name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), (
-                    name
-                )
-        same_weights(weights(two / f"{gate}-{worker}.npz"), weights(one / f"{gate}-0.npz"))
+                assert actual[part][name] == pytest.approx(
+                    value, rel=1e-5, abs=1e-6, nan_ok=True
+                ), name
+        check_same_weights(weights(two / f"{gate}-{worker}.npz"), weights(one / f"{gate}-0.npz"))
 
 
 @pytest.mark.parametrize("gate", ["flat", "batchwise"])
 @pytest.mark.parametrize("saved", ["h5-0", "h5-1", "checkpoint"])
-def test_what_two_workers_save_loads_into_one_process(folders, gate, saved):
+def test_one_process_loads_the_files_of_two_workers(folders, gate, saved):
     _, two = folders
-    same_weights(weights(two / f"{gate}-{saved}.npz"), weights(two / f"{gate}-0.npz"))
+    check_same_weights(weights(two / f"{gate}-{saved}.npz"), weights(two / f"{gate}-0.npz"))

@@ -13,19 +13,19 @@ needs_no_gpu = pytest.mark.skipif(
 )
 
 
-def test_devices_that_exist_already(strategy_of):
-    strategy_of(2)  # uses TensorFlow
+def test_logical_cpus_after_initialization(strategy_of):
+    strategy_of(2)  # initializes TensorFlow
     assert logical_cpus(1) == ["CPU:0"]
     assert logical_cpus(3) == ["CPU:0", "CPU:1", "CPU:2"]
 
 
-def test_devices_cannot_be_made_after_the_first_use(strategy_of):
+def test_too_many_logical_cpus_after_initialization(strategy_of):
     strategy_of(2)
-    with pytest.raises(RuntimeError, match="divide the CPU into 5 before any other use"):
+    with pytest.raises(RuntimeError, match="divide the CPU into 5 devices before any other use"):
         logical_cpus(5)
 
 
-def test_the_cpu_is_divided_in_a_new_process():
+def test_logical_cpus_in_a_new_process():
     code = (
         "import tensorflow as tf\n"
         "from tfmoe.distribute import logical_cpus\n"
@@ -39,7 +39,7 @@ def test_the_cpu_is_divided_in_a_new_process():
 
 
 @needs_no_gpu
-def test_without_gpus_they_are_parts_of_the_cpu():
+def test_local_devices_without_a_gpu():
     assert local_devices() == ["CPU:0"]
     assert local_devices(2) == ["CPU:0", "CPU:1"]
 
@@ -48,12 +48,12 @@ def set_cluster(monkeypatch, value):
     monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
 
 
-def test_cluster_of_the_environment(monkeypatch):
+def test_cluster_from_tf_config(monkeypatch):
     cluster = {"worker": ["host-a:2222", "host-b:2223"]}
     set_cluster(monkeypatch, {"cluster": cluster, "task": {"type": "worker", "index": 1}})
-    found = cluster_resolver("tf_config")
-    assert found.cluster_spec().as_dict() == cluster
-    assert (found.task_type, found.task_id) == ("worker", 1)
+    resolver = cluster_resolver("tf_config")
+    assert resolver.cluster_spec().as_dict() == cluster
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_cluster_of_the_environment(monkeypatch):
 )
 def test_no_cluster_of_workers(monkeypatch, value):
     set_cluster(monkeypatch, value)
-    with pytest.raises(ValueError, match="TF_CONFIG must describe a cluster of workers"):
+    with pytest.raises(ValueError, match="TF_CONFIG must list the workers of the cluster"):
         cluster_resolver("tf_config")
 
 
-def test_cluster_that_is_not_set(monkeypatch):
+def test_tf_config_is_not_set(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="it is not set"):
         cluster_resolver("tf_config")
@@ -87,5 +87,5 @@ def test_cluster_that_is_not_set(monkeypatch):
 def test_no_slurm(monkeypatch):
     for name in [name for name in os.environ if name.startswith("SLURM")]:
         monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match="no Slurm step around this process"):
+    with pytest.raises(ValueError, match="this process does not run in a Slurm step"):
         cluster_resolver("slurm")

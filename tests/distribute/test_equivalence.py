@@ -1,4 +1,4 @@
-"""What is trained on several devices equals what one device trains on the same batches."""
+"""Training on several devices equals training on one device with the same batches."""
 
 import contextlib
 import functools
@@ -16,8 +16,8 @@ from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam, WarmupInverseSqrt
 
 D = 4
-ROWS = (8, 4, 8)  # of the batches of an epoch: all replicas get equally many
-UNEVEN = [(8, 5), (7, 6), (3, 7), (1, 4)]  # sentences and steps; fewer than devices at last
+ROWS = (8, 4, 8)  # of the batches of an epoch: all replicas get the same number
+UNEVEN = [(8, 5), (7, 6), (3, 7), (1, 4)]  # sentences and steps; some batches have < R sentences
 TOP_K = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
 BATCHWISE = Batchwise(k=2, importance_weight=0.1)
 CAPACITY = {"capacity_factor": 0.7, "evaluation_capacity_factor": 0.7}
@@ -44,7 +44,7 @@ SETTINGS = {
     "flat": Setting(TOP_K, lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.05)),
     "groups": Setting(TOP_K, lambda: FactoredAdam(0.01, clipnorm=0.02), options={"groups": 4}),
     "batchwise": Setting(BATCHWISE, lambda: FactoredAdagrad(0.01, global_clipnorm=0.05)),
-    # Plain descent at rate 1: what a step takes off the weights is the gradient.
+    # Plain descent at rate 1: the change of the weights in a step is the gradient.
     "groups_batchwise": Setting(
         BATCHWISE, lambda: keras.optimizers.SGD(1.0), options={"groups": 4}
     ),
@@ -59,7 +59,7 @@ SETTINGS = {
         num_experts=9,
         options={**CAPACITY, "recompute": True, "use_bias": True},
     ),
-    # On four devices two hold nothing.
+    # Two of four devices hold no experts.
     "two_groups": Setting(
         TOP_K,
         lambda: keras.optimizers.Adam(0.01, clipnorm=0.05),
@@ -92,19 +92,19 @@ LANGUAGE_SETTINGS = {
         options={**CAPACITY, "groups": 4},
     ),
     "batchwise": Setting(BATCHWISE, lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.05)),
-    # Adam would make whole steps of rounding errors, where the gradients of a word cancel out.
+    # Where the gradients of a word cancel out, Adam would turn rounding errors into full steps.
     "groups_batchwise": Setting(
         BATCHWISE, lambda: keras.optimizers.SGD(1.0), options={"groups": 4}, num_sampled=5
     ),
 }
 
 
-# `tests/conformance` and `test_capacity` have much of these in `make test`.
+# `tests/conformance` and `test_capacity` cover most of these in `make test`.
 SLOW = {"groups_batchwise", "batchwise_with_capacity", "choice"}
 
 
-def quick_or_slow(settings):
-    """Names of settings, as parameters of a test."""
+def mark_slow(settings):
+    """The names of settings as test parameters, with the slow ones marked."""
     return [
         pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in settings
     ]
@@ -112,7 +112,7 @@ def quick_or_slow(settings):
 
 class Result(NamedTuple):
     history: dict
-    weights: list  # after every step, before the first too
+    weights: list  # before the first step and after every step
     evaluation: dict
     predictions: np.ndarray | None
 
@@ -134,15 +134,15 @@ def scope(replicas):
 
 
 def dataset(batches):
-    """A dataset of known length: Keras runs a part of a step more where one ends unexpectedly."""
+    """A dataset of known length: Keras runs part of an additional step if the end is unexpected."""
     signature = tuple(
-        tf.TensorSpec([None, D if index == 0 else 2], each.dtype)
-        if each.dtype == np.float64
-        else tf.TensorSpec([None, None], each.dtype)
-        for index, each in enumerate(batches[0])
+        tf.TensorSpec([None, D if index == 0 else 2], array.dtype)
+        if array.dtype == np.float64
+        else tf.TensorSpec([None, None], array.dtype)
+        for index, array in enumerate(batches[0])
     )
-    found = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-    return found.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+    return data.apply(tf.data.experimental.assert_cardinality(len(batches)))
 
 
 def train(model, batches):
@@ -153,7 +153,10 @@ def train(model, batches):
 
 @functools.cache
 def regression(setting, replicas, predict=False):
-    """A model with mixtures and a plain loss, in float64; `None` replicas for no strategy."""
+    """The `Result` of a model with a mixture and a plain loss, in float64.
+
+    `None` replicas means no strategy.
+    """
     gate, optimizer, num_experts, options, _ = SETTINGS[setting]
     keras.utils.set_random_seed(3)
     with scope(replicas):
@@ -162,7 +165,7 @@ def regression(setting, replicas, predict=False):
         x = x + MoE(num_experts, 5, gate=gate, name="moe", **options)(x)
         model = keras.Model(inputs, keras.layers.Dense(2)(x))
         model.compile(optimizer(), "mse")
-        model.optimizer.build(model.trainable_variables)  # or `fit` traces a step twice
+        model.optimizer.build(model.trainable_variables)  # else `fit` traces a step twice
     rng = np.random.default_rng(0)
     batches = [(rng.standard_normal((n, D)), rng.standard_normal((n, 2))) for n in ROWS]
     trained = train(model, dataset(batches))
@@ -172,7 +175,7 @@ def regression(setting, replicas, predict=False):
 
 @functools.cache
 def language_model(setting, replicas):
-    """A language model, on uneven batches with padding."""
+    """The `Result` of a language model on uneven batches with padding."""
     gate, optimizer, num_experts, options, num_sampled = LANGUAGE_SETTINGS[setting]
     keras.utils.set_random_seed(3)
     with scope(replicas):
@@ -191,28 +194,28 @@ def language_model(setting, replicas):
     return Result(*train(model, dataset(batches)), None)
 
 
-def check_equal(found, expected, tolerance):
-    """The same losses, metrics and weights. Metrics are float32."""
-    for mine, theirs in (
-        (found.history, expected.history),
-        (found.evaluation, expected.evaluation),
+def check_equal(actual, expected, tolerance):
+    """Compares losses, metrics and weights. Metrics are float32."""
+    for logs, expected_logs in (
+        (actual.history, expected.history),
+        (actual.evaluation, expected.evaluation),
     ):
-        assert set(mine) == set(theirs)
-        for name in theirs:
+        assert set(logs) == set(expected_logs)
+        for name, value in expected_logs.items():
             rtol = tolerance if name == "loss" else max(tolerance, 1e-6)
-            np.testing.assert_allclose(mine[name], theirs[name], rtol, 1e-12, err_msg=name)
-    assert len(found.weights) == len(expected.weights) > 1
-    for step, (mine, theirs) in enumerate(zip(found.weights, expected.weights, strict=True)):
-        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(logs[name], value, rtol, 1e-12, err_msg=name)
+    assert len(actual.weights) == len(expected.weights) > 1
+    for step, weights in enumerate(zip(actual.weights, expected.weights, strict=True)):
+        for a, b in zip(*weights, strict=True):
             np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=f"after step {step}")
     if expected.predictions is not None:
-        np.testing.assert_allclose(found.predictions, expected.predictions, tolerance, 1e-12)
+        np.testing.assert_allclose(actual.predictions, expected.predictions, tolerance, 1e-12)
 
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_flat(replicas):
-    found, expected = (regression("flat", each, predict=True) for each in (replicas, None))
-    check_equal(found, expected, 1e-10)
+    actual, expected = (regression("flat", n, predict=True) for n in (replicas, None))
+    check_equal(actual, expected, 1e-10)
     assert expected.predictions.shape == (7, 2)
 
 
@@ -235,9 +238,9 @@ def test_regression(setting, replicas):
 
 @pytest.mark.parametrize(
     "setting",
-    quick_or_slow(["batchwise_with_capacity", "outer_batchwise_with_capacity", "choice", "weight"]),
+    mark_slow(["batchwise_with_capacity", "outer_batchwise_with_capacity", "choice", "weight"]),
 )
-def test_what_is_over_the_capacity(setting):
+def test_capacity(setting):
     check_equal(regression(setting, 2), regression(setting, None), 1e-10)
 
 
@@ -256,15 +259,15 @@ def test_devices_without_a_group():
     ],
 )
 def test_language_model_on_uneven_batches(setting, replicas):
-    found = language_model(setting, replicas)
-    check_equal(found, language_model(setting, None), 1e-5)
-    perplexity = np.exp(found.evaluation["loss"])
-    np.testing.assert_allclose(perplexity, found.evaluation["perplexity"], 1e-6)
+    result = language_model(setting, replicas)
+    check_equal(result, language_model(setting, None), 1e-5)
+    perplexity = np.exp(result.evaluation["loss"])
+    np.testing.assert_allclose(perplexity, result.evaluation["perplexity"], 1e-6)
 
 
-@pytest.mark.parametrize("setting", quick_or_slow(SETTINGS))
+@pytest.mark.parametrize("setting", mark_slow(SETTINGS))
 def test_every_weight_is_trained(setting):
-    """Else the tests above would compare initial values."""
+    """Otherwise the tests above would compare initial values."""
     steps = regression(setting, None).weights
     assert len(steps) == 1 + len(ROWS)
     for first, last in zip(steps[0], steps[-1], strict=True):
@@ -274,8 +277,8 @@ def test_every_weight_is_trained(setting):
 
 @pytest.mark.parametrize(
     "setting",
-    quick_or_slow(name for name, each in SETTINGS.items() if "capacity_factor" in each.options),
+    mark_slow(name for name, setting in SETTINGS.items() if "capacity_factor" in setting.options),
 )
-def test_capacity_drops_something(setting):
+def test_capacity_drops_assignments(setting):
     result = regression(setting, None)
     assert 0 < result.history["moe_dropped"][0] < 1 and 0 < result.evaluation["moe_dropped"] < 1

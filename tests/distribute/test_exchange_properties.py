@@ -2,8 +2,7 @@
 
 Axes: T tokens, E experts, K experts per token, D model, R replicas.
 
-All numbers are small integers, so that float32 sums are exact in any order: results must be equal,
-not close.
+All values are small integers, so float32 sums are exact in any order and results must be equal.
 """
 
 import functools
@@ -21,23 +20,23 @@ from tfmoe.distribute.exchange import AllToAll, Local, exchange
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.ops.assignments import assign_mask, assign_tokens, drop, sort_by_token
 
-E, D, MOST_TOKENS = 5, 2, 20  # five experts: of four replicas one has one expert, one has none
-KINDS = ("equal numbers", "differing numbers")  # of experts per token
+E, D, MAX_TOKENS = 5, 2, 20  # with four replicas, one has one expert and one has none
+KINDS = ("fixed", "varying")  # number of experts per token
 DROPPING = (False, True)
 LOCAL = 1  # replicas without an exchange between devices
 FEW = hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
 
 
 class Example(NamedTuple):
-    """A batch and what its gate decides.
+    """A batch and the decisions of a gate.
 
     Attributes:
         tokens: `[T, D]` float32.
-        weights: `[T, E]` float32, those of experts that are not selected too.
-        experts: `[T, K]` int32, distinct within a row but for E, which stands for none.
-        kept: `[T, E]` bool, False where an assignment is to be dropped.
+        weights: `[T, E]` float32, also for experts that are not selected.
+        experts: `[T, K]` int32, distinct within a row except for E, which means no expert.
+        kept: `[T, E]` bool, False where an assignment is dropped.
         factors: `[E]` float32: expert e multiplies its rows by `factors[e]`.
-        cotangents: `[T, D]` float32, the gradient of the loss by the outputs.
+        cotangents: `[T, D]` float32, the gradient of the loss with respect to the outputs.
     """
 
     tokens: np.ndarray
@@ -59,14 +58,16 @@ SIGNATURE = Example(
 
 
 class Result(NamedTuple):
-    """What a mixture of linear experts gives.
+    """The results of a mixture of linear experts.
 
     Attributes:
         outputs: `[T, D]`.
         outputs_of_kept: `[T, D]`, from the rows of `dispatch_kept`.
-        num_experts: `[T]`, the experts that compute each token.
+        num_experts: `[T]`, the number of experts that compute each token.
         counts: `[E]` int32, the rows of each expert.
-        tokens, weights, factors: gradients, like the inputs.
+        tokens: the gradient of `Example.tokens`.
+        weights: the gradient of `Example.weights`.
+        factors: the gradient of `Example.factors`.
     """
 
     outputs: tf.Tensor
@@ -84,9 +85,9 @@ def integers(shape):
 
 @strategies.composite
 def examples(draw):
-    num_tokens = draw(strategies.integers(0, MOST_TOKENS))
+    num_tokens = draw(strategies.integers(0, MAX_TOKENS))
     k = draw(strategies.integers(1, E))
-    # An expert once a token at most; E, none, any number of times.
+    # An expert occurs at most once per token; E (no expert) can occur several times.
     row = strategies.lists(
         strategies.integers(0, E),
         min_size=k,
@@ -105,14 +106,14 @@ def examples(draw):
 
 
 def bounds_of(replicas):
-    """A strategy: `[R + 1]` fractions of the batch at which it is divided over replicas."""
+    """A strategy for the `[R + 1]` fractions at which the batch is divided over the replicas."""
     inner = strategies.lists(strategies.floats(0, 1), min_size=replicas - 1, max_size=replicas - 1)
-    return inner.map(lambda found: [0.0, *sorted(found), 1.0])
+    return inner.map(lambda fractions: [0.0, *sorted(fractions), 1.0])
 
 
 def assign(example, kind, dropping):
-    """`Assignments` of an example."""
-    if kind == "equal numbers":
+    """Returns the `Assignments` of an example."""
+    if kind == "fixed":
         weights = tf.gather(
             tf.pad(example.weights, [[0, 0], [0, 1]]), example.experts, batch_dims=1
         )
@@ -122,58 +123,63 @@ def assign(example, kind, dropping):
         assignments = assign_mask(selected, example.weights)
     if not dropping:
         return assignments
-    missing = tf.size(assignments.tokens) - assignments.num_kept()
-    pairs = tf.stack([assignments.tokens, tf.pad(assignments.experts(), [[0, missing]])], axis=1)
+    num_dropped = tf.size(assignments.tokens) - assignments.num_kept()
+    experts = tf.pad(assignments.experts(), [[0, num_dropped]])
+    pairs = tf.stack([assignments.tokens, experts], axis=1)
     computed = tf.range(tf.size(assignments.tokens)) < assignments.num_kept()
     return drop(assignments, tf.gather_nd(example.kept, pairs) & computed)
 
 
-def of_mixture(example, kind, dropping, replicas):
-    """The `Result` of a replica, or of one device."""
+def run_mixture(example, kind, dropping, replicas):
+    """Computes the `Result` of a replica, or of one device."""
     begin, end = shard_bounds(E, replicas)[collectives.replica_id()]
     factors = example.factors[begin:end]
     with tf.GradientTape() as tape:
         tape.watch([example.tokens, example.weights, factors])
-        way = exchange(assign(example, kind, dropping))
-        assert isinstance(way, Local if replicas == LOCAL else AllToAll)
-        rows, kept = way.dispatch(example.tokens), way.dispatch_kept(example.tokens)
-        factor_of_row = tf.gather(factors, tf.repeat(tf.range(end - begin), way.counts))[:, None]
-        missing = tf.shape(rows)[0] - way.num_rows()
-        outputs = way.combine(rows * tf.pad(factor_of_row, [[0, missing], [0, 0]]))
-        outputs_of_kept = way.combine(kept * factor_of_row)
+        dispatcher = exchange(assign(example, kind, dropping))
+        assert isinstance(dispatcher, Local if replicas == LOCAL else AllToAll)
+        rows, kept = dispatcher.dispatch(example.tokens), dispatcher.dispatch_kept(example.tokens)
+        row_factors = tf.gather(factors, tf.repeat(tf.range(end - begin), dispatcher.counts))[
+            :, None
+        ]
+        num_unused = tf.shape(rows)[0] - dispatcher.num_rows()
+        outputs = dispatcher.combine(rows * tf.pad(row_factors, [[0, num_unused], [0, 0]]))
+        outputs_of_kept = dispatcher.combine(kept * row_factors)
         loss = tf.reduce_sum(outputs * example.cotangents)
     gradients = tape.gradient(loss, [example.tokens, example.weights, factors])
     return Result(
         outputs,
         outputs_of_kept,
-        way.sum_by_token(tf.ones([way.num_rows()])),
-        way.counts,
+        dispatcher.sum_by_token(tf.ones([dispatcher.num_rows()])),
+        dispatcher.counts,
         *map(tf.convert_to_tensor, gradients),
     )
 
 
 @functools.cache
 def traced(strategy, kind, dropping):
-    """A graph of `of_mixture` on the replicas of a strategy, or on one device if it is `None`: a
-    function of an `Example` and of `[R + 1]` numbers of tokens at which its batch is divided.
+    """Traces `run_mixture` on the replicas of a strategy, or on one device if it is `None`.
+
+    Returns:
+        A function of an `Example` and of the `[R + 1]` token indices at which its batch is divided.
     """
     replicas = LOCAL if strategy is None else strategy.num_replicas_in_sync
 
-    def of_replica(example, bounds):
+    def run_replica(example, bounds):
         replica = collectives.replica_id()
-        own = slice(bounds[replica], bounds[replica + 1])
+        rows = slice(bounds[replica], bounds[replica + 1])
         shared = {"factors": example.factors}
-        parts = {name: x[own] for name, x in example._asdict().items() if name not in shared}
-        return of_mixture(Example(**parts, **shared), kind, dropping, replicas)
+        parts = {name: x[rows] for name, x in example._asdict().items() if name not in shared}
+        return run_mixture(Example(**parts, **shared), kind, dropping, replicas)
 
     @tf.function(input_signature=[SIGNATURE, tf.TensorSpec([replicas + 1], tf.int32)])
     def run(example, bounds):
         if strategy is None:
-            return of_replica(example, bounds)
-        found = strategy.run(of_replica, args=(example, bounds))
+            return run_replica(example, bounds)
+        results = strategy.run(run_replica, args=(example, bounds))
         return [
             tf.nest.map_structure(
-                lambda each, r=r: strategy.experimental_local_results(each)[r], found
+                lambda value, r=r: strategy.experimental_local_results(value)[r], results
             )
             for r in range(replicas)
         ]
@@ -183,17 +189,17 @@ def traced(strategy, kind, dropping):
 
 def on_one_device(example, kind, dropping):
     result = traced(None, kind, dropping)(example, [0, len(example.tokens)])
-    return Result(*(each.numpy() for each in result))
+    return Result(*(value.numpy() for value in result))
 
 
 def pairs_of(example, dropping):
-    """`[T, E]` bool: which experts compute which tokens."""
+    """`[T, E]` bool: whether an expert computes a token."""
     pairs = (example.experts[:, :, None] == np.arange(E)).any(axis=1)
     return pairs & example.kept if dropping else pairs
 
 
-def check_equal(found, expected):
-    for name, x, y in zip(Result._fields, found, expected, strict=True):
+def check_equal(actual, expected):
+    for name, x, y in zip(Result._fields, actual, expected, strict=True):
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
@@ -201,7 +207,7 @@ def check_equal(found, expected):
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @hypothesis.given(example=examples())
-def test_experts_that_do_nothing_give_the_sum_of_weights_times_the_token(kind, dropping, example):
+def test_identity_experts_multiply_a_token_by_its_weights(kind, dropping, example):
     assignments = assign(example, kind, dropping)
     computed = tf.range(tf.size(assignments.tokens)) < assignments.num_kept()
     rows = assignments.dispatch(tf.constant(example.tokens))
@@ -214,14 +220,14 @@ def test_experts_that_do_nothing_give_the_sum_of_weights_times_the_token(kind, d
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @hypothesis.given(example=examples())
-def test_assignments_are_listed_by_token_and_by_expert(kind, dropping, example):
+def test_assignments_sorted_by_token_and_by_expert(kind, dropping, example):
     assignments = sort_by_token(assign(example, kind, dropping))
     pairs = pairs_of(example, dropping)
-    tokens, experts, weights = (each.numpy() for each in assignments.by_token())
+    tokens, experts, weights = (values.numpy() for values in assignments.by_token())
     assert sorted(zip(tokens, experts, strict=True)) == [*zip(*pairs.nonzero(), strict=True)]
     assert (np.diff(tokens) >= 0).all()
     np.testing.assert_array_equal(weights, example.weights[tokens, experts])
-    # By expert, and within an expert by token.
+    # Sorted by expert, then by token.
     expected_experts, expected_tokens = pairs.T.nonzero()
     kept = assignments.num_kept().numpy()
     np.testing.assert_array_equal(assignments.experts(), expected_experts)
@@ -233,7 +239,7 @@ def test_assignments_are_listed_by_token_and_by_expert(kind, dropping, example):
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @hypothesis.given(example=examples())
-def test_one_device_gives_the_dense_formula(kind, dropping, example):
+def test_one_device_equals_the_dense_formula(kind, dropping, example):
     # y_t = Σ_e w_te f_e x_t over the pairs; the loss is Σ_t c_t · y_t.
     pairs = pairs_of(example, dropping)
     weights = np.where(pairs, example.weights, 0)
@@ -267,11 +273,11 @@ def two_and_four(strategy_of):
 )
 @FEW
 @hypothesis.given(data=strategies.data(), example=examples())
-def test_replicas_give_what_one_device_gives_for_the_joined_batch(
+def test_replicas_equal_one_device_with_the_joined_batch(
     two_and_four, replicas, kind, dropping, data, example
 ):
     fractions = data.draw(bounds_of(replicas), label="bounds")
     bounds = np.round(np.multiply(fractions, len(example.tokens))).astype(np.int32)
-    found = traced(two_and_four[replicas], kind, dropping)(example, bounds)
-    joined = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    results = traced(two_and_four[replicas], kind, dropping)(example, bounds)
+    joined = [np.concatenate(parts) for parts in zip(*results, strict=True)]
     check_equal(joined, on_one_device(example, kind, dropping))

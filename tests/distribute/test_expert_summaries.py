@@ -10,8 +10,8 @@ from tfmoe.layers import MoE
 from tfmoe.models import LanguageModel, residual_blocks
 
 
-def test_on_several_devices_only_the_speed_is_written(tmp_path):
-    """No device has all experts; `fit` goes on as without the callback."""
+def test_no_expert_summaries_on_several_devices(tmp_path):
+    """No device has all experts, so the callback only writes the speed."""
     keras.utils.set_random_seed(0)
     with MixedStrategy(logical_cpus(2)).scope():
         layer = MoE(num_experts=4, hidden_units=2, gate=NoisyTopK(k=2), name="moe")

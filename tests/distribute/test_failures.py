@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.distribute import stopping_when_a_worker_is_gone
-from tfmoe.distribute.failures import lost_workers, wait_for_addresses, what_happened
+from tfmoe.distribute.failures import explain, lost_workers, wait_for_addresses
 
-# Messages of TensorFlow 2.21 that experiments gave; stack traces name other workers at times.
+# Observed messages of TensorFlow 2.21. Stack traces can name other workers.
 HEAD = """\
 Graph execution error:
 
@@ -48,29 +48,29 @@ MESSAGES = {
 @pytest.mark.parametrize(("message", "workers"), MESSAGES.values(), ids=MESSAGES)
 def test_lost_workers(message, workers):
     assert lost_workers(HEAD + message + TAIL) == workers
-    said = what_happened(HEAD + message + TAIL)
-    assert "\n" not in said
+    explanation = explain(HEAD + message + TAIL)
+    assert "\n" not in explanation
     for worker in workers:
-        assert f"worker {worker}" in said and "--resume" in said
+        assert f"worker {worker}" in explanation and "--resume" in explanation
     if not workers:
-        assert said == f"the workers lost one another: {message}"
+        assert explanation == f"the workers lost their connections: {message}"
 
 
-def test_names_of_several_are_in_order():
+def test_lost_workers_are_named_in_order():
     message = UNHEALTHY.format(1, f"{NAME.format(12)}\n{NAME.format(3)}")
-    assert what_happened(message).startswith("worker 3 and worker 12 are gone")
+    assert explain(message).startswith("worker 3 and worker 12 are gone")
 
 
-def test_a_leader_that_was_never_there():
-    said = what_happened(REMOTE.format("failed", 0, "CoordinationService/RegisterTask"))
-    assert said.startswith("worker 0 did not answer in time")
-    assert "distribute.start_timeout_seconds" in said
+def test_a_leader_that_did_not_start():
+    explanation = explain(REMOTE.format("failed", 0, "CoordinationService/RegisterTask"))
+    assert explanation.startswith("worker 0 did not respond in time")
+    assert "distribute.start_timeout_seconds" in explanation
 
 
 @pytest.mark.parametrize(
     "kind", ["UnavailableError", "DeadlineExceededError", "AbortedError", "CancelledError"]
 )
-def test_errors_of_a_broken_cluster(kind):
+def test_errors_of_a_lost_worker(kind):
     message = HEAD + UNHEALTHY.format(1, NAME.format(1)) + TAIL
     with (
         pytest.raises(ConnectionError, match=r"^worker 1 is gone"),
@@ -79,21 +79,21 @@ def test_errors_of_a_broken_cluster(kind):
         raise getattr(tf.errors, kind)(None, None, message)
 
 
-def test_other_errors_pass():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(tf.errors.InvalidArgumentError), stopping_when_a_worker_is_gone():
         raise tf.errors.InvalidArgumentError(None, None, "heartbeat")
 
 
 def test_waiting_for_addresses():
-    with socket.socket() as here, socket.socket() as nobody:
-        here.bind(("127.0.0.1", 0))
-        here.listen()
-        nobody.bind(("127.0.0.1", 0))  # does not listen
-        there = {"worker 1": f"127.0.0.1:{here.getsockname()[1]}"}
+    with socket.socket() as listening, socket.socket() as silent:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        silent.bind(("127.0.0.1", 0))  # does not listen
+        addresses = {"worker 1": f"127.0.0.1:{listening.getsockname()[1]}"}
         wait_for_addresses({}, 0)
-        wait_for_addresses(there, 5)
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        before = time.monotonic()
-        with pytest.raises(ConnectionError, match=rf"^worker 2 \({address}\) did not answer"):
-            wait_for_addresses(there | {"worker 2": address}, 1)
-        assert 1 <= time.monotonic() - before < 30
+        wait_for_addresses(addresses, 5)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=rf"^worker 2 \({address}\) did not respond"):
+            wait_for_addresses(addresses | {"worker 2": address}, 1)
+        assert 1 <= time.monotonic() - start < 30

@@ -3,9 +3,9 @@ import errno
 import pytest
 import tensorflow as tf
 
-from tfmoe.distribute.full_disks import full_disk_named, what_is_full
+from tfmoe.distribute.full_disks import full_disk_named, parse_message
 
-# What TensorFlow 2.21 says on a file system of a few kilobytes.
+# The message of TensorFlow 2.21 on a file system of a few kilobytes.
 WRITER = (
     "{{function_node __wrapped__CreateSummaryFileWriter_device_/job:localhost/replica:0/task:0/"
     "device:CPU:0}} /runs/a b/logs/train/events.out; No space left on device\n"
@@ -23,22 +23,22 @@ WRITER = (
     ],
 )
 def test_messages(message, expected):
-    assert what_is_full(message) == expected
+    assert parse_message(message) == expected
 
 
 def test_errors():
     full = tf.errors.ResourceExhaustedError(None, None, WRITER)
-    with pytest.raises(OSError) as caught, full_disk_named("/runs/own"):
+    with pytest.raises(OSError) as caught, full_disk_named("/runs/other"):
         raise full
     assert caught.value.filename == "/runs/a b/logs/train/events.out"
-    with pytest.raises(OSError) as caught, full_disk_named("/runs/own"):
+    with pytest.raises(OSError) as caught, full_disk_named("/runs/other"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert caught.value.filename == "/runs/own"
+    assert caught.value.filename == "/runs/other"
     for other in (
         tf.errors.ResourceExhaustedError(None, None, "OOM"),
         FileNotFoundError(errno.ENOENT, "no"),
-        OSError("of our own"),
+        OSError("without an error code"),
     ):
-        with pytest.raises(type(other)) as caught, full_disk_named("/runs/own"):
+        with pytest.raises(type(other)) as caught, full_disk_named("/runs/other"):
             raise other
         assert caught.value is other

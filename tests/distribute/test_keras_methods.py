@@ -9,16 +9,16 @@ def test_a_method_is_replaced_for_some_objects():
             """Doc."""
             return x * factor
 
-    def replacement(found, original, x, factor=1):
+    def replacement(self, original, x, factor=1):
         return -original(x, factor=factor)
 
-    def negates(found):
-        return getattr(found, "negates", False)
+    def negates(self):
+        return getattr(self, "negates", False)
 
     keras_methods.replace(Base, "scaled", negates, replacement)
-    one, other = Base(), Base()
-    other.negates = True
-    assert (one.scaled(3, factor=2), other.scaled(3, factor=2)) == (6, -6)
+    plain, negated = Base(), Base()
+    negated.negates = True
+    assert (plain.scaled(3, factor=2), negated.scaled(3, factor=2)) == (6, -6)
     assert Base.scaled.__doc__ == "Doc."
 
 
@@ -30,7 +30,7 @@ def test_a_method_is_replaced_once_and_by_the_newest_version():
     original = Base.number
 
     def version(step):
-        return lambda found, original: original() + step
+        return lambda self, original: original() + step
 
     first, second = version(10), version(100)
     keras_methods.replace(Base, "number", bool, first)
@@ -39,4 +39,4 @@ def test_a_method_is_replaced_once_and_by_the_newest_version():
     assert Base.number is before
     importlib.reload(keras_methods).replace(Base, "number", bool, second)
     assert Base().number() == 101
-    assert Base.number.of_keras is original
+    assert Base.number.original is original

@@ -1,4 +1,4 @@
-"""What a user can get wrong with Keras and a `MixedStrategy`: each has an error that says so."""
+"""Misuses of Keras with a `MixedStrategy`, and their errors."""
 
 import contextlib
 
@@ -13,8 +13,8 @@ from tfmoe.layers import MoE
 
 D = 6
 X, Y = np.ones([4, D], "float32"), np.ones([4, 2], "float32")
-OUTSIDE = r"model 'mine' was made outside of this MixedStrategy.scope\(\): make and compile the "
-OPTIMIZER = r"optimizer 'mine' was made outside of this MixedStrategy.scope\(\): make the opt"
+OUTSIDE = r"model 'mine' was created outside of this MixedStrategy.scope\(\): create and compile "
+OPTIMIZER = r"optimizer 'mine' was created outside of this MixedStrategy.scope\(\): create the opt"
 
 
 def make_model():
@@ -23,17 +23,17 @@ def make_model():
     return keras.Model(inputs, keras.layers.Dense(2)(x), name="mine")
 
 
-def check_that_it_trains(model):
+def check_fit(model):
     assert len(model.fit(X, Y, verbose=0).history["loss"]) == 1
 
 
-def test_a_model_made_outside_cannot_be_compiled_inside(strategy_of):
+def test_a_model_created_outside_cannot_be_compiled_inside(strategy_of):
     model = make_model()
     with strategy_of(2).scope(), pytest.raises(ValueError, match=OUTSIDE):
         model.compile("sgd", "mse")
     assert not model.compiled
     model.compile("sgd", "mse")
-    check_that_it_trains(model)  # on one device, as asked for
+    check_fit(model)  # on one device
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_model_made_outside_cannot_be_compiled_inside(strategy_of):
         lambda model: model.predict_on_batch(X),
     ],
 )
-def test_a_model_made_outside_cannot_be_used_inside(strategy_of, step):
+def test_a_model_created_outside_cannot_be_used_inside(strategy_of, step):
     model = make_model()
     model.compile("sgd", "mse")
     with strategy_of(2).scope(), pytest.raises(ValueError, match=OUTSIDE):
@@ -62,7 +62,7 @@ def test_a_model_of_another_strategy(strategy_of):
         model.compile("sgd", "mse")
 
 
-def test_an_optimizer_made_outside(strategy_of):
+def test_an_optimizer_created_outside(strategy_of):
     optimizer = keras.optimizers.SGD(0.1, name="mine")
     with strategy_of(2).scope():
         model = make_model()
@@ -71,10 +71,10 @@ def test_an_optimizer_made_outside(strategy_of):
         with pytest.raises(ValueError, match="You must call `compile"):
             model.fit(X, Y, verbose=0)
         model.compile(keras.optimizers.SGD(0.1), "mse")
-    check_that_it_trains(model)
+    check_fit(model)
 
 
-def test_an_optimizer_made_outside_with_scaled_losses(strategy_of):
+def test_an_optimizer_created_outside_with_loss_scaling(strategy_of):
     optimizer = keras.optimizers.SGD(0.1, name="mine")
     with strategy_of(2).scope():
         model = make_model()
@@ -83,7 +83,7 @@ def test_an_optimizer_made_outside_with_scaled_losses(strategy_of):
 
 
 @pytest.mark.parametrize("built", [True, False])
-def test_an_optimizer_made_outside_in_a_loop_of_ones_own(strategy_of, built):
+def test_an_optimizer_created_outside_in_a_custom_loop(strategy_of, built):
     strategy = strategy_of(2)
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9, name="mine")
     with strategy.scope():
@@ -101,15 +101,15 @@ def test_an_optimizer_made_outside_in_a_loop_of_ones_own(strategy_of, built):
             optimizer.build([variable])
 
 
-def test_compiling_outside_of_the_scope_compiles_inside(strategy_of):
+def test_compile_outside_uses_the_scope_of_the_model(strategy_of):
     with strategy_of(2).scope():
         model = make_model()
     model.compile("adam", "mse")
     assert model.optimizer._distribution_strategy is model.distribute_strategy
-    check_that_it_trains(model)
+    check_fit(model)
 
 
-def test_replicas_cannot_run_eagerly(strategy_of):
+def test_eager_replicas_raise_an_error(strategy_of):
     with strategy_of(2).scope():
         model = make_model()
         with pytest.raises(ValueError, match=r"'mine' has run_eagerly=True, but .* graph mode"):
@@ -120,7 +120,7 @@ def test_replicas_cannot_run_eagerly(strategy_of):
         model.fit(X, Y, verbose=0)
     model.run_eagerly = False
     model.train_function = None
-    check_that_it_trains(model)
+    check_fit(model)
 
 
 def test_a_model_called_eagerly_in_replicas(strategy_of):
@@ -137,25 +137,25 @@ def test_one_replica_runs_eagerly(strategy_of, replicas):
     with strategy_of(replicas).scope() if replicas else contextlib.nullcontext():
         model = make_model()
         model.compile("sgd", "mse", run_eagerly=True)
-    check_that_it_trains(model)
+    check_fit(model)
 
 
-def test_models_of_one_device_and_of_a_strategy_side_by_side(strategy_of):
-    distributed = []
+def test_a_plain_model_and_a_distributed_model_in_one_process(strategy_of):
+    replica_counts = []
     plain = make_model()
     with strategy_of(2).scope():
         inner = keras.layers.Lambda(
-            lambda x: distributed.append(collectives.num_replicas()) or x, name="note"
+            lambda x: replica_counts.append(collectives.num_replicas()) or x, name="record"
         )
         model = keras.Sequential([keras.Input([D]), inner, keras.layers.Dense(2)])
         model.compile("sgd", "mse")
     plain.compile("sgd", "mse", run_eagerly=True)
-    for each in (model, plain):
-        check_that_it_trains(each)
-    assert distributed[-1] == 2
+    check_fit(model)
+    check_fit(plain)
+    assert replica_counts[-1] == 2
 
 
-def test_a_model_with_a_compile_of_its_own_is_told_apart(tmp_path):
+def test_a_loaded_model_is_compiled(tmp_path):
     """Keras compiles a loaded model only if its class does not define `compile`."""
     keras_models.install()
     model = make_model()

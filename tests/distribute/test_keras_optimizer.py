@@ -6,18 +6,20 @@ import tensorflow as tf
 from tfmoe.distribute import keras_optimizer
 from tfmoe.distribute.shards import sharded
 
-# Of a replicated variable what each replica computed, (3, 4) in all; of a sharded one the whole
-# gradient of each replica's row.
+# The gradients of a replicated variable on each replica, (3, 4) in total, and of the row of a
+# sharded variable on each replica.
 REPLICATED = [[1.0, 2.0], [2.0, 2.0]]
 SHARDS = [[[12.0]], [[0.0]]]
 
 
 def updates(strategy, in_replicas, make, factors=(1.0,)):
-    """What one optimizer takes off a replicated and a sharded variable that begin at 0.
+    """Trains a replicated and a sharded variable from 0; returns their negative values.
 
     Args:
-        make: a function that gives the optimizer.
-        factors: one for each step: the gradients above are multiplied by it.
+        strategy: the strategy.
+        in_replicas: the fixture.
+        make: function that returns the optimizer.
+        factors: the gradients above are multiplied by one factor in each step.
     """
     with strategy.scope():
         plain = keras.Variable([0.0, 0.0], name="plain")
@@ -48,12 +50,12 @@ def updates(strategy, in_replicas, make, factors=(1.0,)):
     ],
 )
 def test_clipping_by_hand(strategy_of, in_replicas, options, plain, shard):
-    found = updates(strategy_of(2), in_replicas, lambda: keras.optimizers.SGD(1.0, **options))
-    np.testing.assert_allclose(found[0], plain, rtol=1e-6)
-    np.testing.assert_allclose(found[1], shard, rtol=1e-6)
+    result = updates(strategy_of(2), in_replicas, lambda: keras.optimizers.SGD(1.0, **options))
+    np.testing.assert_allclose(result[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(result[1], shard, rtol=1e-6)
 
 
-def test_a_norm_counts_every_shard(strategy_of, in_replicas):
+def test_norms_include_every_shard(strategy_of, in_replicas):
     strategy = strategy_of(2)
     with strategy.scope():
         with sharded():
@@ -93,7 +95,7 @@ def test_moving_averages(strategy_of, in_replicas):
 
 
 def test_moving_averages_at_the_end_of_fit(strategy_of):
-    """As Keras puts them in the weights' place: outside of the replicas."""
+    """Keras copies them to the weights outside of replicas."""
     with strategy_of(2).scope():
         with sharded():
             shard = keras.Variable([[0.0], [0.0]], name="shard")
@@ -104,7 +106,7 @@ def test_moving_averages_at_the_end_of_fit(strategy_of):
     np.testing.assert_array_equal(shard.numpy(), [[3], [4]])
 
 
-def test_half_of_the_accumulation_changes_nothing(strategy_of, in_replicas):
+def test_incomplete_accumulation_changes_nothing(strategy_of, in_replicas):
     def make():
         return keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
 
@@ -112,7 +114,7 @@ def test_half_of_the_accumulation_changes_nothing(strategy_of, in_replicas):
     assert not np.any(plain) and not np.any(shard)
 
 
-def test_a_single_replica_runs_keras_own(strategy_of):
+def test_a_single_replica_uses_keras_methods(strategy_of):
     strategy = strategy_of(1)
     with strategy.scope():
         variable = keras.Variable([0.0, 0.0])
@@ -120,16 +122,16 @@ def test_a_single_replica_runs_keras_own(strategy_of):
         optimizer.build([variable])
     tf.function(lambda: strategy.run(lambda: optimizer.apply([tf.constant([3.0, 4.0])])))()
     np.testing.assert_allclose(variable.numpy(), [-3 / 5, -4 / 5], rtol=1e-6)
-    assert not hasattr(optimizer, "_gradients_of_shards")
+    assert not hasattr(optimizer, "_sharded_flags")
 
 
-def test_without_a_strategy_keras_own_runs(strategy_of):
+def test_keras_methods_are_used_without_a_strategy(strategy_of):
     strategy_of(2)  # installs
     variable = keras.Variable([0.0, 0.0])
     optimizer = keras.optimizers.SGD(1.0, clipnorm=1.0)
     optimizer.apply([tf.constant([3.0, 4.0])], [variable])
     np.testing.assert_allclose(variable.numpy(), [-3 / 5, -4 / 5], rtol=1e-6)
-    assert not hasattr(optimizer, "_gradients_of_shards")
+    assert not hasattr(optimizer, "_sharded_flags")
 
 
 def test_methods_are_replaced_once():
@@ -138,10 +140,10 @@ def test_methods_are_replaced_once():
     keras_optimizer.install()
     for name, method in zip(keras_optimizer.REPLACED, before, strict=True):
         assert getattr(keras.optimizers.Optimizer, name) is method
-        assert not hasattr(method.of_keras, "of_keras")
+        assert not hasattr(method.original, "original")
 
 
-def test_what_is_sharded(strategy_of):
+def test_is_sharded(strategy_of):
     with strategy_of(2).scope():
         plain = keras.Variable([0.0, 0.0])
         with sharded():
@@ -151,7 +153,7 @@ def test_what_is_sharded(strategy_of):
     assert not keras_optimizer.is_sharded(tf.Variable(0.0))
 
 
-def test_rows_of_an_embedding_stay_rows():
+def test_embedding_gradients_stay_sparse():
     grad = tf.IndexedSlices(tf.constant([[1.0, 2.0], [2.0, 0.0]]), tf.constant([7, 7]), [9, 2])
     assert keras_optimizer.sum_of_squares(grad) == 1 + 4 + 4
     scaled = keras_optimizer.scaled(grad, 10.0)

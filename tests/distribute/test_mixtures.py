@@ -1,4 +1,4 @@
-"""What gates and mixtures of users meet on several devices."""
+"""User-defined gates and mixtures on several devices."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from tfmoe.layers import MoE
 X = np.random.default_rng(0).standard_normal((9, 5)).astype("float32")
 
 
-class Counting(Gate):
-    """The most probable expert; counts in a weight how many tokens each expert received."""
+class CountingGate(Gate):
+    """Selects the most probable expert; a weight counts the tokens that each expert received."""
 
     num_selected = 1
 
@@ -30,8 +30,8 @@ class Counting(Gate):
         self.add_to_weight("received", sums["load"])
 
 
-class Limited(Softmax):
-    """Every group, of two, takes a quarter of half of the tokens at most."""
+class LimitedGate(Softmax):
+    """Each of two groups accepts at most a quarter of half of the tokens."""
 
     def token_capacity(self, training):
         return 0.25
@@ -53,29 +53,29 @@ def make_layer(strategy, gate):
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_gate_updates_its_weights_at_both_levels(strategy_of, in_replicas, replicas):
-    one = make_layer(None, Hierarchical(4, Counting(), Counting()))
+    single = make_layer(None, Hierarchical(4, CountingGate(), CountingGate()))
     strategy = strategy_of(replicas)
-    several = make_layer(strategy, Hierarchical(4, Counting(), Counting()))
+    distributed = make_layer(strategy, Hierarchical(4, CountingGate(), CountingGate()))
     for _ in range(2):
-        one(X, training=True)
-        in_replicas(strategy, lambda r: several(rows(r, replicas), training=True))
-    assert one.gate.primary.received.numpy().sum() == one.gate.secondary.received.numpy().sum()
-    assert one.gate.primary.received.numpy().sum() == 2 * len(X)
-    for level in ("primary", "secondary"):
-        found, expected = (getattr(each.gate, level).received.numpy() for each in (several, one))
-        np.testing.assert_array_equal(found, expected)
+        single(X, training=True)
+        in_replicas(strategy, lambda r: distributed(rows(r, replicas), training=True))
+    levels = single.gate.primary.received.numpy(), single.gate.secondary.received.numpy()
+    assert levels[0].sum() == levels[1].sum() == 2 * len(X)
+    for level, expected in zip(("primary", "secondary"), levels, strict=True):
+        received = getattr(distributed.gate, level).received.numpy()
+        np.testing.assert_array_equal(received, expected)
 
 
-def test_what_groups_cannot_take_counts_as_dropped():
-    """⌈0.25·9/2⌉ = 2 of 9 tokens for each of 2 groups."""
-    layer = make_layer(None, Hierarchical(2, Limited(), Softmax()))
+def test_tokens_over_the_capacity_of_groups_count_as_dropped():
+    """Each of 2 groups accepts ⌈0.25·9/2⌉ = 2 of 9 tokens."""
+    layer = make_layer(None, Hierarchical(2, LimitedGate(), Softmax()))
     layer(X, training=True)
     dropped = layer.expert_metrics.result()["moe_dropped"]
     assert float(dropped) == pytest.approx(1 - 4 / 18)
 
 
-def test_communication_in_a_loop_is_refused(strategy_of, in_replicas):
-    """TensorFlow would wait for ever."""
+def test_communication_in_a_loop_raises_an_error(strategy_of, in_replicas):
+    """TensorFlow would hang."""
     strategy = strategy_of(2)
     layer = make_layer(strategy, Switch(balance_weight=0.0))
 
@@ -87,7 +87,7 @@ def test_communication_in_a_loop_is_refused(strategy_of, in_replicas):
         in_replicas(strategy, steps)
 
 
-def test_a_layer_from_outside_of_the_scope_is_refused(strategy_of, in_replicas):
+def test_a_layer_created_outside_of_the_scope_raises_an_error(strategy_of, in_replicas):
     layer = make_layer(None, Switch())
     with pytest.raises(ValueError, match=r"create the layer inside `with strategy.scope\(\):`"):
         in_replicas(strategy_of(2), lambda r: layer(rows(r, 2)))

@@ -1,4 +1,4 @@
-"""What replicas draw: dropout and noise of their own, the same again for the same seed."""
+"""Random draws of replicas: dropout and noise differ by replica and are reproducible by seed."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ from tfmoe.layers import MoE, VocabularySoftmax
 D, H, E = 6, 5, 8
 
 
-def dropped(strategy, in_replicas, seed=3):
+def dropout_outputs(strategy, in_replicas, seed=3):
     with strategy.scope() if strategy else contextlib.nullcontext():
         layer = keras.layers.Dropout(0.5, seed=seed)
         layer.build((None, 40))
@@ -22,20 +22,22 @@ def dropped(strategy, in_replicas, seed=3):
     return in_replicas(strategy, lambda r: layer(tf.ones([1, 40]), training=True))
 
 
-def test_dropout_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
-    first, second = dropped(strategy_of(2), in_replicas)
+def test_dropout_differs_by_replica_and_is_reproducible(strategy_of, in_replicas):
+    first, second = dropout_outputs(strategy_of(2), in_replicas)
     assert np.any(first != second)
-    np.testing.assert_array_equal(dropped(strategy_of(2), in_replicas), [first, second])
-    assert np.any(dropped(strategy_of(2), in_replicas, seed=4)[0] != first)
+    np.testing.assert_array_equal(dropout_outputs(strategy_of(2), in_replicas), [first, second])
+    assert np.any(dropout_outputs(strategy_of(2), in_replicas, seed=4)[0] != first)
 
 
-def test_the_first_replica_draws_what_a_single_device_does(strategy_of, in_replicas):
-    (expected,) = dropped(None, in_replicas)
+def test_the_first_replica_draws_like_a_single_device(strategy_of, in_replicas):
+    (expected,) = dropout_outputs(None, in_replicas)
     for replicas in (1, 2):
-        np.testing.assert_array_equal(dropped(strategy_of(replicas), in_replicas)[0], expected)
+        np.testing.assert_array_equal(
+            dropout_outputs(strategy_of(replicas), in_replicas)[0], expected
+        )
 
 
-def routed(strategy, in_replicas):
+def noisy_outputs(strategy, in_replicas):
     """The output of a mixture with noise for one token, the same on all replicas."""
     x = tf.ones([1, D])
     with strategy.scope() if strategy else contextlib.nullcontext():
@@ -47,16 +49,18 @@ def routed(strategy, in_replicas):
     return in_replicas(strategy, lambda r: layer(x, training=True))
 
 
-def test_noise_differs_by_replica_and_is_the_same_again(strategy_of, in_replicas):
-    first, second = routed(strategy_of(2), in_replicas)
+def test_noise_differs_by_replica_and_is_reproducible(strategy_of, in_replicas):
+    first, second = noisy_outputs(strategy_of(2), in_replicas)
     assert np.abs(first - second).max() > 1e-3
-    np.testing.assert_array_equal(routed(strategy_of(2), in_replicas), [first, second])
-    np.testing.assert_array_equal(routed(strategy_of(1), in_replicas), routed(None, in_replicas))
-    np.testing.assert_allclose(first, routed(None, in_replicas)[0], rtol=1e-6)
+    np.testing.assert_array_equal(noisy_outputs(strategy_of(2), in_replicas), [first, second])
+    np.testing.assert_array_equal(
+        noisy_outputs(strategy_of(1), in_replicas), noisy_outputs(None, in_replicas)
+    )
+    np.testing.assert_allclose(first, noisy_outputs(None, in_replicas)[0], rtol=1e-6)
 
 
 def sampled_losses(strategy, in_replicas):
-    """Losses of a sampled softmax for the same words on all replicas, drawn twice."""
+    """The losses of a sampled softmax for the same words on all replicas, with two draws."""
     x, targets = tf.ones([3, D]), tf.constant([0, 7, 300])
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(3)
@@ -73,8 +77,8 @@ def test_candidates_are_the_same_on_any_number_of_devices(strategy_of, in_replic
     (expected,) = sampled_losses(None, in_replicas)
     assert np.all(expected[0] != expected[1])
     for replicas in (1, 2, 4):
-        for found in sampled_losses(strategy_of(replicas), in_replicas):
-            np.testing.assert_allclose(found, expected, rtol=1e-6)
+        for losses in sampled_losses(strategy_of(replicas), in_replicas):
+            np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_a_random_state_is_one_logical_value(strategy_of):

@@ -1,7 +1,7 @@
-"""Several strategies in one process, as a notebook makes them, after something went wrong.
+"""Several strategies in one process, as in a notebook, after a failure.
 
-The script below runs in processes of its own: where this fails, TensorFlow disables the collectives
-of the whole process. A process runs one scenario after another, which must not harm the next.
+The script below runs in separate processes: if recovery fails, TensorFlow disables the collectives
+of the whole process. A process runs several scenarios; each must leave it in a working state.
 """
 
 import os
@@ -35,7 +35,7 @@ def make(kind):
 
 
 def total(strategy, size):
-    '''Of ones, by an all-reduce of this many numbers.'''
+    '''All-reduces a vector of `size` ones.'''
     run = tf.function(lambda: strategy.run(lambda: collectives.all_reduce_sum(tf.ones([size]))))
     return strategy.experimental_local_results(run())[0].numpy().tolist()
 
@@ -62,7 +62,7 @@ def failing_step(strategy):
     raise AssertionError("the step did not fail")
 
 
-sizes = itertools.count(3)  # others each time: an operation would fail that met an earlier one
+sizes = itertools.count(3)  # a new size each time: a collision with an earlier operation would fail
 
 
 def check(*strategies):
@@ -130,16 +130,17 @@ def aborted():
     try:
         make(MixedStrategy)
     except RuntimeError as error:
-        assert "restart the process (of a notebook, the kernel)" in str(error), error
+        assert "restart the process (in a notebook, the kernel)" in str(error), error
         return
-    raise AssertionError("a strategy was made")
+    raise AssertionError("a strategy was created")
 
 
 for scenario in sys.argv[1:]:
     globals()[scenario]()
     print(scenario, flush=True)
 """
-# What each process runs. In one, the first step of all fails; only the last scenario may abort.
+# The scenarios of each process. In one process the very first step fails; only the last scenario
+# may abort the collectives.
 SCENARIOS = [
     ["mirrored_strategies", "later_step_fails", "reload"],
     ["first_step_fails", "tracing_fails", "aborted"],

@@ -18,7 +18,7 @@ FLOAT = 4  # bytes
 
 
 def make_model(strategy=None, num_experts=E, groups=None, optimizer="adam", seed=3, noise=False):
-    """A compiled model with one mixture, of which nothing is trained yet."""
+    """A compiled, untrained model with one mixture."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(seed)
         inputs = keras.Input([D])
@@ -31,15 +31,15 @@ def make_model(strategy=None, num_experts=E, groups=None, optimizer="adam", seed
     return model
 
 
-def sharded_of(model):
+def sharded_variables(model):
     """`{path: ShardedVariable}` of a model and its optimizer."""
     variables = [*model.variables, *model.optimizer.variables]
     return {v.path: v.value for v in variables if isinstance(v.value, ShardedVariable)}
 
 
 def check_same_weights(model, other):
-    for mine, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # Devices and workers.
@@ -48,13 +48,16 @@ def check_same_weights(model, other):
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
-        (["CPU:0", "CPU:9"], "there is no 'CPU:9'; known are CPU:0, CPU:1, CPU:2, CPU:3"),
-        (["GPU:99"], "there is no 'GPU:99'"),
-        (["nonsense"], "there is no 'nonsense'"),
+        (
+            ["CPU:0", "CPU:9"],
+            "'CPU:9' does not exist; available: CPU:0, CPU:1, CPU:2, CPU:3",
+        ),
+        (["GPU:99"], "devices: 'GPU:99' does not exist"),
+        (["nonsense"], "devices: 'nonsense' does not exist"),
         ([], "devices must not be empty"),
     ],
 )
-def test_devices_that_do_not_exist(devices, message):
+def test_invalid_devices(devices, message):
     with pytest.raises(ValueError, match=message):
         MixedStrategy(devices)
 
@@ -64,7 +67,7 @@ def test_spellings_of_a_device(prefix):
     assert MixedStrategy([f"{prefix}CPU:0", f"{prefix}CPU:1"]).num_replicas_in_sync == 2
 
 
-def test_devices_or_a_cluster():
+def test_devices_and_a_cluster_exclude_each_other():
     cluster = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": ["localhost:1"]}), task_type="worker", task_id=0
     )
@@ -72,13 +75,13 @@ def test_devices_or_a_cluster():
         MixedStrategy(["CPU:0"], cluster_resolver=cluster)
 
 
-def test_without_a_cluster_there_is_one_worker(strategy_of):
+def test_one_worker_without_a_cluster(strategy_of):
     strategy = strategy_of(4)
     assert (strategy.num_workers, strategy.worker, strategy.num_replicas_in_sync) == (1, 0, 4)
     assert strategy.sum_over_workers(3) == 3
 
 
-# Rows.
+# Rows of each replica.
 
 
 @pytest.mark.parametrize(
@@ -94,27 +97,27 @@ def test_without_a_cluster_there_is_one_worker(strategy_of):
 )
 def test_rows_of_a_replica(rows, replicas, expected):
     batch = {"x": tf.range(rows), "pair": (tf.zeros([rows, 2, 3]), tf.constant(5))}
-    for replica, numbers in enumerate(expected):
-        share = rows_of(batch, replica, replicas)
-        np.testing.assert_array_equal(share["x"], numbers)
-        assert share["pair"][0].shape == (len(numbers), 2, 3)
-        assert share["pair"][1] == 5
+    for replica, indices in enumerate(expected):
+        part = rows_of(batch, replica, replicas)
+        np.testing.assert_array_equal(part["x"], indices)
+        assert part["pair"][0].shape == (len(indices), 2, 3)
+        assert part["pair"][1] == 5
 
 
-def test_batch_of_scalars_goes_to_all():
+def test_every_replica_gets_a_batch_of_scalars():
     assert rows_of((tf.constant(3), tf.constant(4)), 1, 2) == (3, 4)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_replicas_are_numbered_as_collectives_have_them(strategy_of, replicas):
+def test_collectives_order_the_replicas_by_index(strategy_of, replicas):
     form_groups(strategy_of(replicas))
 
 
-def test_another_order_of_devices(strategy_of, monkeypatch):
-    """As if TensorFlow had ordered the devices by how they are connected."""
-    number = collectives.replica_id
-    monkeypatch.setattr(collectives, "replica_id", lambda: 1 - number())
-    with pytest.raises(RuntimeError, match=r"orders the devices as \[1, 0\], not as"):
+def test_another_order_of_devices_raises_an_error(strategy_of, monkeypatch):
+    """TensorFlow may order GPUs by their interconnect."""
+    replica_id = collectives.replica_id
+    monkeypatch.setattr(collectives, "replica_id", lambda: 1 - replica_id())
+    with pytest.raises(RuntimeError, match=r"order the devices as \[1, 0\], not by"):
         form_groups(strategy_of(2))
 
 
@@ -127,14 +130,14 @@ def test_a_scalar_cannot_be_sharded(strategy_of):
         tf.Variable(1.0, name="temperature")
 
 
-def test_dataset_gives_every_replica_its_rows_in_turn(strategy_of):
+def test_distributed_dataset(strategy_of):
     strategy = strategy_of(2)
     batches = tf.data.Dataset.from_tensor_slices(tf.range(7)).batch(4)
-    found = [
-        [share.numpy().tolist() for share in strategy.experimental_local_results(batch)]
+    distributed = [
+        [part.numpy().tolist() for part in strategy.experimental_local_results(batch)]
         for batch in strategy.experimental_distribute_dataset(batches)
     ]
-    assert found == [[[0, 1], [2, 3]], [[4], [5, 6]]]
+    assert distributed == [[[0, 1], [2, 3]], [[4], [5, 6]]]
 
 
 # Memory.
@@ -143,32 +146,32 @@ def test_dataset_gives_every_replica_its_rows_in_turn(strategy_of):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        # Kernels [8, 6, 5] and [8, 5, 6] and two Adam slots of each, on 4 devices.
+        # Kernels [8, 6, 5] and [8, 5, 6] and two Adam slots for each, on 4 devices.
         ({}, [3 * 2 * 2 * D * H] * 4),
-        # The same, and the secondary gates [4, 6, 2] of Adam.
+        # The same, and the secondary gates [4, 6, 2] with their slots.
         ({"groups": 4}, [3 * (2 * 2 * D * H + D * 2)] * 4),
-        # Slots of rows and columns, D + H for each matrix.
+        # Slots for rows and columns, D + H for each matrix.
         ({"optimizer": "factored"}, [2 * 2 * (D * H + D + H)] * 4),
         # 9 experts: 3, 3, 3 and none.
         ({"num_experts": 9}, [3 * 3 * 2 * D * H] * 3 + [0]),
-        # 2 groups of 4 experts with gates [6, 4] lie on the first two devices.
+        # 2 groups of 4 experts with gates [6, 4], on the first two devices.
         ({"groups": 2}, [3 * (4 * 2 * D * H + D * 4)] * 2 + [0, 0]),
     ],
 )
-def test_every_device_holds_its_share(strategy_of, options, expected):
+def test_sharded_bytes_on_every_device(strategy_of, options, expected):
     model = make_model(strategy_of(4), **options)
-    held = [0] * 4
-    for variable in sharded_of(model).values():
+    num_bytes = [0] * 4
+    for variable in sharded_variables(model).values():
         for part in variable.local_parts():
             device = int(part.device.rpartition(":")[2])
-            held[device] += int(tf.size(part)) * part.dtype.size
-    assert held == [FLOAT * numbers for numbers in expected]
+            num_bytes[device] += int(tf.size(part)) * part.dtype.size
+    assert num_bytes == [FLOAT * size for size in expected]
 
 
 @pytest.mark.parametrize("groups", [None, 4])
 def test_only_experts_and_their_gates_are_sharded(strategy_of, groups):
     model = make_model(strategy_of(2), groups=groups)
-    assert {path for path in sharded_of(model) if not path.startswith("adam")} == {
+    assert {path for path in sharded_variables(model) if not path.startswith("adam")} == {
         "moe/experts/kernel_0",
         "moe/experts/kernel_1",
         *(["moe/gate/secondary/gate_kernel"] if groups else []),
@@ -179,16 +182,16 @@ def test_only_experts_and_their_gates_are_sharded(strategy_of, groups):
             assert len(variable.value.values) == 2
 
 
-# One logical tensor.
+# The logical tensor.
 
 
-def test_reading_gives_the_whole(strategy_of):
+def test_reading_returns_the_logical_tensor(strategy_of):
     strategy = strategy_of(4)
     model, plain = make_model(strategy, num_experts=9), make_model(num_experts=9)
     check_same_weights(model, plain)
     kernel, expected = model.get_layer("moe").experts.kernels[0], plain.get_weights()
     assert tuple(kernel.shape) == kernel.value.shape == (9, D, H)
-    whole = next(each for each in expected if each.shape == (9, D, H))
+    whole = next(weight for weight in expected if weight.shape == (9, D, H))
     for value in (
         kernel.numpy(),
         np.array(kernel),
@@ -202,7 +205,7 @@ def test_reading_gives_the_whole(strategy_of):
     assert kernel.value.local_bounds() == [(0, 3), (3, 6), (6, 9), (9, 9)]
 
 
-def test_assigning_divides_the_whole(strategy_of):
+def test_assignment_of_the_logical_tensor(strategy_of):
     kernel = make_model(strategy_of(2)).get_layer("moe").experts.kernels[0]
     new = np.arange(E * D * H, dtype=np.float32).reshape(E, D, H)
     kernel.assign(new)
@@ -212,12 +215,12 @@ def test_assigning_divides_the_whole(strategy_of):
     np.testing.assert_array_equal(kernel.numpy(), new + 1)
 
 
-def test_a_replica_sees_its_part(strategy_of, in_replicas):
+def test_a_replica_reads_its_part(strategy_of, in_replicas):
     strategy = strategy_of(2)
     kernel = make_model(strategy).get_layer("moe").experts.kernels[0]
-    found = in_replicas(strategy, lambda r: tf.convert_to_tensor(kernel))
-    np.testing.assert_array_equal(np.concatenate(found), kernel.numpy())
-    assert [each.shape for each in found] == [(4, D, H)] * 2
+    parts = in_replicas(strategy, lambda r: tf.convert_to_tensor(kernel))
+    np.testing.assert_array_equal(np.concatenate(parts), kernel.numpy())
+    assert [part.shape for part in parts] == [(4, D, H)] * 2
 
 
 def test_weights_are_saved_and_loaded(strategy_of, tmp_path):
@@ -246,30 +249,30 @@ def test_models_are_saved_and_loaded(strategy_of, tmp_path, groups):
     model.save(tmp_path / "m.keras")
     plain = keras.saving.load_model(tmp_path / "m.keras")
     check_same_weights(plain, model)
-    assert not sharded_of(plain)
-    for mine, theirs in zip(plain.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    assert not sharded_variables(plain)
+    for a, b in zip(plain.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
     x = np.random.default_rng(0).standard_normal((3, D)).astype("float32")
     np.testing.assert_array_equal(plain(x), make_model(groups=groups)(x))
     plain.save(tmp_path / "plain.keras")
     with strategy_of(2).scope():
-        again = keras.saving.load_model(tmp_path / "plain.keras")
-    check_same_weights(again, plain)
-    assert len(sharded_of(again)) == len(sharded_of(model)) > 2
+        reloaded = keras.saving.load_model(tmp_path / "plain.keras")
+    check_same_weights(reloaded, plain)
+    assert len(sharded_variables(reloaded)) == len(sharded_variables(model)) > 2
 
 
-# Examples.
+# Tokens.
 
 
 @pytest.mark.parametrize("groups", [None, 2])
-def test_experts_that_receive_nothing(strategy_of, in_replicas, groups):
+def test_experts_without_tokens(strategy_of, in_replicas, groups):
     strategy = strategy_of(2)
     with strategy.scope():
         keras.utils.set_random_seed(3)
         layer = MoE(4, H, gate=NoisyTopK(k=1, noise=False), groups=groups, name="moe")
         layer.build((None, D))
     for weight in layer.gate.trainable_weights:
-        weight.assign(tf.zeros(weight.shape))  # a draw: all go to expert 0, on replica 0
+        weight.assign(tf.zeros(weight.shape))  # a tie: all tokens go to expert 0, on replica 0
     kernels = [kernel.value for kernel in layer.experts.kernels]
 
     def run(r):
@@ -282,13 +285,13 @@ def test_experts_that_receive_nothing(strategy_of, in_replicas, groups):
     first, second = (kernel.numpy()[0] for kernel in layer.experts.kernels)
     np.testing.assert_allclose(y0, np.maximum(np.ones([1, D]) @ first, 0) @ second, 1e-5, 1e-5)
     np.testing.assert_allclose(y1, np.maximum(-2 * np.ones([1, D]) @ first, 0) @ second, 1e-5, 1e-5)
-    for of_0, of_1 in zip(gradients0, gradients1, strict=True):
-        assert np.any(of_0[0]) and not np.any(of_0[1]) and not np.any(of_1)
+    for dkernel0, dkernel1 in zip(gradients0, gradients1, strict=True):
+        assert np.any(dkernel0[0]) and not np.any(dkernel0[1]) and not np.any(dkernel1)
     assert float(layer.expert_metrics.result()["moe_unused_experts"]) == 3 / 4
 
 
 @pytest.mark.parametrize("groups", [None, 2])
-def test_nothing_but_padding(strategy_of, in_replicas, groups):
+def test_a_batch_of_padding_only(strategy_of, in_replicas, groups):
     strategy = strategy_of(2)
     with strategy.scope():
         gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
@@ -307,11 +310,11 @@ def test_nothing_but_padding(strategy_of, in_replicas, groups):
         assert not any(np.any(gradient) for gradient in gradients)
 
 
-def test_reduce_takes_what_keras_gives(strategy_of):
+def test_reduce_accepts_the_values_of_keras(strategy_of):
     strategy = strategy_of(2)
     values = strategy.experimental_distribute_values_from_function(
-        lambda found: tf.constant([3.0, 4.0])[found.replica_id_in_sync_group]
+        lambda context: tf.constant([3.0, 4.0])[context.replica_id_in_sync_group]
     )
     assert float(strategy.reduce("SUM", values, axis=0)) == 3 + 4
-    batch = strategy.reduce("SUM", {"a": values, "b": (values,)}, axis=0)  # for its shapes
+    batch = strategy.reduce("SUM", {"a": values, "b": (values,)}, axis=0)  # Keras reads its shapes
     assert (float(batch["a"]), float(batch["b"][0])) == (3, 3)

@@ -1,9 +1,10 @@
-"""Checkpoints that know nothing of devices: one logical tensor for every variable.
+"""Checkpoints that are independent of the devices: one logical tensor for every variable.
 
-They are TensorFlow's own tensor bundles. Each worker writes the slices of its experts, and worker 0
-all that is replicated; worker 0 then joins the parts under the checkpoint's name, which only moves
-files, and only then does the file `checkpoint` point to it. Whatever happens before that leaves the
-last one whole. Reading, a device takes the slices that it needs, however they were written.
+They are TensorFlow's tensor bundles. Each worker writes the slices of its experts, and worker 0
+also writes the replicated variables. Worker 0 then merges the parts under the checkpoint's name,
+which only moves files, and updates the file `checkpoint` last. A failure before that leaves the
+previous checkpoint intact. On restore each device reads the slices that it needs, whatever slices
+were written.
 
 Axes: E experts.
 """
@@ -15,19 +16,19 @@ import shutil
 import tensorflow as tf
 
 from tfmoe.data_pipelines.atomic_write import atomic_write, remove_leftovers
-from tfmoe.distribute.failures import GONE
+from tfmoe.distribute.failures import ABORT_ERRORS
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.distribute.tensorflow_internals import ShardedVariable
-from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_number
+from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_index
 
 
 class Checkpoint:
-    """Named variables in a folder, of which the last saved values are kept.
+    """Saves and restores named variables in a folder; the last checkpoint is kept.
 
     Args:
-        variables: `{name: tf.Variable}`; under a `MixedStrategy` sharded or replicated ones.
-        directory: the folder; with several workers one that all of them see.
-        name: of the checkpoints: `name-NUMBER`.
+        variables: `{name: tf.Variable}`; under a `MixedStrategy` sharded or replicated variables.
+        directory: the folder; with several workers it must be shared by all of them.
+        name: the prefix of the checkpoints: `name-NUMBER`.
         strategy: the `MixedStrategy`, or `None`.
     """
 
@@ -35,27 +36,30 @@ class Checkpoint:
         self.variables = variables
         self.directory = pathlib.Path(directory)
         self.name = name
-        self.worker = worker_number(strategy)
+        self.worker = worker_index(strategy)
         self.num_workers = num_workers(strategy)
         self._strategy = strategy
 
     def latest(self):
-        """The path of the last saved checkpoint, or `None`."""
+        """Returns the path of the last saved checkpoint, or `None`."""
         state = tf.train.get_checkpoint_state(str(self.directory))
         return None if state is None else state.model_checkpoint_path
 
     def save(self, number):
-        """Saves the variables and forgets the checkpoint before. All workers must call it.
+        """Saves the variables and removes the previous checkpoint. Every worker must call it.
+
+        Args:
+            number: the number in the checkpoint's name.
 
         Raises:
-            OSError: if it cannot be written. The checkpoint before is then kept.
+            OSError: the checkpoint cannot be written. The previous checkpoint is then kept.
         """
         path = str(self.directory / f"{self.name}-{number}")
         unfinished = self.directory / f"unfinished-{self.name}-{number}"
         parts = [str(unfinished / f"worker-{worker}") for worker in range(self.num_workers)]
         names, slices, tensors = [], [], []
         for name, variable in self.variables.items():
-            for tensor, slice_ in self._to_write(variable):
+            for tensor, slice_ in self._tensors_and_slices(variable):
                 names.append(name)
                 slices.append(slice_)
                 tensors.append(tensor)
@@ -70,61 +74,62 @@ class Checkpoint:
                 )
                 wait_for_workers(self._strategy)
                 if self.worker == 0:
-                    self._join(parts, path)
-        except GONE:
-            raise  # another worker, not the files
+                    self._merge(parts, path)
+        except ABORT_ERRORS:
+            raise  # the error is that of another worker, not of the files
         except tf.errors.OpError as error:
             raise OSError(f"{self.directory}: no checkpoint written: {error.message}") from error
         finally:
             self.remove_leftovers()
 
-    def _join(self, parts, path):
+    def _merge(self, parts, path):
         tf.raw_ops.MergeV2Checkpoints(
             checkpoint_prefixes=parts, destination_prefix=path, delete_old_dirs=False
         )
         with atomic_write(self.directory / "checkpoint") as file:
             file.write(f'model_checkpoint_path: "{pathlib.Path(path).name}"\n')
 
-    def _to_write(self, variable):
-        """What this worker writes of a variable: tensors, and what part of it they are."""
+    def _tensors_and_slices(self, variable):
+        """Yields the tensors that this worker writes for a variable, each with its slice."""
         if isinstance(variable, ShardedVariable):
             for part, slice_ in slices_of(variable):
                 yield part.read_value(), slice_
             return
-        value = tf.convert_to_tensor(variable)  # of metrics a sum over workers: all must ask
+        value = tf.convert_to_tensor(variable)  # all workers: a metric's value is a collective sum
         if self.worker == 0:
             yield value, ""
 
     def remove_leftovers(self):
-        """Removes all checkpoints but the last, and what killed processes left of others; none if
-        it is not known which is the last. Does nothing on all workers but the first.
+        """Removes all checkpoints but the last, and the unfinished ones of killed processes.
+
+        Finished checkpoints are kept if the last one is unknown. Only worker 0 removes files.
         """
         if self.worker:
             return
         latest = self.latest()
-        own = re.compile(rf"({re.escape(self.name)}-\d+)(_temp|\.index|\.data-\d+-of-\d+)")
+        pattern = re.compile(rf"({re.escape(self.name)}-\d+)(_temp|\.index|\.data-\d+-of-\d+)")
         for path in self.directory.glob(f"{self.name}-*") if latest else ():
-            found = own.fullmatch(path.name)
-            if found and path.is_dir():
+            match = pattern.fullmatch(path.name)
+            if match and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif found and found[1] != pathlib.Path(latest).name:
+            elif match and match[1] != pathlib.Path(latest).name:
                 path.unlink(missing_ok=True)
         for folder in self.directory.glob(f"unfinished-{self.name}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         remove_leftovers(self.directory)
 
     def restore(self, path):
-        """Gives the variables their saved values; a floating point type that is not the variable's
-        is converted.
+        """Assigns the saved values to the variables. Floating-point values are cast to the dtype of
+        the variable.
 
         Args:
-            path: of a checkpoint, as from `latest`.
+            path: the checkpoint, as returned by `latest`.
 
         Raises:
-            ValueError: if it is damaged.
+            ValueError: the checkpoint is damaged.
         """
-        saved = reader_of(path).get_variable_to_dtype_map()
-        names, slices, dtypes, places = [], [], [], []
+        saved_dtypes = open_reader(path).get_variable_to_dtype_map()
+        names, slices, dtypes, targets = [], [], [], []
         for name, variable in self.variables.items():
             if isinstance(variable, ShardedVariable):
                 parts = list(slices_of(variable))
@@ -133,55 +138,55 @@ class Checkpoint:
             for part, slice_ in parts:
                 names.append(name)
                 slices.append(slice_)
-                dtypes.append(type_to_read(part.dtype, saved.get(name)))
-                places.append(part)
+                dtypes.append(dtype_to_read(part.dtype, saved_dtypes.get(name)))
+                targets.append(part)
         try:
             values = tf.raw_ops.RestoreV2(
                 prefix=path, tensor_names=names, shape_and_slices=slices, dtypes=dtypes
             )
         except tf.errors.OpError as error:
             raise ValueError(f"{path} is damaged: {error.message}") from error
-        for place, value in zip(places, values, strict=True):
-            place.assign(tf.cast(value, place.dtype))
+        for target, value in zip(targets, values, strict=True):
+            target.assign(tf.cast(value, target.dtype))
 
 
 def slices_of(variable):
-    """The parts of a `ShardedVariable` that this process holds.
+    """Yields the shards of a `ShardedVariable` that this process holds.
 
     Yields:
-        `tf.Variable`, and the slice of the whole that it is, as TensorFlow writes it:
-        `"8 512 1024 2,2:0,512:0,1024"`, shape first, then begin and length of each axis.
+        A `tf.Variable`, and its slice of the logical tensor in TensorFlow's notation:
+        `"8 512 1024 2,2:0,512:0,1024"`, the shape, then begin and length for each axis.
     """
     shape = variable.shape.as_list()
-    whole = "".join(f":0,{length}" for length in shape[1:])
+    other_axes = "".join(f":0,{length}" for length in shape[1:])
     sizes = " ".join(map(str, shape))
     for part, (begin, end) in zip(variable.local_parts(), variable.local_bounds(), strict=True):
         if end > begin:
-            yield part, f"{sizes} {begin},{end - begin}{whole}"
+            yield part, f"{sizes} {begin},{end - begin}{other_axes}"
 
 
-def type_to_read(wanted, saved):
-    """The type to read a variable's value in: the saved one if it can be converted to that of the
-    variable; else the variable's, and TensorFlow says what it found.
+def dtype_to_read(dtype, saved_dtype):
+    """The dtype in which to read a value: the saved dtype if it can be cast to the variable's
+    `dtype`; otherwise `dtype`, so that TensorFlow reports the mismatch.
     """
-    convertible = saved is not None and saved.is_floating and wanted.is_floating
-    return saved if convertible else wanted
+    convertible = saved_dtype is not None and saved_dtype.is_floating and dtype.is_floating
+    return saved_dtype if convertible else dtype
 
 
 def shapes_in(path):
-    """`{name: shape}` of what a checkpoint holds.
+    """Returns `{name: shape}` for the variables in a checkpoint.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: the checkpoint is damaged.
     """
-    return reader_of(path).get_variable_to_shape_map()
+    return open_reader(path).get_variable_to_shape_map()
 
 
-def reader_of(path):
-    """TensorFlow's reader of a checkpoint.
+def open_reader(path):
+    """Opens TensorFlow's reader for a checkpoint.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: the checkpoint is damaged.
     """
     try:
         return tf.train.load_checkpoint(path)

@@ -1,10 +1,10 @@
-"""How rows get to the devices that hold their experts, and how the results come back.
+"""Sends rows to the devices of their experts, and the results back.
 
-Axes: R replicas, E experts (or groups, where whole groups are sharded), E_r of them on this
-replica, T tokens, A assignments, P rows that are sent to each replica (the most that any replica
-has for another), D model.
+Axes: R replicas, E experts (or groups, if whole groups are sharded), E_r experts on this replica,
+T tokens, A assignments, P rows that are sent to each replica (the maximum over all pairs of
+replicas), D model.
 
-Rows travel in a tensor `[R, P, D]`: padding makes all parts equal, and no row is lost.
+Rows are sent as a tensor `[R, P, D]`: padding makes all parts equal, and no row is lost.
 """
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ from tfmoe.ops.segments import segment_ids
 
 
 def exchange(assignments):
-    """The way of rows to their experts: `Local` where all experts are on this device, else
+    """Returns the exchange for assignments: `Local` if all experts are on this device, else
     `AllToAll`.
 
     Args:
@@ -26,11 +26,14 @@ def exchange(assignments):
 
 
 class Local:
-    """All experts are on this device: rows are sorted by expert.
+    """The exchange if all experts are on this device: it only sorts rows by expert.
+
+    Args:
+        assignments: `Assignments` of the T tokens.
 
     Attributes:
         counts: `[E]` int32, the rows of each expert.
-        rows_per_expert: `[]` int32, if all experts have equally many rows; else `None`.
+        rows_per_expert: `[]` int32 if all experts have the same number of rows; else `None`.
     """
 
     def __init__(self, assignments):
@@ -43,11 +46,11 @@ class Local:
         return self.assignments.num_kept()
 
     def dispatch(self, x):
-        """`[T, D]` tokens to rows sorted by expert; those from `num_rows()` on mean nothing."""
+        """Copies `[T, D]` tokens to rows sorted by expert. Rows from `num_rows()` on are unused."""
         return self.assignments.dispatch(x)
 
     def dispatch_kept(self, x):
-        """`[num_rows(), D]`: the rows that experts compute alone."""
+        """Copies `[T, D]` tokens to the `[num_rows(), D]` rows that experts compute."""
         rows = self.dispatch(x)
         return rows if self.rows_per_expert is not None else rows[: self.num_rows()]
 
@@ -56,28 +59,30 @@ class Local:
         return self.assignments.weights
 
     def combine(self, y):
-        """`[T, D]`, the weighted sum of each token's rows.
+        """Computes the weighted sum of each token's rows, `[T, D]`.
 
         Args:
-            y: of the rows that `dispatch` gives, or of those of `dispatch_kept`; 0 in rows that no
-                expert computed.
+            y: results for the rows of `dispatch` or `dispatch_kept`; 0 in rows that no expert
+                computed.
         """
-        if self.rows_per_expert is None:  # else there are no others
-            y = _with_rows(y, tf.size(self.assignments.tokens))
+        if self.rows_per_expert is None:  # else all rows are computed
+            y = _pad_rows(y, tf.size(self.assignments.tokens))
         return self.assignments.combine(y)
 
     def sum_by_token(self, values):
-        """`[T]`, the sum of each token's values.
+        """Sums the values of each token, `[T]`.
 
         Args:
             values: `[num_rows()]`.
         """
-        return self.assignments.sum_by_token(_with_rows(values, tf.size(self.assignments.tokens)))
+        return self.assignments.sum_by_token(_pad_rows(values, tf.size(self.assignments.tokens)))
 
 
 class AllToAll:
-    """Experts are sharded over the replicas of a `MixedStrategy`. All replicas must make one
-    together. Attributes and methods are those of `Local`, `counts` being `[E_r]`.
+    """The exchange if the experts are sharded over the replicas of a `MixedStrategy`.
+
+    All replicas must create one at the same point of the program. Attributes and methods are those
+    of `Local`, with `counts` `[E_r]`.
     """
 
     def __init__(self, assignments):
@@ -88,18 +93,18 @@ class AllToAll:
         to_replica = tf.stack([tf.reduce_sum(counts[:, b:e], axis=1) for b, e in bounds], axis=1)
         num_sent = tf.maximum(tf.reduce_max(to_replica), 1)  # P
         self.num_tokens = assignments.num_tokens
-        self.sent = _arranged(assignments, to_replica[replica], num_sent)
-        arriving = counts[:, begin:end]  # [R, E_r]
-        padding = num_sent - tf.reduce_sum(arriving, axis=1, keepdims=True)
-        runs = tf.reshape(tf.concat([arriving, padding], axis=1), [-1])
-        experts = segment_ids(runs) % (end - begin + 1)
-        unweighted = tf.ones([tf.size(experts), 1])
-        self.arrived = assign_tokens(experts[:, None], unweighted, end - begin)
-        self.counts = self.arrived.counts
+        self.sent = _send_order(assignments, to_replica[replica], num_sent)
+        received_counts = counts[:, begin:end]  # [R, E_r]
+        padding = num_sent - tf.reduce_sum(received_counts, axis=1, keepdims=True)
+        lengths = tf.reshape(tf.concat([received_counts, padding], axis=1), [-1])
+        experts = segment_ids(lengths) % (end - begin + 1)
+        ones = tf.ones([tf.size(experts), 1])
+        self.received = assign_tokens(experts[:, None], ones, end - begin)
+        self.counts = self.received.counts
         self.rows_per_expert = assignments.rows_per_expert
 
     def num_rows(self):
-        return self.arrived.num_kept()
+        return self.received.num_kept()
 
     def dispatch(self, x):
         return self._sorted(self._all_to_all(self.sent.dispatch(_at_least_one_row(x))))
@@ -117,62 +122,62 @@ class AllToAll:
         return self.sent.sum_by_token(self._returned(values))[: self.num_tokens]
 
     def _sorted(self, rows):
-        return permute(rows, self.arrived.tokens, self.arrived.slots[:, 0])
+        return permute(rows, self.received.tokens, self.received.slots[:, 0])
 
     def _returned(self, rows):
-        """Rows back on the replica of their tokens, as `sent` has them."""
-        rows = _with_rows(rows, tf.size(self.arrived.tokens))
-        rows = self._all_to_all(permute(rows, self.arrived.slots[:, 0], self.arrived.tokens))
-        return _with_rows(rows, tf.size(self.sent.tokens))
+        """Sends rows back to the replica of their tokens, in the order of `sent`."""
+        rows = _pad_rows(rows, tf.size(self.received.tokens))
+        rows = self._all_to_all(permute(rows, self.received.slots[:, 0], self.received.tokens))
+        return _pad_rows(rows, tf.size(self.sent.tokens))
 
     def _all_to_all(self, rows):
-        """Sends an equal part of the rows to each replica. Those behind, dropped, do not travel."""
+        """Sends an equal part of the rows to each replica, without the dropped rows at the end."""
         width = rows.shape[1:]
-        travelling = rows[: tf.size(self.arrived.tokens)]
-        arrived = collectives.all_to_all(tf.reshape(travelling, [self.replicas, -1, *width]))
-        return tf.reshape(arrived, [-1, *width])
+        sent = rows[: tf.size(self.received.tokens)]
+        received = collectives.all_to_all(tf.reshape(sent, [self.replicas, -1, *width]))
+        return tf.reshape(received, [-1, *width])
 
 
-def _arranged(assignments, own, num_sent):
-    """The assignments in the order in which their rows are sent, `[R·P]`, with the dropped ones
-    behind. Padding is of token 0, with a weight of 0.
+def _send_order(assignments, counts, num_sent):
+    """Sorts the assignments in the order in which their rows are sent, `[R·P]`, followed by the
+    dropped assignments. Padding has token 0 and weight 0.
 
     Args:
         assignments: `Assignments` of the T tokens.
-        own: `[R]` int32, rows for each replica.
+        counts: `[R]` int32, the rows for each replica.
         num_sent: P.
     """
-    begins = tf.cumsum(own, exclusive=True)
-    within = tf.range(num_sent)[None]
-    row_at = tf.reshape(tf.where(within < own[:, None], begins[:, None] + within, -1), [-1])
-    num_kept = tf.reduce_sum(own)
+    starts = tf.cumsum(counts, exclusive=True)
+    offsets = tf.range(num_sent)[None]
+    sources = tf.reshape(tf.where(offsets < counts[:, None], starts[:, None] + offsets, -1), [-1])
+    num_kept = tf.reduce_sum(counts)
     slots = assignments.slots
     if slots is not None:
-        replica = segment_ids(own)
-        places = replica * num_sent + tf.range(num_kept) - tf.gather(begins, replica)
+        replica = segment_ids(counts)
+        kept_indices = replica * num_sent + tf.range(num_kept) - tf.gather(starts, replica)
         num_dropped = tf.size(assignments.tokens) - num_kept
-        behind = tf.size(row_at) + tf.range(num_dropped)
-        slots = tf.gather(tf.concat([places, behind], axis=0), slots)
-        row_at = tf.concat([row_at, num_kept + tf.range(num_dropped)], axis=0)
-        missing = tf.cast(tf.equal(assignments.num_tokens, 0), tf.int32)
-        slots = tf.pad(slots, [[0, missing], [0, 0]])
+        dropped_indices = tf.size(sources) + tf.range(num_dropped)
+        slots = tf.gather(tf.concat([kept_indices, dropped_indices], axis=0), slots)
+        sources = tf.concat([sources, num_kept + tf.range(num_dropped)], axis=0)
+        num_padding = tf.cast(tf.equal(assignments.num_tokens, 0), tf.int32)
+        slots = tf.pad(slots, [[0, num_padding], [0, 0]])
 
-    def arranged(values):
-        return tf.gather(tf.pad(values, [[1, 0]]), row_at + 1)
+    def reorder(values):
+        return tf.gather(tf.pad(values, [[1, 0]]), sources + 1)  # source -1 is padding, 0
 
     return Assignments(
-        tokens=arranged(assignments.tokens),
-        weights=arranged(assignments.weights),
+        tokens=reorder(assignments.tokens),
+        weights=reorder(assignments.weights),
         counts=assignments.counts,
         num_tokens=tf.maximum(assignments.num_tokens, 1),
         slots=slots,
     )
 
 
-def _with_rows(rows, number):
-    """Rows with rows of zeros behind: `number` in all."""
-    missing = [[0, number - tf.shape(rows)[0]]]
-    return tf.pad(rows, missing + [[0, 0]] * (rows.shape.rank - 1))
+def _pad_rows(rows, num_rows):
+    """Pads rows with rows of zeros to `num_rows`."""
+    padding = [[0, num_rows - tf.shape(rows)[0]]]
+    return tf.pad(rows, padding + [[0, 0]] * (rows.shape.rank - 1))
 
 
 def _at_least_one_row(x):

@@ -1,22 +1,24 @@
-"""What TensorFlow says when a worker is gone, in words.
+"""Converts TensorFlow's errors for a lost worker to a readable message.
 
-What it says was found by killing and stopping workers (TensorFlow 2.21); worker 0 leads them:
+The messages below were observed by killing and stopping workers (TensorFlow 2.21). Worker 0 runs
+the coordination service:
 
-- Worker 0 notices after 20 seconds that another sends no heartbeats, and tells all: "Error reported
+- After 20 seconds without heartbeats of a worker, worker 0 reports it to all: "Error reported
   from /job:worker/task:1: The following tasks are unhealthy (stopped sending heartbeats):
   /job:worker/replica:0/task:1 The tasks have crashed …".
-- Whoever waits for a worker whose process is gone may notice at once: "Connection reset by peer",
-  or "Connection refused", "… from remote target /job:worker/replica:0/task:0 while calling …".
-- Worker 0 is gone, or stands still: "Failed to send RPC to coordination service. …", or "Deadline
+- A worker that waits for a killed process may fail at once: "Connection reset by peer", or
+  "Connection refused", "… from remote target /job:worker/replica:0/task:0 while calling …".
+- Worker 0 was killed or hangs: "Failed to send RPC to coordination service. …", or "Deadline
   Exceeded RPC: ", with "/tensorflow.CoordinationService/Heartbeat".
-- `StopWhenStuck` was quicker than all this: its own message, which names no worker.
-- Worker 0 was never there: "… while calling /tensorflow.CoordinationService/RegisterTask".
+- `StopWhenStuck` aborted first: its message, which names no worker.
+- Worker 0 was never started: "… while calling /tensorflow.CoordinationService/RegisterTask".
 """
 
 import contextlib
 import re
 import socket
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -25,8 +27,8 @@ UNHEALTHY = re.compile(r"stopped sending heartbeats\):(.*?)The tasks have crashe
 REMOTE = re.compile(r"from remote target (\S+) while calling")
 CAUSE = re.compile(r"Collective ops is aborted by: (.*)")
 
-# What collective operations raise when they are aborted.
-GONE = (
+# The errors that aborted collective operations raise.
+ABORT_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.DeadlineExceededError,
     tf.errors.AbortedError,
@@ -35,73 +37,78 @@ GONE = (
 
 
 @contextlib.contextmanager
-def stopping_when_a_worker_is_gone():
-    """Turns TensorFlow's errors of a broken cluster into a `ConnectionError` that names the worker.
+def stopping_when_a_worker_is_gone() -> Iterator[None]:
+    """Converts TensorFlow's errors for a lost worker to a `ConnectionError` that names the worker.
 
-    TensorFlow notices within seconds that a worker does not answer any more, and aborts all
-    collective operations.
+    TensorFlow detects within seconds that a worker does not respond, and aborts all collective
+    operations.
+
+    Raises:
+        ConnectionError: the block raised an error of an aborted collective operation.
     """
     try:
         yield
-    except GONE as error:
-        raise ConnectionError(what_happened(error.message)) from error
+    except ABORT_ERRORS as error:
+        raise ConnectionError(explain(error.message)) from error
 
 
-def what_happened(message):
-    """One sentence on an error of a collective operation, and what to do."""
+def explain(message):
+    """Explains the error of a collective operation in one sentence, and says what to do."""
     if "CoordinationService/RegisterTask" in message:
-        return not_started(["worker 0"])
+        return start_timeout_message(["worker 0"])
     workers = sorted(set(lost_workers(message)))
     if not workers:
-        return f"the workers lost one another: {cause(message)}"
-    names = " and ".join(f"worker {number}" for number in workers)
+        return f"the workers lost their connections: {cause(message)}"
+    names = " and ".join(f"worker {index}" for index in workers)
     return (
-        f"{names} {'are' if len(workers) > 1 else 'is'} gone, or does not answer (see its own "
-        "output for the cause). Start all workers again with --resume; their number may be another"
+        f"{names} {'are' if len(workers) > 1 else 'is'} gone or not responding (see the output of "
+        "that worker for the cause). Restart all workers with --resume; the number of workers may "
+        "change"
     )
 
 
 def lost_workers(message):
-    """The numbers of the workers that an error says are gone; none if it does not say."""
+    """The indices of the workers that an error reports as lost; empty if it names none."""
     unhealthy = UNHEALTHY.search(message)
     if unhealthy:
-        return [int(number) for number in TASK.findall(unhealthy[1])]
-    if "CoordinationService/Heartbeat" in message:  # which only worker 0 answers
+        return [int(index) for index in TASK.findall(unhealthy[1])]
+    if "CoordinationService/Heartbeat" in message:  # served by worker 0 only
         return [0]
-    remote = REMOTE.findall(message)  # the last is the farthest: others passed on what it said
-    return [int(number) for number in TASK.findall(remote[-1])] if remote else []
+    remote = REMOTE.findall(message)  # the last one is the source: the others forwarded its error
+    return [int(index) for index in TASK.findall(remote[-1])] if remote else []
 
 
 def cause(message):
-    """The line of an error that says most."""
-    found = CAUSE.search(message)
-    return found[1] if found else message.splitlines()[0]
+    """The most informative line of an error."""
+    match = CAUSE.search(message)
+    return match[1] if match else message.splitlines()[0]
 
 
-def not_started(names):
-    """What to say where workers do not appear at the beginning."""
+def start_timeout_message(names):
+    """The error message for workers that do not start in time."""
     return (
-        f"{' and '.join(names)} did not answer in time: start all workers at about the same time, "
+        f"{' and '.join(names)} did not respond in time: start all workers at about the same time, "
         "with the same addresses, or raise distribute.start_timeout_seconds"
     )
 
 
 def wait_for_addresses(addresses, timeout_seconds):
-    """Waits until workers listen, for which TensorFlow itself would wait forever.
+    """Waits until workers accept connections. TensorFlow would wait without a timeout.
 
     Args:
         addresses: `{name: "host:port"}`.
-        timeout_seconds: for all together.
+        timeout_seconds: the total time to wait.
 
     Raises:
-        ConnectionError: if some do not; it names them.
+        ConnectionError: some workers do not listen in time; the message names them.
     """
     end = time.monotonic() + timeout_seconds
     missing = dict(addresses)
     while missing:
         missing = {name: address for name, address in missing.items() if not listens(address)}
         if missing and time.monotonic() > end:
-            raise ConnectionError(not_started([f"{n} ({a})" for n, a in missing.items()]))
+            names = [f"{name} ({address})" for name, address in missing.items()]
+            raise ConnectionError(start_timeout_message(names))
         time.sleep(0.1)
 
 

@@ -1,9 +1,8 @@
-"""What TensorFlow says when a file cannot be written, as Python says it: an `OSError` with the
-file's name.
+"""Converts TensorFlow's errors for files that cannot be written to an `OSError` with the filename.
 
-TensorFlow 2.21 tells of a full disk as of exhausted memory (`ResourceExhaustedError`), of a limit
-on the size of files as `OutOfRangeError`. Its messages have a line `PATH; No space left on device`,
-with words of the C library.
+TensorFlow 2.21 reports a full disk as exhausted memory (`ResourceExhaustedError`), and a limit on
+file sizes as `OutOfRangeError`. Its messages have a line `PATH; No space left on device`, with the
+text of the C library.
 """
 
 import contextlib
@@ -13,41 +12,42 @@ import re
 
 import tensorflow as tf
 
-# No space, no quota, a file larger than may be, a device that fails.
-NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# No space, quota exceeded, file too large, I/O error.
+ERROR_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FUNCTION = re.compile(r"^\{\{function_node \S*\}\} ")
 
 
 @contextlib.contextmanager
 def full_disk_named(path):
-    """Turns errors of a full disk into an `OSError` that has the name of the file.
+    """Converts errors of a full disk to an `OSError` with the filename.
 
     Args:
-        path: what is written in the block; the name where an error has none.
+        path: the file or folder that the block writes; the filename if an error has none.
 
     Raises:
-        OSError: for an error of `NUMBERS`, with `errno` and `filename`. All other errors pass.
+        OSError: the block raised an error with one of `ERROR_CODES`; it has `errno` and `filename`.
+            All other errors are raised unchanged.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in NUMBERS or error.filename is not None:
+        if error.errno not in ERROR_CODES or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     except tf.errors.OpError as error:
-        number, file = what_is_full(error.message)
-        if number is None:
+        code, file = parse_message(error.message)
+        if code is None:
             raise
-        raise OSError(number, os.strerror(number), file or str(path)) from error
+        raise OSError(code, os.strerror(code), file or str(path)) from error
 
 
-def what_is_full(message):
-    """The number of a full disk's error in a message of TensorFlow and the name of the file;
-    `(None, None)` in any other message.
+def parse_message(message):
+    """Returns the error code and the filename in a message of TensorFlow; `(None, None)` if the
+    message is not about a full disk.
     """
     for line in message.splitlines():
-        for number in NUMBERS:
-            file, found, _ = line.partition(f"; {os.strerror(number)}")
-            if found:
-                return number, FUNCTION.sub("", file)
+        for code in ERROR_CODES:
+            file, separator, _ = line.partition(f"; {os.strerror(code)}")
+            if separator:
+                return code, FUNCTION.sub("", file)
     return None, None

@@ -1,21 +1,22 @@
-"""Replaces methods of Keras' classes, of which it has no other hook for a strategy."""
+"""Replaces methods of Keras' classes where Keras has no hook for a strategy."""
 
 import functools
 
 
 def replace(owner, name, applies, replacement):
-    """Replaces a method of a class, once; after a reload of the module, by the new version.
+    """Replaces a method of a class once. After a reload of the calling module the new version is
+    installed.
 
     Args:
         owner: the class.
-        name: of the method.
-        applies: function of an object: whether the replacement runs, or else Keras' own method.
+        name: the method's name.
+        applies: function of an object; where it returns false, Keras' method runs.
         replacement: function of the object, Keras' method bound to it, and the arguments.
     """
-    found = getattr(owner, name)
-    if getattr(found, "replacement", None) is replacement:
+    current = getattr(owner, name)
+    if getattr(current, "replacement", None) is replacement:
         return
-    original = getattr(found, "of_keras", found)
+    original = getattr(current, "original", current)
 
     @functools.wraps(original)
     def method(self, *args, **options):
@@ -23,5 +24,5 @@ def replace(owner, name, applies, replacement):
             return original(self, *args, **options)
         return replacement(self, functools.partial(original, self), *args, **options)
 
-    method.of_keras, method.replacement = original, replacement
+    method.original, method.replacement = original, replacement
     setattr(owner, name, method)

@@ -1,7 +1,8 @@
-"""Keras' models under a `MixedStrategy`: refuses what would fail later, or train on one device.
+"""Keras' models under a `MixedStrategy`: rejects models that would fail later, or would train on
+one device only.
 
-A model remembers in whose scope it was made (`_distribute_strategy`, private to Keras, as are the
-methods that `install` replaces).
+Keras stores the strategy in whose scope a model was created (`_distribute_strategy`, a private
+attribute; the methods that `install` replaces are private too).
 """
 
 import keras
@@ -15,11 +16,11 @@ STEPS = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predi
 
 
 def install():
-    """Replaces the methods, once, in the classes that define them: Keras asks whether a model has a
-    `compile` of its own.
+    """Replaces the methods once, in the classes that define them: Keras checks whether a model
+    overrides `compile`.
     """
     for name in ("compile", *STEPS):
-        owner = next(kind for kind in keras.Model.__mro__ if name in vars(kind))
+        owner = next(cls for cls in keras.Model.__mro__ if name in vars(cls))
         replace(owner, name, _is_concerned, _compile if name == "compile" else _step)
 
 
@@ -28,13 +29,13 @@ def _is_concerned(model):
 
 
 def check_model(model):
-    """Raises a ValueError for a model that was not made in the scope of the `MixedStrategy` that
-    the caller is in.
+    """Raises a `ValueError` for a model that was created outside of the current `MixedStrategy`
+    scope.
     """
     scope = tf.distribute.get_strategy()
     if is_mixed(scope) and model._distribute_strategy is not scope:
         raise ValueError(
-            f"model {model.name!r} was made outside of this MixedStrategy.scope(): make and "
+            f"model {model.name!r} was created outside of this MixedStrategy.scope(): create and "
             "compile the model inside `with strategy.scope():`"
         )
 
@@ -45,7 +46,7 @@ def _step(model, original, *args, **options):
 
 
 def _compile(model, original, *args, **options):
-    """Compiles in the scope of the model's strategy, also where the caller is outside of it."""
+    """Compiles in the scope of the model's strategy, even if the caller is outside of it."""
     check_model(model)
     strategy = model._distribute_strategy
     with strategy.scope():

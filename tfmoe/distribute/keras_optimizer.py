@@ -1,14 +1,14 @@
 """Keras' optimizers under a `MixedStrategy`.
 
-Keras clips what each replica computed, and only then sums over the replicas; and it sums every
-gradient. Here gradients are summed first, so that clipping and accumulation see those of the global
-batch, and those of sharded variables are left alone: they are whole already, for every replica's
-examples reached the expert. Norms count every shard.
+Keras clips the gradients of each replica before it sums them, and it sums every gradient. Here
+gradients are summed first, so that clipping and accumulation use those of the global batch.
+Gradients of sharded variables are not summed: they are complete already, because the tokens of
+every replica reached the expert. Norms include every shard.
 
-Moving averages of weights are kept, and put in the weights' place, part by part.
+Moving averages of weights are updated, and copied to the weights, shard by shard.
 
 Keras has no hook for this, so `install` replaces methods of its base class. An optimizer that was
-not created under a `MixedStrategy` runs Keras' own, and is refused in the replicas of one.
+not created under a `MixedStrategy` uses Keras' methods, and raises an error in the replicas of one.
 """
 
 import keras
@@ -27,39 +27,40 @@ def install():
 
 def _apply_gradients(optimizer, original, grads, trainable_variables):
     variables = [getattr(variable, "value", variable) for variable in trainable_variables]
-    of_shards = [is_sharded(variable) for variable in variables]
-    replicated = [grad for grad, sharded in zip(grads, of_shards, strict=True) if not sharded]
+    sharded_flags = [is_sharded(variable) for variable in variables]
+    replicated = [grad for grad, sharded in zip(grads, sharded_flags, strict=True) if not sharded]
     summed = iter(
         tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, replicated)
         if replicated
         else ()
     )
     grads = [
-        grad if sharded else next(summed) for grad, sharded in zip(grads, of_shards, strict=True)
+        grad if sharded else next(summed)
+        for grad, sharded in zip(grads, sharded_flags, strict=True)
     ]
-    # `_clip_gradients` gets the gradients alone, in this order.
-    optimizer._gradients_of_shards = tuple(of_shards)
+    # `_clip_gradients` gets the gradients without the variables, in this order.
+    optimizer._sharded_flags = tuple(sharded_flags)
     return original(grads, trainable_variables)
 
 
 def is_sharded(variable):
-    """Whether a `tf.Variable`, as Keras' optimizers have it, is sharded."""
+    """Whether a `tf.Variable`, as Keras passes it to an optimizer, is sharded."""
     return isinstance(variable, tensorflow_internals.ShardedVariable)
 
 
-def _gradients_as_they_are(optimizer, original, grads_and_vars):
+def _skip_all_reduce(optimizer, original, grads_and_vars):
     return list(grads_and_vars)
 
 
 def _clip_gradients(optimizer, original, grads):
     limit = optimizer.clipnorm or optimizer.global_clipnorm
     if not limit or limit <= 0:
-        return original(grads)  # by value, or not at all
-    of_shards = tf.constant(optimizer._gradients_of_shards)
+        return original(grads)  # clips by value, or not at all
+    is_shard = tf.constant(optimizer._sharded_flags)
     squares = tf.stack([sum_of_squares(grad) for grad in grads])
     zeros = tf.zeros_like(squares)
-    of_all_shards = collectives.all_reduce_sum(tf.where(of_shards, squares, zeros))
-    norms = tf.sqrt(tf.where(of_shards, of_all_shards, squares))
+    shard_sums = collectives.all_reduce_sum(tf.where(is_shard, squares, zeros))
+    norms = tf.sqrt(tf.where(is_shard, shard_sums, squares))
     if optimizer.clipnorm and optimizer.clipnorm > 0:
         factors = tf.unstack(limit / tf.maximum(norms, limit))
         return [scaled(grad, factor) for grad, factor in zip(grads, factors, strict=True)]
@@ -68,13 +69,15 @@ def _clip_gradients(optimizer, original, grads):
 
 
 def sum_of_squares(grad):
-    """Of a tensor, or of the rows of `tf.IndexedSlices` as they stand there, as Keras has it."""
+    """The sum of squares of a tensor, or of the rows of `tf.IndexedSlices` without adding up rows
+    of the same index, as in Keras.
+    """
     values = grad.values if isinstance(grad, tf.IndexedSlices) else grad
     return tf.reduce_sum(tf.square(values))
 
 
 def scaled(grad, factor):
-    """`grad · factor`; of `tf.IndexedSlices` these again, where a product would be dense."""
+    """`grad · factor`; `tf.IndexedSlices` stay sparse, where a product would be dense."""
     if isinstance(grad, tf.IndexedSlices):
         return tf.IndexedSlices(grad.values * factor, grad.indices, grad.dense_shape)
     return grad * factor
@@ -98,15 +101,15 @@ def _use_averages(optimizer, original, variables):
 
 
 def check_scope(optimizer, strategy):
-    """Raises a ValueError for an optimizer that was made outside of a strategy's scope."""
+    """Raises a `ValueError` for an optimizer that was created outside of a strategy's scope."""
     if optimizer._distribution_strategy is not strategy:
         raise ValueError(
-            f"optimizer {optimizer.name!r} was made outside of this MixedStrategy.scope(): make "
-            "the optimizer inside `with strategy.scope():`"
+            f"optimizer {optimizer.name!r} was created outside of this MixedStrategy.scope(): "
+            "create the optimizer inside `with strategy.scope():`"
         )
 
 
-def _refuse_strangers(optimizer, original, *args, **options):
+def _check_scope_first(optimizer, original, *args, **options):
     check_scope(optimizer, tf.distribute.get_strategy())
     return original(*args, **options)
 
@@ -119,17 +122,17 @@ def _in_replicas(optimizer):
     return collectives.shards_experts()
 
 
-def _of_mixed_strategy(optimizer):
+def _created_under_mixed_strategy(optimizer):
     return is_mixed(getattr(optimizer, "_distribution_strategy", None))
 
 
-# Method: when it is replaced, by what.
+# Method: when the replacement applies, and the replacement.
 REPLACED = {
-    "apply": (_under_mixed_strategy, _refuse_strangers),
-    "add_variable_from_reference": (_under_mixed_strategy, _refuse_strangers),
+    "apply": (_under_mixed_strategy, _check_scope_first),
+    "add_variable_from_reference": (_under_mixed_strategy, _check_scope_first),
     "_backend_apply_gradients": (_in_replicas, _apply_gradients),
-    "_all_reduce_sum_gradients": (_in_replicas, _gradients_as_they_are),
+    "_all_reduce_sum_gradients": (_in_replicas, _skip_all_reduce),
     "_clip_gradients": (_in_replicas, _clip_gradients),
-    "_update_model_variables_moving_average": (_of_mixed_strategy, _update_averages),
-    "_overwrite_model_variables_with_average_value": (_of_mixed_strategy, _use_averages),
+    "_update_model_variables_moving_average": (_created_under_mixed_strategy, _update_averages),
+    "_overwrite_model_variables_with_average_value": (_created_under_mixed_strategy, _use_averages),
 }

@@ -1,72 +1,74 @@
-"""What is to become of variables under a `MixedStrategy`: which rows of a sharded one a device
-holds, and which random generators draw the same everywhere.
+"""The placement of variables under a `MixedStrategy`: which rows of a sharded variable a device
+holds, and which random generators draw the same numbers on all devices.
 
-Axes: E experts (or groups, or whatever the first axis of a variable is), R replicas.
+Axes: E experts (or groups, or any other first axis of a variable), R replicas.
 """
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 _scope = threading.local()
 
 
-def shard_bounds(length, replicas, together=1):
+def shard_bounds(length: int, replicas: int, unit: int = 1) -> list[tuple[int, int]]:
     """Divides the first axis of a variable into one range for each replica.
 
-    Every replica gets `⌈units / R⌉` units of `together` rows; the last ones get fewer, or none,
-    where R does not divide them.
+    Every replica gets `⌈units / R⌉` units of `unit` rows. If R does not divide the number of units,
+    the last replicas get fewer, or none.
 
     Args:
-        length: of the axis, a multiple of `together`.
+        length: the length of the axis, a multiple of `unit`.
         replicas: R.
-        together: rows that must not be parted, such as the experts of a group.
+        unit: the number of consecutive rows that stay on one device, such as the experts of a
+            group.
 
     Returns:
         List of R pairs `(begin, end)`.
 
     Raises:
-        ValueError: if `together` does not divide `length`.
+        ValueError: `unit` does not divide `length`.
     """
-    if length % together:
-        raise ValueError(f"{length} rows cannot be divided into units of {together}")
-    step = -(-length // together // replicas) * together
+    if length % unit:
+        raise ValueError(f"{length} rows cannot be divided into units of {unit}")
+    step = -(-length // unit // replicas) * unit
     return [(min(r * step, length), min((r + 1) * step, length)) for r in range(replicas)]
 
 
 @contextlib.contextmanager
-def sharded(together=1):
-    """Variables created in this context under a `MixedStrategy` are sharded along their first axis;
-    elsewhere it has no effect.
+def sharded(unit: int = 1) -> Iterator[None]:
+    """Shards the variables created in this context under a `MixedStrategy` along their first axis;
+    without a `MixedStrategy` it has no effect.
 
     Args:
-        together: rows of the axis that stay on one device together.
+        unit: the number of consecutive rows that stay on one device.
     """
-    before = sharding_unit()
-    _scope.together = together
+    outer = sharding_unit()
+    _scope.unit = unit
     try:
         yield
     finally:
-        _scope.together = before
+        _scope.unit = outer
 
 
-def sharding_unit():
-    """`together` of the `sharded` context that the caller is in, or `None`."""
-    return getattr(_scope, "together", None)
+def sharding_unit() -> int | None:
+    """The `unit` of the current `sharded` context, or `None`."""
+    return getattr(_scope, "unit", None)
 
 
 @contextlib.contextmanager
-def drawing_alike():
-    """Random generators created in this context draw the same on all replicas of a `MixedStrategy`;
-    any other draws something else on each.
+def same_draws() -> Iterator[None]:
+    """Random generators created in this context draw the same numbers on all replicas of a
+    `MixedStrategy`; other generators draw different numbers on each replica.
     """
-    before = draws_alike()
-    _scope.alike = True
+    outer = in_same_draws()
+    _scope.same_draws = True
     try:
         yield
     finally:
-        _scope.alike = before
+        _scope.same_draws = outer
 
 
-def draws_alike():
-    """Whether the caller is in a `drawing_alike` context."""
-    return getattr(_scope, "alike", False)
+def in_same_draws() -> bool:
+    """Whether the caller is in a `same_draws` context."""
+    return getattr(_scope, "same_draws", False)

@@ -1,5 +1,7 @@
 """Mixed data and expert parallelism (section 3.1 of the paper) for `model.fit`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -13,10 +15,14 @@ from tfmoe.distribute import (
 
 
 class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """Ordinary layers and gates are data-parallel; each expert exists once, sharded over the same
-    devices, and examples travel to their experts all-to-all (section 3.1).
+    """Trains a mixture of experts on several devices with mixed data and expert parallelism.
 
-    For Keras models with mixtures of this library, whose code does not change:
+    Ordinary layers and gates are data-parallel: every device has a copy and processes its rows of
+    each batch. Each expert exists once: the experts are sharded over the same devices, and an
+    all-to-all sends every token to the devices of its experts and back (section 3.1).
+
+    The strategy works with any Keras model that contains mixtures of this library. The code of the
+    model does not change:
 
         strategy = tfmoe.distribute.MixedStrategy()
         with strategy.scope():
@@ -24,42 +30,46 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             model.compile(optimizer, …)
         model.fit(batches, …)
 
-    What is trained equals what one device would train on the same batches: losses, metrics, norms
-    of clipped gradients and thresholds are those of the global batch. Noise and dropout are drawn
-    for each replica by itself.
+    Training gives the results that one device would give on the same batches: losses, metrics,
+    norms of clipped gradients and thresholds are those of the global batch. Noise and dropout are
+    drawn separately on each replica.
 
-    Every batch of a dataset given to `fit`, `evaluate` or `predict` is a global one: replica r of R
-    takes its rows from `B·r//R` to `B·(r+1)//R`, none where B < R. Each worker reads the whole
-    dataset, which must be the same on all of them (seed its shuffling). The batch loss of a Keras
-    model with `compile(loss=…)` is the mean of the replicas' means, as with every strategy: give it
-    batches that R divides. Those of `tfmoe.models` take any.
+    Every batch of a dataset passed to `fit`, `evaluate` or `predict` is a global batch of B rows.
+    Replica r of R processes rows `B·r//R` to `B·(r+1)//R`, none if B < R. Each worker reads the
+    whole dataset, which must be the same on all workers (seed its shuffling). As with every
+    strategy, the loss of a Keras model with `compile(loss=…)` is the mean of the replicas' means,
+    so use batch sizes that R divides. The models of `tfmoe.models` accept any batch size.
 
-    Variables: `tensor = variable.numpy()`, saving and loading see one logical tensor with all
-    experts. With several workers, reading a sharded variable outside of `run` is a collective: all
-    workers must do it, so all must call `save` or `save_weights`, to a path of their own.
+    `variable.numpy()`, saving and loading use one logical tensor with all experts. With several
+    workers, reading a sharded variable outside of `run` is a collective operation: every worker
+    must call `save` or `save_weights`, each with a different path.
 
     Args:
-        devices: list of local devices, such as `["GPU:0", "GPU:1"]`; `None` for the cluster, or
-            else all GPUs, or the CPU.
+        devices: local devices, such as `["GPU:0", "GPU:1"]`; `None` for the cluster; without a
+            cluster all GPUs, or the CPU.
         cluster_resolver: a `tf.distribute.cluster_resolver.ClusterResolver` (Slurm, Kubernetes, …);
-            `None` for the cluster in the environment variable TF_CONFIG, if there is one. The
-            strategy must then be made before any other use of TensorFlow.
-        start_timeout_seconds: how long to wait for the other workers at the beginning. One that is
-            gone later is noticed within seconds: all operations of the others fail with a
-            `tf.errors.UnavailableError`.
+            `None` for the cluster in the environment variable `TF_CONFIG`, if it is set. Create the
+            strategy before any other use of TensorFlow.
+        start_timeout_seconds: the time to wait for the other workers to start. A worker that is
+            lost later is detected within seconds: all operations of the other workers then fail
+            with a `tf.errors.UnavailableError`.
 
     Raises:
-        ValueError: for a device that does not exist, and for devices together with a
-            `cluster_resolver`.
+        ValueError: a device does not exist, or both `devices` and a `cluster_resolver` are given.
     """
 
-    def __init__(self, devices=None, cluster_resolver=None, start_timeout_seconds=300):
+    def __init__(
+        self,
+        devices: Sequence[str] | None = None,
+        cluster_resolver: tf.distribute.cluster_resolver.ClusterResolver | None = None,
+        start_timeout_seconds: int = 300,
+    ):
         if devices is not None:
             check_devices(devices)
             # TensorFlow numbers the devices of a group by name, whatever their order here.
             devices = sorted(devices, key=lambda name: (len(name), name))
-        for part_of_keras in (keras_models, keras_optimizer, keras_variables):
-            part_of_keras.install()
+        for module in (keras_models, keras_optimizer, keras_variables):
+            module.install()
         extended = tensorflow_internals.MixedExtended(
             self,
             None if devices is None else tuple(devices),
@@ -70,74 +80,92 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         form_groups(self)
 
     @property
-    def num_workers(self):
-        """Processes of the cluster; 1 without one."""
+    def num_workers(self) -> int:
+        """The number of processes in the cluster; 1 without a cluster."""
         return self.extended.num_workers
 
     @property
-    def worker(self):
-        """The number of this process, from 0; worker 0 is the one that writes."""
+    def worker(self) -> int:
+        """The index of this process, from 0; worker 0 writes the files."""
         return self.extended.worker
 
     def sum_over_workers(self, number):
-        """The sum of a Python number over all workers, each of which must call this."""
+        """Sums a Python number over all workers. Every worker must call it.
+
+        Args:
+            number: this worker's summand.
+        """
         return tensorflow_internals.host_sum(self, number)
 
-    def experimental_distribute_dataset(self, dataset, options=None):
-        """Gives each replica its rows of every batch; see the class."""
-        replicas = self.num_replicas_in_sync
-        local = len(self.extended.worker_devices)
-        first = self.worker * local
+    def experimental_distribute_dataset(
+        self, dataset: tf.data.Dataset, options=None
+    ) -> tf.distribute.DistributedDataset:
+        """Gives each replica its rows of every batch; see the class.
 
-        def shares(*batch):
+        Args:
+            dataset: yields global batches.
+            options: `tf.distribute.InputOptions`, or `None`.
+        """
+        replicas = self.num_replicas_in_sync
+        num_local = len(self.extended.worker_devices)
+        first = self.worker * num_local
+
+        def split(*batch):
             batch = batch[0] if len(batch) == 1 else batch
             datasets = [
                 tf.data.Dataset.from_tensors(rows_of(batch, replica, replicas))
-                for replica in range(first, first + local)
+                for replica in range(first, first + num_local)
             ]
-            for each in datasets[1:]:
-                datasets[0] = datasets[0].concatenate(each)
-            return datasets[0]
+            result = datasets[0]
+            for other in datasets[1:]:
+                result = result.concatenate(other)
+            return result
 
         return self.distribute_datasets_from_function(
-            lambda _: dataset.flat_map(shares).prefetch(2 * local), options
+            lambda _: dataset.flat_map(split).prefetch(2 * num_local), options
         )
 
     def reduce(self, reduce_op, value, axis):
-        """As `tf.distribute.Strategy.reduce`, for what Keras gives it: also scalars with `axis=0`,
-        and batches, which are structures, of whose shares it asks for the shapes.
+        """As `tf.distribute.Strategy.reduce`, extended for the calls of Keras: scalars with
+        `axis=0`, and whole batches (structures), whose shapes Keras reads.
+
+        Args:
+            reduce_op: a `tf.distribute.ReduceOp`.
+            value: a value for each replica, or a structure of them.
+            axis: the axis to reduce within each replica; `None` for none.
         """
-        if tf.nest.is_nested(value):  # no collective: shares of other workers may have other shapes
+        if tf.nest.is_nested(value):  # no collective: parts of other workers may differ in shape
             return tf.nest.map_structure(lambda x: self.experimental_local_results(x)[0], value)
-        locals_ = self.experimental_local_results(value)
-        if len({tuple(each.shape) for each in locals_}) > 1:
-            return locals_[0]  # shares of a batch that R does not divide: Keras asks for the shape
-        if locals_[0].shape.rank == 0:
+        local_values = self.experimental_local_results(value)
+        if len({tuple(local.shape) for local in local_values}) > 1:
+            return local_values[0]  # R does not divide the batch; Keras reads the shape only
+        if local_values[0].shape.rank == 0:
             axis = None
         return super().reduce(reduce_op, value, axis)
 
 
 def check_devices(devices):
-    """Raises a ValueError that names a device that does not exist."""
+    """Raises a `ValueError` that names a device that does not exist."""
     if not devices:
-        raise ValueError("devices must not be empty; None means all of this machine")
-    known = [device.name for device in tf.config.list_logical_devices()]
-    short = [name.partition("device:")[2] for name in known]
+        raise ValueError("devices must not be empty; None selects all devices of this machine")
+    full_names = [device.name for device in tf.config.list_logical_devices()]
+    names = [name.partition("device:")[2] for name in full_names]
     for device in devices:
-        if device.removeprefix("/").removeprefix("device:") not in short:
-            raise ValueError(f"devices: there is no {device!r}; known are {', '.join(short)}")
+        if device.removeprefix("/").removeprefix("device:") not in names:
+            raise ValueError(f"devices: {device!r} does not exist; available: {', '.join(names)}")
 
 
 def form_groups(strategy):
-    """Runs a strategy's first collective operations, with every worker.
+    """Runs the first collective operations of a strategy, on every worker.
 
-    TensorFlow forms a group of devices in its first operation. If a step fails before that, the
-    group stays cancelled, and soon all collectives of the process are: so no step comes first.
+    TensorFlow forms a group of devices in the first operation of the group. If a training step
+    failed before that, the group would stay cancelled, and later all collectives of the process
+    would fail. So these operations run before any step.
 
     Raises:
-        RuntimeError: if collective operations number the replicas in another order than the
-            strategy does, so that rows would reach the wrong experts (TensorFlow may order GPUs by
-            how they are connected); and if the collectives of this process have failed for good.
+        RuntimeError: collective operations order the replicas differently from the strategy, so
+            rows would reach the wrong experts (TensorFlow may order GPUs by their interconnect); or
+            the collectives of this process have failed earlier.
     """
 
     @tf.function
@@ -146,34 +174,34 @@ def form_groups(strategy):
 
     try:
         with tf.init_scope():
-            found = np.ravel(strategy.experimental_local_results(gather())[0]).tolist()
+            order = np.ravel(strategy.experimental_local_results(gather())[0]).tolist()
             strategy.sum_over_workers(0)
     except tf.errors.OpError as error:
         if strategy.num_workers > 1:
             raise
         raise RuntimeError(
-            "TensorFlow's collectives failed earlier in this process, and it cannot reset them: "
-            "restart the process (of a notebook, the kernel)"
+            "TensorFlow's collectives failed earlier in this process and cannot be reset: restart "
+            "the process (in a notebook, the kernel)"
         ) from error
-    if found != [*range(strategy.num_replicas_in_sync)]:
+    if order != [*range(strategy.num_replicas_in_sync)]:
         raise RuntimeError(
-            f"TensorFlow orders the devices as {found}, not as they are numbered; put them into "
-            "this order with CUDA_VISIBLE_DEVICES"
+            f"TensorFlow's collectives order the devices as {order}, not by their indices; set "
+            "CUDA_VISIBLE_DEVICES to this order"
         )
 
 
 def rows_of(batch, replica, replicas):
-    """One replica's rows of a batch.
+    """Selects the rows of a batch for one replica.
 
     Args:
-        batch: structure of tensors `[B, ...]`; scalars go to all replicas.
+        batch: structure of tensors `[B, ...]`; every replica gets scalars unchanged.
         replica: r.
         replicas: R.
     """
-    sizes = [tf.shape(each)[0] for each in tf.nest.flatten(batch) if each.shape.rank != 0]
+    sizes = [tf.shape(tensor)[0] for tensor in tf.nest.flatten(batch) if tensor.shape.rank != 0]
     if not sizes:
         return batch
     begin, end = sizes[0] * replica // replicas, sizes[0] * (replica + 1) // replicas
     return tf.nest.map_structure(
-        lambda each: each if each.shape.rank == 0 else each[begin:end], batch
+        lambda tensor: tensor if tensor.shape.rank == 0 else tensor[begin:end], batch
     )

@@ -1,34 +1,56 @@
-"""The workers of a strategy, which are processes: one, if not a `MixedStrategy` of a cluster."""
+"""The workers (processes) of a strategy: one, except for a `MixedStrategy` on a cluster."""
+
+import tensorflow as tf
 
 from tfmoe.distribute import tensorflow_internals
 
 
-def is_mixed(strategy):
-    """Whether a strategy is a `MixedStrategy`."""
+def is_mixed(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether a strategy is a `MixedStrategy`.
+
+    Args:
+        strategy: any strategy, or `None`.
+    """
     extended = getattr(strategy, "extended", None)
     return isinstance(extended, tensorflow_internals.MixedExtended)
 
 
-def num_workers(strategy):
-    """Processes of the cluster."""
+def num_workers(strategy: tf.distribute.Strategy | None) -> int:
+    """The number of processes in the cluster."""
     return strategy.num_workers if is_mixed(strategy) else 1
 
 
-def worker_number(strategy):
-    """The number of this process, from 0."""
+def worker_index(strategy: tf.distribute.Strategy | None) -> int:
+    """The index of this process, from 0."""
     return strategy.worker if is_mixed(strategy) else 0
 
 
-def is_first_worker(strategy):
-    """Whether this process is the one that writes and reports."""
-    return worker_number(strategy) == 0
+def is_first_worker(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether this process is worker 0, which writes files and reports.
+
+    Args:
+        strategy: any strategy, or `None`.
+    """
+    return worker_index(strategy) == 0
 
 
-def sum_over_workers(strategy, number):
-    """A Python integer summed over all workers, each of which must call this."""
+def sum_over_workers(strategy: tf.distribute.Strategy | None, number: int) -> int:
+    """Sums a Python integer over all workers. Every worker must call it.
+
+    Args:
+        strategy: any strategy, or `None`.
+        number: this worker's summand.
+
+    Returns:
+        The sum; `number` if there is one worker.
+    """
     return int(strategy.sum_over_workers(number)) if num_workers(strategy) > 1 else number
 
 
-def wait_for_workers(strategy):
-    """Waits until all workers have come here."""
+def wait_for_workers(strategy: tf.distribute.Strategy | None) -> None:
+    """Blocks until every worker has called it.
+
+    Args:
+        strategy: any strategy, or `None`.
+    """
     sum_over_workers(strategy, 0)

@@ -6,7 +6,7 @@ Axes: T tokens, D model, V vocabulary, S sampled candidates.
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.shards import drawing_alike
+from tfmoe.distribute.shards import same_draws
 from tfmoe.ops import sampling
 from tfmoe.ops.arguments import float_tensor, last_dimension, positive, random_seed
 from tfmoe.ops.tracking import track
@@ -46,7 +46,7 @@ class VocabularySoftmax(keras.layers.Layer):
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
         self.seed = random_seed("seed", seed)
-        with drawing_alike():  # the candidates are those of a batch, on however many devices
+        with same_draws():  # the candidates are those of a batch, on however many devices
             self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
         track(self, seed_generator=self.seed_generator)
         self.supports_jit = False  # the blocks of an evaluation depend on the number of tokens

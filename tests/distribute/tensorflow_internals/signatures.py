@@ -1,4 +1,4 @@
-"""What the tests ask of a private function."""
+"""The signatures of private functions."""
 
 import inspect
 

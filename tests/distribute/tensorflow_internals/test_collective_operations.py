@@ -1,7 +1,7 @@
 """Launchers of collective operations, and the operations.
 
-A failure here says which private interface of TensorFlow or Keras changed; other tests would say
-only that training fails.
+A failure here names the private API of TensorFlow or Keras that changed; other tests would only
+show that training fails.
 """
 
 import pytest

@@ -1,7 +1,7 @@
-"""TensorFlow's collective strategy, from which that of `MixedStrategy` derives.
+"""TensorFlow's collective strategy, the base class of the implementation of `MixedStrategy`.
 
-A failure here says which private interface of TensorFlow or Keras changed; other tests would say
-only that training fails.
+A failure here names the private API of TensorFlow or Keras that changed; other tests would only
+show that training fails.
 """
 
 import inspect
@@ -53,7 +53,7 @@ def test_attributes_of_the_collective_strategy(strategy_of):
     assert extended.experimental_enable_get_next_as_optional is False
 
 
-def test_replicas_update_without_meeting(strategy_of):
+def test_replicas_update_without_a_merge_call(strategy_of):
     assert not strategy_of(2).extended._use_merge_call()
     assert distribute_lib.get_update_replica_id() is None
 

@@ -1,7 +1,7 @@
 """Methods and attributes of Keras that are replaced or read.
 
-A failure here says which private interface of TensorFlow or Keras changed; other tests would say
-only that training fails.
+A failure here names the private API of TensorFlow or Keras that changed; other tests would only
+show that training fails.
 """
 
 import keras
@@ -28,8 +28,8 @@ from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
     ],
 )
 def test_methods_of_optimizers_that_are_replaced(method, expected):
-    found = getattr(keras.optimizers.Optimizer, method)
-    assert parameters(getattr(found, "of_keras", found)) == expected
+    current = getattr(keras.optimizers.Optimizer, method)
+    assert parameters(getattr(current, "original", current)) == expected
 
 
 def test_other_parts_of_optimizers():
@@ -82,15 +82,15 @@ def test_scope_of_a_model(strategy_of):
     assert keras.Sequential([keras.layers.Dense(1)])._distribute_strategy is None
 
 
-def test_variables_are_initialised_later_in_a_stateless_scope():
+def test_initialization_is_deferred_in_a_stateless_scope():
     with keras.StatelessScope():
         variable = keras.Variable(lambda shape, dtype: tf.ones(shape, dtype), shape=(2,))
         assert variable._value is None
     np.testing.assert_array_equal(variable.numpy(), [1, 1])
-    assert parameters(keras.Variable._deferred_initialize.of_keras) == ["self"]
+    assert parameters(keras.Variable._deferred_initialize.original) == ["self"]
 
 
-def test_layers_within_a_layer():
+def test_inner_layers():
     class Outer(keras.layers.Layer):
         def __init__(self):
             super().__init__()
@@ -102,15 +102,15 @@ def test_layers_within_a_layer():
 
 
 def test_outermost_layer_of_a_call():
-    class Noting(keras.layers.Layer):
+    class Recorder(keras.layers.Layer):
         def call(self, x):
-            found.append(outermost_layer(self))
+            recorded.append(outermost_layer(self))
             return x
 
-    found = []
-    layer = Noting()
+    recorded = []
+    layer = Recorder()
     model = keras.Sequential([keras.Sequential([layer])])
     model(tf.zeros([1, 2]))
-    assert found[-1] is model
+    assert recorded[-1] is model
     layer(tf.zeros([1, 2]))
-    assert found[-1] is layer
+    assert recorded[-1] is layer

@@ -1,7 +1,7 @@
-"""The numbers of groups of devices.
+"""The keys of groups of devices.
 
-A failure here says which private interface of TensorFlow or Keras changed; other tests would say
-only that training fails.
+A failure here names the private API of TensorFlow or Keras that changed; other tests would only
+show that training fails.
 """
 
 from itertools import pairwise
@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe.distribute.tensorflow_internals.key_bases import KEYS_PER_STRATEGY, MIRRORED_KEY_BASE
 
 
-def test_every_strategy_numbers_its_own_collectives(strategy_of):
+def test_every_strategy_has_a_unique_base_key(strategy_of):
     plain = tf.distribute.MultiWorkerMirroredStrategy
     devices = ["CPU:0", "CPU:1"]
     strategies = [
@@ -25,10 +25,9 @@ def test_every_strategy_numbers_its_own_collectives(strategy_of):
         ),
         tf.distribute.MirroredStrategy(devices),
     ]
-    bases = [each.extended._collective_key_base for each in strategies]
-    apart = sorted(bases)
-    for one, other in pairwise(apart):
-        assert other - one >= KEYS_PER_STRATEGY
+    bases = [strategy.extended._collective_key_base for strategy in strategies]
+    for base, next_base in pairwise(sorted(bases)):
+        assert next_base - base >= KEYS_PER_STRATEGY
     assert [base >= MIRRORED_KEY_BASE for base in bases] == [False, True, False, False, True]
     for base, strategy in zip(bases, strategies, strict=True):
         keys = strategy.extended._collective_keys

@@ -1,7 +1,7 @@
-"""Variables whose parts lie on several devices.
+"""Variables with parts on several devices.
 
-A failure here says which private interface of TensorFlow or Keras changed; other tests would say
-only that training fails.
+A failure here names the private API of TensorFlow or Keras that changed; other tests would only
+show that training fails.
 """
 
 import pytest
@@ -42,13 +42,13 @@ def test_attributes_of_distributed_variables(strategy_of):
 
 
 @pytest.mark.parametrize("method", ["assign", "assign_add", "assign_sub"])
-def test_changes_of_a_variable_go_through_update(strategy_of, method):
-    """The one hook in which `ShardedVariable` divides values."""
+def test_assignments_call_update(strategy_of, method):
+    """`ShardedVariable` overrides this method to divide values."""
     with strategy_of(2).scope():
         variable = tf.Variable([1.0])
     called = []
     variable._update = lambda **kwargs: called.append(set(kwargs))
-    # Policies of TensorFlow go another way; a variable without one is what the strategy makes.
+    # TensorFlow's policies do not call `_update`; the strategy's variables have no policy.
     variable._policy = None
     getattr(variable, method)(tf.constant([2.0]))
     assert len(called) == 1 and called[0] >= {"update_fn", "value"}

@@ -1,13 +1,12 @@
-"""Everything of TensorFlow's and Keras' private interfaces that the mixed strategy and the layers
-are built on.
+"""The uses of TensorFlow's and Keras' private APIs by the mixed strategy and the layers.
 
-TensorFlow's collective strategy already has what data parallelism needs, on one host or many:
-replica threads, mirrored variables, all-reduce by NCCL or ring, a cluster. Added here are variables
-of which each replica holds a part, collectives other than all-reduce, and random states that differ
-by replica. The tests in `tests/distribute/tensorflow_internals` name what is relied upon.
+TensorFlow's collective strategy provides data parallelism on one host or several: replica threads,
+mirrored variables, all-reduce with NCCL or a ring, a cluster. This package adds sharded variables,
+collectives other than all-reduce, and random states that differ by replica. The tests in
+`tests/distribute/tensorflow_internals` pin every private name.
 
-Elsewhere a private name is used only where a method of Keras is replaced (`keras_models`,
-`keras_optimizer`, `keras_variables`) or where a class derives from one of Keras.
+Outside of this package a private name is used only in modules that replace a method of Keras
+(`keras_models`, `keras_optimizer`, `keras_variables`) and in classes derived from a Keras class.
 """
 
 from tfmoe.distribute.tensorflow_internals.collective_operations import (
@@ -17,12 +16,12 @@ from tfmoe.distribute.tensorflow_internals.collective_operations import (
 )
 from tfmoe.distribute.tensorflow_internals.contexts import (
     compiles_for_xla,
+    devices_are_initialized,
+    global_replica_index,
     in_loop_of_call,
     in_step,
     in_while_loop,
-    initialised,
     replica_context,
-    replica_number,
 )
 from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
 from tfmoe.distribute.tensorflow_internals.keras_layers import inner_layers, outermost_layer
@@ -35,13 +34,13 @@ __all__ = [
     "abort_collectives",
     "collective",
     "compiles_for_xla",
+    "devices_are_initialized",
+    "global_replica_index",
     "host_sum",
     "in_loop_of_call",
     "in_step",
     "in_while_loop",
-    "initialised",
     "inner_layers",
     "outermost_layer",
     "replica_context",
-    "replica_number",
 ]

@@ -1,26 +1,27 @@
-"""Collective operations: between replicas, and between workers outside of their replicas."""
+"""Collective operations between replicas, and between workers outside of replicas."""
 
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import collective_ops
 
-from tfmoe.distribute.tensorflow_internals.contexts import local_replica
+from tfmoe.distribute.tensorflow_internals.contexts import local_replica_index
 
 
-def collective(name, x, found):
+def collective(name, x, replica):
     """Runs a collective operation in a replica.
 
     Args:
-        name: `"sum"`: of `x` of all replicas; `"gather"`: `x` of all replicas, concatenated along
-            the first axis; `"exchange"`: `x[i]` goes to replica i, `y[i]` comes from replica i.
-        x: a tensor, of the same shape in all replicas; of known rank.
-        found: the replica context.
+        name: `"sum"` adds up the `x` of all replicas; `"gather"` concatenates them along the first
+            axis; `"exchange"` sends `x[i]` to replica i and returns y, where `y[i]` was sent by
+            replica i.
+        x: a tensor of known rank, with the same shape in all replicas.
+        replica: the replica context.
 
     Returns:
         A tensor.
     """
-    extended = found.strategy.extended
-    launcher = extended._cross_device_ops._launchers[local_replica(found)]
+    extended = replica.strategy.extended
+    launcher = extended._cross_device_ops._launchers[local_replica_index(replica)]
     if name == "sum":
         return launcher.all_reduce(x)
     arguments = {
@@ -36,7 +37,7 @@ def collective(name, x, found):
 
 
 def host_sum(strategy, x):
-    """The sum of a tensor or number over the workers, outside of their replicas."""
+    """Sums a tensor or number over the workers, outside of replicas."""
     extended = strategy.extended
     if not extended._in_multi_worker_mode():
         return x
@@ -45,6 +46,10 @@ def host_sum(strategy, x):
     return extended._host_cross_device_ops.reduce(tf.distribute.ReduceOp.SUM, x, x)
 
 
-def abort_collectives(message):
-    """Makes all collective operations of this process fail, those that are waiting too."""
+def abort_collectives(message: str) -> None:
+    """Aborts all collective operations of this process, including those in progress.
+
+    Args:
+        message: the message of the errors that they raise.
+    """
     context.context().abort_collective_ops(tf.errors.DEADLINE_EXCEEDED, message)

@@ -1,4 +1,4 @@
-"""Where code runs: in which replica, in a step of Keras, in a loop, in a function for XLA."""
+"""The context that code runs in: a replica, a step of Keras, a loop, a function for XLA."""
 
 import re
 
@@ -9,29 +9,31 @@ from tensorflow.python.ops import control_flow_util, control_flow_v2_func_graphs
 
 
 def replica_context():
-    """The replica context of a strategy that code runs in, or `None` outside of any."""
-    found = tf.distribute.get_replica_context()
-    return found if found is not None and tf.distribute.has_strategy() else None
+    """The current replica context of a strategy, or `None` outside of a strategy's replicas."""
+    replica = tf.distribute.get_replica_context()
+    return replica if replica is not None and tf.distribute.has_strategy() else None
 
 
 def in_step():
-    """Whether code runs within `strategy.run`, in which Keras takes every step of fit, evaluate and
-    predict, with the default strategy too; a plain call or an export of a model is outside.
+    """Whether code runs within `strategy.run`.
+
+    Keras runs every step of `fit`, `evaluate` and `predict` in it, with the default strategy too. A
+    plain call of a model and an export run outside of it.
     """
-    found = tf.distribute.get_replica_context()
-    return found is not None and not isinstance(found, distribute_lib._DefaultReplicaContext)
+    replica = tf.distribute.get_replica_context()
+    return replica is not None and not isinstance(replica, distribute_lib._DefaultReplicaContext)
 
 
 def compiles_for_xla():
-    """Whether this code is being traced into a function that XLA compiles:
-    `tf.function(jit_compile=True)`, also one around the function that is traced, and what Keras
-    makes of `compile(jit_compile=True)`.
+    """Whether this code is being traced into a function that XLA compiles: a
+    `tf.function(jit_compile=True)`, a function called by one, or a step of a model after
+    `compile(jit_compile=True)`.
     """
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def in_while_loop():
-    """Whether this code is being traced into the body of a `tf.while_loop`, however deep."""
+    """Whether this code is being traced into the body of a `tf.while_loop`, at any depth."""
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
         if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
@@ -41,15 +43,15 @@ def in_while_loop():
 
 
 def in_loop_of_call(name):
-    """Whether this code is being traced into the body of a `tf.while_loop` that began within the
-    running call of a Keras layer; not if the loop has the whole call in it, as that of
-    `compile(steps_per_execution=…)`.
+    """Whether this code is being traced into the body of a `tf.while_loop` inside the current call
+    of a Keras layer. A loop around the whole call, as with `compile(steps_per_execution=…)`, does
+    not count.
 
-    Keras opens a name scope for a call: where a loop began within it, the graph around the body is
-    still in that scope.
+    Keras opens a name scope for a call. If a loop starts inside the call, the graph around the body
+    is still in that scope.
 
     Args:
-        name: of the outermost layer or model that is being called.
+        name: the name of the outermost layer or model being called.
     """
     scope = re.compile(rf"(^|/){re.escape(name)}(_\d+)?(/|$)")
     graph = tf.compat.v1.get_default_graph()
@@ -62,16 +64,16 @@ def in_loop_of_call(name):
     return False
 
 
-def local_replica(found):
-    """The number of a replica among those of its process, from its replica context."""
-    return tf.get_static_value(found._replica_id)
+def local_replica_index(replica):
+    """The index of a replica context among those of its process."""
+    return tf.get_static_value(replica._replica_id)
 
 
-def replica_number(found):
-    """The number of a replica of a `MixedStrategy` among all, from its replica context."""
-    return found.strategy.extended._get_replica_id_in_sync_group(local_replica(found))
+def global_replica_index(replica):
+    """The index of a replica context of a `MixedStrategy` among all replicas."""
+    return replica.strategy.extended._get_replica_id_in_sync_group(local_replica_index(replica))
 
 
-def initialised():
-    """Whether TensorFlow has made its devices already, so that they cannot be changed."""
+def devices_are_initialized():
+    """Whether TensorFlow has created its devices, so that they cannot be changed anymore."""
     return context.context()._initialized

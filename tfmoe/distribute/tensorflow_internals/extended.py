@@ -1,4 +1,4 @@
-"""What `MixedStrategy` extends: TensorFlow's collective strategy, with sharded variables."""
+"""The implementation of `MixedStrategy`: TensorFlow's collective strategy and sharded variables."""
 
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
@@ -10,7 +10,7 @@ from tensorflow.python.distribute import (
 from tensorflow.python.eager import context, record
 
 from tfmoe.distribute.failures import wait_for_addresses
-from tfmoe.distribute.shards import draws_alike, shard_bounds, sharding_unit
+from tfmoe.distribute.shards import in_same_draws, shard_bounds, sharding_unit
 from tfmoe.distribute.tensorflow_internals.key_bases import next_key_base
 from tfmoe.distribute.tensorflow_internals.variables import (
     SEED_DISTANCE,
@@ -18,9 +18,9 @@ from tfmoe.distribute.tensorflow_internals.variables import (
     ShardedVariable,
 )
 
-# As `keras.random.SeedGenerator` names its state, `[seed, counter]`.
+# The name of the state `[seed, counter]` of a `keras.random.SeedGenerator`.
 SEED_STATE = "seed_generator_state"
-# After which a worker that does not answer counts as gone.
+# A worker that does not respond for this time counts as lost.
 HEARTBEAT_TIMEOUT_SECONDS = 20
 
 
@@ -30,26 +30,24 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
     def __init__(self, strategy, devices, cluster_resolver, start_timeout_seconds):
         self._start_timeout_seconds = start_timeout_seconds
         strategy._collective_key_base = next_key_base()
-        # No timeout of their own for collective operations: TensorFlow starts a thread for each
-        # that has one, which sleeps until then.
+        # Collective operations have no timeouts: for each timeout TensorFlow would start a thread
+        # that sleeps until it expires.
         super().__init__(strategy, cluster_resolver, collective_util.Options(), devices)
-        # Every replica gets a share of every batch, if an empty one: see `MixedStrategy`.
+        # Every replica gets a part of every batch, possibly an empty one: see `MixedStrategy`.
         self.experimental_enable_get_next_as_optional = False
 
     @property
     def num_workers(self):
-        """Processes of the cluster; 1 without one."""
+        """The number of processes in the cluster; 1 without a cluster."""
         return self._num_workers
 
     @property
     def worker(self):
-        """The number of this process, from 0."""
+        """The index of this process, from 0."""
         return self._id_in_cluster
 
     def _initialize_multi_worker(self, cluster_resolver):
-        """Has TensorFlow's coordination service watch over the workers, as the base class would,
-        with times of our own.
-        """
+        """Starts TensorFlow's coordination service as the base class does, with other timeouts."""
         cluster = multi_worker_util.normalize_cluster_spec(cluster_resolver.cluster_spec())
         if context.context().coordination_service is None:
             context.context().configure_coordination_service(
@@ -66,36 +64,36 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
             )
         if cluster_resolver.task_id == 0:  # the others listen before they call worker 0
             addresses = cluster_resolver.cluster_spec().job_tasks("worker")
-            others = {f"worker {i}": each for i, each in enumerate(addresses) if i > 0}
+            others = {f"worker {i}": address for i, address in enumerate(addresses) if i > 0}
             wait_for_addresses(others, self._start_timeout_seconds)
         super()._initialize_multi_worker(cluster_resolver)
 
     def _use_merge_call(self):
-        """Replicas update their own variables without meeting: what they add is the same."""
+        """Replicas update their variables without a merge call: their updates are identical."""
         return False
 
     def _create_variable(self, next_creator, **kwargs):
         colocated = kwargs.get("colocate_with")
         if isinstance(colocated, ShardedVariable):
             return self._create_sharded(next_creator, colocated.bounds, **kwargs)
-        together = sharding_unit()
-        if together is not None:
-            return self._create_sharded(next_creator, None, together=together, **kwargs)
-        if kwargs.get("name") == SEED_STATE and not draws_alike():
+        unit = sharding_unit()
+        if unit is not None:
+            return self._create_sharded(next_creator, None, unit=unit, **kwargs)
+        if kwargs.get("name") == SEED_STATE and not in_same_draws():
             return self._create_seeds(next_creator, **kwargs)
         if kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA:
-            # What is assigned is the same in all replicas: nothing needs to be sent.
+            # All replicas assign the same value: nothing needs to be sent.
             kwargs["aggregation"] = tf.VariableAggregation.NONE
         return super()._create_variable(next_creator, **kwargs)
 
-    def _create_sharded(self, next_creator, bounds, together=1, **kwargs):
+    def _create_sharded(self, next_creator, bounds, unit=1, **kwargs):
         whole = _initial_value(kwargs)
         if whole.shape.rank == 0:
             raise ValueError(
                 f"{kwargs.get('name')} is a scalar: only variables with a first axis can be sharded"
             )
         if bounds is None or bounds[-1][1] != whole.shape[0]:
-            bounds = shard_bounds(whole.shape[0], self._num_replicas_in_sync, together)
+            bounds = shard_bounds(whole.shape[0], self._num_replicas_in_sync, unit)
         first = self._get_replica_id_in_sync_group(0)
         slices = [
             whole[begin:end] for begin, end in bounds[first : first + len(self.worker_devices)]

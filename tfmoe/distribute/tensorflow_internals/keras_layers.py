@@ -1,13 +1,13 @@
-"""What Keras knows of the layers around a layer and within it."""
+"""Keras' records of the layers inside a layer and around its call."""
 
 
 def inner_layers(layer):
-    """The layers that Keras tracks right within a layer; not those within them."""
+    """The direct sublayers of a layer, as Keras tracks them."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def outermost_layer(layer):
-    """The layer or model whose call the running call of a layer is part of. Outside of a call Keras
-    would enter one.
+    """The outermost layer or model of the current call. Must be called during a call: otherwise
+    Keras would start a call context.
     """
     return layer._get_call_context().entry_layer

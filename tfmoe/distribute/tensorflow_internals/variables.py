@@ -1,4 +1,4 @@
-"""Variables of which each replica holds a part: experts, and the states of random generators."""
+"""Variables with a different part on each replica: experts, and states of random generators."""
 
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib, values
@@ -6,15 +6,17 @@ from tensorflow.python.distribute import distribute_lib, values
 from tfmoe.distribute.tensorflow_internals.collective_operations import host_sum
 from tfmoe.distribute.tensorflow_internals.contexts import replica_context
 
-# Random states of two replicas lie so far apart in the seed (a prime: seeds of users do not meet).
+# The distance between the seeds of two replicas; a large prime, so that they do not coincide with
+# other seeds of the user.
 SEED_DISTANCE = 1_000_003
 
 
 class _PartedVariable(values.DistributedVariable):
-    """A variable of which the replicas hold different values.
+    """A variable with a different value on each replica.
 
-    In a replica it is that replica's value; outside, one logical value, which a subclass makes from
-    all and divides among all (`logical_value`, `divide`).
+    In a replica, reading returns the value of that replica. Outside of replicas, reading returns
+    one logical value. Subclasses implement the conversion in both directions: `logical_value` and
+    `divide`.
     """
 
     def __init__(self, strategy, parts):
@@ -24,11 +26,11 @@ class _PartedVariable(values.DistributedVariable):
         raise NotImplementedError
 
     def divide(self, value):
-        """The local replicas' parts of a logical value."""
+        """Returns the parts of a logical value for the local replicas."""
         raise NotImplementedError
 
     def local_parts(self):
-        """The `tf.Variable`s of this process's replicas."""
+        """Returns the `tf.Variable`s of the replicas of this process."""
         return self._values
 
     def _in_replica(self):
@@ -69,12 +71,12 @@ class _PartedVariable(values.DistributedVariable):
 
 
 class ShardedVariable(_PartedVariable):
-    """A variable whose first axis is divided over the replicas.
+    """A variable whose first axis is sharded over the replicas.
 
     Args:
         strategy: the `MixedStrategy`.
-        parts: the `tf.Variable`s of this process's replicas.
-        shape: of the whole.
+        parts: the `tf.Variable`s of the replicas of this process.
+        shape: the shape of the logical tensor.
         bounds: `(begin, end)` on the first axis, for every replica of the cluster.
     """
 
@@ -84,7 +86,7 @@ class ShardedVariable(_PartedVariable):
         super().__init__(strategy, parts)
 
     def local_bounds(self):
-        """`(begin, end)` of this process's parts."""
+        """Returns `(begin, end)` for the parts of this process."""
         extended = self._distribute_strategy.extended
         first = extended._get_replica_id_in_sync_group(0)
         return self.bounds[first : first + len(self._values)]
@@ -97,15 +99,17 @@ class ShardedVariable(_PartedVariable):
         return self._whole_shape
 
     def logical_value(self):
-        """The whole, `[E, …]`: with several workers a collective, to be called by all of them."""
+        """Returns the logical tensor, `[E, …]`. With several workers this is a collective: every
+        worker must call it.
+        """
         whole = tf.concat([tf.convert_to_tensor(part) for part in self._values], axis=0)
         extended = self._distribute_strategy.extended
         if not extended._in_multi_worker_mode():
             return whole
         if not tf.executing_eagerly():
             raise ValueError(
-                f"{self._common_name} lies on several workers and cannot be read as a whole in a "
-                "graph outside of strategy.run"
+                f"{self._common_name} is sharded over several workers: its logical value cannot be "
+                "read in a graph outside of strategy.run"
             )
         begin, end = self.local_bounds()[0][0], self.local_bounds()[-1][1]
         paddings = [[begin, self.shape[0] - end]] + [[0, 0]] * (self.shape.rank - 1)
@@ -119,22 +123,22 @@ class ShardedVariable(_PartedVariable):
 
     def _export_to_saved_model_graph(self, *args, **kwargs):
         raise ValueError(
-            f"{self._common_name} is sharded: a SavedModel holds whole variables. Export a copy, "
-            "tfmoe.distribute.on_one_device(model).export(path)"
+            f"{self._common_name} is sharded, but a SavedModel needs whole variables. Export a "
+            "copy: tfmoe.distribute.on_one_device(model).export(path)"
         )
 
     def _update_replica(self, update_fn, value, **kwargs):
         part = self._get_on_device_or_primary()
-        if getattr(value, "shape", None) == self.shape != part.shape:  # the whole: zeros, say
-            index = [each is part for each in self._values].index(True)
+        if getattr(value, "shape", None) == self.shape != part.shape:  # a logical value, e.g. zeros
+            index = [variable is part for variable in self._values].index(True)
             value = self.divide(value)[index]
         return update_fn(part, value, **kwargs)
 
 
 class ReplicaSeeds(_PartedVariable):
-    """The state `[seed, counter]` of a random generator, with a seed of its own in each replica.
+    """The state `[seed, counter]` of a random generator, with a different seed in each replica.
 
-    The logical value is that of replica 0, which draws what a single device would.
+    The logical value is the state of replica 0, which draws the same numbers as a single device.
     """
 
     def logical_value(self):
@@ -156,5 +160,5 @@ def _as_tensor(variable, dtype=None, name=None, as_ref=False):
     return variable._dense_var_to_tensor(dtype=dtype, name=name, as_ref=as_ref)
 
 
-for _kind in (ShardedVariable, ReplicaSeeds):
-    tf.register_tensor_conversion_function(_kind, _as_tensor)
+for _cls in (ShardedVariable, ReplicaSeeds):
+    tf.register_tensor_conversion_function(_cls, _as_tensor)
