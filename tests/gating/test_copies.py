@@ -10,34 +10,34 @@ from tfmoe.layers import MoE
 X = tf.random.stateless_normal([7, 3], [1, 2])
 
 
-class Forgetful(Gate):
-    """A gate whose configuration lacks an argument, or two."""
+class IncompleteConfig(Gate):
+    """A gate whose configuration lacks one argument, or two."""
 
-    def __init__(self, temperature=1.0, k=2, *, says_k=True, **kwargs):
+    def __init__(self, temperature=1.0, k=2, *, has_k=True, **kwargs):
         super().__init__(**kwargs)
-        self.temperature, self.k, self.says_k = temperature, k, says_k
+        self.temperature, self.k, self.has_k = temperature, k, has_k
 
     num_selected = 2
 
     def get_config(self):
-        own = {"k": self.k} if self.says_k else {}
-        return {**super().get_config(), "says_k": self.says_k, **own}
+        config = {"k": self.k} if self.has_k else {}
+        return {**super().get_config(), "has_k": self.has_k, **config}
 
 
 @pytest.mark.parametrize(
-    ("says_k", "missing"), [(True, "temperature is missing"), (False, "temperature, k are missing")]
+    ("has_k", "missing"), [(True, "temperature is missing"), (False, "temperature, k are missing")]
 )
-def test_missing_argument_in_the_configuration(says_k, missing):
-    gate = Forgetful(temperature=3.0, says_k=says_k)
-    message = rf"Forgetful.get_config must return every argument of the constructor, .*{missing}"
+def test_missing_argument_in_the_configuration(has_k, missing):
+    gate = IncompleteConfig(temperature=3.0, has_k=has_k)
+    message = rf"IncompleteConfig.get_config must return every argument .*{missing}"
     with pytest.raises(ValueError, match=message):
         copy_of(gate, num_experts=4)
     with pytest.raises(ValueError, match=message):
         MoE(4, 8, gate=gate)
 
 
-def test_missing_argument_that_the_copy_is_given():
-    assert copy_of(Forgetful(temperature=3.0), temperature=5.0).temperature == 5.0
+def test_missing_argument_passed_to_the_copy():
+    assert copy_of(IncompleteConfig(temperature=3.0), temperature=5.0).temperature == 5.0
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_a_copy_has_the_settings_of_the_gate(gate):
     assert not copy.built
     settings, expected = copy.get_config(), gate.get_config()
     for name in constructor_arguments(type(gate)):
-        if name not in ("primary", "secondary"):  # of which the copy has its own copies
+        if name not in ("primary", "secondary"):  # these are copied too
             assert settings[name] == expected[name], name
 
 
-def test_wrong_argument_of_a_copy_is_a_value_error():
+def test_wrong_argument_of_a_copy_raises_a_value_error():
     with pytest.raises(ValueError, match=r"k must be at most 2, .*got k=3"):
         copy_of(NoisyTopK(k=3), num_experts=2)
 
@@ -73,7 +73,7 @@ def noise(gate):
     return gate.draw(X).numpy()
 
 
-def test_the_first_copy_keeps_the_seed_and_further_ones_draw_other_noise():
+def test_the_first_copy_keeps_the_seed_and_others_draw_other_noise():
     gate = NoisyTopK(k=2, seed=7)
     copies = [gate.for_experts(4) for _ in range(3)]
     assert [copy.seed for copy in copies] == [7, 7 + SEED_DISTANCE, 7 + 2 * SEED_DISTANCE]
@@ -81,11 +81,11 @@ def test_the_first_copy_keeps_the_seed_and_further_ones_draw_other_noise():
     np.testing.assert_array_equal(first, noise(NoisyTopK(k=2, seed=7, num_experts=4)))
     for a, b in ((first, second), (first, third), (second, third)):
         assert np.abs(a - b).max() > 0.1
-    # The gate itself is as it was, and its copies repeat with it.
+    # The gate is unchanged, and copies of an equal gate draw the same noise.
     assert gate.seed == 7
-    again = NoisyTopK(k=2, seed=7)
-    np.testing.assert_array_equal(noise(again.for_experts(4)), first)
-    np.testing.assert_array_equal(noise(again.for_experts(4)), second)
+    equal_gate = NoisyTopK(k=2, seed=7)
+    np.testing.assert_array_equal(noise(equal_gate.for_experts(4)), first)
+    np.testing.assert_array_equal(noise(equal_gate.for_experts(4)), second)
 
 
 def test_copies_without_a_seed_have_none():
@@ -99,11 +99,11 @@ def test_layers_with_one_gate_draw_different_noise():
     gate = NoisyTopK(k=2, seed=7)
     first, second = (MoE(4, 8, gate=gate) for _ in range(2))
     assert np.abs(noise(first.gate) - noise(second.gate)).max() > 0.1
-    # A layer that is read from a configuration draws what the layer of that configuration does.
-    again = MoE.from_config(second.get_config())
-    assert again.gate.seed == second.gate.seed != first.gate.seed
+    # Layers from the same configuration draw the same noise.
+    restored = MoE.from_config(second.get_config())
+    assert restored.gate.seed == second.gate.seed != first.gate.seed
     other = MoE.from_config(second.get_config())
-    np.testing.assert_array_equal(noise(again.gate), noise(other.gate))
+    np.testing.assert_array_equal(noise(restored.gate), noise(other.gate))
 
 
 def test_both_levels_of_a_hierarchical_gate_draw_different_noise():
@@ -111,6 +111,6 @@ def test_both_levels_of_a_hierarchical_gate_draw_different_noise():
     assert gate.primary.seed != gate.secondary.seed
     assert np.abs(noise(gate.primary) - gate.secondary.draw(X).numpy()).max() > 0.1
     layer = MoE(16, 8, groups=4, gate=NoisyTopK(k=2, seed=7))
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     for level in ("primary", "secondary"):
-        assert getattr(again.gate, level).seed == getattr(layer.gate, level).seed, level
+        assert getattr(restored.gate, level).seed == getattr(layer.gate, level).seed, level

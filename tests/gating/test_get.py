@@ -5,22 +5,22 @@ from tfmoe import gating
 from tfmoe.gating import Hierarchical, NoisyTopK, Softmax, Switch
 
 
-def test_name_dictionary_gate_and_serialized_gate():
+def test_identifiers():
     assert isinstance(gating.get("switch"), Switch)
     gate = gating.get({"name": "noisy_top_k", "k": 3, "load_weight": 0.1})
     assert (type(gate), gate.k, gate.load_weight) == (NoisyTopK, 3, 0.1)
     assert gating.get(gate) is gate
-    again = gating.get(keras.saving.serialize_keras_object(gate))
-    assert (type(again), again.k, again.load_weight) == (NoisyTopK, 3, 0.1)
+    restored = gating.get(keras.saving.serialize_keras_object(gate))
+    assert (type(restored), restored.k, restored.load_weight) == (NoisyTopK, 3, 0.1)
 
 
-def test_dictionary_is_left_as_it_was():
+def test_the_dictionary_is_not_changed():
     identifier = {"name": "noisy_top_k", "k": 3}
     gating.get(identifier)
     assert identifier == {"name": "noisy_top_k", "k": 3}
 
 
-def test_dictionary_of_a_hierarchy():
+def test_dictionary_of_a_hierarchical_gate():
     gate = gating.get(
         {"name": "hierarchical", "groups": 2, "primary": {"name": "noisy_top_k", "k": 1},
          "secondary": "softmax"}

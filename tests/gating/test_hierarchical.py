@@ -13,7 +13,7 @@ X = np.random.default_rng(0).standard_normal((9, 3))
 
 
 def built_gate(num_experts, input_dim=3, **arguments):
-    """A float64 gate with random kernels, the same at each call."""
+    """A float64 gate with random kernels, the same in every call."""
     gate = Hierarchical(num_experts=num_experts, dtype="float64", **arguments)
     gate.build((None, input_dim))
     rng = np.random.default_rng(2)
@@ -22,15 +22,15 @@ def built_gate(num_experts, input_dim=3, **arguments):
     return gate
 
 
-def fresh_route(gate):
+def route_with_first_draw(gate):
     for level in (gate.primary, gate.secondary):
         level.seed_generator.state.assign(level.first_state)
     return gate.route(tf.constant(X), training=True)
 
 
 def dense_weights(routed, num_experts):
-    """`[T, E]`; every assignment must come once."""
-    tokens, experts, weights = (each.numpy() for each in routed.assignments.by_token())
+    """The weights as `[T, E]`; every assignment must be unique."""
+    tokens, experts, weights = (values.numpy() for values in routed.assignments.by_token())
     assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
     dense = np.zeros((routed.assignments.num_tokens.numpy(), num_experts))
     dense[tokens, experts] = weights
@@ -38,7 +38,7 @@ def dense_weights(routed, num_experts):
 
 
 def smooth_load(gate, routed):
-    """`Load_H` of eq 14, as the gate's loss takes it."""
+    """`Load_H` of eq 14, as in the gate's loss."""
     outer, inner = routed.sums["outer"], routed.sums["inner"]
     return balancing.hierarchical_load(
         outer.get("smooth_load", outer["load"]),
@@ -47,7 +47,7 @@ def smooth_load(gate, routed):
     ).numpy()
 
 
-def remember_noise(gate):
+def save_noise_state(gate):
     for level in (gate.primary, gate.secondary):
         level.first_state = level.seed_generator.state.numpy()
     return gate
@@ -59,8 +59,8 @@ def test_dense_importance_by_hand():
     gate.secondary.kernels["gate_kernel"].assign(
         [[[math.log(4), 0], [0, 0]], [[0, math.log(9)], [math.log(3), 0]]]
     )
-    # Token (1, 0): groups 3/4, 1/4; within them (4/5, 1/5) and (1/10, 9/10).
-    # Token (0, 1): groups 1/5, 4/5; within them (1/2, 1/2) and (3/4, 1/4).
+    # Token (1, 0): groups 3/4, 1/4; experts within the groups (4/5, 1/5) and (1/10, 9/10).
+    # Token (0, 1): groups 1/5, 4/5; experts within the groups (1/2, 1/2) and (3/4, 1/4).
     routed = gate(tf.eye(2, dtype=tf.float64))
     expected = [[0.6, 0.15, 0.025, 0.225], [0.1, 0.1, 0.6, 0.2]]
     np.testing.assert_allclose(dense_weights(routed, 4), expected, rtol=1e-12)
@@ -72,15 +72,15 @@ def test_dense_importance_by_hand():
 
 @pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
 def test_sparse_selection_by_hand():
-    # Logits of the groups are the first two inputs; within every group the experts' are the others.
+    # The first two inputs are the logits of the groups; the others are the logits within a group.
     gate = built_gate(6, input_dim=5, groups=2, primary=NoisyTopK(k=1, noise=False),
                       secondary=NoisyTopK(k=2, noise=False))  # fmt: skip
     gate.primary.kernels["gate_kernel"].assign(np.eye(5)[:, :2])
     gate.secondary.kernels["gate_kernel"].assign([np.eye(5)[:, 2:]] * 2)
     x = tf.constant([[0, 1, math.log(3), -9, 0], [2, 1, 0, 0, 1]], tf.float64)
     routed = gate(x)
-    # Token 0: group 1 (experts 3 to 5), its experts 0 and 2 with 3/4, 1/4.
-    # Token 1: group 0, its expert 2 with e / (1 + e), and expert 0, the lower of two equals.
+    # Token 0: group 1 (experts 3 to 5), experts 0 and 2 in it with 3/4, 1/4.
+    # Token 1: group 0, expert 2 in it with e / (1 + e), and expert 0, the lower id in a tie.
     high = math.e / (1 + math.e)
     expected = [[0, 0, 0, 0.75, 0, 0.25], [1 - high, 0, high, 0, 0, 0]]
     np.testing.assert_allclose(dense_weights(routed, 6), expected)
@@ -92,8 +92,8 @@ def level_by_numpy(logits, stddev, draw, k):
     noisy = logits + draw * stddev
     gates, probability = np.zeros_like(noisy), np.zeros_like(noisy)
     for t, row in enumerate(noisy):
-        chosen = np.argsort(-row)[:k]
-        gates[t, chosen] = np.exp(row[chosen]) / np.exp(row[chosen]).sum()
+        selected = np.argsort(-row)[:k]
+        gates[t, selected] = np.exp(row[selected]) / np.exp(row[selected]).sum()
         for i in range(len(row)):
             z = (logits[t, i] - np.sort(np.delete(row, i))[-k]) / stddev[t, i]
             probability[t, i] = routing.normal_cdf(tf.constant(z)).numpy()
@@ -102,8 +102,8 @@ def level_by_numpy(logits, stddev, draw, k):
 
 def test_noisy_importance_and_load_by_the_equations():
     groups, per_group, k = 4, 3, 2
-    gate = remember_noise(built_gate(12, groups=groups, primary=NoisyTopK(k=k, seed=3)))
-    routed = fresh_route(gate)
+    gate = save_noise_state(built_gate(12, groups=groups, primary=NoisyTopK(k=k, seed=3)))
+    routed = route_with_first_draw(gate)
 
     def kernel(level, name):
         return level.kernels[name].numpy()
@@ -146,9 +146,9 @@ def test_noisy_importance_and_load_by_the_equations():
 @pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0)])
 def test_loss_gradients_against_finite_differences(importance_weight, load_weight):
     primary = NoisyTopK(k=2, seed=3, importance_weight=importance_weight, load_weight=load_weight)
-    gate = remember_noise(built_gate(9, groups=3, primary=primary))
+    gate = save_noise_state(built_gate(9, groups=3, primary=primary))
     with tf.GradientTape() as tape:
-        loss = gate.loss(fresh_route(gate).sums)
+        loss = gate.loss(route_with_first_draw(gate).sums)
     gradients = tape.gradient(loss, gate.trainable_variables)
     assert len(gradients) == 4
     rng = np.random.default_rng(1)
@@ -159,29 +159,28 @@ def test_loss_gradients_against_finite_differences(importance_weight, load_weigh
             i = np.unravel_index(flat, values.shape)
             sides = []
             for step in (1e-6, -1e-6):
-                moved = values.copy()
-                moved[i] += step
-                weight.assign(moved)
-                sides.append(gate.loss(fresh_route(gate).sums).numpy())
+                shifted = values.copy()
+                shifted[i] += step
+                weight.assign(shifted)
+                sides.append(gate.loss(route_with_first_draw(gate).sums).numpy())
             weight.assign(values)
             expected = (sides[0] - sides[1]) / 2e-6
             assert gradient.numpy()[i] == pytest.approx(expected, abs=1e-8), (weight.path, i)
 
 
-def test_load_with_all_experts_of_a_group_selected_is_the_primary_load():
-    # k = 2 of 2 within a group: each of its experts has the count |X⁽ⁱ⁾|, so Load_H = Load_primary.
-    gate = remember_noise(built_gate(8, groups=4, primary=NoisyTopK(k=2, seed=3)))
-    load = smooth_load(gate, fresh_route(gate)).reshape(4, 2)
-    for level in (gate.primary,):
-        level.seed_generator.state.assign(level.first_state)
+def test_load_is_the_primary_load_if_all_experts_of_a_group_are_selected():
+    # k = 2 of 2 within a group: every expert has the count |X⁽ⁱ⁾|, so Load_H = Load_primary.
+    gate = save_noise_state(built_gate(8, groups=4, primary=NoisyTopK(k=2, seed=3)))
+    load = smooth_load(gate, route_with_first_draw(gate)).reshape(4, 2)
+    gate.primary.seed_generator.state.assign(gate.primary.first_state)
     expected = gate.primary.route(tf.constant(X), training=True).sums["smooth_load"].numpy()
     np.testing.assert_allclose(load, np.stack([expected, expected], axis=1), rtol=1e-12)
 
 
-def test_loss_is_exactly_that_of_the_weights_of_the_whole():
+def test_loss_over_all_experts_by_hand():
     primary = NoisyTopK(k=2, seed=3, importance_weight=0.3, load_weight=0.07)
-    gate = remember_noise(built_gate(12, groups=4, primary=primary))
-    routed = fresh_route(gate)
+    gate = save_noise_state(built_gate(12, groups=4, primary=primary))
+    routed = route_with_first_draw(gate)
     importance, load = routed.sums["importance"].numpy(), smooth_load(gate, routed)
     expected = 0.3 * importance.var() / importance.mean() ** 2
     expected += 0.07 * load.var() / load.mean() ** 2
@@ -190,7 +189,7 @@ def test_loss_is_exactly_that_of_the_weights_of_the_whole():
     assert no_weights.loss(routed.sums) is None
 
 
-def test_load_loss_without_an_estimate_is_of_the_counts():
+def test_load_loss_without_an_estimate_uses_the_counts():
     primary = NoisyTopK(k=2, noise=False, load_weight=0.07)
     gate = built_gate(12, groups=4, primary=primary)
     routed = gate.route(tf.constant(X), training=True)
@@ -199,14 +198,14 @@ def test_load_loss_without_an_estimate_is_of_the_counts():
     assert gate.loss(routed.sums).numpy() == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_of_its_own_come_before_those_of_the_primary_gate():
+def test_loss_weights_override_those_of_the_primary_gate():
     primary = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.07)
     assert Hierarchical(2, primary).load_weight == 0.07
     gate = Hierarchical(2, primary, importance_weight=0.5, load_weight=0.0)
     assert (gate.importance_weight, gate.load_weight) == (0.5, 0.0)
 
 
-def test_one_seed_does_not_give_both_levels_the_same_noise():
+def test_levels_with_one_seed_draw_different_noise():
     gate = built_gate(16, groups=4, primary=NoisyTopK(k=2, seed=3))
     states = [level.seed_generator.state.numpy() for level in (gate.primary, gate.secondary)]
     assert np.any(states[0] != states[1])
@@ -221,10 +220,10 @@ def test_kernels_start_at_zero_with_one_secondary_gate_per_group():
     # Parameters 2·5·2 + 2·2·5·3; operations 2·5·2 + 2 groups · 2·5·3.
     assert gate.count_params() == 80
     assert gate.ops_per_timestep(5) == 80
-    # k = 1 at the first level halves the second level's operations, and no weights.
-    one = Hierarchical(2, NoisyTopK(k=1), NoisyTopK(k=2), num_experts=6)
-    one.build((None, 5))
-    assert (one.count_params(), one.ops_per_timestep(5)) == (80, 50)
+    # k = 1 at the first level halves the operations of the second level; the weights are the same.
+    gate = Hierarchical(2, NoisyTopK(k=1), NoisyTopK(k=2), num_experts=6)
+    gate.build((None, 5))
+    assert (gate.count_params(), gate.ops_per_timestep(5)) == (80, 50)
 
 
 def test_empty_batch():
@@ -237,9 +236,9 @@ def test_empty_batch():
 
 def test_config_round_trip_keeps_both_levels():
     gate = Hierarchical(2, NoisyTopK(k=1, seed=4), NoisyTopK(k=2, noise=False), num_experts=6)
-    again = gating.get(keras.saving.serialize_keras_object(gate))
-    assert again.get_config() == gate.get_config()
-    assert (again.primary.k, again.secondary.k, again.secondary.noise) == (1, 2, False)
+    restored = gating.get(keras.saving.serialize_keras_object(gate))
+    assert restored.get_config() == gate.get_config()
+    assert (restored.primary.k, restored.secondary.k, restored.secondary.noise) == (1, 2, False)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +266,6 @@ def test_wrong_arguments(arguments, message):
         Hierarchical(**{**defaults, **arguments})
 
 
-def test_use_without_a_number_of_experts():
-    with pytest.raises(ValueError, match=r"Hierarchical was not told num_experts"):
+def test_use_without_num_experts():
+    with pytest.raises(ValueError, match=r"Hierarchical has no num_experts"):
         Hierarchical(2, NoisyTopK(k=2))(tf.zeros([2, 3]))

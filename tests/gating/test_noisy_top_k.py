@@ -12,7 +12,7 @@ X = np.random.default_rng(0).standard_normal((7, 3))
 
 
 def built_gate(num_experts, seed=5, **arguments):
-    """A float64 gate with random kernels, the same at each call."""
+    """A float64 gate with random kernels, the same in every call."""
     gate = NoisyTopK(num_experts=num_experts, seed=seed, dtype="float64", **arguments)
     gate.build((None, X.shape[1]))
     rng = np.random.default_rng(2)
@@ -27,17 +27,17 @@ def first_draw(gate, shape):
     return keras.random.normal(shape, dtype="float64", seed=generator).numpy()
 
 
-def fresh_route(gate, x=X):
+def route_with_first_draw(gate, x=X):
     gate.seed_generator.state.assign([gate.seed, 0])
     return gate.route(tf.constant(x), training=True)
 
 
 def choices(routed):
-    """`[T, K]` experts and weights of every token, in the order of its choices."""
+    """`[T, K]` experts and `[T, K]` weights, in the order of the choices of each token."""
     assignments = routed.assignments
     return [
-        tf.gather(each, assignments.slots).numpy()
-        for each in (assignments.experts(), assignments.weights)
+        tf.gather(values, assignments.slots).numpy()
+        for values in (assignments.experts(), assignments.weights)
     ]
 
 
@@ -58,7 +58,7 @@ def test_kernels_start_at_zero():
         np.testing.assert_array_equal(weight.numpy(), 0)
 
 
-def test_selection_in_evaluation_is_top_k_of_the_clean_logits():
+def test_evaluation_selects_the_top_k_clean_logits():
     gate = built_gate(5, k=2)
     routed = gate.route(tf.constant(X), training=False)
     experts, weights = choices(routed)
@@ -76,13 +76,13 @@ def test_selection_in_training_by_the_equations(noise_floor):
     gate_kernel, noise_kernel = kernel_values(gate)
     stddev = softplus(X @ noise_kernel) + noise_floor
     noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * stddev
-    routed = fresh_route(gate)
-    chosen = np.argsort(-noisy, axis=1)[:, :2]
-    np.testing.assert_array_equal(choices(routed)[0], chosen)
+    routed = route_with_first_draw(gate)
+    selected = np.argsort(-noisy, axis=1)[:, :2]
+    np.testing.assert_array_equal(choices(routed)[0], selected)
     dense = np.zeros((7, 5))  # eq 4 and 5
     for t in range(7):
-        weights = np.exp(noisy[t, chosen[t]])
-        dense[t, chosen[t]] = weights / weights.sum()
+        weights = np.exp(noisy[t, selected[t]])
+        dense[t, selected[t]] = weights / weights.sum()
     np.testing.assert_allclose(routed.sums["importance"], dense.sum(axis=0), rtol=1e-10)
     np.testing.assert_array_equal(routed.sums["load"], np.count_nonzero(dense, axis=0))
     load = np.zeros(5)  # eq 8 to 10
@@ -94,20 +94,20 @@ def test_selection_in_training_by_the_equations(noise_floor):
     np.testing.assert_allclose(routed.sums["smooth_load"], load, rtol=1e-10)
 
 
-def test_loss_is_exactly_that_of_the_weights():
+def test_loss_by_hand():
     gate = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
-    sums = fresh_route(gate).sums
+    sums = route_with_first_draw(gate).sums
     importance, load = sums["importance"].numpy(), sums["smooth_load"].numpy()
     expected = 0.3 * importance.var() / importance.mean() ** 2
     expected += 0.07 * load.var() / load.mean() ** 2
     assert gate.loss(sums).numpy() == pytest.approx(expected, rel=1e-12)
-    # A mixture of these experts has losses of its own for importance and load.
+    # A hierarchical mixture has its own importance and load losses.
     assert gate.loss_as_level(sums) is None
 
 
 def test_no_loss_without_weights():
     gate = built_gate(5, k=2)
-    assert gate.loss(fresh_route(gate).sums) is None
+    assert gate.loss(route_with_first_draw(gate).sums) is None
 
 
 @pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
@@ -116,9 +116,9 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
     gate = built_gate(5, k=k, importance_weight=importance_weight, load_weight=load_weight)
     gate_kernel, noise_kernel = kernel_values(gate)
     noisy = X @ gate_kernel + first_draw(gate, (7, 5)) * softplus(X @ noise_kernel)
-    assert np.diff(np.sort(noisy, axis=1), axis=1).min() > 1e-4  # no ties within the steps' reach
+    assert np.diff(np.sort(noisy, axis=1), axis=1).min() > 1e-4  # no ties within the step size
     with tf.GradientTape() as tape:
-        loss = gate.loss(fresh_route(gate).sums)
+        loss = gate.loss(route_with_first_draw(gate).sums)
     gradients = tape.gradient(loss, gate.trainable_variables)
     for weight, gradient in zip(gate.trainable_variables, gradients, strict=True):
         values = weight.numpy()
@@ -126,20 +126,20 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
         for i in np.ndindex(values.shape):
             sides = []
             for step in (1e-6, -1e-6):
-                moved = values.copy()
-                moved[i] += step
-                weight.assign(moved)
-                sides.append(gate.loss(fresh_route(gate).sums).numpy())
+                shifted = values.copy()
+                shifted[i] += step
+                weight.assign(shifted)
+                sides.append(gate.loss(route_with_first_draw(gate).sums).numpy())
             expected[i] = (sides[0] - sides[1]) / 2e-6
         weight.assign(values)
         np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-8)
         assert np.abs(expected).max() > 1e-3
 
 
-def test_load_is_the_count_without_gradient_where_all_are_selected():
+def test_load_is_the_count_if_all_experts_are_selected():
     gate = built_gate(3, k=3, load_weight=1.0)
     with tf.GradientTape() as tape:
-        sums = fresh_route(gate).sums
+        sums = route_with_first_draw(gate).sums
         loss = gate.loss(sums)
     assert "smooth_load" not in sums
     np.testing.assert_array_equal(sums["load"], [7, 7, 7])
@@ -171,11 +171,11 @@ def test_load_is_the_count_in_evaluation():
     np.testing.assert_array_equal(routed.sums["load"], counts)
 
 
-def test_k_1_warns_and_only_the_load_loss_reaches_the_gate():
+def test_k_1_warns_and_only_the_load_loss_trains_the_gate():
     with pytest.warns(UserWarning, match=r"k=1.*Switch"):
         gate = built_gate(5, k=1)
     with tf.GradientTape(persistent=True) as tape:
-        routed = fresh_route(gate)
+        routed = route_with_first_draw(gate)
         importance_loss = balancing.importance_loss(routed.sums)
         load_loss = balancing.load_loss(routed.sums)
     np.testing.assert_array_equal(routed.assignments.weights, 1)
@@ -184,14 +184,14 @@ def test_k_1_warns_and_only_the_load_loss_reaches_the_gate():
     assert np.abs(tape.gradient(load_loss, kernel).numpy()).max() > 1e-3
 
 
-def test_k_1_of_one_expert_and_k_2_do_not_warn():
+def test_one_expert_or_k_2_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         NoisyTopK(k=1, num_experts=1).build((None, 3))
         NoisyTopK(k=2, num_experts=3).build((None, 3))
 
 
-def test_all_experts_are_used_at_the_start_of_training_only_by_the_noise():
+def test_noise_spreads_the_load_at_initialization():
     gate = NoisyTopK(k=2, num_experts=4, seed=1)
     x = tf.random.stateless_normal([4000, 3], [1, 2])
     load = np.bincount(choices(gate(x, training=True))[0].ravel(), minlength=4)
@@ -199,7 +199,7 @@ def test_all_experts_are_used_at_the_start_of_training_only_by_the_noise():
     np.testing.assert_array_equal(choices(gate(x))[0], [[0, 1]] * 4000)
 
 
-def test_noise_changes_from_step_to_step_and_repeats_with_the_seed():
+def test_noise_changes_in_every_step_and_is_reproducible():
     first, second = (built_gate(5, k=2, seed=3) for _ in range(2))
     a, b = (choices(first(tf.constant(X), training=True))[1] for _ in range(2))
     assert np.abs(a - b).max() > 1e-3
@@ -217,8 +217,8 @@ def test_empty_batch():
 
 
 @pytest.mark.parametrize("equal", [False, True])
-def test_gates_of_groups_are_each_a_gate_of_its_own(equal):
-    """One gate for three groups against three gates, with the noise that each row drew."""
+def test_gates_of_groups_equal_separate_gates(equal):
+    """Compares one gate for three groups with three gates, with the same noise for each row."""
     sizes = [2, 2, 2] if equal else [3, 0, 4]
     x = X[: sum(sizes)]
     groups = Groups(tf.constant(sizes), tf.constant(2) if equal else None)
@@ -231,27 +231,27 @@ def test_gates_of_groups_are_each_a_gate_of_its_own(equal):
     start = 0
     for g, size in enumerate(sizes):
         rows = slice(start, start + size)
-        one = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
-        for name, kernel in one.kernels.items():
+        single = built_gate(5, k=2, importance_weight=0.3, load_weight=0.07)
+        for name, kernel in single.kernels.items():
             kernel.assign(gate.kernels[name].numpy()[g])
-        one.draw = lambda inputs, rows=rows: tf.constant(draw[rows])
-        expected = one.route(tf.constant(x[rows]), training=True)
+        single.draw = lambda inputs, rows=rows: tf.constant(draw[rows])
+        expected = single.route(tf.constant(x[rows]), training=True)
         expected_experts, expected_weights = choices(expected)
         np.testing.assert_array_equal(experts[rows], g * 5 + expected_experts)
         np.testing.assert_allclose(weights[rows], expected_weights, rtol=1e-12)
         assert set(routed.sums) == set(expected.sums)
         for name, values in expected.sums.items():
             np.testing.assert_allclose(routed.sums[name][g], values, rtol=1e-12, err_msg=name)
-        assert losses[g].numpy() == pytest.approx(one.loss(expected.sums).numpy(), rel=1e-10)
+        assert losses[g].numpy() == pytest.approx(single.loss(expected.sums).numpy(), rel=1e-10)
         start += size
 
 
 def test_deviation_of_the_noise():
     gate = built_gate(5, k=2, noise_floor=0.5)
     expected = np.mean(softplus(X @ kernel_values(gate)[1]) + 0.5)
-    found = gate.noise_deviation(tf.constant(X))
-    assert found["noise"].numpy() == pytest.approx(expected, rel=1e-12)
-    assert set(found) == {"noise"}
+    deviation = gate.noise_deviation(tf.constant(X))
+    assert deviation["noise"].numpy() == pytest.approx(expected, rel=1e-12)
+    assert set(deviation) == {"noise"}
     assert built_gate(5, k=2, noise=False).noise_deviation(tf.constant(X)) == {}
 
 
@@ -275,6 +275,6 @@ def test_wrong_arguments(arguments, message):
         NoisyTopK(**arguments)
 
 
-def test_use_without_a_number_of_experts():
-    with pytest.raises(ValueError, match=r"NoisyTopK was not told num_experts: .*for_experts"):
+def test_use_without_num_experts():
+    with pytest.raises(ValueError, match=r"NoisyTopK has no num_experts: .*for_experts"):
         NoisyTopK(k=2)(tf.zeros([2, 3]))

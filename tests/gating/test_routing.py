@@ -3,11 +3,11 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Groups
-from tfmoe.gating.routing import numbered_through_groups, sums_of
+from tfmoe.gating.routing import global_expert_ids, sums_of
 from tfmoe.ops.assignments import assign_tokens
 
 # Token 0: experts 0 and 2 with 0.75 and 0.25. Token 1: experts 2 and 1 with 0.6 and 0.4. Token 2:
-# expert 2 with 1; its other assignment is dropped.
+# expert 2 with 1; the other assignment is dropped.
 EXPERTS = tf.constant([[0, 2], [2, 1], [2, 4]])
 WEIGHTS = tf.constant([[0.75, 0.25], [0.6, 0.4], [1.0, 9.0]])
 
@@ -15,14 +15,14 @@ WEIGHTS = tf.constant([[0.75, 0.25], [0.6, 0.4], [1.0, 9.0]])
 def test_sums_by_hand():
     estimate = tf.constant([[1.0, 0.0, 0.5, 0.5]] * 3)
     sums = sums_of(
-        assign_tokens(EXPERTS, WEIGHTS, 4), 4, smooth_load=estimate, chosen=tf.constant([1, 0, 1])
+        assign_tokens(EXPERTS, WEIGHTS, 4), 4, smooth_load=estimate, selected=tf.constant([1, 0, 1])
     )
     assert sums["tokens"].numpy() == 3
     np.testing.assert_allclose(sums["importance"], [0.75, 0.4, 1.85, 0.0], rtol=1e-6)
     np.testing.assert_array_equal(sums["load"], [1, 1, 3, 0])
     np.testing.assert_array_equal(sums["smooth_load"], [3, 0, 1.5, 1.5])
-    assert sums["chosen"].numpy() == 2
-    assert {each.dtype for each in sums.values()} == {tf.float32}
+    assert sums["selected"].numpy() == 2
+    assert {total.dtype for total in sums.values()} == {tf.float32}
 
 
 def test_sums_of_groups_by_hand():
@@ -38,7 +38,7 @@ def test_sums_of_groups_by_hand():
     np.testing.assert_array_equal(sums["probability"], [[0.5, 0.5], [0, 0], [1, 1]])
 
 
-def test_importance_gradient_goes_to_the_weights():
+def test_importance_gradient_reaches_the_weights():
     weights = tf.identity(WEIGHTS)
     with tf.GradientTape() as tape:
         tape.watch(weights)
@@ -55,8 +55,8 @@ def test_importance_gradient_goes_to_the_weights():
 def test_sums_have_at_least_32_bits(dtype, expected):
     experts = tf.zeros([1001, 1], tf.int32)
     sums = sums_of(assign_tokens(experts, tf.ones([1001, 1], dtype), 1), 1)
-    assert {each.dtype for each in sums.values()} == {tf.as_dtype(expected)}
-    assert [each.numpy().item() for each in sums.values()] == [1001] * 3
+    assert {total.dtype for total in sums.values()} == {tf.as_dtype(expected)}
+    assert [total.numpy().item() for total in sums.values()] == [1001] * 3
 
 
 def test_rows_of_groups():
@@ -67,9 +67,9 @@ def test_rows_of_groups():
     np.testing.assert_array_equal(groups.sum(rows[:, 0]), [11, 0, 100])
 
 
-def test_experts_are_numbered_through_the_groups():
-    experts = tf.constant([[0, 2], [1, 3], [2, 0]])  # 3 drops
-    assert numbered_through_groups(experts, 3, None) == (experts, 3)
-    found, total = numbered_through_groups(experts, 3, Groups(tf.constant([1, 0, 2])))
+def test_global_expert_ids():
+    experts = tf.constant([[0, 2], [1, 3], [2, 0]])  # 3 drops an assignment
+    assert global_expert_ids(experts, 3, None) == (experts, 3)
+    ids, total = global_expert_ids(experts, 3, Groups(tf.constant([1, 0, 2])))
     assert total == 9
-    np.testing.assert_array_equal(found, [[0, 2], [7, 9], [8, 6]])
+    np.testing.assert_array_equal(ids, [[0, 2], [7, 9], [8, 6]])

@@ -16,7 +16,7 @@ def built_gate(**arguments):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_every_token_goes_to_every_expert_by_its_softmax(training):
+def test_every_token_goes_to_every_expert(training):
     gate = built_gate()
     routing = gate(tf.constant(X), training=training)
     weights = np.exp(X @ gate.kernels["gate_kernel"].numpy())
@@ -50,16 +50,16 @@ def test_importance_loss_and_its_gradient():
     for i in np.ndindex(values.shape):
         sides = []
         for step in (1e-6, -1e-6):
-            moved = values.copy()
-            moved[i] += step
-            kernel.assign(moved)
+            shifted = values.copy()
+            shifted[i] += step
+            kernel.assign(shifted)
             sides.append(gate.loss(gate.route(tf.constant(X)).sums).numpy())
         expected[i] = (sides[0] - sides[1]) / 2e-6
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
     assert np.abs(expected).max() > 1e-3
 
 
-def test_no_loss_without_a_weight_nor_as_a_level():
+def test_no_loss_without_a_weight_or_as_a_level():
     gate = built_gate()
     sums = gate(tf.constant(X), training=True).sums
     assert gate.loss(sums) is None
@@ -74,7 +74,7 @@ def test_empty_batch():
     assert gate.loss(routing.sums).numpy() == 0
 
 
-def test_load_weight_had_no_effect_and_is_no_argument_any_more():
+def test_load_weight_is_accepted_in_old_configurations_only():
     for make in (
         lambda: Softmax(load_weight=0.1),
         lambda: gating.get({"name": "softmax", "load_weight": 0.1}),

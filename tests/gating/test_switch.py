@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfmoe.gating import Groups, Hierarchical, NoisyTopK, Switch
 
-# With W_g the identity the logits are the inputs; softmax: (3/4, 1/4), (1/5, 4/5), (2/3, 1/3).
+# W_g is the identity, so the inputs are the logits; softmax: (3/4, 1/4), (1/5, 4/5), (2/3, 1/3).
 X = np.array([[math.log(3), 0.0], [0.0, math.log(4)], [math.log(2), 0.0]])
 
 
@@ -40,7 +40,7 @@ def test_balancing_loss_by_hand():
 def test_other_losses_by_hand():
     gate = built_gate(balance_weight=0.0, importance_weight=0.3, load_weight=0.7)
     loss = gate.loss(gate(tf.constant(X), training=True).sums)
-    # CV² of a and b is (a - b)² / (a + b)². Importance: only the chosen; load: all probabilities.
+    # CV² of a and b is (a - b)² / (a + b)². Importance sums selected probabilities, load sums all.
     importance = (3 / 4 + 2 / 3, 4 / 5)
     load = (3 / 4 + 1 / 5 + 2 / 3, 1 / 4 + 4 / 5 + 1 / 3)
     expected = sum(
@@ -72,7 +72,7 @@ def test_wrong_balance_weight():
         Switch(balance_weight=-1)
 
 
-def test_starts_at_random_so_that_tokens_spread():
+def test_random_initialization():
     gate = Switch(num_experts=8)
     gate.build((None, 64))
     assert np.std(gate.kernels["gate_kernel"].numpy()) > 0
@@ -95,7 +95,7 @@ def test_groups_by_hand():
 
 
 def hierarchical(**arguments):
-    """Groups and, in each of the two groups, experts have the inputs for their logits."""
+    """A gate whose inputs are the logits of the two groups, and of the two experts in each."""
     gate = Hierarchical(2, **arguments).for_experts(4, dtype="float64")
     gate.build((None, 2))
     for weight in gate.trainable_weights:
@@ -106,12 +106,12 @@ def hierarchical(**arguments):
 def test_at_both_levels_of_a_hierarchical_mixture():
     gate = hierarchical(primary=Switch(balance_weight=0.5))
     routing = gate(tf.constant(X), training=True)
-    # Tokens 0 and 2 go to group 0 and its expert 0, token 1 to group 1 and its expert 1.
+    # Tokens 0 and 2 go to expert 0 of group 0, token 1 to expert 1 of group 1.
     tokens, experts, weights = routing.assignments.by_token()
     np.testing.assert_array_equal(tokens, [0, 1, 2])
     np.testing.assert_array_equal(experts, [0, 3, 0])
     np.testing.assert_allclose(weights, np.square([3 / 4, 4 / 5, 2 / 3]), rtol=1e-12)
-    # Of the groups as above; group 0: f = (1, 0), p_0 = (3/4 + 2/3) / 2; group 1: f = (0, 1), 4/5.
+    # Outer level as above. Group 0: f = (1, 0), p_0 = (3/4 + 2/3) / 2; group 1: f = (0, 1), 4/5.
     p = ((3 / 4 + 1 / 5 + 2 / 3) / 3, (1 / 4 + 4 / 5 + 1 / 3) / 3)
     outer = 0.5 * 2 * (2 / 3 * p[0] + 1 / 3 * p[1])
     inner = 0.5 * (2 * (3 / 4 + 2 / 3) / 2 + 2 * 4 / 5) / 2
@@ -122,7 +122,7 @@ def test_at_one_level_of_a_hierarchical_mixture():
     top_k = NoisyTopK(k=2, noise=False)
     gate = hierarchical(primary=top_k, secondary=Switch(balance_weight=0.5))
     loss = gate.loss(gate(tf.constant(X), training=True).sums)
-    # Every group has all three tokens: the loss of the flat gate, twice over.
+    # Both groups have all three tokens: the mean loss is that of the flat gate.
     flat = built_gate(balance_weight=0.5)
     assert loss.numpy() == pytest.approx(flat.loss(flat(tf.constant(X)).sums).numpy(), rel=1e-12)
     gate = hierarchical(primary=Switch(balance_weight=0.5), secondary=top_k)

@@ -1,5 +1,16 @@
-"""Gates: which experts a token goes to, and with what weight. One gate per file, all of them in
-`GATES`."""
+"""Gates select the experts of each token, and weight their outputs.
+
+| gate | experts per token | use it for |
+| --- | --- | --- |
+| `NoisyTopK` | exactly k | the paper's default; k of 2 to 4, with two balancing losses |
+| `Switch` | 1 | the cheapest mixture: k = 1 with a gradient from the task |
+| `Batchwise` | k on average | the same load for every expert in training, without a loss for it |
+| `Softmax` | all | few experts, and as a dense reference |
+| `Hierarchical` | product of two levels | several hundred experts; different gates at two levels |
+
+Give a gate to a mixture: `MoE(32, 1024, gate=NoisyTopK(k=4))`. A gate is one file; `GATES` lists
+them by name.
+"""
 
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.gate import Gate
@@ -26,17 +37,22 @@ __all__ = [
 ]
 
 
-def get(identifier):
-    """The gate that an identifier stands for.
+def get(identifier: Gate | str | dict) -> Gate:
+    """Resolves a gate argument.
 
     Args:
-        identifier: a `Gate`, a name of `GATES`, or a dictionary; see
-            `tfmoe.gating.registry.gate_of`.
+        identifier: a `Gate`; a name in `GATES`, for that gate with its defaults; a dictionary of a
+            name and the gate's arguments, such as `{"name": "noisy_top_k", "k": 2}`; or the result
+            of `keras.saving.serialize_keras_object` for a gate.
 
     Returns:
         A `Gate`.
 
     Raises:
-        ValueError: if it stands for no gate.
+        ValueError: the identifier is none of these.
+
+    Example:
+        >>> get({"name": "noisy_top_k", "k": 2}).k
+        2
     """
     return gate_of("gate", identifier, GATES)

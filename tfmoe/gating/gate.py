@@ -1,11 +1,13 @@
-"""What every gate is: a layer that assigns tokens to experts and counts how they are used.
+"""The base class of gates: a layer that assigns tokens to experts and counts the use of experts.
 
 Axes: T tokens, E experts, K experts per token, D model, G groups.
 """
 
+import tensorflow as tf
+
 from tfmoe.gating.copies import copy_of
 from tfmoe.gating.kernels import GateKernels
-from tfmoe.gating.routing import Routing, numbered_through_groups, sums_of
+from tfmoe.gating.routing import Groups, Routing, global_expert_ids, sums_of
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.assignments import assign_tokens
 
@@ -13,102 +15,100 @@ from tfmoe.ops.assignments import assign_tokens
 class Gate(GateKernels):
     """Base class of gates. A subclass implements `route` and `num_selected`.
 
-    A gate decides and counts. It never communicates: a mixture adds up the sums of all devices, and
-    gives those of the global batch to `loss`, `measures` and `update`.
+    A gate assigns tokens and returns sums over them. It never communicates: the mixture adds up the
+    sums of all devices, and passes those of the global batch to `loss`, `measures` and `update`.
 
-    A gate is written without its number of experts, `NoisyTopK(k=4)`. The mixture that uses it
-    makes its own copy for its number of experts, with `for_experts`; so `get_config` has to return
-    every argument of the constructor. Whatever a gate draws at random it draws in a method
-    `draw(inputs)`, `[T, D]` to `[T, …]`.
+    A gate is created without a number of experts, `NoisyTopK(k=4)`. A mixture copies it with
+    `for_experts`; so `get_config` must return every argument of the constructor. Random numbers are
+    drawn in a method `draw(inputs)`, `[T, D]` to `[T, …]`.
 
     Attributes for subclasses:
-        kernel_names: of the gate's `[D, E]` matrices.
-        METRICS: the names of all values that `measures` can return.
-        RETIRED: names of constructor arguments of old configurations, which had no effect.
-        groups, secondary: of a hierarchical gate the number of groups, and the inner level's gate.
-        capacity_priority: see `tfmoe.distribute.capacity.within_capacity`.
+
+    - `kernel_names`: the names of the gate's `[D, E]` matrices.
+    - `METRICS`: the names of all values that `measures` can return.
+    - `RETIRED`: constructor arguments of old configurations, which had no effect.
+    - `groups`, `secondary`: the group count and the inner gate of a hierarchical gate.
+    - `capacity_priority`: which assignments an expert keeps if it has a capacity; see
+      `tfmoe.distribute.capacity.within_capacity`.
     """
 
     METRICS: tuple[str, ...] = ()
     RETIRED: tuple[str, ...] = ()
     groups = secondary = None
     capacity_priority = "position"
-    importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates that have these losses
+    importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
-    def route(self, inputs, training=False, groups=None):
+    def route(
+        self, inputs: tf.Tensor, training: bool = False, groups: Groups | None = None
+    ) -> Routing:
         """Assigns tokens to experts.
 
         Args:
-            inputs: `[T, D]` float, the gate's own type.
-            training: whether noise, if the gate has any, is drawn.
-            groups: `None`; for G gates at once `tfmoe.gating.Groups`, of which rows belong to each.
-                `logits`, `routing` and `routing_of_tokens` take it as it is.
-
-        Returns:
-            A `Routing`.
+            inputs: `[T, D]` float, the gate's variable dtype.
+            training: whether the gate draws noise.
+            groups: `None`; for G gates at once, the `Groups` of the rows. Pass it to `logits`,
+                `routing` and `routing_of_tokens` unchanged.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement route(inputs, training)")
 
     @property
-    def num_selected(self):
-        """The number of experts that a token goes to, at most or on average."""
+    def num_selected(self) -> int:
+        """The number of experts per token, as a maximum or a mean."""
         raise NotImplementedError(f"{type(self).__name__} must implement num_selected")
 
-    def loss(self, sums):
-        """What training adds to the task's loss: a scalar (`[G]` for G gates), or `None`.
+    def loss(self, sums: dict) -> tf.Tensor | None:
+        """The loss that training adds to the task's loss: a scalar (`[G]` for G gates) or `None`.
 
         Args:
-            sums: those of `Routing`, of the global batch.
+            sums: the sums of `Routing` over the global batch.
         """
         return None
 
-    def loss_as_level(self, sums):
-        """`loss`, without the losses that a hierarchical mixture has for all its experts together:
-        those of importance and load (eq 13 and 14).
+    def loss_as_level(self, sums: dict) -> tf.Tensor | None:
+        """`loss` without the importance and load losses (eq 13 and 14), which a hierarchical
+        mixture computes for all its experts.
         """
         return self.loss(sums)
 
-    def measures(self, sums):
-        """`{name: scalar}` for metrics, names of `METRICS`; `sums` as for `loss`."""
+    def measures(self, sums: dict) -> dict:
+        """Metrics `{name: scalar}`, with names in `METRICS`; `sums` as for `loss`."""
         return {}
 
-    def update(self, sums):
-        """Changes weights that no gradient trains, by `add_to_weight`, in a training step."""
+    def update(self, sums: dict) -> None:
+        """Updates weights that have no gradient, with `add_to_weight`, in a training step."""
 
-    def token_capacity(self, training):
-        """Factor of the tokens that an expert takes at most, `⌈factor · T / E⌉` of T tokens of the
-        global batch; `None` for no limit.
-        """
+    def token_capacity(self, training: bool) -> float | None:
+        """The factor of the capacity `⌈factor · T / E⌉`, T tokens of the global batch, or `None`."""
         return None
 
-    def noise_deviation(self, inputs, groups=None):
+    def noise_deviation(self, inputs: tf.Tensor, groups: Groups | None = None) -> dict:
         """`{name: scalar}`: the mean standard deviation of the gate's noise, if it has any."""
         return {}
 
-    def for_experts(self, num_experts, **changes):
-        """A new, unbuilt gate of the same settings for `num_experts` experts."""
+    def for_experts(self, num_experts: int, **changes) -> "Gate":
+        """Creates an unbuilt copy with the same settings for `num_experts` experts."""
         return copy_of(self, num_experts=num_experts, **changes)
 
-    def checked_k(self, k):
-        """A subclass's number of experts per token, if it is one."""
+    def checked_k(self, k: int) -> int:
+        """Returns k if it is a valid number of experts per token; else raises a `ValueError`."""
         k = positive("k", k)
         if self.num_experts is not None and k > self.num_experts:
             raise ValueError(
-                f"k must be at most {self.num_experts}, the number of experts (of groups, at the "
-                f"first level of a hierarchical mixture) to choose from, got k={k}"
+                f"k must be at most {self.num_experts}, the number of experts (at the first level "
+                f"of a hierarchical mixture, of groups), got k={k}"
             )
         return k
 
-    def routing_of_tokens(self, experts, weights, groups=None, **per_token):
-        """The `Routing` where every token selects K experts: ids `experts` `[T, K]` int32, of which
-        the id E drops an assignment, and `weights` `[T, K]`; `groups` and `per_token` as below.
+    def routing_of_tokens(self, experts, weights, groups=None, **per_token) -> Routing:
+        """The `Routing` of tokens that select K experts each: `experts` `[T, K]` int32 ids, where
+        id E drops an assignment, and `weights` `[T, K]`; other arguments as for `routing`.
         """
-        experts, num_experts = numbered_through_groups(experts, self.num_experts, groups)
+        experts, num_experts = global_expert_ids(experts, self.num_experts, groups)
         return self.routing(assign_tokens(experts, weights, num_experts), groups, **per_token)
 
-    def routing(self, assignments, groups=None, **per_token):
-        """The `Routing` of assignments, with the sums that every gate has and those of `per_token`:
-        `[T]` or `[T, E]` tensors, to be summed over the tokens. `groups` as for `route`.
+    def routing(self, assignments, groups=None, **per_token) -> Routing:
+        """The `Routing` of assignments, with the standard sums and the sums of `per_token`, `[T]`
+        or `[T, E]` tensors, over the tokens. `groups` as for `route`.
         """
         return Routing(assignments, sums_of(assignments, self.num_experts, groups, **per_token))
 

@@ -1,8 +1,8 @@
-"""Two levels of gates (App. B): a primary gate picks groups of experts, a secondary gate picks
-within each group.
+"""Two levels of gates (App. B): a primary gate selects groups of experts, a secondary gate selects
+experts within each group.
 
 Axes: T tokens, G groups (first-level branching factor), E experts, D model, A rows that are sent to
-groups; G_r groups of this replica.
+groups; G_r groups on this replica.
 """
 
 import math
@@ -26,55 +26,60 @@ from tfmoe.ops.balancing import (
     weighted_losses,
 )
 
-# Of the tokens of a level, not of those of the mixture.
-MEASURES_OF_LEVELS = ("experts_per_token", "unrouted")
+# Metrics over the tokens of one level; the mixture computes them over its own tokens instead.
+LEVEL_METRICS = ("experts_per_token", "unrouted")
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Hierarchical(Gate):
-    """`G(x)_ij = G_primary(x)_i · G_i(x)_j` (eq 12): E experts in G groups, experts `i·E/G …
-    (i+1)·E/G - 1` in group i.
+    """Two-level gating: a primary gate selects groups, a secondary gate selects experts within
+    each group (App. B).
 
-    A secondary gate is only computed for the tokens that its group gets, so that the cost of gating
-    grows with `G + K1·E/G` and not with E. With `Softmax` at both levels this is the dense
-    hierarchical mixture.
+    `G(x)_ij = G_primary(x)_i · G_i(x)_j` (eq 12). Group i of G has experts `i·E/G … (i+1)·E/G - 1`.
 
-    Usually written as `MoE(num_experts=256, groups=16, gate=NoisyTopK(k=2))`: the same gate at both
-    levels.
+    A secondary gate is computed only for the tokens of its group, so the cost of gating grows with
+    `G + K1·E/G` instead of E. With `Softmax` at both levels this is the dense hierarchical mixture.
+
+    For the same gate at both levels write `MoE(num_experts=256, groups=16, gate=NoisyTopK(k=2))`.
 
     Args:
         groups: G, a divisor of the number of experts.
-        primary: the gate that selects groups: a `Gate`, or a name or dictionary as `MoE` takes it.
-        secondary: the gate that selects within a group; `None` for the settings of `primary`. It
-            can be of another kind.
-        importance_weight: w_importance for `Importance_H` (eq 13); `None` for that of `primary`.
-        load_weight: w_load for `Load_H` (eq 14); `None` for that of `primary`. These two losses
-            balance both levels; the weights of `primary` and `secondary` themselves add no loss.
-            Other losses of these gates are added: of `primary`, and the mean over the groups of
-            `secondary`.
+        primary: the gate that selects groups: a `Gate`, or a name or dictionary as for `MoE`.
+        secondary: the gate that selects experts within a group, of any class; `None` for the
+            settings of `primary`.
+        importance_weight: weight of the importance loss over all experts (w_importance for
+            `Importance_H`, eq 13); `None` for the weight in `primary`.
+        load_weight: weight of the load loss over all experts (w_load for `Load_H`, eq 14); `None`
+            for the weight in `primary`. These two losses balance both levels, so the importance and
+            load weights in `primary` and `secondary` add no further loss. Other losses of these
+            gates are added: that of `primary`, and the mean over the groups of `secondary`.
 
-    Metrics: those of the gates at the levels; where both have one, the mean of the two.
-    `experts_per_token` and `unrouted` are those of the whole mixture, in evaluation only.
+    The metrics are those of both gates; if both gates have a metric, the mean of the two.
+    `experts_per_token` and `unrouted` refer to the whole mixture, in evaluation only.
 
     Raises:
-        ValueError: if `groups` does not divide the number of experts, or a gate's k is too large
-            for its level.
+        ValueError: `groups` does not divide the number of experts, or a gate's k is too large for
+            its level.
+
+    Example:
+        >>> gate = Hierarchical(groups=4, primary=Switch(), secondary=NoisyTopK(k=2))
+        >>> moe = MoE(num_experts=16, hidden_units=64, gate=gate)
     """
 
     kernel_names = ()
 
     def __init__(
         self,
-        groups,
-        primary,
-        secondary=None,
-        importance_weight=None,
-        load_weight=None,
+        groups: int,
+        primary: Gate | str | dict,
+        secondary: Gate | str | dict | None = None,
+        importance_weight: float | None = None,
+        load_weight: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if self.num_groups is not None:
-            raise ValueError("a Hierarchical gate cannot be a level of another one")
+            raise ValueError("a Hierarchical gate cannot be a level of another Hierarchical gate")
         primary = flat_gate("primary", primary)
         secondary = primary if secondary is None else flat_gate("secondary", secondary)
         weights = {"importance_weight": importance_weight, "load_weight": load_weight}
@@ -84,14 +89,14 @@ class Hierarchical(Gate):
         self.groups = positive("groups", groups)
         self.primary, self.secondary = primary, secondary
         if self.num_experts is not None:
-            self._make_levels()
+            self._create_levels()
 
-    def _make_levels(self):
+    def _create_levels(self):
         if self.num_experts % self.groups:
-            nearest = nearest_divisors(self.num_experts, self.groups)
+            divisors = nearest_divisors(self.num_experts, self.groups)
             raise ValueError(
                 f"groups must divide num_experts={self.num_experts}, got groups={self.groups}; "
-                f"possible values: {', '.join(map(str, nearest))}"
+                f"possible values: {', '.join(map(str, divisors))}"
             )
         options = {"dtype": self.dtype_policy}
         secondary = self.secondary  # may be the same object as primary
@@ -109,7 +114,7 @@ class Hierarchical(Gate):
         return tuple(dict.fromkeys((*self.primary.METRICS, *self.secondary.METRICS)))
 
     @property
-    def num_selected(self):
+    def num_selected(self) -> int:
         return self.primary.num_selected * self.secondary.num_selected
 
     def build(self, input_shape):
@@ -119,35 +124,43 @@ class Hierarchical(Gate):
             self.secondary.build(input_shape)
 
     def route(self, inputs, training=False, groups=None):
-        """Routes through both levels on one device. A mixture does it in two steps, between which
-        the rows travel: `primary`, then `secondary`.
+        """Routes through both levels on one device.
+
+        A mixture calls `primary` and `secondary` itself, and sends the rows to the devices of the
+        groups between the two calls.
+
+        Args:
+            inputs: `[T, D]` float.
+            training: whether the gates draw noise.
+            groups: not used.
         """
         outer = self.primary.route(inputs, training=training)
-        way = Local(outer.assignments)
-        groups = Groups(way.counts, way.rows_per_expert)
-        inner = self.secondary.route(way.dispatch_kept(inputs), training=training, groups=groups)
+        dispatcher = Local(outer.assignments)
+        groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
+        rows = dispatcher.dispatch_kept(inputs)
+        inner = self.secondary.route(rows, training=training, groups=groups)
         assignments = compose(outer.assignments, inner.assignments)
-        return Routing(assignments, self.sums_of_levels(outer, inner, way, training))
+        return Routing(assignments, self.level_sums(outer, inner, dispatcher, training))
 
-    def sums_of_levels(self, outer, inner, way, training):
-        """Sums over this device's tokens, and over the rows that its groups received.
+    def level_sums(self, outer, inner, dispatcher, training):
+        """Computes sums over the tokens of this device and over the rows that its groups received.
 
         Args:
             outer: `Routing` of `primary`.
             inner: `Routing` of `secondary`.
-            way: on which the rows came.
+            dispatcher: the exchange by which the rows reached the groups.
             training: as for `route`.
 
         Returns:
-            As every gate's, `[E]` for all experts; with `outer` and `inner`, the sums of the
-            levels, those of the groups of other devices being 0.
+            The standard sums, `[E]` for all experts; and `outer` and `inner`, the sums of the
+            levels. The sums for groups on other devices are 0.
         """
         assignments = inner.assignments
-        weights = tf.gather(way.weights(), assignments.tokens) * assignments.weights
+        weights = tf.gather(dispatcher.weights(), assignments.tokens) * assignments.weights
         load = inner.sums["load"]
         importance = assignments.sum_by_expert(tf.cast(weights, load.dtype))
-        inner_sums = {name: self.of_all_groups(values) for name, values in inner.sums.items()}
-        importance = self.of_all_groups(tf.reshape(importance, tf.shape(load)))
+        inner_sums = {name: self.pad_to_all_groups(values) for name, values in inner.sums.items()}
+        importance = self.pad_to_all_groups(tf.reshape(importance, tf.shape(load)))
         sums = {
             "tokens": outer.sums["tokens"],
             "importance": tf.reshape(importance, [self.num_experts]),
@@ -156,25 +169,26 @@ class Hierarchical(Gate):
             "inner": inner_sums,
         }
         if not training and "unrouted" in self.METRICS:
-            per_row = tf.math.bincount(
-                assignments.tokens, minlength=way.num_rows(), maxlength=way.num_rows()
+            num_rows = dispatcher.num_rows()
+            experts_per_row = tf.math.bincount(
+                assignments.tokens, minlength=num_rows, maxlength=num_rows
             )
-            routed = way.sum_by_token(tf.cast(per_row, load.dtype)) > 0
+            routed = dispatcher.sum_by_token(tf.cast(experts_per_row, load.dtype)) > 0
             sums["routed"] = tf.reduce_sum(tf.cast(routed, load.dtype))
         return sums
 
-    def _own_groups(self):
-        """`(begin, end)` of this device's groups."""
+    def _local_groups(self):
+        """`(begin, end)` of the groups on this device."""
         if not collectives.shards_experts():
             return 0, self.groups
         bounds = shard_bounds(self.groups, collectives.num_replicas())
         return bounds[collectives.replica_id()]
 
-    def of_all_groups(self, values):
-        """`[G_r, ...]` of this device to `[G, ...]`, 0 for the groups of others."""
+    def pad_to_all_groups(self, values):
+        """Pads `[G_r, ...]` values of this device to `[G, ...]`, with 0 for all other groups."""
         if values.shape.rank == 0:
             return values
-        begin, end = self._own_groups()
+        begin, end = self._local_groups()
         paddings = [[begin, self.groups - end]] + [[0, 0]] * (values.shape.rank - 1)
         return tf.pad(values, paddings)
 
@@ -197,29 +211,36 @@ class Hierarchical(Gate):
 
     def measures(self, sums):
         levels = self.primary.measures(sums["outer"]), self.secondary.measures(sums["inner"])
-        found = {}
+        metrics = {}
         for name in self.METRICS:
             values = [level[name] for level in levels if name in level]
-            if values and name not in MEASURES_OF_LEVELS:
-                found[name] = tf.reduce_mean(tf.stack(values))
+            if values and name not in LEVEL_METRICS:
+                metrics[name] = tf.reduce_mean(tf.stack(values))
         if "routed" in sums:
-            tokens = sums["tokens"]
-            found["experts_per_token"] = tf.math.divide_no_nan(tf.reduce_sum(sums["load"]), tokens)
-            found["unrouted"] = tf.math.divide_no_nan(tokens - sums["routed"], tokens)
-        return found
+            tokens, load = sums["tokens"], tf.reduce_sum(sums["load"])
+            metrics["experts_per_token"] = tf.math.divide_no_nan(load, tokens)
+            metrics["unrouted"] = tf.math.divide_no_nan(tokens - sums["routed"], tokens)
+        return metrics
 
     def update(self, sums):
-        begin, end = self._own_groups()
+        begin, end = self._local_groups()
         inner = sums["inner"].items()
         self.primary.update(sums["outer"])
         self.secondary.update({name: v[begin:end] if v.shape.rank else v for name, v in inner})
 
     def noise_deviation(self, inputs, groups=None):
-        found = {f"primary_{k}": v for k, v in self.primary.noise_deviation(inputs).items()}
-        way = Local(self.primary.route(inputs).assignments)
-        rows = way.dispatch_kept(inputs)
-        of_groups = self.secondary.noise_deviation(rows, Groups(way.counts, way.rows_per_expert))
-        return {**found, **{f"secondary_{name}": value for name, value in of_groups.items()}}
+        dispatcher = Local(self.primary.route(inputs).assignments)
+        rows = dispatcher.dispatch_kept(inputs)
+        groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
+        levels = {
+            "primary": self.primary.noise_deviation(inputs),
+            "secondary": self.secondary.noise_deviation(rows, groups),
+        }
+        return {
+            f"{level}_{name}": value
+            for level, deviations in levels.items()
+            for name, value in deviations.items()
+        }
 
     def ops_per_timestep(self, input_dim):
         per_group = self.secondary.ops_per_timestep(input_dim)
@@ -243,7 +264,7 @@ class Hierarchical(Gate):
 
 
 def flat_gate(name, gate):
-    """The flat `Gate` that an argument of `Hierarchical` stands for."""
+    """Resolves an argument of `Hierarchical` to a flat `Gate`."""
     gate = gate_of(name, gate, FLAT_GATES)
     if gate.secondary is not None:
         raise ValueError(
@@ -253,11 +274,12 @@ def flat_gate(name, gate):
     return gate
 
 
-def nearest_divisors(number, wanted, most=12):
-    """Divisors of a number, the nearest to what was wanted, rising, `most` at most. Of a number
-    beyond 2^32 those that are, or leave, 2^16 at most.
+def nearest_divisors(n, target, max_count=12):
+    """The divisors of n that are nearest to `target`, at most `max_count` of them, ascending.
+
+    For n above 2^32 only divisors d with d or n/d up to 2^16 are considered.
     """
-    last = min(math.isqrt(number), 2**16)
-    small = [each for each in range(1, last + 1) if number % each == 0]
-    divisors = {*small, *(number // each for each in small)}
-    return sorted(sorted(divisors, key=lambda each: abs(each - wanted))[:most])
+    last = min(math.isqrt(n), 2**16)
+    small = [d for d in range(1, last + 1) if n % d == 0]
+    divisors = {*small, *(n // d for d in small)}
+    return sorted(sorted(divisors, key=lambda d: abs(d - target))[:max_count])

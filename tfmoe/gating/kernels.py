@@ -1,4 +1,4 @@
-"""The matrices of a gate, of one or of all groups of a hierarchical mixture.
+"""The weight matrices of a gate, or of the gates of all groups of a hierarchical mixture.
 
 Axes: T tokens, E experts, D model, G groups.
 """
@@ -11,36 +11,43 @@ from tfmoe.ops.expert_matmul import grouped_matmul
 
 
 class GateKernels(keras.layers.Layer):
-    """A layer with the `[D, E]` matrices `kernel_names`, or `[G, D, E]` for G gates at once.
+    """A layer with one matrix for each of `kernel_names`: `[D, E]`, or `[G, D, E]` for G gates.
 
     Args:
         num_experts: E; `None` until a mixture sets it.
-        num_groups: `None`, or G.
+        num_groups: G if the layer has the matrices of G gates, else `None`.
     """
 
     kernel_names: tuple[str, ...] = ("gate_kernel",)
-    # Of a noisy gate the gradient needs 7 tensors [T, E] for its 2 matrices: draw, W_noise's
-    # product, σ, its bounded value, numerator, quotient and argument of Φ in eq 9.
+    # The gradient of a noisy gate needs 7 tensors [T, E] for its 2 matrices: the draw, the product
+    # with W_noise, σ, its lower-bounded value, numerator, quotient and argument of Φ in eq 9.
     KEPT_PER_LOGIT = 4
 
-    def __init__(self, num_experts=None, num_groups=None, **kwargs):
+    def __init__(self, num_experts: int | None = None, num_groups: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.supports_jit = False  # the number of rows of an expert is known when the graph runs
+        self.supports_jit = False  # the number of rows of an expert is only known at run time
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
         self.num_groups = num_groups
 
     def build(self, input_shape):
         if self.num_experts is None:
             raise ValueError(
-                f"{type(self).__name__} was not told num_experts: give the gate to a MoE layer, or "
-                "call gate.for_experts(num_experts) first"
+                f"{type(self).__name__} has no num_experts: give the gate to a MoE layer, or call "
+                "gate.for_experts(num_experts) first"
             )
         for name in self.kernel_names:
             shape = (*self.stack, input_shape[-1], self.num_experts)
             self.add_own_weight(name, shape, self.kernel_initializer())
 
     def add_own_weight(self, name, shape, initializer, **options):
-        """A weight as the attribute `name`. It keeps its type under mixed precision."""
+        """Adds a weight as the attribute `name`. It keeps its dtype under mixed precision.
+
+        Args:
+            name: name of the weight and the attribute.
+            shape: shape of the weight.
+            initializer: a Keras initializer.
+            **options: further arguments of `add_weight`.
+        """
         weight = self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **options
         )
@@ -48,29 +55,44 @@ class GateKernels(keras.layers.Layer):
         return weight
 
     def add_to_weight(self, name, change):
-        """Adds to an own weight; `change` is of this device's groups, where groups are sharded."""
+        """Adds a value to a weight of `add_own_weight`.
+
+        Args:
+            name: name of the weight.
+            change: tensor of the weight's shape; if groups are sharded, for the groups on this
+                device.
+        """
         getattr(self, name).value.assign_add(change)
 
     def kernel_initializer(self):
-        """Of the matrices: small random values, since equal logits would send every token to the
-        same experts (Fedus et al. 2021).
+        """The initializer of the matrices: small random values, because equal logits would send
+        every token to the same experts (Fedus et al. 2021).
         """
         return keras.initializers.VarianceScaling(
             0.1, mode="fan_in", distribution="truncated_normal"
         )
 
     @property
-    def kernels(self):
-        """`{name: variable}` of the matrices."""
+    def kernels(self) -> dict:
+        """The matrices, `{name: variable}`."""
         return {name: getattr(self, name) for name in self.kernel_names}
 
     @property
-    def stack(self):
-        """`(G,)` for G gates at once, `()` for one: the first axes of the gate's weights."""
+    def stack(self) -> tuple:
+        """The leading axes of the gate's weights: `(G,)` for G gates at once, else `()`."""
         return () if self.num_groups is None else (self.num_groups,)
 
-    def logits(self, name, inputs, groups=None):
-        """`[T, D] · [D, E]`, each row by its own group's matrix: `[T, E]`."""
+    def logits(self, name: str, inputs: tf.Tensor, groups=None) -> tf.Tensor:
+        """Multiplies each row with a matrix, for G gates with the matrix of the row's group.
+
+        Args:
+            name: the matrix, one of `kernel_names`.
+            inputs: `[T, D]`.
+            groups: `None`, or the `tfmoe.gating.Groups` of the rows.
+
+        Returns:
+            `[T, E]`.
+        """
         kernel = tf.convert_to_tensor(getattr(self, name))
         if groups is None:
             return tf.matmul(inputs, kernel)
@@ -79,23 +101,24 @@ class GateKernels(keras.layers.Layer):
         rows = tf.reshape(inputs, [kernel.shape[0], groups.size, inputs.shape[-1]])
         return tf.reshape(tf.matmul(rows, kernel), [-1, self.num_experts])
 
-    def ops_per_timestep(self, input_dim):
+    def ops_per_timestep(self, input_dim: int) -> int:
         """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""
         return len(self.kernel_names) * input_dim * self.num_experts
 
-    def kept_for_backward(self, input_dim):
-        """Bytes that the backward pass needs of one token: its vector, and some numbers for each
-        logit.
+    def kept_for_backward(self, input_dim: int) -> int:
+        """Bytes per token that the forward pass keeps for the backward pass: the token, and
+        `KEPT_PER_LOGIT` values for each logit.
         """
-        logits = len(self.kernel_names) * self.num_experts
-        numbers = input_dim + self.KEPT_PER_LOGIT * logits
-        return tf.as_dtype(self.compute_dtype).size * numbers
+        num_logits = len(self.kernel_names) * self.num_experts
+        num_values = input_dim + self.KEPT_PER_LOGIT * num_logits
+        return tf.as_dtype(self.compute_dtype).size * num_values
 
     def get_build_config(self):
-        """Nothing: a gate read from a configuration is a description until a mixture builds its own
-        copy, and must not allocate its matrices."""
+        """Returns `None`: a gate from a configuration is not built, so that it allocates nothing.
+        The mixture builds its copy.
+        """
         return None
 
     def get_config(self):
-        own = {"num_experts": self.num_experts, "num_groups": self.num_groups}
-        return {**super().get_config(), **own}
+        config = {"num_experts": self.num_experts, "num_groups": self.num_groups}
+        return {**super().get_config(), **config}

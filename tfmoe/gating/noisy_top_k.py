@@ -1,4 +1,4 @@
-"""The noisy top-k gate (eq 3-5) with its smooth estimate of load (eq 8-10)."""
+"""The noisy top-k gate (eq 3-5) with its smooth estimate of the load (eq 8-10)."""
 
 import warnings
 
@@ -14,42 +14,57 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class NoisyTopK(Gate):
-    """Noisy top-k gating: the paper's gate for language models (eq 3-5).
+    """Noisy top-k gating: each token goes to the k experts with the highest noisy logits (eq 3-5).
 
     `H_i = (x·W_g)_i + N(0, 1)·(softplus((x·W_noise)_i) + noise_floor)`,
     `G = softmax(KeepTopK(H, k))`.
-    Both matrices start at zero: all experts are equally likely at first (App. A). Noise is drawn in
-    training only.
 
-    The load is the estimate of eq 8-10 while noise is drawn and k < n; else it is the plain count
-    of examples,
-    which has no gradient: then only `importance_weight` balances the gate.
+    This is the gate of the paper's models. Both matrices start at zero, so that all experts are
+    equally likely at first (App. A). Noise is drawn in training only.
+
+    Without balancing losses a few experts usually get most of the tokens, and only they improve.
+    Two losses prevent this: `importance_weight` and `load_weight`. Set both, to the same value. If
+    the metric `cv_load` stays high, increase them; if the task's loss suffers, decrease them.
+
+    The load is the differentiable estimate of eq 8-10 if noise is drawn and k < num_experts.
+    Otherwise it is the token count, which has no gradient: only `importance_weight` then balances
+    the gate.
 
     Args:
-        k: experts per token, 1 <= k <= num_experts. With k = 1 the gate value is always 1, so that
-            the task does not train the gate, only the load loss does (a warning says so; `Switch`
-            is the gate for k = 1).
-        importance_weight: w_importance of eq 7 (the paper's language models: 0.1, translation:
-            0.01).
-        load_weight: w_load of eq 11 (likewise).
-        noise: `False` for a deterministic gate, without W_noise; W_g then starts at small random
-            values, since equal logits would send every token to the same experts.
-        noise_floor: a constant added to the learned standard deviation of the noise.
-        seed: integer, for reproducible noise. Copies of one gate in several layers, or at both
-            levels of a hierarchy, draw different noise.
+        k: number of experts per token, 1 <= k <= num_experts. The paper uses 4, or 2 at each level
+            of a hierarchical mixture. With k = 1 the gate value is always 1, so the task does not
+            train the gate, only the load loss does, and a warning is issued; use `Switch` for
+            k = 1.
+        importance_weight: weight of the importance loss `CV(Importance(X))²` (w_importance of
+            eq 7). The importance of an expert is the sum of its gate values over the batch; the
+            loss is 0 if all experts have the same importance. 0 switches the loss off. The paper
+            uses 0.1 for language models and 0.01 for translation.
+        load_weight: weight of the load loss `CV(Load(X))²` (w_load of eq 11). The load of an expert
+            is the number of tokens that it receives: experts with the same importance can still
+            receive few large or many small gate values. The paper uses the values of
+            `importance_weight`.
+        noise: `False` for a deterministic gate without W_noise. W_g then starts at small random
+            values, because equal logits would send every token to the same experts.
+        noise_floor: a constant that is added to the learned standard deviation of the noise.
+        seed: integer, for reproducible noise. Copies of a gate in several layers, or at both levels
+            of a hierarchical mixture, draw different noise.
 
     Raises:
-        ValueError: if an argument is out of its range, or k > num_experts.
+        ValueError: an argument is out of range, or k > num_experts.
+
+    Example:
+        >>> gate = NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1)
+        >>> moe = MoE(num_experts=32, hidden_units=1024, gate=gate)
     """
 
     def __init__(
         self,
-        k=4,
-        importance_weight=0.0,
-        load_weight=0.0,
-        noise=True,
-        noise_floor=0.0,
-        seed=None,
+        k: int = 4,
+        importance_weight: float = 0.0,
+        load_weight: float = 0.0,
+        noise: bool = True,
+        noise_floor: float = 0.0,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -63,11 +78,11 @@ class NoisyTopK(Gate):
         track(self, seed_generator=self.seed_generator)
 
     @property
-    def kernel_names(self):
+    def kernel_names(self) -> tuple:
         return ("gate_kernel", "noise_kernel") if self.noise else ("gate_kernel",)
 
     @property
-    def num_selected(self):
+    def num_selected(self) -> int:
         return self.k
 
     def kernel_initializer(self):
@@ -96,7 +111,7 @@ class NoisyTopK(Gate):
         return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **estimate)
 
     def draw(self, inputs):
-        """`[T, E]` standard normal noise for the `[T, D]` tokens."""
+        """Draws `[T, E]` standard normal noise for the `[T, D]` tokens."""
         shape = [tf.shape(inputs)[0], self.num_experts]
         return keras.random.normal(shape, dtype=inputs.dtype, seed=self.seed_generator)
 

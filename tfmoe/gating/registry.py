@@ -1,4 +1,4 @@
-"""The gates by name, and what stands for a gate in arguments and configs."""
+"""The gates by name, and the resolution of gate arguments."""
 
 import difflib
 import inspect
@@ -10,7 +10,7 @@ from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
 
-# Gates of one level. `tfmoe.gating.GATES` adds `Hierarchical`, whose levels are these.
+# Gates with one level. `tfmoe.gating.GATES` adds `Hierarchical`, which combines two of them.
 FLAT_GATES = {
     "softmax": Softmax,
     "noisy_top_k": NoisyTopK,
@@ -20,25 +20,25 @@ FLAT_GATES = {
 
 
 def is_gate(value):
-    """Whether a value is a gate: an object (no class) that a mixture can copy."""
+    """Whether a value is a gate: an object (not a class) that a mixture can copy."""
     return hasattr(value, "for_experts") and not inspect.isclass(value)
 
 
 def gate_of(argument, identifier, gates):
-    """The gate that an identifier stands for.
+    """Resolves a gate argument.
 
     Args:
-        argument: the name of the argument, for the error.
-        identifier: a `Gate`; a name of `gates`, for that gate with its defaults; a dictionary of a
-            name and the gate's arguments, `{"name": "noisy_top_k", "k": 2}`; or what
-            `keras.saving.serialize_keras_object` made of one.
+        argument: the argument's name, for the error.
+        identifier: a `Gate`; a name in `gates`, for that gate with its defaults; a dictionary of a
+            name and the gate's arguments, such as `{"name": "noisy_top_k", "k": 2}`; or the result
+            of `keras.saving.serialize_keras_object` for a gate.
         gates: classes by name.
 
     Returns:
         A `Gate`.
 
     Raises:
-        ValueError: if it stands for no gate.
+        ValueError: the identifier is none of these.
     """
     if is_gate(identifier):
         return identifier
@@ -50,8 +50,8 @@ def gate_of(argument, identifier, gates):
     settings = dict(identifier) if isinstance(identifier, dict) else {"name": identifier}
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in gates:
-        near = difflib.get_close_matches(str(name), gates, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        matches = difflib.get_close_matches(str(name), gates, n=1)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
         raise ValueError(
             f"{argument} must be a Gate or one of {', '.join(map(repr, gates))}, "
             f"got {identifier!r}{hint}"

@@ -1,4 +1,4 @@
-"""What a gate returns: assignments, and sums over its own tokens.
+"""The result of a gate: assignments, and sums over its tokens.
 
 Axes: T tokens, E experts of one gate, K experts per token, A assignments, G groups.
 """
@@ -12,65 +12,69 @@ from tfmoe.ops.segments import segment_ids
 
 
 class Routing(NamedTuple):
-    """What a gate decides for tokens, and what it counts.
+    """The assignments that a gate makes for its tokens, and sums over these tokens.
 
     Attributes:
         assignments: `tfmoe.ops.assignments.Assignments`.
-        sums: `{name: tensor}`, each a sum over the gate's tokens, in one floating-point type of at
-            least 32 bits. `[]` and `[E]` for a single gate, `[G]` and `[G, E]` for G gates at
-            once. Every gate has `tokens`, `importance` (eq 6) and `load` (assignments that are not
-            dropped). Several gates add `smooth_load` (eq 10) or `probability`.
+        sums: `{name: tensor}`, sums over the gate's tokens, in one floating-point dtype of at least
+            32 bits: `[]` or `[E]` for a single gate, `[G]` or `[G, E]` for G gates at once. Every
+            gate has `tokens`, `importance` (eq 6) and `load` (the count of assignments that are not
+            dropped). Some gates add `smooth_load` (eq 10) or `probability`.
     """
 
     assignments: Assignments
     sums: dict
 
     @property
-    def importance(self):
-        """`[E]`, eq 6, of this gate's tokens."""
+    def importance(self) -> tf.Tensor:
+        """`[E]`, the sum of the gate values of each expert (eq 6)."""
         return self.sums["importance"]
 
     @property
-    def load(self):
-        """`[E]`, the tokens that each expert receives."""
+    def load(self) -> tf.Tensor:
+        """`[E]`, the number of tokens that each expert receives."""
         return self.sums["load"]
 
 
 class Groups(NamedTuple):
-    """Which rows belong to each group of a hierarchical mixture: rows are sorted by group.
+    """The groups of rows in a hierarchical mixture: rows are sorted by group.
 
     Attributes:
-        sizes: `[G]` int32, the rows of each group.
-        size: `[]` int32, the rows of each group where all have equally many, else `None`.
+        sizes: `[G]` int32, the number of rows in each group.
+        size: `[]` int32, the number of rows in each group if all are equal, else `None`.
     """
 
     sizes: tf.Tensor
     size: tf.Tensor | None = None
 
-    def of_rows(self):
-        """`[T]` int32, the group of each row."""
+    def of_rows(self) -> tf.Tensor:
+        """The group of each row, `[T]` int32."""
         if self.size is None:
             return segment_ids(self.sizes)
         return tf.repeat(tf.range(self.sizes.shape[0]), self.size)
 
-    def sum(self, rows):
-        """`[T, ...]` to `[G, ...]`, the sum over the rows of each group."""
+    def sum(self, rows: tf.Tensor) -> tf.Tensor:
+        """Sums the rows of each group, `[T, ...]` to `[G, ...]`.
+
+        Args:
+            rows: `[T, ...]`.
+        """
         return tf.math.unsorted_segment_sum(rows, self.of_rows(), tf.size(self.sizes))
 
 
 def sums_of(assignments, num_experts, groups=None, **per_token):
-    """The sums that every gate has, and others.
+    """Computes the sums that every gate has, and further ones.
 
     Args:
         assignments: `Assignments`; to `G·E` experts for G gates at once.
         num_experts: E, a Python integer.
         groups: `None`, or the `Groups` of the tokens.
-        **per_token: `[T]` or `[T, E]` tensors, to be summed over the tokens.
+        **per_token: `[T]` or `[T, E]` tensors, which are summed over the tokens.
 
     Returns:
         `{name: tensor}`, see `Routing`.
     """
-    dtype = sum_type(assignments.weights.dtype)
+    dtype = sum_dtype(assignments.weights.dtype)
     importance = assignments.sum_by_expert(tf.cast(assignments.weights, dtype))
     by_expert = {"importance": importance, "load": tf.cast(assignments.counts, dtype)}
     per_token = {name: tf.cast(values, dtype) for name, values in per_token.items()}
@@ -86,13 +90,13 @@ def sums_of(assignments, num_experts, groups=None, **per_token):
     return {"tokens": tokens, **by_expert, **others}
 
 
-def sum_type(dtype):
-    """The type of sums of values of a floating-point type: 16 bits cannot count to 1000."""
+def sum_dtype(dtype):
+    """The dtype for sums of values: at least 32 bits, since 16 bits cannot count to 1000."""
     return tf.float32 if tf.as_dtype(dtype).size < 4 else dtype
 
 
-def numbered_through_groups(experts, num_experts, groups):
-    """Expert ids of each row's own group, as ids of the experts of all groups.
+def global_expert_ids(experts, num_experts, groups):
+    """Converts expert ids within the group of each row to ids among the experts of all groups.
 
     Args:
         experts: `[T, K]` int32; the id E drops an assignment.
@@ -100,10 +104,10 @@ def numbered_through_groups(experts, num_experts, groups):
         groups: `None`, or the `Groups` of the rows.
 
     Returns:
-        `[T, K]` int32, and the number of experts of all groups, whose id drops an assignment.
+        `[T, K]` int32 ids; and the total number of experts, the id that drops an assignment.
     """
     if groups is None:
         return experts, num_experts
     total = groups.sizes.shape[0] * num_experts
-    through = groups.of_rows()[:, None] * num_experts + experts
-    return tf.where(experts < num_experts, through, total), total
+    ids = groups.of_rows()[:, None] * num_experts + experts
+    return tf.where(experts < num_experts, ids, total), total

@@ -10,13 +10,18 @@ from tfmoe.ops.balancing import importance_loss, weighted_losses
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Softmax(Gate):
-    """`G_σ(x) = softmax(x·W_g)`: every token goes to every expert (eq 2).
+    """Softmax gating: every token goes to every expert (eq 2).
 
-    The classical mixture of experts, at the cost of n experts per token; for small n and for
-    comparison. `W_g` starts at zero, so all experts begin with the weight 1/n.
+    `G_σ(x) = softmax(x·W_g)`.
+
+    This is the classical, dense mixture of experts. Each token costs n experts, so use it with few
+    experts, or as a reference for sparse gates. `W_g` starts at zero: all experts start with the
+    weight 1/n.
 
     Args:
-        importance_weight: w_importance of eq 7. There is no loss of the load, which is always even.
+        importance_weight: weight of the importance loss `CV(Importance(X))²` (w_importance of
+            eq 7), which equalizes the sums of the gate values. There is no load loss: every expert
+            receives every token.
 
     Example:
         >>> moe = MoE(num_experts=4, hidden_units=64, gate=Softmax())
@@ -24,12 +29,12 @@ class Softmax(Gate):
 
     RETIRED = ("load_weight",)
 
-    def __init__(self, importance_weight=0.0, **kwargs):
+    def __init__(self, importance_weight: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.importance_weight = non_negative("importance_weight", importance_weight)
 
     @property
-    def num_selected(self):
+    def num_selected(self) -> int:
         return self.num_experts
 
     def kernel_initializer(self):

@@ -15,23 +15,38 @@ from tfmoe.ops.balancing import (
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Switch(Gate):
-    """`G(x)_i = softmax(x·W_g)_i` for the most probable expert, 0 for the others.
+    """Switch gating: each token goes to its most probable expert (Fedus et al. 2021).
 
-    Paper: not in Shazeer et al. 2017, where k = 1 leaves the gate without a gradient from the task.
-    Here the weight is the probability before the selection, so that it has one. The balancing loss
-    is the Switch Transformer's `balance_weight · n · Σ_i f_i p_i`: f_i the share of the global
-    batch's tokens that are sent to expert i, p_i its mean probability. At the inner level of a
-    hierarchical mixture it is the mean over the groups.
+    `G(x)_i = softmax(x·W_g)_i` for the most probable expert, 0 for the others.
+
+    Paper: this gate is not in Shazeer et al. 2017, where k = 1 gives the gate no gradient from the
+    task. Here the weight is the probability before the selection, which has a gradient.
+
+    The balancing loss is that of the Switch Transformer, `balance_weight · n · Σ_i f_i p_i`: f_i is
+    the fraction of the tokens of the global batch that go to expert i, p_i its mean probability. At
+    the inner level of a hierarchical mixture it is the mean over the groups.
 
     Args:
-        balance_weight: α, at least 0 (Fedus et al.: 0.01).
-        importance_weight: w_importance of eq 7.
-        load_weight: of `CV²` of the summed probabilities.
+        balance_weight: weight of the balancing loss, α, at least 0 (Fedus et al.: 0.01).
+        importance_weight: weight of the importance loss (w_importance of eq 7), usually 0 here.
+        load_weight: weight of `CV²` of the summed probabilities, usually 0 here.
+
+    Raises:
+        ValueError: a weight is negative.
+
+    Example:
+        >>> moe = MoE(num_experts=16, hidden_units=256, gate=Switch())
     """
 
     num_selected = 1
 
-    def __init__(self, balance_weight=0.01, importance_weight=0.0, load_weight=0.0, **kwargs):
+    def __init__(
+        self,
+        balance_weight: float = 0.01,
+        importance_weight: float = 0.0,
+        load_weight: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.balance_weight = non_negative("balance_weight", balance_weight)
         self.importance_weight = non_negative("importance_weight", importance_weight)

@@ -1,4 +1,4 @@
-"""Gates with known weights, and routings as dense arrays: what the tests of `Batchwise` share."""
+"""Gates with known weights, and routings as dense arrays, for the tests of `Batchwise`."""
 
 import math
 
@@ -10,7 +10,7 @@ X = np.random.default_rng(0).standard_normal((11, 5))
 
 
 def built_gate(num_experts, input_dim=5, spread=0.3, **arguments):
-    """A float64 gate with random kernels and thresholds around 1/E, the same at each call."""
+    """A float64 gate with random kernels and thresholds around 1/E, the same in every call."""
     gate = Batchwise(num_experts=num_experts, dtype="float64", **arguments)
     gate.build((None, input_dim))
     rng = np.random.default_rng(2)
@@ -30,12 +30,12 @@ def probability_of(gate, x=X):
     return softmax(x @ gate.kernels["gate_kernel"].numpy())
 
 
-def ceil_of(k, num_tokens, num_experts):
+def tokens_per_expert(k, num_tokens, num_experts):
     return math.ceil(k * num_tokens / num_experts)
 
 
 def batchwise_mask(probability, num_taken, rows=slice(None)):
-    """`[T, E]` 0 or 1: eq 18 among the `rows`, the earlier token first among equals."""
+    """The mask of eq 18 for the `rows`, `[T, E]` 0 or 1; in a tie the earlier token is first."""
     mask = np.zeros_like(probability)
     tokens = np.arange(len(probability))[rows]
     for i in range(probability.shape[1]):
@@ -45,17 +45,17 @@ def batchwise_mask(probability, num_taken, rows=slice(None)):
 
 
 def dense_gates(routing, num_tokens, num_experts):
-    """`[T, E]` from a `Routing`; every assignment must come once."""
-    tokens, experts, gates = (each.numpy() for each in routing.assignments.by_token())
+    """The weights of a `Routing` as `[T, E]`; every assignment must be unique."""
+    tokens, experts, gates = (values.numpy() for values in routing.assignments.by_token())
     assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
     dense = np.zeros((num_tokens, num_experts))
     dense[tokens, experts] = gates
     return dense
 
 
-def chosen(routing, num_tokens, num_experts):
-    """`[T, E]` 0 or 1: the assignments of a `Routing`."""
-    tokens, experts, _ = (each.numpy() for each in routing.assignments.by_token())
+def assignment_mask(routing, num_tokens, num_experts):
+    """The assignments of a `Routing` as `[T, E]` 0 or 1."""
+    tokens, experts, _ = (values.numpy() for values in routing.assignments.by_token())
     mask = np.zeros((num_tokens, num_experts))
     np.add.at(mask, (tokens, experts), 1)
     return mask

@@ -1,4 +1,4 @@
-"""Arguments, weights, configs."""
+"""Arguments, weights and configs of `Batchwise`."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from tfmoe.config import ConfigError, load_config
 from tfmoe.gating import Batchwise, Hierarchical
 
 
-def test_weights_at_the_start_and_sizes():
+def test_initial_weights_and_sizes():
     gate = Batchwise(k=2, num_experts=8)
     gate.build((None, 3))
     assert [weight.name for weight in gate.trainable_weights] == ["gate_kernel", "log_thresholds"]
@@ -20,14 +20,14 @@ def test_weights_at_the_start_and_sizes():
     assert gate.ops_per_timestep(3) == 24
     assert gate.num_selected == 2
     # 2 groups of 4: 3·2 + 2, and 2·(3·4 + 4).
-    both = Hierarchical(2, Batchwise(k=2), num_experts=8)
-    both.build((None, 3))
-    assert both.count_params() == 8 + 32
-    assert (both.num_selected, both.ops_per_timestep(3)) == (4, 6 + 2 * 12)
-    np.testing.assert_allclose(both.secondary.thresholds.numpy(), np.full((2, 4), 1 / 4), rtol=1e-6)
+    gate = Hierarchical(2, Batchwise(k=2), num_experts=8)
+    gate.build((None, 3))
+    assert gate.count_params() == 8 + 32
+    assert (gate.num_selected, gate.ops_per_timestep(3)) == (4, 6 + 2 * 12)
+    np.testing.assert_allclose(gate.secondary.thresholds.numpy(), np.full((2, 4), 1 / 4), rtol=1e-6)
 
 
-def test_built_by_its_first_call_inside_a_function():
+def test_first_call_inside_a_function():
     gate = Batchwise(k=2, num_experts=4)
     gates = tf.function(lambda x: gate(x).assignments.weights)(tf.zeros([3, 5]))
     assert gates.dtype == tf.float32
@@ -36,13 +36,13 @@ def test_built_by_its_first_call_inside_a_function():
 
 def test_config_round_trip():
     gate = Batchwise(k=3, importance_weight=0.2, num_experts=6)
-    for again in (
+    for restored in (
         Batchwise.from_config(gate.get_config()),
         gating.get(keras.saving.serialize_keras_object(gate)),
         gate.for_experts(6),
     ):
-        assert again.get_config() | {"name": ""} == gate.get_config() | {"name": ""}
-        assert (again.k, again.importance_weight) == (3, 0.2)
+        assert restored.get_config() | {"name": ""} == gate.get_config() | {"name": ""}
+        assert (restored.k, restored.importance_weight) == (3, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_wrong_arguments(arguments, message):
         Batchwise(**arguments)
 
 
-def test_load_weight_had_no_effect_and_is_no_argument_any_more():
+def test_load_weight_is_accepted_in_old_configurations_only():
     for make in (
         lambda: Batchwise(load_weight=0.1),
         lambda: gating.get({"name": "batchwise", "load_weight": 0.1}),
@@ -70,8 +70,8 @@ def test_load_weight_had_no_effect_and_is_no_argument_any_more():
     assert Batchwise.from_config(old).k == 3
 
 
-def test_use_without_a_number_of_experts():
-    with pytest.raises(ValueError, match=r"Batchwise was not told num_experts: .*for_experts"):
+def test_use_without_num_experts():
+    with pytest.raises(ValueError, match=r"Batchwise has no num_experts: .*for_experts"):
         Batchwise(k=2)(tf.zeros([2, 3]))
 
 

@@ -1,13 +1,13 @@
-"""Which tokens each expert takes."""
+"""The tokens that each expert takes."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from gating.batchwise.dense_routings import (
     X,
+    assignment_mask,
     batchwise_mask,
     built_gate,
-    chosen,
     dense_gates,
     probability_of,
     values_of,
@@ -17,8 +17,8 @@ from tfmoe.gating import Batchwise, Hierarchical
 
 
 def tokens_of_experts(routing):
-    """The tokens of each expert, in order."""
-    tokens, experts, _ = (each.numpy() for each in routing.assignments.by_token())
+    """The tokens of each expert, sorted."""
+    tokens, experts, _ = (values.numpy() for values in routing.assignments.by_token())
     return [tokens[experts == i] for i in range(len(routing.assignments.counts))]
 
 
@@ -36,7 +36,7 @@ def tokens_of_experts(routing):
         (3000, 64, 4, 188),  # 187.5
     ],
 )
-def test_every_expert_takes_equally_many_and_its_best(num_tokens, num_experts, k, num_taken):
+def test_every_expert_takes_its_best_tokens(num_tokens, num_experts, k, num_taken):
     gate = built_gate(num_experts, k=k)
     x = np.random.default_rng(1).standard_normal((num_tokens, 5))
     routing = gate.route(tf.constant(x), training=True)
@@ -45,7 +45,7 @@ def test_every_expert_takes_equally_many_and_its_best(num_tokens, num_experts, k
     np.testing.assert_array_equal(routing.assignments.counts, [num_taken] * num_experts)
     np.testing.assert_array_equal(routing.sums["load"], [num_taken] * num_experts)
     mask = batchwise_mask(probability_of(gate, x), num_taken)
-    np.testing.assert_array_equal(chosen(routing, num_tokens, num_experts), mask)
+    np.testing.assert_array_equal(assignment_mask(routing, num_tokens, num_experts), mask)
     weighted = probability_of(gate, x) * mask
     total = weighted.sum(axis=1, keepdims=True)
     expected = np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
@@ -53,12 +53,12 @@ def test_every_expert_takes_equally_many_and_its_best(num_tokens, num_experts, k
     np.testing.assert_allclose(gates, expected, rtol=0, atol=1e-12)
 
 
-def test_among_equals_the_earlier_tokens_are_taken():
+def test_earlier_tokens_are_taken_in_a_tie():
     gate = built_gate(4, k=2)
     x = np.repeat(X[:1], 10, axis=0)
     routing = gate.route(tf.constant(x), training=True)
     np.testing.assert_array_equal(tokens_of_experts(routing), [range(5)] * 4)
-    # One token that is better for every second expert comes first there, wherever it lies.
+    # Token 7 is better for some experts, which take it despite its position.
     probability = probability_of(gate, X[:2])
     x[7] = X[1]
     routing = gate.route(tf.constant(x), training=True)
@@ -67,7 +67,7 @@ def test_among_equals_the_earlier_tokens_are_taken():
         np.testing.assert_array_equal(tokens, [0, 1, 2, 3, 7] if better else range(5))
 
 
-def test_all_experts_selected_is_the_softmax():
+def test_k_equal_to_num_experts_is_the_softmax():
     gate = built_gate(4, k=4)
     routing = gate.route(tf.constant(X), training=True)
     np.testing.assert_allclose(dense_gates(routing, 11, 4), probability_of(gate), rtol=1e-12)
@@ -82,7 +82,7 @@ def test_no_tokens(groups, training):
     routing = gate(tf.zeros([0, 3]), training=training)
     assert routing.assignments.weights.shape.num_elements() == 0
     np.testing.assert_array_equal(routing.sums["load"], [0] * 8)
-    assert [each.shape for each in routing.assignments.by_token()] == [(0,)] * 3
+    assert [values.shape for values in routing.assignments.by_token()] == [(0,)] * 3
     if training:
         assert gate.loss(routing.sums).numpy() == 0
     measures = values_of(gate.measures(routing.sums))
@@ -105,7 +105,7 @@ def test_gradients_without_tokens(groups):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_one_expert_takes_every_token(training):
-    """Its probability is 1, which is over no threshold of 1, the initial one."""
+    """The probability is 1, which is not over the initial threshold 1."""
     gate = Batchwise(k=1, num_experts=1)
     gate.build((None, 5))
     assert gate.thresholds.numpy() == 1

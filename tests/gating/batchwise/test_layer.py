@@ -1,4 +1,4 @@
-"""A mixture with the gate: its outputs and gradients."""
+"""Outputs and gradients of a mixture with `Batchwise`."""
 
 import numpy as np
 import pytest
@@ -7,19 +7,19 @@ from gating.batchwise.dense_routings import (
     HIDDEN,
     D,
     X,
+    assignment_mask,
     batchwise_mask,
-    ceil_of,
-    chosen,
     dense_gates,
+    tokens_per_expert,
 )
 
 from tfmoe.gating import Batchwise
 from tfmoe.layers import MoE
 
-WEIGHTS_OF_OUTPUTS = np.random.default_rng(1).standard_normal((11, D))
+OUTPUT_WEIGHTS = np.random.default_rng(1).standard_normal((11, D))
 
 
-def randomised(layer):
+def randomize(layer):
     layer.build((None, D))
     rng = np.random.default_rng(2)
     for weight in layer.trainable_weights:
@@ -31,7 +31,7 @@ def randomised(layer):
 
 
 def expert_outputs(layer, x):
-    """`[T, E, D]`: every token through every expert, as plain matrix products."""
+    """`[T, E, D]`: the outputs of every expert for every token, as plain matrix products."""
     h = tf.repeat(x[:, None, :], layer.num_experts, axis=1)
     experts = layer.experts
     for i, kernel in enumerate(experts.kernels):
@@ -53,7 +53,7 @@ def flat_dense(layer, k, training):
         probability = tf.nn.softmax(x @ layer.gate.kernels["gate_kernel"])
         values = probability.numpy()
         if training:
-            mask = batchwise_mask(values, ceil_of(k, len(values), layer.num_experts))
+            mask = batchwise_mask(values, tokens_per_expert(k, len(values), layer.num_experts))
         else:
             mask = values > np.exp(layer.gate.log_thresholds.numpy())
         return masked_softmax(probability, mask.astype("float64"))
@@ -67,12 +67,12 @@ def hierarchical_dense(layer, k, training):
 
     def gates(x):
         probability = tf.nn.softmax(x @ primary.kernels["gate_kernel"])
-        num_rows = ceil_of(k, len(x), groups)
+        num_rows = tokens_per_expert(k, len(x), groups)
         if training:
             mask = batchwise_mask(probability.numpy(), num_rows)
         else:
             mask = (probability.numpy() > np.exp(primary.log_thresholds.numpy())).astype("float64")
-        of_group = masked_softmax(probability, mask)
+        group_gates = masked_softmax(probability, mask)
         kernels = tf.convert_to_tensor(secondary.kernels["gate_kernel"])
         parts = []
         for i in range(groups):
@@ -80,12 +80,12 @@ def hierarchical_dense(layer, k, training):
             rows = np.flatnonzero(mask[:, i])
             if training:
                 assert len(rows) == num_rows
-                num_taken = ceil_of(k, num_rows, per_group)
+                num_taken = tokens_per_expert(k, num_rows, per_group)
                 inner = batchwise_mask(within.numpy(), num_taken, rows)
             else:
                 over = within.numpy() > np.exp(secondary.log_thresholds.numpy()[i])
                 inner = over * mask[:, i, None]
-            parts.append(of_group[:, i, None] * masked_softmax(within, inner))
+            parts.append(group_gates[:, i, None] * masked_softmax(within, inner))
         return tf.concat(parts, axis=1)
 
     return gates
@@ -104,7 +104,7 @@ def values_and_gradients(function, variables):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
-        total = tf.reduce_sum(y * WEIGHTS_OF_OUTPUTS)
+        total = tf.reduce_sum(y * OUTPUT_WEIGHTS)
     return [y, *dense_gradients(tape, total, [x, *variables])]
 
 
@@ -116,13 +116,13 @@ OPTIONS = {"plain": {}, "recompute": {"recompute": True, "depth": 2, "use_bias":
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("groups", "k"), [(None, 2), (None, 1), (None, 12), (4, 2), (3, 1)])
 def test_layer_equals_the_dense_formula(groups, k, compiled, options, training):
-    layer = randomised(
+    layer = randomize(
         MoE(12, HIDDEN, gate=Batchwise(k=k), groups=groups, dtype="float64", **options)
     )
-    gates_of = (flat_dense if groups is None else hierarchical_dense)(layer, k, training)
+    dense_gates_of = (flat_dense if groups is None else hierarchical_dense)(layer, k, training)
 
     def dense(x):
-        return tf.einsum("te,ted->td", gates_of(x), expert_outputs(layer, x))
+        return tf.einsum("te,ted->td", dense_gates_of(x), expert_outputs(layer, x))
 
     def sparse(x):
         return layer(x, training=training)
@@ -137,7 +137,7 @@ def test_layer_equals_the_dense_formula(groups, k, compiled, options, training):
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 y = sparse(x)
-                total = tf.reduce_sum(y * WEIGHTS_OF_OUTPUTS)
+                total = tf.reduce_sum(y * OUTPUT_WEIGHTS)
             return [y, *dense_gradients(tape, total, [x, *variables])]
 
         actual = step(tf.constant(X))
@@ -146,26 +146,28 @@ def test_layer_equals_the_dense_formula(groups, k, compiled, options, training):
     names = ["outputs", "inputs", *(variable.path for variable in variables)]
     for name, a, b in zip(names, actual, expected, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10, err_msg=name)
-        # Nothing is equal by being zero, but what the task does not train. (At inference tokens
-        # may have one expert each, of the weight 1.)
+        # Only gradients that the task does not train may be zero. (At inference every token may
+        # have one expert with weight 1.)
         if not name.endswith("log_thresholds") and (training or "gate_kernel" not in name):
             assert np.abs(b.numpy()).max() > 1e-3, name
     routing = layer.gate.route(tf.constant(X), training=training)
     gates = dense_gates(routing, 11, 12)
-    np.testing.assert_allclose(gates, gates_of(tf.constant(X)).numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(gates, dense_gates_of(tf.constant(X)).numpy(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(routing.sums["importance"], gates.sum(axis=0), atol=1e-12)
-    np.testing.assert_array_equal(routing.sums["load"], chosen(routing, 11, 12).sum(axis=0))
+    np.testing.assert_array_equal(
+        routing.sums["load"], assignment_mask(routing, 11, 12).sum(axis=0)
+    )
 
 
 @pytest.mark.parametrize("groups", [None, 3])
 def test_output_at_inference_does_not_depend_on_the_rest_of_the_batch(groups):
-    layer = randomised(MoE(6, HIDDEN, gate=Batchwise(k=1), groups=groups, dtype="float64"))
+    layer = randomize(MoE(6, HIDDEN, gate=Batchwise(k=1), groups=groups, dtype="float64"))
     x = np.concatenate([X, np.random.default_rng(4).standard_normal((20, D))])
     whole = layer(x).numpy()
     for tokens in ([3], [0, 1], range(11), [30, 5, 5, 17], range(30, -1, -1)):
         part = layer(x[list(tokens)]).numpy()
         np.testing.assert_allclose(part, whole[list(tokens)], rtol=0, atol=1e-12)
-    # In training it does: token 3 on its own is taken by every expert.
+    # In training it does: every expert takes token 3 if it is alone.
     alone = layer(x[3:4], training=True).numpy()
     assert np.abs(alone - layer(x, training=True).numpy()[3]).max() > 1e-3
 

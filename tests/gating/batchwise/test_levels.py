@@ -6,13 +6,13 @@ import tensorflow as tf
 from gating.batchwise.dense_routings import (
     D,
     X,
+    assignment_mask,
     batchwise_mask,
     built_gate,
-    ceil_of,
-    chosen,
     dense_gates,
     probability_of,
     softmax,
+    tokens_per_expert,
     values_of,
 )
 
@@ -21,7 +21,7 @@ from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax
 
 @pytest.mark.parametrize("primary", [NoisyTopK(k=2, noise=False), Batchwise(k=2)])
 @pytest.mark.parametrize("training", [False, True])
-def test_as_inner_level_each_group_is_a_batch_of_its_own(primary, training):
+def test_at_the_inner_level_each_group_is_a_batch(primary, training):
     gate = Hierarchical(3, primary, Batchwise(k=2)).for_experts(12, dtype="float64")
     gate.build((None, 5))
     rng = np.random.default_rng(2)
@@ -37,7 +37,7 @@ def test_as_inner_level_each_group_is_a_batch_of_its_own(primary, training):
         rows = np.flatnonzero(outer[:, i])
         within = softmax(X[rows] @ gate.secondary.kernels["gate_kernel"].numpy()[i])
         if training:
-            mask = batchwise_mask(within, ceil_of(2, len(rows), 4))
+            mask = batchwise_mask(within, tokens_per_expert(2, len(rows), 4))
         else:
             mask = within > np.exp(gate.secondary.log_thresholds.numpy()[i])
         weighted = within * mask
@@ -50,7 +50,7 @@ def test_as_inner_level_each_group_is_a_batch_of_its_own(primary, training):
     assert len({*sizes}) > 1 or isinstance(primary, Batchwise)
 
 
-def test_hierarchical_loss_and_measures_are_those_of_both_levels():
+def test_hierarchical_loss_and_metrics_combine_both_levels():
     gate = Hierarchical(3, Batchwise(k=2), num_experts=12, dtype="float64")
     gate.build((None, D))
     rng = np.random.default_rng(2)
@@ -82,14 +82,14 @@ def test_hierarchical_loss_and_measures_are_those_of_both_levels():
     assert values_of(gate.measures(routing.sums)) == pytest.approx(
         {"threshold_precision": precision, "threshold_recall": recall}
     )
-    # In evaluation those of the whole: tokens with experts, and their number.
+    # In evaluation the metrics refer to the whole mixture.
     for level in (gate.primary, gate.secondary):
         level.log_thresholds.assign(level.log_thresholds + 0.6)
     routing = gate.route(tf.constant(X))
-    per_token = chosen(routing, 11, 12).sum(axis=1)
-    assert 0 < np.count_nonzero(per_token) < 11
+    experts_per_token = assignment_mask(routing, 11, 12).sum(axis=1)
+    assert 0 < np.count_nonzero(experts_per_token) < 11
     assert values_of(gate.measures(routing.sums)) == pytest.approx(
-        {"experts_per_token": per_token.mean(), "unrouted": np.mean(per_token == 0)}
+        {"experts_per_token": experts_per_token.mean(), "unrouted": np.mean(experts_per_token == 0)}
     )
 
 
@@ -99,7 +99,7 @@ def test_hierarchical_loss_and_measures_are_those_of_both_levels():
     [(Batchwise(k=2), NoisyTopK(k=2, noise=False)), (Batchwise(k=1), Softmax())],
     ids=["noisy_top_k", "softmax"],
 )
-def test_as_outer_level_of_another_gate(primary, secondary, training):
+def test_at_the_outer_level_with_another_gate(primary, secondary, training):
     gate = Hierarchical(3, primary, secondary).for_experts(12, dtype="float64")
     gate.build((None, 5))
     rng = np.random.default_rng(2)
@@ -116,8 +116,8 @@ def test_as_outer_level_of_another_gate(primary, secondary, training):
     expected = (outer[:, :, None] * inner).reshape(11, 12)
     np.testing.assert_allclose(dense_gates(routing, 11, 12), expected, rtol=0, atol=1e-12)
     if training:  # only the outer level has thresholds
-        own = gate.primary.loss(routing.sums["outer"]).numpy()
-        assert gate.loss(routing.sums).numpy() == pytest.approx(own, rel=1e-12)
+        primary_loss = gate.primary.loss(routing.sums["outer"]).numpy()
+        assert gate.loss(routing.sums).numpy() == pytest.approx(primary_loss, rel=1e-12)
         assert set(gate.measures(routing.sums)) == {"threshold_precision", "threshold_recall"}
     else:
         unrouted = np.mean(~outer.any(axis=1))
@@ -127,16 +127,15 @@ def test_as_outer_level_of_another_gate(primary, secondary, training):
 
 
 def test_groups_of_one_expert_each():
-    """The secondary gates have nothing to decide: the primary one alone does, as a flat gate."""
+    """The primary gate alone decides, like a flat gate."""
     gate = Hierarchical(6, Batchwise(k=2), Batchwise(k=1)).for_experts(6, dtype="float64")
     gate.build((None, 5))
     flat = built_gate(6, k=2)
     gate.primary.kernels["gate_kernel"].assign(flat.kernels["gate_kernel"])
     gate.primary.log_thresholds.assign(flat.log_thresholds)
     for training in (False, True):
-        found, expected = (
-            dense_gates(each.route(tf.constant(X), training=training), 11, 6)
-            for each in (gate, flat)
+        actual, expected = (
+            dense_gates(g.route(tf.constant(X), training=training), 11, 6) for g in (gate, flat)
         )
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
         assert np.count_nonzero(expected) > 11

@@ -1,4 +1,4 @@
-"""The loss and what it trains."""
+"""The loss of `Batchwise`, and the weights that it trains."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def loss_of(gate):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_loss_is_the_sum_of_eq_20_over_the_tokens_and_not_negative(seed):
+def test_loss_is_the_mean_of_eq_20_and_not_negative(seed):
     gate = built_gate(6, k=2)
     rng = np.random.default_rng(seed)
     gate.log_thresholds.assign(np.log(rng.uniform(0.02, 0.6, 6)))
@@ -45,7 +45,7 @@ def test_loss_is_the_sum_of_eq_20_over_the_tokens_and_not_negative(seed):
     )
 
 
-def test_loss_is_zero_where_the_masks_agree_and_both_routings_are_equal():
+def test_loss_is_zero_if_the_masks_agree():
     gate = built_gate(6, k=2)
     ordered = -np.sort(-probability_of(gate), axis=0)
     gate.log_thresholds.assign(np.log((ordered[3] + ordered[4]) / 2))  # m = 4
@@ -60,31 +60,31 @@ def test_loss_is_zero_where_the_masks_agree_and_both_routings_are_equal():
     inference = gate.route(tf.constant(X))
     gates = dense_gates(training, 11, 6)
     np.testing.assert_allclose(dense_gates(inference, 11, 6), gates, rtol=1e-12)
-    # One threshold moved past one token: no agreement, a loss.
+    # A threshold shifted past one token: the masks disagree and the loss is positive.
     log_thresholds = gate.log_thresholds.numpy()
     for other in (2, 5):
-        moved = log_thresholds.copy()
-        moved[1] = np.log(ordered[other, 1] + (1e-9 if other == 2 else -1e-9))
-        gate.log_thresholds.assign(moved)
+        shifted = log_thresholds.copy()
+        shifted[1] = np.log(ordered[other, 1] + (1e-9 if other == 2 else -1e-9))
+        gate.log_thresholds.assign(shifted)
         assert loss_of(gate).numpy() > 1e-6
 
 
-def test_loss_moves_a_threshold_towards_m_tokens():
+def test_gradient_of_the_thresholds():
     gate = built_gate(6, k=2)
     ordered = -np.sort(-probability_of(gate), axis=0)
     admitted = np.array([4, 7, 0, 3, 11, 5])  # m = 4
-    # Just below the last token that is admitted.
+    # Just below the last admitted token.
     below = ordered[np.maximum(admitted, 1) - 1, np.arange(6)] * 0.999
     gate.log_thresholds.assign(np.log(np.where(admitted > 0, below, 1.01)))
     with tf.GradientTape() as tape:
         loss = loss_of(gate)
     gradient = tape.gradient(loss, gate.log_thresholds).numpy()
-    # The gradient with respect to T, which log T is moved by.
+    # The gradient with respect to T, by which log T is updated.
     np.testing.assert_allclose(gradient, (4 - admitted) / 11, rtol=1e-12, atol=1e-15)
 
 
 def gradients_of_loss_and_task(layer):
-    """By every trainable variable and the inputs."""
+    """The gradients with respect to the inputs and every trainable variable."""
     x = tf.constant(X)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
@@ -101,7 +101,7 @@ def gradients_of_loss_and_task(layer):
 
 
 @pytest.mark.parametrize("groups", [None, 2])
-def test_loss_trains_the_thresholds_alone_and_nothing_else_trains_them(groups):
+def test_only_the_loss_trains_the_thresholds_and_it_trains_nothing_else(groups):
     layer = MoE(6, 7, gate=Batchwise(k=2), groups=groups, dtype="float64")
     layer.build((None, 5))
     by_loss, by_task = gradients_of_loss_and_task(layer)
@@ -115,15 +115,15 @@ def test_loss_trains_the_thresholds_alone_and_nothing_else_trains_them(groups):
         assert is_zero == (name in thresholds), name
 
 
-def test_loss_is_that_of_importance_and_that_of_the_thresholds():
+def test_loss_is_the_sum_of_importance_and_threshold_losses():
     gate = built_gate(6, k=2, importance_weight=0.3)
     sums = gate(tf.constant(X), training=True).sums
     importance = sums["importance"].numpy()
-    of_thresholds = loss_of(built_gate(6, k=2)).numpy()
-    expected = 0.3 * importance.var() / importance.mean() ** 2 + of_thresholds
+    threshold_loss = loss_of(built_gate(6, k=2)).numpy()
+    expected = 0.3 * importance.var() / importance.mean() ** 2 + threshold_loss
     assert gate.loss(sums).numpy() == pytest.approx(expected, rel=1e-12)
-    # As a level: without that of importance, which a hierarchical mixture has for all experts.
-    assert gate.loss_as_level(sums).numpy() == pytest.approx(of_thresholds, rel=1e-12)
+    # As a level, without the importance loss, which a hierarchical mixture has for all experts.
+    assert gate.loss_as_level(sums).numpy() == pytest.approx(threshold_loss, rel=1e-12)
 
 
 def test_importance_loss_reaches_the_kernel():
@@ -140,9 +140,9 @@ def test_importance_loss_reaches_the_kernel():
     for i in [(0, 0), (2, 3), (4, 5)]:
         sides = []
         for step in (1e-6, -1e-6):
-            moved = values.copy()
-            moved[i] += step
-            kernel.assign(moved)
+            shifted = values.copy()
+            shifted[i] += step
+            kernel.assign(shifted)
             sides.append(importance_loss().numpy())
         assert gradient[i] == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-8)
     assert np.abs(gradient).max() > 1e-3
@@ -171,7 +171,7 @@ def test_thresholds_converge_to_the_batchwise_mask(k, num_experts):
     assert measures["threshold_precision"] > 0.98
     assert measures["threshold_recall"] > 0.98
     assert measures["experts_per_token"] == pytest.approx(k, rel=0.02)
-    # What is measured in training is what inference then does.
+    # The metrics in training equal those at inference.
     at_inference = values_of(gate.measures(gate.route(x).sums))
     assert set(at_inference) == {"experts_per_token", "unrouted"}
     for name, value in at_inference.items():
