@@ -1,4 +1,4 @@
-"""What layers keep for the backward pass."""
+"""The activations that layers keep for the backward pass."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tfmoe.layers import AttentionLSTM, FeedForward, MoE, Residual
 RNG = np.random.default_rng(0)
 
 
-# What each layer keeps of a position in numbers, D = 4, without and with hidden activations.
+# Numbers that a layer keeps of each position, D = 4: `always`, and the recomputable `hidden`.
 @pytest.mark.parametrize(
     ("layer", "always", "hidden"),
     [
@@ -23,8 +23,8 @@ RNG = np.random.default_rng(0)
         (FeedForward(6, activation="gelu"), 4 + 12, 0),
         (MoE(6, 5, gate=NoisyTopK(k=2, noise=False)), 4 + 4 * 6 + 16, 10),
         (MoE(6, 5, depth=2, activation="silu", gate=Softmax()), 4 + 4 * 6 + 48, 6 * 10),
-        # Gates: 3 groups, then 2 of 4 experts, two matrices each; 4 experts for a position; what
-        # comes back from 2 groups.
+        # Two matrices for each gate: 3 groups, then 2 of 4 experts; rows of 4 experts per position;
+        # the outputs of 2 groups.
         (MoE(12, 5, groups=3, gate=NoisyTopK(k=2)), 12 + 4 * 2 * (3 + 8) + 32 + 8, 20),
         (MoE(6, 5, gate=Batchwise(k=2)), 4 + 2 * 6 + 16, 10),
         (MoE(12, 5, groups=3, gate=Batchwise(k=2)), 12 + 2 * (3 + 8) + 32 + 8, 20),
@@ -44,14 +44,14 @@ def test_kept_by_layer(layer, always, hidden):
 
 
 @pytest.mark.parametrize(
-    ("attention", "of_steps", "of_source"),
+    ("attention", "kept_per_position", "kept_per_source_position"),
     # 2 weights for each of 5 source steps, and 3 numbers each if additive; D = 4, A = 3.
     [("multiplicative", 3 + 2 * 5, 4 + 2 * 3), ("additive", 5 * 3 + 2 * 5, 4)],
 )
-def test_kept_by_attention(attention, of_steps, of_source):
+def test_kept_by_attention(attention, kept_per_position, kept_per_source_position):
     layer = AttentionLSTM(8, 4, attention_units=3, attention=attention)
-    assert layer.kept_for_backward(4, steps=5).total() == 4 * (4 + 56 + 4 + 4 + of_steps)
-    assert layer.kept_of_source(4) == 4 * of_source
+    assert layer.kept_for_backward(4, steps=5).total() == 4 * (4 + 56 + 4 + 4 + kept_per_position)
+    assert layer.kept_of_source(4) == 4 * kept_per_source_position
 
 
 def array(*shape):
@@ -59,7 +59,7 @@ def array(*shape):
 
 
 @pytest.mark.parametrize("layer", [FeedForward(24, depth=2), FeedForward(24, activation="tanh")])
-def test_kept_equals_what_the_traced_gradient_reads(layer):
+def test_kept_equals_reads_of_the_traced_gradient(layer):
     inputs = array(2, 10, 8)
     layer.build(inputs.shape)
     read = read_by_gradient(layer, inputs, call=layer)
@@ -67,18 +67,18 @@ def test_kept_equals_what_the_traced_gradient_reads(layer):
 
 
 @pytest.mark.parametrize("layer", [lstm(16, 8), lstm(8), Residual(lstm(16, 8))])
-def test_kept_by_lstm_equals_what_the_traced_gradient_reads(layer):
+def test_kept_by_lstm_equals_reads_of_the_traced_gradient(layer):
     inputs = array(2, 10, 8)
     layer.build(inputs.shape)
     read = read_by_gradient(layer, inputs, call=step_by_step(layer))
-    # The first step reads zeros, and after the last the cell goes nowhere.
+    # The gradient reads neither the zero initial state nor the final cell.
     unused = 2 * sum(state.shape[1] for state in layer.initial_state(2))
     assert kept(layer, inputs) - unused <= sum(read.values()) <= kept(layer, inputs)
 
 
 @pytest.mark.parametrize("attention", ["multiplicative", "additive"])
 @pytest.mark.parametrize(("units", "projected"), [(16, 8), (8, None)])
-def test_kept_by_attention_equals_what_the_traced_gradient_reads(attention, units, projected):
+def test_kept_by_attention_equals_reads_of_the_traced_gradient(attention, units, projected):
     inputs, memory = array(2, 10, 8), array(2, 7, 8)
     layer = AttentionLSTM(units, projected, attention_units=5, attention=attention)
     layer.build(inputs.shape)
@@ -86,22 +86,22 @@ def test_kept_by_attention_equals_what_the_traced_gradient_reads(attention, unit
     prepared = layer.prepared
     layer.prepared = lambda memory: prepared(memory, mask)
     read = read_by_gradient(layer, inputs, memory, call=step_by_step(layer))
-    # The tanh of the query is read in two views.
+    # The gradient reads the tanh of the query in two views: count one.
     total = sum(size for name, size in read.items() if "MatVec/ExpandDims" not in name)
     total += memory.size
-    # The first step reads zeros, and after the last the state goes nowhere.
+    # The gradient reads neither the zero initial state nor the final state.
     unused = 2 * (units + 8)
     assert kept(layer, inputs, memory) - unused <= total <= kept(layer, inputs, memory)
 
 
 @pytest.mark.parametrize("groups", [None, 3])
-def test_kept_by_strictly_balanced_mixture_equals_what_the_traced_gradient_reads(groups):
+def test_kept_by_strictly_balanced_mixture_equals_reads_of_the_traced_gradient(groups):
     inputs = array(60, 16)
     layer = MoE(6, 8, groups=groups, gate=Batchwise(k=2, importance_weight=0.1))
     layer.build(inputs.shape)
     read = read_by_gradient(layer, inputs, call=lambda x: layer(x, training=True), by_hand=True)
-    of_position = (sum(read.values()) + inputs.size) / 60
+    read_per_position = (sum(read.values()) + inputs.size) / 60
     kept = layer.kept_for_backward(16).total() / 4
-    # Some numbers for each pair of a position and an expert, and each expert, are not counted.
+    # `kept_for_backward` ignores a few numbers per assignment and per expert.
     num_selected = layer.gate.num_selected + (0 if groups is None else 2)
-    assert kept <= of_position <= kept + 5 * num_selected + 1
+    assert kept <= read_per_position <= kept + 5 * num_selected + 1

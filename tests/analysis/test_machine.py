@@ -7,7 +7,7 @@ GIB = 2**30
 
 @pytest.fixture
 def machine(tmp_path):
-    """A function that writes files below a root, which it gives."""
+    """A function that writes files under a root folder and returns the folder."""
 
     def machine(files):
         for name, text in files.items():
@@ -19,16 +19,16 @@ def machine(tmp_path):
     return machine
 
 
-# 3 GiB and 1 GiB of swap.
+# 3 GiB of memory and 1 GiB of swap.
 MEMINFO = f"MemTotal: {9 * 2**20} kB\nMemAvailable: {3 * 2**20} kB\nSwapFree: {2**20} kB\n"
 
 
-def test_of_the_machine(machine):
+def test_memory_of_the_machine(machine):
     assert available_memory(machine({"proc/meminfo": MEMINFO})) == 4 * GIB
 
 
 @pytest.mark.parametrize("inner", ["max", str(3 * GIB)])
-def test_of_control_groups_around_each_other(machine, inner):
+def test_nested_control_groups(machine, inner):
     root = machine(
         {
             "proc/meminfo": MEMINFO,
@@ -43,7 +43,7 @@ def test_of_control_groups_around_each_other(machine, inner):
     assert available_memory(root) == 2 * GIB - GIB + GIB // 4
 
 
-def test_of_the_first_version_of_control_groups(machine):
+def test_control_groups_of_version_1(machine):
     root = machine(
         {
             "proc/meminfo": MEMINFO,
@@ -58,7 +58,7 @@ def test_of_the_first_version_of_control_groups(machine):
     assert available_memory(root) == 2 * GIB - GIB + GIB // 2
 
 
-def test_a_system_that_says_nothing(tmp_path):
+def test_none_without_any_information(tmp_path):
     assert available_memory(tmp_path) is None
 
 

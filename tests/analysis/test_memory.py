@@ -1,9 +1,9 @@
-"""Memory of a device: weights, experts, activations."""
+"""The memory of a device: weights, experts, activations."""
 
 import keras
 import numpy as np
 import pytest
-from analysis.small_models import MODELS, lstm, model_of, translation_of
+from analysis.small_models import MODELS, language_model, lstm, translation_model
 
 from tfmoe.analysis.memory import memory_per_device
 from tfmoe.analysis.variables import GraphBuild
@@ -13,11 +13,11 @@ from tfmoe.layers import AttentionLSTM, MoE
 
 
 def test_by_hand():
-    model = model_of(lstm(8, 4), MoE(6, 5, gate=NoisyTopK(k=2)))
+    model = language_model(lstm(8, 4), MoE(6, 5, gate=NoisyTopK(k=2)))
     # Embedding 44, LSTM 320, gates 2·4·6 = 48, experts 6·2·4·5 = 240, softmax 55: 707 numbers.
-    # FactoredAdam: for each of six experts 4 + 5 and 5 + 4, and twice the other 467.
-    # A position keeps: LSTM 4 + 7·8 + 4 = 64; gate 4 and 4·2·6, rows 2·2·4, hidden 2·5, sigmoid 4:
-    # 72 and 10; loss 4 and 11 logits. 64 + 72 + 15 = 151 numbers, and 10 without recompute.
+    # FactoredAdam: 4 + 5 and 5 + 4 for each of six experts, and two slots for the other 467.
+    # A position keeps: LSTM 4 + 7·8 + 4 = 64; gate 4 and 4·2·6, rows 2·2·4, sigmoid 4: 72; hidden
+    # 2·5; loss 4 and 11 logits. 64 + 72 + 15 = 151 numbers, and 10 more without recompute.
     assert memory_per_device(model, tokens=10) == {
         "weights": 4 * 707,
         "gradients": 4 * 707,
@@ -44,9 +44,9 @@ def test_by_hand():
     assert not model.built
 
 
-def test_recompute_as_set_and_the_optimizer_asked_for():
+def test_recompute_setting_and_optimizer_argument():
     moe = MoE(6, 5, gate=NoisyTopK(k=2), recompute=True)
-    memory = memory_per_device(model_of(moe), tokens=10, optimizer="factored_adam")
+    memory = memory_per_device(language_model(moe), tokens=10, optimizer="factored_adam")
     assert memory["activations"] == memory["activations_with_recompute"]
     assert memory["activations_without_recompute"] - memory["activations"] == 4 * 10 * 10
     assert memory["optimizer_slots"] == memory["optimizer_slots_by_optimizer"]["factored_adam"]
@@ -55,13 +55,13 @@ def test_recompute_as_set_and_the_optimizer_asked_for():
 
 
 @pytest.mark.parametrize(("devices", "experts"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1), (9, 1)])
-def test_experts_are_sharded_and_the_rest_is_not(devices, experts):
-    model = model_of(MoE(6, 5, use_bias=True, gate=NoisyTopK(k=2)))
+def test_only_experts_are_sharded(devices, experts):
+    model = language_model(MoE(6, 5, use_bias=True, gate=NoisyTopK(k=2)))
     memory = memory_per_device(model, tokens=10, devices=devices)
-    # An expert: 2·4·5 and 5 + 4 biases. Not sharded: 44 + 55 and the gates' 48.
+    # An expert: 2·4·5 and 5 + 4 biases. Replicated: 44 + 55 and the gates' 48.
     assert memory["experts"]["weights"] == 4 * experts * 49
     assert memory["weights"] == 4 * (experts * 49 + 147)
-    # Biases are no matrices: two full slots.
+    # Biases are not matrices: two full slots.
     slots = memory["experts"]["optimizer_slots_by_optimizer"]
     assert slots["adam"] == 4 * experts * 98
     assert slots["factored_adam"] == 4 * experts * (18 + 18)
@@ -70,19 +70,19 @@ def test_experts_are_sharded_and_the_rest_is_not(devices, experts):
 
 
 @pytest.mark.parametrize(("devices", "groups"), [(1, 3), (2, 2), (3, 1), (5, 1)])
-def test_secondary_mixtures_are_whole(devices, groups):
-    model = model_of(MoE(12, 5, groups=3, gate=NoisyTopK(k=2)))
+def test_secondary_mixtures_are_not_divided(devices, groups):
+    model = language_model(MoE(12, 5, groups=3, gate=NoisyTopK(k=2)))
     memory = memory_per_device(model, tokens=10, devices=devices)
-    # A group: 4 experts of 40, a gate of 2·4·4. Not sharded: 99 and the primary gate's 2·4·3.
+    # A group: 4 experts of 40, a gate of 2·4·4. Replicated: 99 and the primary gate's 2·4·3.
     assert memory["weights"] == 4 * (groups * (160 + 32) + 99 + 24)
     assert memory["experts"]["weights"] == 4 * groups * 160
 
 
 @pytest.mark.parametrize(("devices", "groups"), [(1, 3), (2, 2), (3, 1), (5, 1)])
-def test_thresholds_are_where_their_gates_are(devices, groups):
-    model = model_of(MoE(12, 5, groups=3, gate=Batchwise(k=2)))
+def test_thresholds_are_on_the_device_of_their_gate(devices, groups):
+    model = language_model(MoE(12, 5, groups=3, gate=Batchwise(k=2)))
     memory = memory_per_device(model, tokens=10, devices=devices)
-    # A group: 4 experts of 40, a gate of 4·4 and 4 thresholds. Not sharded: 99, the primary gate's
+    # A group: 4 experts of 40, a gate of 4·4 and 4 thresholds. Replicated: 99, the primary gate's
     # 4·3 and its 3 thresholds.
     assert memory["weights"] == 4 * (groups * (160 + 20) + 99 + 15)
     assert memory["experts"]["weights"] == 4 * groups * 160
@@ -90,11 +90,11 @@ def test_thresholds_are_where_their_gates_are(devices, groups):
 
 def test_translation_by_hand():
     moe = MoE(6, 5, gate=Batchwise(k=2))
-    model = translation_of([lstm(4), moe], [AttentionLSTM(8, 4, attention_units=3)])
+    model = translation_model([lstm(4), moe], [AttentionLSTM(8, 4, attention_units=3)])
     # LSTM 144, gate 24 and 6 thresholds, experts 240, decoder 4·12·8 + 32 + 32 and (4 + 4 + 1)·3,
     # embedding 44, softmax 55: 988 numbers.
-    # A source position keeps: LSTM 4 + 28; gate 4 and 2·6, rows 2·2·4, hidden 2·5, sigmoid 4; for
-    # the attention 4 + 2·3. 82 and 10. A target position: 4 + 7·8 + 4, context 4, query 3, of 7
+    # A source position keeps: LSTM 4 + 28; gate 4 and 2·6, rows 2·2·4, sigmoid 4; attention
+    # 4 + 2·3: 78; hidden 2·5. A target position: 4 + 7·8 + 4, context 4, query 3, weights of 7
     # source steps 2·7, loss 4 and 11 logits: 100.
     memory = memory_per_device(model, tokens=20, steps=7)
     assert memory["weights"] == 4 * 988
@@ -107,94 +107,94 @@ def test_translation_by_hand():
 def test_dropout_of_a_translation_model():
     plain, dropped = (
         memory_per_device(
-            translation_of([lstm(4)], [AttentionLSTM(4), lstm(4)], dropout=dropout), tokens=2
+            translation_model([lstm(4)], [AttentionLSTM(4), lstm(4)], dropout=dropout), tokens=2
         )["activations"]
         for dropout in (0.0, 0.1)
     )
-    # A byte for each of 4 elements: behind the embedding and a block of the source, behind the
+    # A byte for each of 4 elements: after the embedding and one block of the source, and after the
     # embedding and two blocks of the target.
     assert dropped - plain == 4 * (2 + 3)
 
 
 def test_dropout_and_sampling():
-    plain = memory_per_device(model_of(lstm(4)), tokens=1)["activations"]
-    # A byte for each of 4 elements, behind the embedding and behind the block.
-    dropped = memory_per_device(model_of(lstm(4), dropout=0.1), tokens=1)["activations"]
+    plain = memory_per_device(language_model(lstm(4)), tokens=1)["activations"]
+    # A byte for each of 4 elements, after the embedding and after the block.
+    dropped = memory_per_device(language_model(lstm(4), dropout=0.1), tokens=1)["activations"]
     assert dropped - plain == 8
-    # 3 candidates and the target instead of 11 words, and the target's row of 4.
-    sampled = memory_per_device(model_of(lstm(4), num_sampled=3), tokens=1)["activations"]
+    # Logits of 3 candidates and the target instead of 11 words, and the target's row of 4.
+    sampled = memory_per_device(language_model(lstm(4), num_sampled=3), tokens=1)["activations"]
     assert sampled - plain == 4 * (4 - 11 + 4)
 
 
 def test_mixed_precision():
-    one, other = (
+    single, mixed = (
         memory_per_device(build_model(load_config("lm1b/moe-32", overrides)), tokens=1)
         for overrides in ([], ["training.dtype_policy=mixed_bfloat16"])
     )
-    assert one["weights"] == other["weights"]  # variables are float32 in both
-    # Half of: two LSTMs of 512 + 7·512, the mixture's rows 8·512, hidden 4·1024 and sigmoid 512,
-    # and the features of the softmax, 512. Gate, logits and the target's row stay in float32.
+    assert single["weights"] == mixed["weights"]  # variables are float32 in both
+    # In bfloat16: two LSTMs of 512 + 7·512, the mixture's rows 8·512, hidden 4·1024 and sigmoid
+    # 512, and the features of the softmax, 512. Gate, logits and the target's row are float32.
     halved = 2 * 4096 + 4096 + 4096 + 512 + 512
-    assert one["activations"] - other["activations"] == 2 * halved
+    assert single["activations"] - mixed["activations"] == 2 * halved
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_variables_are_those_that_are_built(make):
+def test_variables_equal_those_of_the_built_model(make):
     model = make()
-    listed = [(each.path, each.shape) for each in GraphBuild(model).variables()]
+    listed = [(variable.path, variable.shape) for variable in GraphBuild(model).variables()]
     assert not model.built
     model.build((None, None))
-    built = [(each.path, tuple(each.shape)) for each in model.trainable_variables]
+    built = [(variable.path, tuple(variable.shape)) for variable in model.trainable_variables]
     assert listed == built
-    assert [(each.path, each.shape) for each in GraphBuild(model).variables()] == built
+    assert [(variable.path, variable.shape) for variable in GraphBuild(model).variables()] == built
 
 
-def test_counting_leaves_random_numbers_as_they_were():
-    def drawn(count):
+def test_counting_does_not_change_random_numbers():
+    def initial_weights(count):
         keras.utils.set_random_seed(3)
-        model = model_of(lstm(4), MoE(6, 5))
+        model = language_model(lstm(4), MoE(6, 5))
         if count:
             memory_per_device(model, 1)
         model.build((None, None))
         return [weight.numpy() for weight in model.weights]
 
-    for a, b in zip(drawn(False), drawn(True), strict=True):
+    for a, b in zip(initial_weights(False), initial_weights(True), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-class OwnGate(Softmax):
-    """A gate that is not registered."""
+class UnregisteredGate(Softmax):
+    """A gate whose class is not registered with Keras."""
 
 
 def test_classes_need_not_be_registered():
-    model = model_of(MoE(3, 5, gate=OwnGate()))
+    model = language_model(MoE(3, 5, gate=UnregisteredGate()))
     assert memory_per_device(model, 1)["experts"]["weights"] == 4 * 3 * 40
 
 
-def test_137_billion():
+def test_model_with_137_billion_parameters():
     model = build_model(load_config("news100b/moe-131072-h"))
     memory = memory_per_device(model, 19_532, devices=128, optimizer="factored_adam")
-    # 1024 experts of 2·512·1024, in 2 groups with gates of 2·512·512 each.
+    # 1024 experts of 2·512·1024, in 2 groups, each with a gate of 2·512·512.
     assert memory["experts"]["weights"] == 4 * 1024 * 2**20 == 2**32
-    # Replicated: two LSTMs of 2^21 + 2048, the primary gate 2·512·256, the embedding, and the
-    # softmax with its biases, for 100,000 words.
+    # Replicated: two LSTMs of 2^21 + 2048, the primary gate 2·512·256, and for 100,000 words the
+    # embedding and the softmax with its biases.
     replicated = 2 * (2**21 + 2048) + 2**18 + 100_000 * (512 + 513)
     assert memory["weights"] == 2**32 + 4 * (2 * 2**19 + replicated)
     slots = memory["experts"]["optimizer_slots_by_optimizer"]
     assert slots["adam"] == 2 * 2**32
-    # Two matrices of 512 + 1024 for each expert: under 1% of the experts' bytes.
+    # 512 + 1024 for each of an expert's two matrices: under 1% of the experts' bytes.
     assert slots["factored_adam"] == 4 * 1024 * 2 * 1536
     assert slots["factored_adam"] < 0.01 * memory["experts"]["weights"]
     assert not model.built and not model.weights
     assert all(isinstance(value, int) for value in memory.values() if not isinstance(value, dict))
 
 
-def test_mistakes():
-    model = model_of(lstm(4))
+def test_invalid_arguments():
+    model = language_model(lstm(4))
     with pytest.raises(ValueError, match="nadamm"):
         memory_per_device(model, 1, optimizer="nadamm")
     with pytest.raises(ValueError, match="devices must be at least 1, got 0"):
         memory_per_device(model, 1, devices=0)
-    unknown = model_of(keras.layers.Dense(4, name="dense"))
+    unknown = language_model(keras.layers.Dense(4, name="dense"))
     with pytest.raises(NotImplementedError, match="dense, a Dense, must implement kept_for_back"):
         memory_per_device(unknown, 1)

@@ -7,8 +7,8 @@ from tfmoe.gating import Batchwise, NoisyTopK, Softmax, Switch
 from tfmoe.layers import AttentionLSTM, FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
-# The paper's Table 7: multiply-adds for a token and parameters without embedding and softmax
-# in millions, all parameters in billions.
+# The paper's Table 7: multiply-adds per token and parameters without embedding and softmax, both in
+# millions, and all parameters in billions.
 TABLE_7 = {
     "lstm-512-512": (2.4, 2.4, 0.8),
     "lstm-1024-512": (4.7, 4.7, 0.8),
@@ -26,7 +26,7 @@ TABLE_7 = {
     "moe-34m": (33.8, 4313.9, 6.0),
     "moe-143m": (142.7, 4371.1, 6.0),
 }
-# Likewise Table 8.
+# Table 8, the same columns.
 TABLE_8 = {
     "4xlstm-512": (8.4, 8.4, 0.1),
     "moe-32": (8.4, 37.8, 0.1),
@@ -41,14 +41,14 @@ ROWS = {
     **{f"lm1b/{name}": figures for name, figures in TABLE_7.items()},
     **{f"news100b/{name}": figures for name, figures in TABLE_8.items()},
 }
-# Where our figure rounds to another last digit than the printed one.
+# Figures whose last digit, rounded, differs from the printed one.
 DIFFERENCES = {
-    # The rule of all other rows gives 8.65.
+    # The formula of all other rows gives 8.65.
     ("lm1b/moe-256", 0): 8.650752,
-    # 150.994944 in matrices; the biases of two LSTMs of 8192 units are 0.065536. (MoE-143M needs
+    # 150.994944 in matrices; the biases of two LSTMs of 8192 units are 0.065536. (MoE-143M includes
     # its biases: 4371.02 without, 4371.05 with them, printed as 4371.1.)
     ("lm1b/2xlstm-8192-1024", 1): 151.06048,
-    # The parts that the paper prints, 4313.9M and 2 · 793471 · 1024, make 5.94 too.
+    # The sum of the paper's own figures, 4313.9M and 2 · 793471 · 1024, is 5.94 too.
     ("lm1b/moe-34m", 2): 5.939704703,
 }
 
@@ -57,17 +57,17 @@ DIFFERENCES = {
 def test_rows_of_tables_7_and_8(name):
     config = load_config(name)
     counts = describe(build_model(config))
-    ours = (
+    computed = (
         counts["ops_per_timestep"] / 1e6,
         counts["parameters"]["excluding_embedding_and_softmax"] / 1e6,
         counts["parameters"]["total"] / 1e9,
     )
-    for column, (mine, printed) in enumerate(zip(ours, ROWS[name], strict=True)):
+    for column, (value, printed) in enumerate(zip(computed, ROWS[name], strict=True)):
         if (name, column) in DIFFERENCES:
-            assert mine == pytest.approx(DIFFERENCES[name, column], abs=1e-9)
-            assert abs(mine - printed) < 0.061
+            assert value == pytest.approx(DIFFERENCES[name, column], abs=1e-9)
+            assert abs(value - printed) < 0.061
         else:
-            assert round(mine, 1) == printed
+            assert round(value, 1) == printed
     paper = config.paper
     assert (
         paper.ops_per_timestep_millions,
@@ -76,14 +76,14 @@ def test_rows_of_tables_7_and_8(name):
     ) == ROWS[name]
 
 
-def model_of(*layers):
+def language_model(*layers):
     return LanguageModel(11, 4, residual_blocks(layers))
 
 
 def test_by_hand():
     moe = MoE(6, 5, gate=NoisyTopK(k=2), name="moe")
-    counts = describe(model_of(ProjectedLSTM(8, 4, return_sequences=True, name="lstm"), moe))
-    # LSTM: 4·(4 + 4)·8 + 8·4 = 288, and 32 biases. Experts 2·4·5 = 40 each, two of six for a token;
+    counts = describe(language_model(ProjectedLSTM(8, 4, return_sequences=True, name="lstm"), moe))
+    # LSTM: 4·(4 + 4)·8 + 8·4 = 288, and 32 biases. Experts 2·4·5 = 40 each, two of six per token;
     # gates 2·4·6 = 48.
     assert counts == {
         "ops_per_timestep": 288 + 80 + 48,
@@ -110,8 +110,8 @@ def test_by_hand():
         lambda: [MoE(6, 5, groups=2, gate=Softmax()), MoE(3, 2, gate=Switch())],
     ],
 )
-def test_equals_what_is_built(make):
-    model = model_of(*make())
+def test_parameters_equal_those_of_the_built_model(make):
+    model = language_model(*make())
     counts = describe(model)
     model.build((None, None))
     assert model.count_params() == counts["parameters"]["total"]
@@ -124,20 +124,20 @@ def lstm(*widths, **kwargs):
     return ProjectedLSTM(*widths, return_sequences=True, **kwargs)
 
 
-def translation_of(encoder, decoder):
+def translation_model(encoder, decoder):
     return TranslationModel(11, 4, residual_blocks(encoder), residual_blocks(decoder))
 
 
 def test_translation_by_hand():
     counts = describe(
-        translation_of(
+        translation_model(
             [lstm(4, name="lstm"), MoE(6, 5, gate=Batchwise(k=2), name="moe")],
             [AttentionLSTM(8, 4, attention_units=3, name="attention_lstm")],
         )
     )
-    # LSTM: 4·(4 + 4)·4, and 16 biases. Two of six experts of 2·4·5 for a token; the gate's matrix
-    # 4·6 and 6 thresholds are no operations here. Decoder: 4·(4 + 4 + 4)·8 + 8·4, 32 biases, and
-    # the attention's (4 + 4)·3 + 3. Softmax 4·11, and 11 biases; the embedding 4·11.
+    # LSTM: 4·(4 + 4)·4, and 16 biases. Two of six experts of 2·4·5 per token; the gate's matrix 4·6
+    # and 6 thresholds do not count as operations here. Decoder: 4·(4 + 4 + 4)·8 + 8·4, 32 biases,
+    # and the attention's (4 + 4)·3 + 3. Softmax 4·11, and 11 biases; embedding 4·11.
     assert counts == {
         "ops_per_timestep": 128 + 80 + 416 + 44,
         "ops_by_layer": {"lstm": 128, "moe": 80, "attention_lstm": 416},
@@ -168,8 +168,8 @@ def test_translation_by_hand():
         lambda: AttentionLSTM(8, 4, attention_units=3, attention="additive"),
     ],
 )
-def test_translation_equals_what_is_built(mixture, attention):
-    model = translation_of([lstm(8, 4), mixture()], [attention(), mixture(), lstm(4)])
+def test_translation_parameters_equal_those_of_the_built_model(mixture, attention):
+    model = translation_model([lstm(8, 4), mixture()], [attention(), mixture(), lstm(4)])
     counts = describe(model)
     model.build((None, None))
     assert model.count_params() == counts["parameters"]["total"]
@@ -181,14 +181,14 @@ def test_translation_equals_what_is_built(mixture, attention):
 @pytest.mark.parametrize(
     ("name", "ops"),
     [
-        # 5 LSTMs of 4·1024·2048 + 2048·512; the context's 4·512·2048; 2 mixtures of 4 experts of
-        # 2·512·2048; the softmax's 512·32768: 47.2, 4.2, 16.8 and 16.8 million.
+        # 5 LSTMs of 4·1024·2048 + 2048·512; context matrix 4·512·2048; 2 mixtures of 4 experts of
+        # 2·512·2048; softmax 512·32768: 47.2, 4.2, 16.8 and 16.8 million.
         ("wmt14/en-fr-moe-2048", 47_185_920 + 4_194_304 + 16_777_216 + 16_777_216),
         # 2 mixtures of 2 experts of 2·512·8192.
         ("multilingual/moe-multi", 47_185_920 + 4_194_304 + 33_554_432 + 16_777_216),
     ],
 )
-def test_the_papers_translation_models(name, ops):
+def test_operations_of_the_papers_translation_models(name, ops):
     config = load_config(name)
     counts = describe(build_model(config))
     assert counts["ops_per_timestep"] == ops
@@ -197,18 +197,18 @@ def test_the_papers_translation_models(name, ops):
 
 
 def test_positions_by_block():
-    model = model_of(FeedForward(3))
+    model = language_model(FeedForward(3))
     assert (model.positions_by_block(7), model.predicting_positions(7)) == ([7], 7)
-    model = translation_of([lstm(4)], [AttentionLSTM(4), lstm(4)])
+    model = translation_model([lstm(4)], [AttentionLSTM(4), lstm(4)])
     assert (model.positions_by_block(7), model.predicting_positions(7)) == ([4, 4, 4], 4)
 
 
-def test_no_layer_is_lost_when_names_repeat():
-    counts = describe(model_of(FeedForward(3, name="same"), FeedForward(5, name="same")))
+def test_layers_with_equal_names():
+    counts = describe(language_model(FeedForward(3, name="same"), FeedForward(5, name="same")))
     assert counts["ops_by_layer"] == {"same": 24, "same (block 1)": 40}
 
 
-def test_nothing_is_built():
+def test_describe_does_not_build_the_model():
     model = build_model(load_config("lm1b/moe-4096-h"))
     describe(model)
     assert not model.built and not model.weights
@@ -229,7 +229,7 @@ def test_frozen_layers_are_counted():
         assert describe(model) == expected
 
 
-def test_two_classes_of_one_name():
+def test_two_classes_with_one_name_raise():
     def block(width):
         class Mine(FeedForward):
             pass

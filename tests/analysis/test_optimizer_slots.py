@@ -1,9 +1,9 @@
-"""Memory of the optimizers' slots."""
+"""The memory of optimizer slots."""
 
 import keras
 import pytest
 import tensorflow as tf
-from analysis.small_models import MODELS, lstm, model_of
+from analysis.small_models import MODELS, language_model, lstm
 
 from tfmoe.analysis.memory import COMPARED, memory_per_device
 from tfmoe.analysis.variables import GraphBuild
@@ -28,8 +28,8 @@ OPTIMIZERS = [
 
 
 def cases():
-    """Every optimizer with every model; `make test` takes those without a name with two models that
-    have everything.
+    """Every optimizer with every model. Fast tests use optimizers without a name with two models
+    only, which contain all kinds of layers.
     """
     for index, make in enumerate(MODELS):
         for optimizer in OPTIMIZERS:
@@ -38,26 +38,26 @@ def cases():
 
 
 @pytest.mark.parametrize(("make", "name", "kind", "options"), cases())
-def test_slots_are_those_of_the_real_optimizers(make, name, kind, options):
+def test_slots_equal_those_of_the_built_optimizer(make, name, kind, options):
     model = make()
     counted = memory_per_device(model, tokens=1, optimizer=kind(**options))
     model.build((None, None))
-    assert bytes_of(model.trainable_variables) == counted["weights"]
+    assert count_bytes(model.trainable_variables) == counted["weights"]
     optimizer = kind(**options)
-    of_optimizer = len(optimizer.variables)  # iterations and learning rate
+    num_own_variables = len(optimizer.variables)  # iterations and learning rate
     optimizer.build(model.trainable_variables)
-    assert bytes_of(optimizer.variables[of_optimizer:]) == counted["optimizer_slots"]
+    assert count_bytes(optimizer.variables[num_own_variables:]) == counted["optimizer_slots"]
     if name is not None:
         assert counted["optimizer_slots_by_optimizer"][name] == counted["optimizer_slots"]
         assert memory_per_device(model, tokens=1, optimizer=name) == counted
 
 
-def bytes_of(variables):
-    return sum(each.shape.num_elements() * tf.as_dtype(each.dtype).size for each in variables)
+def count_bytes(variables):
+    return sum(v.shape.num_elements() * tf.as_dtype(v.dtype).size for v in variables)
 
 
 def test_optimizers_by_name_and_configuration():
-    model = model_of(lstm(4))
+    model = language_model(lstm(4))
     weights = memory_per_device(model, 1)["weights"]
     assert memory_per_device(model, 1, optimizer="lion")["optimizer_slots"] == weights
     config = keras.optimizers.serialize(keras.optimizers.SGD(momentum=0.5))
@@ -65,26 +65,26 @@ def test_optimizers_by_name_and_configuration():
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_slots_are_sharded_as_their_variables(devices):
-    model = model_of(MoE(8, 5, groups=4, gate=NoisyTopK(k=2)))
+def test_slots_are_sharded_like_their_variables(devices):
+    model = language_model(MoE(8, 5, groups=4, gate=NoisyTopK(k=2)))
     optimizer = keras.optimizers.SGD(momentum=0.9)
     memory = memory_per_device(model, 1, devices, optimizer)
     assert memory["optimizer_slots"] == memory["weights"]
-    # 2 experts of 2·4·5 in each group; its gate 2·4·2. Not sharded: 99, the primary gate's 2·4·4.
+    # A group: 2 experts of 2·4·5, a gate of 2·4·2. Replicated: 99, the primary gate's 2·4·4.
     assert memory["weights"] == 4 * (4 // devices * (80 + 16) + 99 + 32)
     factors = memory_per_device(model, 1, devices)["experts"]["optimizer_slots_by_optimizer"]
     assert factors["factored_adam"] == 4 * 8 // devices * (4 + 5 + 5 + 4)
 
 
-def test_half_precision_has_slots_in_single():
+def test_slots_of_bfloat16_variables_are_float32():
     layer = MoE(6, 5, gate=NoisyTopK(k=2), dtype="bfloat16")
     built = GraphBuild(layer, (None, 4))
-    assert {each.dtype for each in built.variables()} == {"bfloat16"}
-    slots = {each.path.rpartition("_")[2]: each.dtype for each in built.slots(FactoredAdam())}
+    assert {variable.dtype for variable in built.variables()} == {"bfloat16"}
+    slots = {slot.path.rpartition("_")[2]: slot.dtype for slot in built.slots(FactoredAdam())}
     assert (slots["rows"], slots["columns"]) == ("float32", "float32")
 
 
-def test_compared_are_the_optimizers_of_configs():
+def test_compared_optimizers():
     assert set(COMPARED) == {"adam", "factored_adam", "factored_adagrad"}
-    memory = memory_per_device(model_of(lstm(4)), 1)
+    memory = memory_per_device(language_model(lstm(4)), 1)
     assert set(memory["optimizer_slots_by_optimizer"]) == set(COMPARED)

@@ -27,7 +27,7 @@ def has_color(image, rgb):
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 
 
-def test_one_curve_for_each_run(tmp_path):
+def test_one_curve_per_run(tmp_path):
     path = tmp_path / "curves.png"
     perplexity_curves({"moe": rows(900, 300, 90), "dense": rows(800, 310, 95)}, path, "Both")
     image = picture(path)
@@ -36,12 +36,12 @@ def test_one_curve_for_each_run(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_names_are_no_mathematics(tmp_path):
-    """As such these would raise."""
-    broken = "$\\frac{$"
-    perplexity_curves({broken: rows(900, 300)}, tmp_path / "a.png", broken)
-    perplexity_by_experts([(4, 90, 1), (8, 80, 2)], tmp_path / "b.png", broken)
-    perplexity_and_load([broken], [(90, 1)], {"test": [2.0]}, tmp_path / "c.png")
+def test_names_are_not_parsed_as_mathematics(tmp_path):
+    """Matplotlib raises for invalid mathematics."""
+    invalid = "$\\frac{$"
+    perplexity_curves({invalid: rows(900, 300)}, tmp_path / "a.png", invalid)
+    perplexity_by_experts([(4, 90, 1), (8, 80, 2)], tmp_path / "b.png", invalid)
+    perplexity_and_load([invalid], [(90, 1)], {"test": [2.0]}, tmp_path / "c.png")
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -51,12 +51,12 @@ def test_names_are_no_mathematics(tmp_path):
         {"one epoch": rows(90)},
         {"without validation": [{"epoch": 1, "words": 3.0}], "with": rows(3, 2)},
         {"all the same": rows(5, 5, 5)},
-        {f"run {i}": rows(9 - 0.1 * i, 8) for i in range(12)},  # more than there are colours
+        {f"run {i}": rows(9 - 0.1 * i, 8) for i in range(12)},  # more runs than colours
         {"none": []},
         {},
     ],
 )
-def test_odd_histories(tmp_path, histories):
+def test_unusual_histories(tmp_path, histories):
     perplexity_curves(histories, tmp_path / "curves.png", "Odd")
     assert picture(tmp_path / "curves.png").shape == (675, 1050, 3)
 
@@ -64,12 +64,12 @@ def test_odd_histories(tmp_path, histories):
 @pytest.mark.parametrize(
     ("lowest", "highest"), [(97, 105), (90, 140), (90, 350), (90, 400), (90, 2000), (90, 20000)]
 )
-def test_a_few_ticks_whatever_the_range(lowest, highest):
+def test_number_of_ticks_for_any_range(lowest, highest):
     ticks = ticks_between(lowest, highest).tick_values(lowest, highest)
     inside = [tick for tick in ticks if lowest <= tick <= highest]
     assert 3 <= len(inside) <= 9
-    places = np.diff(np.log(inside)) / np.log(highest / lowest)
-    assert places.min() > 0.04  # of the axis' height: a label is less
+    distances = np.diff(np.log(inside)) / np.log(highest / lowest)
+    assert distances.min() > 0.04  # of the axis' height, more than a label's height
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_perplexity_by_experts(tmp_path, points):
     ("perplexities", "training", "test"),
     [
         ([(39.8, 0.5), (35.6, 0.1), (35.7, 0.0)], [17.8, 1.47, 1.07], [18.0, 2.0, 1.1]),
-        ([(39.8, 0.0), (35.6, 0.0)], [None, 1.07], [None, 1.05]),  # the first without experts
+        ([(39.8, 0.0), (35.6, 0.0)], [None, 1.07], [None, 1.05]),  # the first has no experts
         ([(39.8, 0.0)], [None], [None]),
         ([(39.8, 0.0)] * 30, [1.0] * 30, [60.0] * 30),
     ],

@@ -1,6 +1,6 @@
 import pytest
 
-from tfmoe.analysis.traffic import traffic, traffic_of
+from tfmoe.analysis.traffic import mixture_traffic, traffic
 from tfmoe.config import build_model, load_config
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
@@ -9,22 +9,22 @@ from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
 def test_flat_by_hand():
     moe = MoE(8, 5, gate=NoisyTopK(k=2))
-    # Of 100 positions each goes to 2 of 8 experts, from 4 devices: 2·100·4/8.
-    # There and back, forward and backward: 4·2·100 vectors of 3 float32, 3/4 to other devices.
-    assert traffic_of(moe, 3, tokens=100, devices=4) == {
+    # Each of 100 positions on 4 devices goes to 2 of 8 experts: batches of 2·100·4/8. Sent and
+    # returned, forward and backward: 4·2·100 vectors of 3 float32, 3/4 of them to other devices.
+    assert mixture_traffic(moe, 3, tokens=100, devices=4) == {
         "experts_per_device": 2,
         "expert_batch": 100.0,
         "bytes_sent": 4 * 2 * 100 * 3 * 4 * 3 // 4,
         "compute_to_communication": 5.0,
-        # Forward 2·100 rows of 2·3·5, backward twice that: 18000 multiply-adds.
+        # Forward 2·100 rows of 2·3·5, backward twice as many: 18000 multiply-adds.
         "multiply_adds_per_byte_sent": 18_000 / 7_200,
     }
 
 
-def test_hierarchical_sends_for_each_group():
+def test_hierarchical_mixture_sends_once_per_group():
     moe = MoE(12, 5, groups=3, gate=NoisyTopK(k=2))
-    counts = traffic_of(moe, 3, tokens=100, devices=3)
-    # 2 groups for a position, and 2 experts in each.
+    counts = mixture_traffic(moe, 3, tokens=100, devices=3)
+    # 2 groups per position, and 2 experts in each.
     assert counts["bytes_sent"] == 4 * 2 * 100 * 3 * 4 * 2 // 3
     assert counts["expert_batch"] == 4 * 100 * 3 / 12
     assert counts["experts_per_device"] == 4
@@ -33,36 +33,36 @@ def test_hierarchical_sends_for_each_group():
 
 
 @pytest.mark.parametrize(("tokens", "devices", "sent"), [(1, 2, 48), (1, 7, 83), (7, 1, 0)])
-def test_rounded_up(tokens, devices, sent):
-    # 96 bytes for a position: a half is 48, 6/7 are 82.3.
+def test_bytes_are_rounded_up(tokens, devices, sent):
+    # 96 bytes per position: 1/2 is 48, 6/7 is 82.3.
     moe = MoE(8, 5, gate=NoisyTopK(k=2))
-    assert traffic_of(moe, 3, tokens, devices)["bytes_sent"] == sent
+    assert mixture_traffic(moe, 3, tokens, devices)["bytes_sent"] == sent
 
 
 def test_nothing_is_sent_on_one_device():
-    counts = traffic_of(MoE(8, 5, gate=NoisyTopK(k=2)), 3, tokens=10)
+    counts = mixture_traffic(MoE(8, 5, gate=NoisyTopK(k=2)), 3, tokens=10)
     assert (counts["bytes_sent"], counts["multiply_adds_per_byte_sent"]) == (0, None)
 
 
-def test_half_precision_is_half_the_traffic():
+def test_bfloat16_halves_the_traffic():
     moe = MoE(8, 5, gate=NoisyTopK(k=2), dtype="mixed_bfloat16")
-    assert traffic_of(moe, 3, tokens=100, devices=4)["bytes_sent"] == 3_600
+    assert mixture_traffic(moe, 3, tokens=100, devices=4)["bytes_sent"] == 3_600
 
 
-def test_deeper_experts_compute_more_for_what_they_get():
+def test_deeper_experts_compute_more_per_number():
     # 3·5 + 5·5 + 5·3 multiply-adds for 3 numbers in and 3 out.
-    counts = traffic_of(MoE(8, 5, depth=2, gate=NoisyTopK(k=2)), 3, tokens=1)
+    counts = mixture_traffic(MoE(8, 5, depth=2, gate=NoisyTopK(k=2)), 3, tokens=1)
     assert counts["compute_to_communication"] == 55 / 6
 
 
-def test_only_mixtures():
+def test_other_layers_are_not_listed():
     lstm = ProjectedLSTM(4, return_sequences=True, name="lstm")
     moe = MoE(8, 5, name="moe")
     model = LanguageModel(11, 4, residual_blocks([lstm, moe]))
     assert list(traffic(model, 10)) == ["moe"]
 
 
-def test_each_mixture_of_a_translation_model_sees_half_the_positions():
+def test_mixtures_of_a_translation_model_process_half_the_positions():
     encoder = [MoE(8, 5, gate=Batchwise(k=2), name="source")]
     decoder = [
         AttentionLSTM(4),
@@ -71,7 +71,7 @@ def test_each_mixture_of_a_translation_model_sees_half_the_positions():
     model = TranslationModel(11, 4, residual_blocks(encoder), residual_blocks(decoder))
     counts = traffic(model, 100, devices=4)
     assert list(counts) == ["source", "target"]
-    # 2 of 8 experts for each of 50 positions, then 2 groups and 2 of 4 experts in each.
+    # 50 positions: 2 of 8 experts, then 2 groups with 2 of 4 experts in each.
     assert counts["source"]["expert_batch"] == 2 * 50 * 4 / 8
     assert counts["target"]["expert_batch"] == 4 * 50 * 4 / 12
     for name in counts:

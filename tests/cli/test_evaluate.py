@@ -92,7 +92,7 @@ def empty_data(run):
         (lambda run: shutil.rmtree(run.checkpoints), "has no 'best' weights yet"),
         (lambda run: run.vocabulary.write_text("</S>\n<S>\n<UNK>\na\n"), "is not the vocabulary"),
         (lambda run: run.vocabulary.unlink(), "it has no vocabulary.txt"),
-        (lambda run: run.facts.write_text("{}"), "run.json: is not what a run began with"),
+        (lambda run: run.facts.write_text("{}"), "run.json is incomplete: missing key"),
         (lambda run: run.config.write_text("model: 3\n"), "config.yaml:1: model: "),
         (empty_data, "best-16 is damaged"),
         (set_key("model.blocks[0].hidden_units=5"), "shape (4, 4, 5) in the model and shape (4, 4"),

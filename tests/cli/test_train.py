@@ -254,7 +254,7 @@ def test_text_that_has_changed(refused, finished, corpus, tmp_path, monkeypatch)
     [
         ("config.yaml", b"model: [", "config.yaml:1"),
         ("run.json", b"{", "run.json:1: not JSON"),
-        ("run.json", b"[]", "run.json: is not what a run began with"),
+        ("run.json", b"[]", "run.json is incomplete: missing key"),
         ("run.json", None, "is not the folder of a run: it has no run.json"),
         ("vocabulary.txt", b"</S>\n<S>\n<UNK>\nc\n", "is not the vocabulary of this run"),
         ("history.csv", b"epoch,loss\n1,much\n", "history.csv:2: not a row of numbers"),

@@ -41,7 +41,7 @@ MESSAGES = {
     ),
     "leader stopped": ("Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat", [0]),
     "neighbour killed": (REMOTE.format("failed", 2, "WorkerService/RecvBuf"), [2]),
-    "stuck": ("nothing has happened for 10 seconds: is a worker stuck?", []),
+    "stuck": ("no batch finished for 10 seconds: is a worker stuck?", []),
 }
 
 

@@ -11,7 +11,7 @@ from tfmoe.training.state import TrainingState
 
 
 class Stop(keras.callbacks.Callback):
-    """Raises after some step of training, counted over all epochs."""
+    """Raises KeyboardInterrupt after a training step, counted over all epochs."""
 
     def __init__(self, step):
         super().__init__()
@@ -23,7 +23,7 @@ class Stop(keras.callbacks.Callback):
 
 
 class Record(keras.callbacks.Callback):
-    """Keeps the logs of epochs, and after which steps the state was saved."""
+    """Records the logs of epochs, and the steps at which the state is saved."""
 
     def __init__(self, state):
         super().__init__()
@@ -41,7 +41,7 @@ class Record(keras.callbacks.Callback):
 
 
 class Model(keras.Sequential):
-    """A dense layer, with a metric `words`: the number of targets."""
+    """A dense layer, with a metric `words` that counts targets."""
 
     def __init__(self):
         super().__init__([keras.Input((2,)), keras.layers.Dense(1)])
@@ -60,7 +60,7 @@ def build():
 
 
 def data(start):
-    """Endless batches of 2, 3, 4, … examples."""
+    """Infinite batches of 2, 3, 4, … examples."""
 
     def batches():
         step = start
@@ -80,8 +80,8 @@ def fit(state, *callbacks, epochs=2, steps=4, first_epoch=0):
     )  # fmt: skip
 
 
-def test_when_the_state_is_saved(tmp_path):
-    """Every 2 steps: after 2 of the first epoch, at its end (once, though 4 is a multiple), …"""
+def test_steps_at_which_the_state_is_saved(tmp_path):
+    """Every 2 steps: after step 2, at the end of the epoch (once, although 4 is a multiple), …"""
     state = TrainingState(build(), tmp_path)
     record = Record(state)
     fit(state, SaveState(state, every_steps=2), record)
@@ -97,7 +97,7 @@ def test_when_the_state_is_saved(tmp_path):
     assert int(state.epoch) == 2
 
 
-def test_an_epoch_in_two_parts_has_the_logs_of_a_whole_one(tmp_path):
+def test_resumed_epoch_logs_equal_an_uninterrupted_one(tmp_path):
     whole = TrainingState(build(), tmp_path / "whole")
     expected = Record(whole)
     fit(whole, Throughput(whole), SaveState(whole), expected)
@@ -120,7 +120,7 @@ def test_an_epoch_in_two_parts_has_the_logs_of_a_whole_one(tmp_path):
     assert float(state.seconds) == 0
 
 
-def test_best(tmp_path):
+def test_best_weights_are_saved(tmp_path):
     state = TrainingState(build(), tmp_path)
     saved = []
     state.save_best = lambda: saved.append(state.step)
@@ -132,13 +132,13 @@ def test_best(tmp_path):
         callback.on_epoch_end(epoch, {"loss": 1.0, "val_perplexity": value})
     assert saved == [1, 2, 5]
     assert float(state.best) == 3
-    callback.on_epoch_end(5, {"loss": 1.0})  # without validation the last are the best
+    callback.on_epoch_end(5, {"loss": 1.0})  # without validation, the last weights are the best
     assert saved == [1, 2, 5, 5]
     assert math.isinf(float(state.best))
 
 
-def test_a_loss_that_is_not_finite(tmp_path):
-    """The last good state remains, and training stops at the step, not at the end of the epoch."""
+def test_loss_that_is_not_finite_stops_training(tmp_path):
+    """Training stops at the step, not at the end of the epoch. The last finite state remains."""
     state = TrainingState(build(), tmp_path)
     fit(state, SaveState(state), epochs=1)
 
@@ -156,8 +156,8 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert np.isfinite(other.model.get_weights()[0]).all()
 
 
-def test_weights_or_validation_that_are_not_finite(tmp_path):
-    """The last step of an epoch can spoil the weights while its own loss is still good."""
+def test_weights_and_monitored_logs_must_be_finite(tmp_path):
+    """The last step of an epoch can produce weights of NaN although its loss is finite."""
     state = TrainingState(build(), tmp_path)
     callback = SaveState(state)
     callback.set_model(state.model)
@@ -165,13 +165,13 @@ def test_weights_or_validation_that_are_not_finite(tmp_path):
     with pytest.raises(FloatingPointError, match="val_perplexity became nan in epoch 1"):
         callback.on_epoch_end(0, {"loss": 1.0, "val_perplexity": math.nan})
     state.model.layers[0].bias.assign([np.nan])
-    with pytest.raises(FloatingPointError, match="bias is not finite any more in epoch 1, at step"):
+    with pytest.raises(FloatingPointError, match="bias is not finite in epoch 1, at step"):
         callback.on_epoch_end(0, {"loss": 1.0})
     assert not TrainingState(build(), tmp_path).restore()
 
 
-def test_throughput_leaves_validation_out(tmp_path, monkeypatch):
-    """Begun at 10 s, steps end at 11 s and 14 s, validation ends at 20 s."""
+def test_throughput_excludes_validation(tmp_path, monkeypatch):
+    """Training starts at 10 s, steps end at 11 s and 14 s, validation ends at 20 s."""
     state = TrainingState(build(), tmp_path)
     clock = iter([10.0, 11.0, 14.0, 20.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
@@ -190,7 +190,7 @@ def test_history(tmp_path):
     callback.on_epoch_end(0, {"loss": np.float32(2.5), "words": 3})
     callback.on_epoch_end(1, {"loss": 1.5, "words": 3, "val_loss": 7})
     assert run.history.read_text() == "epoch,loss,words,val_loss\n1,2.5,3,\n2,1.5,3,7\n"
-    # Resumed after the first epoch: the second is written anew.
+    # Resumed after the first epoch: the row of the second is replaced.
     History(run).on_epoch_end(1, {"loss": 1.25, "words": 3, "val_loss": 6})
     assert run.history.read_text() == "epoch,loss,words,val_loss\n1,2.5,3,\n2,1.25,3,6\n"
 
@@ -210,12 +210,12 @@ def test_progress(capsys, verbose):
     callback.on_epoch_begin(2)
     for batch in range(2):
         callback.on_train_batch_end(batch, {"loss": 2.0, "moe_1_max_over_mean_load": 1.25})
-    moving = capsys.readouterr().out
+    step_output = capsys.readouterr().out
     callback.on_epoch_end(2, LOGS)
     line = capsys.readouterr().out
-    assert moving.startswith("Epoch 3/9\n")
-    assert ("loss: 2.0000" in moving) == (verbose == 1)
-    assert "load" not in moving
+    assert step_output.startswith("Epoch 3/9\n")
+    assert ("loss: 2.0000" in step_output) == (verbose == 1)
+    assert "load" not in step_output
     assert line.endswith(
         " - loss: 2.0000 - moe_1_max_over_mean_load: 1.2500 - val_perplexity: 8.0000"
         " - words_per_second: 25.0000\n"

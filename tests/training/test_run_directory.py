@@ -14,7 +14,7 @@ def test_names_of_files(tmp_path):
     ]  # fmt: skip
 
 
-def test_begun(tmp_path):
+def test_begun_and_check(tmp_path):
     run = RunDirectory(tmp_path / "run")
     assert not run.begun()
     with pytest.raises(FileNotFoundError, match="run is not the folder of a run: it has no config"):
@@ -31,7 +31,7 @@ def test_begun(tmp_path):
     run.check()
 
 
-def test_clear_removes_a_run_and_nothing_else(tmp_path):
+def test_clear_removes_only_the_run(tmp_path):
     run = RunDirectory(tmp_path)
     run.clear()
     for file in (run.config, run.facts, run.vocabulary, run.history, run.result):
@@ -63,7 +63,7 @@ def test_facts(tmp_path):
     assert run.read_facts() == {"vocabulary": "0a", "text": {}}
     for broken in ([], {"text": {}}, {"vocabulary": "0a"}, 3):
         run.write_json(run.facts, broken)
-        with pytest.raises(ValueError, match=r"run\.json: is not what a run began with: it has no"):
+        with pytest.raises(ValueError, match=r"run\.json is incomplete: missing key"):
             run.read_facts()
 
 
@@ -89,14 +89,14 @@ def test_history(tmp_path):
         ("epoch,loss\n1,two\n", 2),
     ],
 )
-def test_broken_history(tmp_path, text, line):
+def test_malformed_history(tmp_path, text, line):
     run = RunDirectory(tmp_path)
     run.history.write_text(text)
     with pytest.raises(ValueError, match=rf"history\.csv:{line}: not a "):
         run.read_history()
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     run = RunDirectory(tmp_path)
     run.write_json(run.result, 1)
     with pytest.raises(TypeError):

@@ -13,7 +13,7 @@ from tfmoe.training.run_lock import FILE, check_no_training, only_one_training
 
 
 def other_process(folder):
-    """A process that has the lock of a folder, and waits for its end."""
+    """Starts a process that holds the lock of a folder until it is killed."""
     process = os.fork()
     if not process:
         with only_one_training(folder):
@@ -25,7 +25,7 @@ def other_process(folder):
     return process
 
 
-def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path):
+def test_second_training_fails_until_the_first_is_killed(tmp_path):
     run = tmp_path / "run"
     process = other_process(run)
     try:
@@ -46,29 +46,29 @@ def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path):
     assert not tmp_path.joinpath("run", FILE).exists()
 
 
-def test_the_same_process_twice(tmp_path):
+def test_second_lock_in_one_process_fails(tmp_path):
     refused = pytest.raises(BlockingIOError, match="trains there now")
     with only_one_training(tmp_path), refused, only_one_training(tmp_path):
         pytest.fail("the block was entered")
     check_no_training(tmp_path)
 
 
-def test_a_lock_of_another_host(tmp_path, monkeypatch):
-    """On NFS another host may hold it."""
+def test_lock_of_another_host(tmp_path, monkeypatch):
+    """On NFS, another host may hold the lock."""
     with only_one_training(tmp_path):
         monkeypatch.setattr(socket, "gethostname", lambda: "another")
         with pytest.raises(BlockingIOError, match=rf"is gone and its lock stays, remove .*{FILE}"):
             check_no_training(tmp_path)
 
 
-def test_a_lock_that_says_nothing(tmp_path):
+def test_lock_with_unreadable_owner(tmp_path):
     with only_one_training(tmp_path):
         (tmp_path / FILE).write_bytes(b"\xff")
         with pytest.raises(BlockingIOError, match="another process, trains there now"):
             check_no_training(tmp_path)
 
 
-def test_folders_that_stay_empty_go_again(tmp_path):
+def test_created_folders_are_removed_if_empty(tmp_path):
     with pytest.raises(KeyError), only_one_training(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
         raise KeyError
@@ -81,8 +81,8 @@ def test_folders_that_stay_empty_go_again(tmp_path):
     assert (tmp_path / "a" / "b" / "file").exists()
 
 
-def test_an_owner_that_removes_its_file_meanwhile(tmp_path, monkeypatch):
-    """A file that was opened before its owner removed it is no lock."""
+def test_lock_file_removed_between_opening_and_locking(tmp_path, monkeypatch):
+    """A lock on a file that its owner has removed is void."""
 
     flock, removed = fcntl.flock, []
 
@@ -98,7 +98,7 @@ def test_an_owner_that_removes_its_file_meanwhile(tmp_path, monkeypatch):
             check_no_training(tmp_path)
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
+def test_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
     def refuse(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")

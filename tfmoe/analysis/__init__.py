@@ -1,1 +1,1 @@
-"""What a model costs, counted without allocating it, and plots of what runs measured."""
+"""Costs of a model, computed without allocating it, and plots of training runs."""

@@ -1,17 +1,17 @@
-"""Tables of text."""
+"""Plain-text tables."""
 
 from tfmoe.analysis.printable import printable
 
 
-def aligned(rows, align):
-    """Rows in aligned columns.
+def aligned(rows: list[list[str]], align: str) -> str:
+    """Formats rows as a table with aligned columns.
 
     Args:
-        rows: lists of strings, equally many in each; control characters are escaped.
-        align: for each column `"<"` (left) or `">"` (right).
+        rows: lists of strings, all of the same length. Control characters are escaped.
+        align: one character per column, `"<"` (left) or `">"` (right).
 
     Returns:
-        A string of one line per row.
+        A string with one line per row.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,7 +1,7 @@
-"""What a training step holds in the memory of one device, counted without allocating the model.
+"""The memory of a training step on one device, computed without allocating the model.
 
-Axes: T positions of a batch on one device, S positions of a sentence, R devices. How devices share
-the variables: see `variables`.
+Axes: T positions of a batch on one device, S positions of a sentence, R devices. `variables`
+describes how devices share the variables.
 """
 
 import keras
@@ -9,7 +9,7 @@ import keras
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
 
-# Optimizers whose slots are counted beside those of the one to train with.
+# Optimizers whose slots are reported in addition to the slots of the model's optimizer.
 COMPARED = {
     "adam": keras.optimizers.Adam,
     "factored_adam": FactoredAdam,
@@ -17,101 +17,115 @@ COMPARED = {
 }
 
 
-def memory_per_device(model, tokens, devices=1, optimizer="adam", steps=0, built=None):
-    """Bytes that a training step holds on one device.
+def memory_per_device(
+    model: keras.Model,
+    tokens: int,
+    devices: int = 1,
+    optimizer: str | dict | keras.optimizers.Optimizer = "adam",
+    steps: int = 0,
+    built: GraphBuild | None = None,
+) -> dict:
+    """Bytes of memory that a training step needs on one device.
 
-    A gradient is counted as large as its weight, also where it arrives as some rows of an
-    embedding. Activations are those tensors that the backward pass must keep from the forward pass,
-    for `tokens` positions, none of them padding, spread evenly over the experts; of a translation
-    model half are the source's and half the target's. See `activation_bytes`. Not counted:
-    temporary tensors within an operation, the integers and masks of routing, copies of weights in
-    another compute type, and what the framework needs.
+    A gradient counts as large as its weight, even if it consists of a few rows of an embedding.
+    Activations are the tensors of the forward pass that the backward pass needs, for `tokens`
+    positions without padding, spread evenly over the experts (see `activation_bytes`). In a
+    translation model, half of the positions are source positions and half are target positions. Not
+    included: temporary tensors within an operation, integers and masks of routing, copies of
+    weights in another compute type, and the framework's own memory.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
         tokens: T, positions of a batch on each device, source and target together.
         devices: R.
-        optimizer: the one to train with: a Keras optimizer, a key of `COMPARED`, or a name or
-            configuration that `keras.optimizers.get` takes.
-        steps: S, for the weights of attention: a position keeps some for each position that it
-            attends to. The config's longest sentences give the most that they can be; 0 leaves them
-            out.
-        built: the model's `tfmoe.analysis.variables.GraphBuild`; `None` to make one.
+        optimizer: the optimizer of the training: a Keras optimizer, a key of `COMPARED`, or a name
+            or configuration that `keras.optimizers.get` accepts.
+        steps: S, which determines the attention weights: a position keeps weights for each position
+            that it attends to. The longest sentences of a config give an upper bound; 0 ignores
+            these weights.
+        built: the model's `tfmoe.analysis.variables.GraphBuild`; `None` to create it.
 
     Returns:
         A dictionary of integers, in bytes:
 
-        - `weights`, `gradients`; `optimizer_slots` of `optimizer`, and
-          `optimizer_slots_by_optimizer` of each of `COMPARED`, with its defaults.
-        - `experts`: how much of this is the experts': `weights`, `gradients` and
+        - `weights` and `gradients`.
+        - `optimizer_slots` of `optimizer`, and `optimizer_slots_by_optimizer` of each optimizer in
+          `COMPARED` with its default settings.
+        - `experts`: the part of the experts: `weights`, `gradients` and
           `optimizer_slots_by_optimizer`.
-        - `activations` as the model's layers are set; `activations_without_recompute` and
-          `activations_with_recompute`, if no mixture or every one computed its experts' hidden
-          activations again in the backward pass.
+        - `activations` with the model's current settings; `activations_without_recompute` and
+          `activations_with_recompute` if no mixture or every mixture recomputed its experts' hidden
+          activations in the backward pass.
         - `total`: weights, gradients, optimizer_slots and activations.
 
     Raises:
-        ValueError: for an optimizer that Keras does not know, or fewer than one device.
+        ValueError: if Keras does not know the optimizer, or `devices` is below 1.
     """
     if devices < 1:
         raise ValueError(f"devices must be at least 1, got {devices}")
     built = built or GraphBuild(model)
 
-    def bytes_of(variables, of_experts=False):
-        here = [each.on_each_device(devices) for each in variables]
-        return sum(each.bytes for each in here if each.of_experts or not of_experts)
+    def count_bytes(variables, experts_only=False):
+        local = [variable.on_each_device(devices) for variable in variables]
+        return sum(part.bytes for part in local if part.in_experts or not experts_only)
 
-    slots = {name: built.slots(optimizer_of(name)) for name in COMPARED}
-    weights, expert_weights = (bytes_of(built.variables(), only) for only in (False, True))
-    own_slots = bytes_of(built.slots(optimizer_of(optimizer)))
-    kept, recomputed, own = (
+    slots = {name: built.slots(get_optimizer(name)) for name in COMPARED}
+    weights, expert_weights = (count_bytes(built.variables(), only) for only in (False, True))
+    optimizer_slots = count_bytes(built.slots(get_optimizer(optimizer)))
+    without_recompute, with_recompute, activations = (
         activation_bytes(model, tokens, recompute, steps) for recompute in (False, True, None)
     )
     return {
         "weights": weights,
         "gradients": weights,
-        "optimizer_slots": own_slots,
-        "optimizer_slots_by_optimizer": {name: bytes_of(each) for name, each in slots.items()},
+        "optimizer_slots": optimizer_slots,
+        "optimizer_slots_by_optimizer": {
+            name: count_bytes(variables) for name, variables in slots.items()
+        },
         "experts": {
             "weights": expert_weights,
             "gradients": expert_weights,
             "optimizer_slots_by_optimizer": {
-                name: bytes_of(each, of_experts=True) for name, each in slots.items()
+                name: count_bytes(variables, experts_only=True) for name, variables in slots.items()
             },
         },
-        "activations": own,
-        "activations_without_recompute": kept,
-        "activations_with_recompute": recomputed,
-        "total": 2 * weights + own_slots + own,
+        "activations": activations,
+        "activations_without_recompute": without_recompute,
+        "activations_with_recompute": with_recompute,
+        "total": 2 * weights + optimizer_slots + activations,
     }
 
 
-def optimizer_of(identifier):
-    """The Keras optimizer that an argument of `memory_per_device` stands for."""
+def get_optimizer(identifier):
+    """The Keras optimizer for the argument `optimizer` of `memory_per_device`."""
     if isinstance(identifier, str) and identifier in COMPARED:
         return COMPARED[identifier](name=identifier)
     return keras.optimizers.get(identifier)
 
 
-def activation_bytes(model, tokens, recompute=None, steps=0):
+def activation_bytes(
+    model: keras.Model, tokens: int, recompute: bool | None = None, steps: int = 0
+) -> int:
     """Bytes of activations that the backward pass needs.
 
-    - Behind the embedding a byte for each element that dropout may drop.
-    - Of each block what it keeps of the positions that it sees (`Block.kept_for_backward`).
-    - What blocks keep of a source that they attend to (`Block.kept_of_source`).
-    - What the softmax keeps of each position that predicts.
+    The sum of:
+
+    - one byte for each element of the embedding's output, if the model has dropout,
+    - what each block keeps of its positions (`Block.kept_for_backward`),
+    - what blocks keep of the source positions they attend to (`Block.kept_of_source`),
+    - what the softmax keeps of each predicting position.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`.
         tokens: T.
-        recompute: whether the hidden activations of experts are computed again; `None` for what
-            each layer is set to.
+        recompute: whether the backward pass recomputes the experts' hidden activations; `None` for
+            each layer's own setting.
         steps: S.
     """
     width = model.d_model
     total = (width if model.dropout.rate else 0) * tokens
     total += model.predicting_positions(tokens) * model.softmax.kept_for_backward(width)
     total += model.kept_of_source(tokens)
-    for block, seen in zip(model.blocks, model.positions_by_block(tokens), strict=True):
-        total += seen * block.kept_for_backward(width, steps).total(recompute)
+    for block, positions in zip(model.blocks, model.positions_by_block(tokens), strict=True):
+        total += positions * block.kept_for_backward(width, steps).total(recompute)
     return total

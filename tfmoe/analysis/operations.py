@@ -1,36 +1,40 @@
-"""What a model costs: multiply-adds and parameters, counted without allocating it.
+"""The costs of a model: multiply-adds and parameters, computed without allocating it.
 
-The paper's count of operations (ops/timestep) is of multiply-adds in a forward step for one token:
-every matrix once for an LSTM, the selected experts of a mixture. Biases count as parameters but not
-as operations. What else counts a model says itself (`tfmoe.models.word_predictor`):
+The paper's operation count (ops/timestep) is the number of multiply-adds in a forward step for one
+token: every matrix of an LSTM once, and the selected experts of a mixture. Biases count as
+parameters but not as operations. The rest depends on the kind of model
+(`tfmoe.models.word_predictor`):
 
-- Language models (Tables 7 and 8): all matrices of the gates that are computed; neither embedding
-  nor softmax.
-- Translation models (Tables 2 to 5): one token of the source through the encoder and one of the
-  target through the decoder, the context's way into its first LSTM included, and the softmax;
-  neither gates nor the attention's own matrices.
+- Language models (Tables 7 and 8): includes all gate matrices that are computed; excludes embedding
+  and softmax.
+- Translation models (Tables 2 to 5): one source token through the encoder and one target token
+  through the decoder. Includes the context vector's matrix in the decoder's first LSTM, and the
+  softmax; excludes gates and the attention's own matrices.
 """
+
+import keras
 
 from tfmoe.analysis.variables import GraphBuild
 
 
-def describe(model, built=None):
-    """Operations and parameters of a model. It takes no memory whatever the size.
+def describe(model: keras.Model, built: GraphBuild | None = None) -> dict:
+    """Computes operations and parameters of a model, without memory for its weights.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
-        built: its `tfmoe.analysis.variables.GraphBuild`; `None` to make one.
+        built: the model's `tfmoe.analysis.variables.GraphBuild`; `None` to create it.
 
     Returns:
         A dictionary of integers:
 
-        - `ops_per_timestep`: multiply-adds for one token, as the paper counts for such a model.
-        - `ops_by_layer`: what each block adds to it, by the name of its layer; with its gates for a
-          language model, without them for a translation model.
-        - `ops_of_softmax`: what the softmax adds to it; 0 for a language model.
-        - `parameters`: `total`; `excluding_embedding_and_softmax`; `experts`, in the experts of all
-          mixtures, gates excluded; `embedding`; `softmax`, its bias included; `by_layer`, by the
-          name of each block's layer.
+        - `ops_per_timestep`: multiply-adds for one token, counted as the paper does for this kind
+          of model.
+        - `ops_by_layer`: each block's share of `ops_per_timestep`, by the name of its layer, with
+          gates for a language model and without gates for a translation model.
+        - `ops_of_softmax`: the softmax's share; 0 for a language model.
+        - `parameters`: `total`; `excluding_embedding_and_softmax`; `experts` (of all mixtures,
+          without gates); `embedding`; `softmax` (with bias); `by_layer`, by the name of each
+          block's layer.
     """
     ops = {name: ops_of_block(block, model) for name, block in named_blocks(model).items()}
     built = built or GraphBuild(model)
@@ -46,7 +50,7 @@ def describe(model, built=None):
         "parameters": {
             "total": parameters(built.layer),
             "excluding_embedding_and_softmax": sum(by_layer.values()),
-            "experts": sum(each.size for each in built.variables() if each.of_experts),
+            "experts": sum(v.size for v in built.variables() if v.in_experts),
             "embedding": parameters(built.layer.embedding),
             "softmax": parameters(built.layer.softmax),
             "by_layer": by_layer,
@@ -55,28 +59,26 @@ def describe(model, built=None):
 
 
 def ops_per_timestep(model):
-    """Multiply-adds of a model for one token, as the paper counts for such a model."""
+    """Multiply-adds for one token, counted as the paper does for this kind of model."""
     blocks = sum(ops_of_block(block, model) for block in model.blocks)
     return blocks + ops_of_softmax(model)
 
 
 def ops_of_softmax(model):
-    """What the softmax adds to `ops_per_timestep`."""
+    """The softmax's share of `ops_per_timestep`."""
     return model.softmax.ops_per_timestep(model.d_model) if model.counts_softmax else 0
 
 
 def ops_of_block(block, model):
-    """What a block of a model adds to `ops_per_timestep`."""
+    """A block's share of `ops_per_timestep`."""
     ops = block.ops_per_timestep(model.d_model)
     return ops if model.counts_gates else ops - block.gate_ops_per_timestep(model.d_model)
 
 
 def named_blocks(model):
-    """The blocks of a model by the names of the layers within their residual connections: `{name:
-    block}`, in order.
+    """The blocks of a model by the names of the layers that they wrap: `{name: block}`, in order.
 
-    Where a name occurs twice, the place is added, so that no layer is lost: `"lstm"`, `"lstm (block
-    2)"`.
+    A repeated name gets the block's index as a suffix: `"lstm"`, `"lstm (block 2)"`.
     """
     blocks = {}
     for index, block in enumerate(model.blocks):

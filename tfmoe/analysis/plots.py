@@ -1,11 +1,11 @@
-"""Plots of training runs. Each returns a matplotlib `Figure`, and writes it as PNG if it is given a
-path.
+"""Plots of training runs. Each function returns a matplotlib `Figure`, and writes it as PNG if a
+path is given.
 """
 
 import io
 import itertools
 
-from tfmoe.analysis.printable import drawn
+from tfmoe.analysis.printable import plot_text
 from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
 from tfmoe.extras import optional
 
@@ -14,13 +14,13 @@ figures = optional("matplotlib.figure")
 
 
 def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
-    """Draws validation perplexity against the words trained on, one curve for each run.
+    """Plots validation perplexity against the words trained on, one curve per run.
 
     Args:
-        histories: `{label: rows of history.csv}`, see `RunDirectory.read_history`. Rows without
-            `val_perplexity` are left out.
-        path: of the PNG file; `None` to write none.
-        title: above the plot.
+        histories: `{label: rows of history.csv}`, as `RunDirectory.read_history` returns them. Rows
+            without `val_perplexity` are skipped.
+        path: path of the PNG file; `None` to write no file.
+        title: title of the plot.
         size: width and height in inches.
     """
     figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
@@ -35,9 +35,9 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
             if "val_perplexity" in row
         ]
         if points:
-            # The last value stands in the legend: beside the curves two like ones would overlap.
-            named = f"{drawn(label)} ({points[-1][1]:.1f} at the end)"
-            axes.plot(*zip(*points, strict=True), "o-", markersize=3.5, color=color, label=named)
+            # The legend shows the last values: next to the curves, similar values would overlap.
+            entry = f"{plot_text(label)} ({points[-1][1]:.1f} at the end)"
+            axes.plot(*zip(*points, strict=True), "o-", markersize=3.5, color=color, label=entry)
             values += [value for _, value in points]
     if values:
         axes.legend(frameon=False)
@@ -47,58 +47,59 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
     axes.set_xlabel("words trained on")
     axes.set_ylabel("validation perplexity per word")
     axes.grid(alpha=0.3)
-    axes.set_title(drawn(title))
+    axes.set_title(plot_text(title))
     return saved(figure, path)
 
 
 def perplexity_by_experts(points, path=None, title=""):
-    """Draws test perplexity against the number of experts (Figure 2, left).
+    """Plots test perplexity against the number of experts (Figure 2, left).
 
     Args:
-        points: list of `(number of experts, mean perplexity, its standard deviation)`.
-        path: of the PNG file; `None` to write none.
-        title: above the plot.
+        points: list of `(expert count, mean perplexity, standard deviation of perplexity)`.
+        path: path of the PNG file; `None` to write no file.
+        title: title of the plot.
     """
     figure = figures.Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    numbers, means, deviations = zip(*sorted(points), strict=True)
-    axes.errorbar(numbers, means, yerr=deviations, fmt="o-", markersize=5, capsize=3)
+    expert_counts, means, deviations = zip(*sorted(points), strict=True)
+    axes.errorbar(expert_counts, means, yerr=deviations, fmt="o-", markersize=5, capsize=3)
     logarithmic(axes.yaxis, [mean + sign * d for _, mean, d in points for sign in (-1, 1)])
     axes.set_xscale("log")
-    axes.set_xticks(numbers, labels=[str(number) for number in numbers])
+    axes.set_xticks(expert_counts, labels=[str(count) for count in expert_counts])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel("experts")
     axes.set_ylabel("test perplexity per word")
     axes.grid(alpha=0.3)
-    axes.set_title(drawn(title))
+    axes.set_title(plot_text(title))
     return saved(figure, path)
 
 
 def perplexity_and_load(labels, perplexities, loads, path=None):
-    """Draws test perplexity and the largest load over the mean, a row for each model.
+    """Plots test perplexity and the largest load over the mean load, one row per model.
 
     Args:
-        labels: of the rows, from top to bottom.
-        perplexities: list of `(mean, standard deviation)`, for each row.
-        loads: `{where measured: list of loads, None for a model without experts}`.
-        path: of the PNG file; `None` to write none.
+        labels: labels of the rows, top to bottom.
+        perplexities: list of `(mean, standard deviation)`, one per row.
+        loads: `{name of the data: list of loads}`, one load per row, `None` for a model without
+            experts.
+        path: path of the PNG file; `None` to write no file.
     """
     figure = figures.Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     rows = range(len(labels))
     means, deviations = zip(*perplexities, strict=True)
     left.errorbar(means, rows, xerr=deviations, fmt="o", markersize=5, capsize=3)
-    left.set_yticks(rows, labels=[drawn(label) for label in labels])
+    left.set_yticks(rows, labels=[plot_text(label) for label in labels])
     left.invert_yaxis()
     left.set_xlabel("test perplexity per word")
-    shown = [1.0]
+    plotted = [1.0]
     for (label, values), marker in zip(loads.items(), itertools.cycle("osD^"), strict=False):
         points = [(value, row) for value, row in zip(values, rows, strict=True) if value]
         if points:
             right.plot(*zip(*points, strict=True), marker, markersize=5, alpha=0.8, label=label)
-            shown += [value for value, _ in points]
+            plotted += [value for value, _ in points]
             right.legend(frameon=False, fontsize="small")
-    logarithmic(right.xaxis, shown)
+    logarithmic(right.xaxis, plotted)
     right.set_xlabel("largest load over mean load")
     for axes in (left, right):
         axes.margins(y=0.5 / len(labels))
@@ -107,7 +108,7 @@ def perplexity_and_load(labels, perplexities, loads, path=None):
 
 
 def logarithmic(axis, values):
-    """Makes an axis logarithmic, with labels that suit the values drawn."""
+    """Makes an axis logarithmic, with tick labels that suit the plotted values."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     if values:
         axis.set_major_locator(ticks_between(min(values), max(values)))
@@ -116,21 +117,21 @@ def logarithmic(axis, values):
 
 
 def saved(figure, path=None):
-    """The figure; written as PNG, if there is a path."""
+    """Returns the figure, after writing it as PNG if a path is given."""
     if path is not None:
         save(figure, path)
     return figure
 
 
 def save(figure, path):
-    """Writes a figure as PNG, which appears under its name only when it is complete."""
+    """Writes a figure as PNG. The file appears under its name when it is complete."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     atomic_write_bytes(path, buffer.getvalue())
 
 
 def ticks_between(lowest, highest):
-    """Where a logarithmic axis has its labels: some, whatever it spans, and none that touch."""
+    """A tick locator for a logarithmic axis: at least three labels that do not overlap."""
     ratio = highest / lowest
     if ratio < 4:
         return ticker.MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])

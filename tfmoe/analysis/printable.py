@@ -1,41 +1,42 @@
-"""Text of others, such as words, labels and names of files, so that a terminal, a plot or a
-spreadsheet shows it and does nothing else with it.
-"""
+"""Escaping of untrusted text (words, labels, file names) for terminals, plots and spreadsheets."""
 
 import re
 
-# Control characters (C0, DEL, C1), ends of lines and paragraphs of Unicode, marks that turn the
-# direction of writing, and halves of surrogate pairs, which are what names of files have for bytes
-# that are not UTF-8.
+# Control characters (C0, DEL, C1), Unicode line and paragraph separators, marks that change the
+# text direction, and lone surrogates, which represent bytes of file names that are not UTF-8.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
                     "\ud800-\udfff]")  # fmt: skip
-# What a spreadsheet takes for the beginning of a formula, and the sign that `cell` puts before it.
+# Characters that start a formula in a spreadsheet, and the prefix that `cell` adds.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 
 
-def printable(text, keep=""):
-    """Text with escape sequences (`\\x1b`, `\\u202e`) in place of the characters that move a
-    terminal's cursor, colour it, or turn the direction of writing.
+def printable(text: str, keep: str = "") -> str:
+    """Escapes the characters that control a terminal or change the text direction.
 
     Args:
         text: a string.
-        keep: such characters that stay.
+        keep: control characters that are not escaped.
+
+    Returns:
+        The text with escape sequences such as `\\x1b` and `\\u202e`.
     """
-    return UNSEEN.sub(lambda found: found[0] if found[0] in keep else escaped(found[0]), text)
+    return UNSEEN.sub(lambda match: match[0] if match[0] in keep else escaped(match[0]), text)
 
 
 def escaped(character):
-    """A character as Python writes it in a string."""
+    """A character as a Python escape sequence."""
     return character.encode("unicode_escape").decode("ascii")
 
 
-def drawn(text):
-    """Text for matplotlib, which would read what stands between two `$` as mathematics."""
+def plot_text(text: str) -> str:
+    """Escapes text for matplotlib, which parses text between two `$` as mathematics."""
     return printable(text).replace("$", r"\$")
 
 
-def cell(text):
-    """Text for a cell of a CSV file, which no spreadsheet takes for a formula: a `'` stands before
-    a text that begins with one of `FORMULA`. `cell.removeprefix("'")` reads it back.
+def cell(text: str) -> str:
+    """Escapes text for a cell of a CSV file, so that spreadsheets do not read it as a formula.
+
+    A text that starts with one of `FORMULA` gets the prefix `'`. `cell.removeprefix("'")` reads it
+    back.
     """
     return f"'{text}" if text.startswith(FORMULA) else text

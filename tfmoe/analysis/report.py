@@ -1,22 +1,22 @@
-"""What a model costs, as tables for a terminal."""
+"""The costs of a model, as tables for a terminal."""
 
 from typing import NamedTuple
 
 from tfmoe.analysis.columns import aligned
 
-# What ops/timestep counts where the softmax is not part of it, and where it is.
+# The scope of ops/timestep for models whose softmax is excluded, and for those with it included.
 WITHOUT_SOFTMAX = "without embedding and softmax"
 WITH_SOFTMAX = "encoder, decoder and softmax, gates aside"
-# Whose slots are shown beside each other.
-COMPARED = ("adam", "factored_adam")
+OPTIMIZER_COLUMNS = ("adam", "factored_adam")
 
 
 class Printed(NamedTuple):
-    """The figures that the paper printed, in the units that it uses; `None` for what it did not.
+    """The figures printed in the paper, in its units; `None` for figures that it does not give.
 
     Attributes:
-        ops_per_timestep, parameters: in millions, parameters without embedding and softmax.
-        total: parameters, in billions.
+        ops_per_timestep: multiply-adds, in millions.
+        parameters: parameters without embedding and softmax, in millions.
+        total: all parameters, in billions.
     """
 
     ops_per_timestep: float | None = None
@@ -27,12 +27,12 @@ class Printed(NamedTuple):
 NOTHING_PRINTED = Printed()
 
 
-def cost_report(counts, settings, printed=NOTHING_PRINTED):
-    """Operations and parameters, by layer.
+def cost_report(counts: dict, settings: list[str], printed: Printed = NOTHING_PRINTED) -> str:
+    """Formats operations and parameters by layer.
 
     Args:
-        counts: what `tfmoe.analysis.operations.describe` gives, or more.
-        settings: for each block, in order, what the config says of it: strings.
+        counts: the output of `tfmoe.analysis.operations.describe`.
+        settings: one string per block, in order: its settings in the config.
         printed: the paper's figures.
     """
     parameters = counts["parameters"]
@@ -41,14 +41,14 @@ def cost_report(counts, settings, printed=NOTHING_PRINTED):
     for (name, ops), text in zip(counts["ops_by_layer"].items(), settings, strict=True):
         rows.append([name, _grouped(ops), _grouped(parameters["by_layer"][name]), text])
     softmax = counts["ops_of_softmax"]
-    counted = _grouped(softmax) if softmax else ""
-    rows.append(["softmax", counted, _grouped(parameters["softmax"]), ""])
+    softmax_ops = _grouped(softmax) if softmax else ""
+    rows.append(["softmax", softmax_ops, _grouped(parameters["softmax"]), ""])
     totals = [[*row, ""] for row in _totals(counts, printed)]
     return aligned([heading, *rows, [""] * 4, *totals], "<>><")
 
 
 def _totals(counts, printed):
-    """The last rows of `cost_report`: sums, and below them what the paper printed."""
+    """The last rows of `cost_report`: totals, each followed by the paper's figure."""
     ops, parameters = _grouped(counts["ops_per_timestep"]), counts["parameters"]
     inner = _grouped(parameters["excluding_embedding_and_softmax"])
     paper_ops, paper_inner = (
@@ -56,7 +56,7 @@ def _totals(counts, printed):
     )
     if counts["ops_of_softmax"]:
         rows = [[WITH_SOFTMAX, ops, ""]]
-        if paper_ops:  # in whole millions
+        if paper_ops:  # printed as whole millions
             rows.append(["  the paper", paper_ops.replace(".0 ", " "), ""])
         rows.append([WITHOUT_SOFTMAX, "", inner])
     else:
@@ -70,27 +70,28 @@ def _totals(counts, printed):
     return rows
 
 
-def memory_report(result, optimizer, sentence_length=None):
-    """Memory of one device, in a column for each optimizer.
+def memory_report(result: dict, optimizer: str, sentence_length: int | None = None) -> str:
+    """Formats the memory of one device, one column per optimizer.
 
     Args:
-        result: what `tfmoe describe --json` prints.
-        optimizer: name of the config's own.
-        sentence_length: steps of the longest sentences, where positions are those of a source and
-            a target; else `None`.
+        result: the output of `tfmoe describe --json`.
+        optimizer: name of the config's optimizer.
+        sentence_length: length of the longest sentences, for a translation model; else `None`.
     """
     memory = result["memory_per_device"]
     experts = memory["experts"]
-    by_optimizer = {name: memory["optimizer_slots_by_optimizer"][name] for name in COMPARED}
+    by_optimizer = {
+        name: memory["optimizer_slots_by_optimizer"][name] for name in OPTIMIZER_COLUMNS
+    }
     fixed = memory["weights"] + memory["gradients"]
-    same = [
+    optimizer_independent = [
         ("weights", memory["weights"]),
         ("  of these the experts'", experts["weights"]),
         ("gradients", memory["gradients"]),
     ]
-    rows = [[name, *[in_units(bytes_)] * len(by_optimizer)] for name, bytes_ in same]
+    rows = [[name, *[in_units(size)] * len(by_optimizer)] for name, size in optimizer_independent]
     rows.append(["optimizer slots", *map(in_units, by_optimizer.values())])
-    expert_slots = [experts["optimizer_slots_by_optimizer"][name] for name in COMPARED]
+    expert_slots = [experts["optimizer_slots_by_optimizer"][name] for name in OPTIMIZER_COLUMNS]
     rows.append(["  of these the experts'", *map(in_units, expert_slots)])
     if experts["weights"]:
         shares = (f"{100 * slots / experts['weights']:.3g}%" for slots in expert_slots)
@@ -99,7 +100,7 @@ def memory_report(result, optimizer, sentence_length=None):
         activations = memory[f"activations_{key}_recompute"]
         if key == "with" and activations == memory["activations_without_recompute"]:
             continue
-        totals = (in_units(fixed + slots + activations) for slots in by_optimizer.values())
+        totals = (in_units(fixed + size + activations) for size in by_optimizer.values())
         rows.append([f"activations, {name}", *[in_units(activations)] * len(by_optimizer)])
         rows.append(["  total", *totals])
     heading = [f"memory per device ({_devices(result)})", *by_optimizer]
@@ -113,22 +114,22 @@ def memory_report(result, optimizer, sentence_length=None):
     return text
 
 
-def traffic_report(result):
-    """Expert batches and what is sent all-to-all, a row for each mixture.
+def traffic_report(result: dict) -> str:
+    """Formats the expert batches and all-to-all traffic, one row per mixture.
 
     Args:
-        result: what `tfmoe describe --json` prints.
+        result: the output of `tfmoe describe --json`.
     """
     heading = ["mixture", "experts/device", "expert batch", "sent/device and step", "ops/number"]
     rows = [
         [
             name,
-            _grouped(each["experts_per_device"]),
-            f"{each['expert_batch']:,.1f}",
-            in_units(each["bytes_sent"]),
-            f"{each['compute_to_communication']:,.0f}",
+            _grouped(mixture["experts_per_device"]),
+            f"{mixture['expert_batch']:,.1f}",
+            in_units(mixture["bytes_sent"]),
+            f"{mixture['compute_to_communication']:,.0f}",
         ]
-        for name, each in result["mixtures"].items()
+        for name, mixture in result["mixtures"].items()
     ]
     note = (
         "expert batch: k·b·R/n examples in a step. ops/number: an expert's multiply-adds per\n"
@@ -142,13 +143,14 @@ def _devices(result):
     return f"{devices} device{'s' if devices > 1 else ''}, {tokens} positions each"
 
 
-def in_units(number):
-    """Bytes in decimal units: `"4.29 GB"`."""
+def in_units(num_bytes: int) -> str:
+    """Formats bytes in decimal units: `"4.29 GB"`."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= scale:
-            return f"{number / scale:,.2f} {unit}"
-    return f"{number} B"
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:,.2f} {unit}"
+    return f"{num_bytes} B"
 
 
-def _grouped(number):
-    return f"{number:,}"
+def _grouped(count):
+    """Formats an integer with thousands separators."""
+    return f"{count:,}"

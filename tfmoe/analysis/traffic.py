@@ -1,55 +1,60 @@
-"""What travels between devices in a training step under mixed data and expert parallelism
-(section 3 of the paper).
+"""The all-to-all traffic of a training step under mixed data and expert parallelism (section 3 of
+the paper).
 
-Symbols: b positions on each device, R devices, n experts, k selected per position, D model, H
-hidden.
+Symbols: b positions on each device, R devices, n experts, k experts selected per position, D model,
+H hidden.
 """
 
+import keras
 import tensorflow as tf
 
 from tfmoe.analysis.operations import named_blocks
 from tfmoe.layers.mixture_layer import mixtures_of
 
 
-def traffic(model, tokens, devices=1):
-    """What each mixture of a model sends: `{name: traffic_of(mixture, …)}`; empty if it has none.
+def traffic(model: keras.Model, tokens: int, devices: int = 1) -> dict[str, dict]:
+    """Computes the all-to-all traffic of each mixture of a model.
 
-    A mixture has the name of its block's layer; one of several in a block has its own name behind
-    that, `"attention/moe"`.
+    A mixture is named after its block's layer. If a block has several mixtures, the mixture's own
+    name follows: `"attention/moe"`.
 
     Args:
         model: a `tfmoe.models.LanguageModel` or `TranslationModel`, built or not.
-        tokens: b, positions of a batch on each device. Each mixture of a translation model sees
-            half of them, those of the source or those of the target.
+        tokens: b, positions of a batch on each device. A mixture of a translation model processes
+            half of them, the source positions or the target positions.
         devices: R.
+
+    Returns:
+        `{name: mixture_traffic(mixture, …)}`, empty for a model without mixtures.
     """
-    found, positions = {}, model.positions_by_block(tokens)
-    for (name, block), seen in zip(named_blocks(model).items(), positions, strict=True):
+    result, positions = {}, model.positions_by_block(tokens)
+    for (name, block), num_positions in zip(named_blocks(model).items(), positions, strict=True):
         mixtures = mixtures_of(block)
-        for inner, mixture in mixtures.items():
-            unique = name if len(mixtures) == 1 else f"{name}/{inner}"
-            found[unique] = traffic_of(mixture, model.d_model, seen, devices)
-    return found
+        for inner_name, mixture in mixtures.items():
+            full_name = name if len(mixtures) == 1 else f"{name}/{inner_name}"
+            result[full_name] = mixture_traffic(mixture, model.d_model, num_positions, devices)
+    return result
 
 
-def traffic_of(mixture, width, tokens, devices=1):
-    """What one mixture sends all-to-all, with examples spread evenly over devices and experts.
+def mixture_traffic(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) -> dict:
+    """Computes the all-to-all traffic of a mixture with evenly loaded devices and experts.
 
-    An example is a vector of D numbers in the compute type. It leaves for each selected expert, or
-    in a hierarchical mixture for each selected group (a secondary mixture lives whole on one
-    device), c = k or k_primary times. It goes there and back in the forward pass, its gradient
-    there and back in the backward pass; `(R-1)/R` of all go to another device:
+    An example is a vector of D numbers in the compute type. It is sent c times: once for each
+    selected expert (c = k), or in a hierarchical mixture once for each selected group
+    (c = k_primary), because a secondary mixture is on one device. Each example is sent and returned
+    in the forward pass, and its gradient is sent and returned in the backward pass. `(R-1)/R` of
+    all examples go to another device:
 
         bytes sent = 4 · c · b · D · bytes per number · (R-1)/R
 
-    (rounded up). Padding does not travel, nor do the experts' weights and gradients; the gradients
-    of the replicated weights, all-reduced, are not all-to-all and not in here.
+    (rounded up). Padding and the experts' weights and gradients are not sent. The gradients of
+    replicated weights are all-reduced, not sent all-to-all, and not included.
 
-    With `Batchwise` gates k is the mean over the positions, and every expert's batch is as large.
+    With `Batchwise` gates, k is the mean over positions, and all experts' batches have equal size.
 
-    An expert's computation is `2·D·H` multiply-adds for an example, in and out; what travels for it
-    is D numbers in and D out. The paper's ratio of computation to communication is therefore
-    `2·D·H / 2·D = H`, the hidden size (plus `(depth-1)·H²/2·D` for deeper experts): it should
+    An expert computes `2·D·H` multiply-adds for an example, and the traffic for it is D numbers in
+    and D numbers out. The paper's ratio of computation to communication is therefore
+    `2·D·H / 2·D = H`, the hidden size (plus `(depth-1)·H²/2·D` for deeper experts). It should
     exceed the device's ratio of arithmetic to bandwidth.
 
     Args:
@@ -61,24 +66,24 @@ def traffic_of(mixture, width, tokens, devices=1):
     Returns:
         A dictionary:
 
-        - `experts_per_device`: n/R (of the fullest device).
-        - `expert_batch`: `k·b·R/n`, examples that an expert gets in a step; k is the product of
-          both levels' in a hierarchical mixture. A float.
-        - `bytes_sent`: by each device in a step.
-        - `compute_to_communication`: multiply-adds of an expert per number in or out, forward. A
-          float.
-        - `multiply_adds_per_byte_sent`: what this comes to: multiply-adds of a device's experts in
-          a step, backward counted as twice the forward, over `bytes_sent`. A float; `None` if
-          nothing is sent.
+        - `experts_per_device`: n/R, of the fullest device.
+        - `expert_batch`: float, `k·b·R/n`, examples per expert and step. In a hierarchical mixture,
+          k is the product of both levels' k.
+        - `bytes_sent`: bytes sent by each device in a step.
+        - `compute_to_communication`: float, forward multiply-adds of an expert per number received
+          or returned.
+        - `multiply_adds_per_byte_sent`: float, multiply-adds of a device's experts in a step over
+          `bytes_sent`, with the backward pass counted as twice the forward pass; `None` if nothing
+          is sent.
     """
-    selected, experts = mixture.gate.num_selected, mixture.experts
-    size = tf.as_dtype(mixture.compute_dtype).size
+    num_selected, experts = mixture.gate.num_selected, mixture.experts
+    number_size = tf.as_dtype(mixture.compute_dtype).size
     ops = experts.ops_per_row(width)
-    sent = -(-4 * mixture.num_sent * tokens * width * size * (devices - 1) // devices)
+    sent = -(-4 * mixture.num_sent * tokens * width * number_size * (devices - 1) // devices)
     return {
         "experts_per_device": experts.per_device(devices),
-        "expert_batch": selected * tokens * devices / experts.num_experts,
+        "expert_batch": num_selected * tokens * devices / experts.num_experts,
         "bytes_sent": sent,
         "compute_to_communication": ops / (2 * width),
-        "multiply_adds_per_byte_sent": 3 * selected * tokens * ops / sent if sent else None,
+        "multiply_adds_per_byte_sent": 3 * num_selected * tokens * ops / sent if sent else None,
     }

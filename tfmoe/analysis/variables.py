@@ -1,15 +1,14 @@
-"""The variables of a model and of its optimizer, listed without allocating one, and what each of
-several devices holds of them.
+"""Lists the variables of a model and its optimizer without allocating them, and each device's part.
 
-A copy of the model is built inside a `tf.Graph`, where a variable is a description.
+A copy of the model is built inside a `tf.Graph`, where variables are only descriptions.
 
 Axes: E experts, R devices.
 
-Devices share the work as in section 3.1 and App. B of the paper: variables that layers create in
-`tfmoe.distribute.shards.sharded` are divided along their first axis, with their optimizer slots.
-Every expert exists once, `E/R` on each device; in a hierarchical mixture whole secondary mixtures,
-with the secondary gate and its thresholds, `groups/R` on each. All other variables are replicated.
-Where R does not divide them, the fullest device is meant.
+Devices share the variables as in section 3.1 and App. B of the paper. Variables that layers create
+in `tfmoe.distribute.shards.sharded` are divided along their first axis, and so are their optimizer
+slots. Every expert exists once: each device has `E/R` experts. A hierarchical mixture is divided by
+secondary mixtures, including the secondary gates and their thresholds: each device has `groups/R`.
+All other variables are replicated. If R is not a divisor, sizes are those of the fullest device.
 """
 
 import contextlib
@@ -28,89 +27,101 @@ class Variable(NamedTuple):
     """A variable, or one device's part of it.
 
     Attributes:
-        path: as Keras names it, `"language_model/residual_moe_1/moe_1/experts/kernel_0"`.
+        path: Keras' path, `"language_model/residual_moe_1/moe_1/experts/kernel_0"`.
         shape: tuple of integers.
-        dtype: its name.
-        together: rows of the first axis that stay on one device together; `None` for a variable
-            that every device holds.
-        of_experts: whether it belongs to experts (their gates do not).
+        dtype: name of the dtype.
+        together: number of rows of the first axis that must stay on the same device; `None` for a
+            replicated variable.
+        in_experts: whether it is a weight of an expert, or a slot of one. Gates are not.
     """
 
     path: str
     shape: tuple
     dtype: str
     together: int | None = None
-    of_experts: bool = False
+    in_experts: bool = False
 
     @property
-    def size(self):
-        """Its numbers."""
+    def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
+        """The size in bytes."""
         return self.size * tf.as_dtype(self.dtype).size
 
-    def on_each_device(self, devices):
-        """The part of it that the fullest of several devices holds."""
+    def on_each_device(self, devices: int) -> "Variable":
+        """The part of the variable on the fullest of R devices.
+
+        Args:
+            devices: R.
+        """
         if self.together is None:
             return self
-        begin, end = shard_bounds(self.shape[0], devices, self.together)[0]
-        return self._replace(shape=(end - begin, *self.shape[1:]))
+        start, end = shard_bounds(self.shape[0], devices, self.together)[0]
+        return self._replace(shape=(end - start, *self.shape[1:]))
 
 
 class GraphBuild:
-    """A copy of a layer or model, built in a graph of its own.
+    """A copy of a layer or model, built in a separate graph.
 
     Args:
-        layer: a Keras layer or model, built or not; it stays as it is. Its `get_config` must
-            describe it.
-        input_shape: given to `build`.
+        layer: a Keras layer or model, built or not. It is not changed. Its `get_config` must
+            describe it completely.
+        input_shape: the argument of `build`.
 
     Attributes:
         layer: the built copy.
+
+    Raises:
+        ValueError: if two classes within the layer have the same name.
     """
 
-    def __init__(self, layer, input_shape=(None, None)):
+    def __init__(self, layer: keras.Layer, input_shape: tuple = (None, None)):
         self._graph = tf.Graph()
         self._units = {}
         with self._scope():
-            self.layer = copy_of(layer)
+            self.layer = unbuilt_copy(layer)
             self.layer.build(input_shape)
         experts = [mixture.experts for mixture in mixtures_of(self.layer).values()]
-        self._of_experts = {id(weight) for each in experts for weight in each.weights}
+        self._expert_weight_ids = {id(weight) for layer in experts for weight in layer.weights}
 
-    def variables(self, layer=None):
-        """The trainable variables of the copy, or of a layer in it: list of `Variable`."""
+    def variables(self, layer: keras.Layer | None = None) -> list[Variable]:
+        """The trainable variables.
+
+        Args:
+            layer: a layer within the copy, to list only its variables; `None` for all variables.
+        """
         return [
             Variable(
                 variable.path,
                 tuple(variable.shape),
                 variable.dtype,
-                self._units[operation_of(variable)],
-                id(variable) in self._of_experts,
+                self._units[operation_name(variable)],
+                id(variable) in self._expert_weight_ids,
             )
             for variable in (self.layer if layer is None else layer).trainable_variables
         ]
 
-    def slots(self, optimizer):
-        """What an optimizer keeps beside the trainable variables: list of `Variable`.
+    def slots(self, optimizer: keras.optimizers.Optimizer) -> list[Variable]:
+        """The variables that an optimizer adds for the trainable variables.
 
-        A slot is divided among devices as the variable that it is of.
+        A slot is divided among devices like its variable.
 
         Args:
-            optimizer: a Keras optimizer; it stays as it is.
+            optimizer: a Keras optimizer. It is not changed.
         """
-        owners = dict(
-            zip(map(operation_of, self.layer.trainable_variables), self.variables(), strict=True)
+        variables = dict(
+            zip(map(operation_name, self.layer.trainable_variables), self.variables(), strict=True)
         )
-        config = settings_of(optimizer)  # not in the graph: it reads the learning rate
+        config = config_without_schedule(optimizer)  # outside the graph: reads the learning rate
         with self._scope():
             optimizer = type(optimizer).from_config(config)
             before = {id(variable) for variable in optimizer.variables}
             optimizer.build(self.layer.trainable_variables)
         return [
-            slot_of(variable, owners)
+            describe_slot(variable, variables)
             for variable in optimizer.variables
             if id(variable) not in before
         ]
@@ -122,7 +133,7 @@ class GraphBuild:
             self._units[variable.handle.op.name] = sharding_unit()
             return variable
 
-        state = random.getstate()  # Keras draws seeds from it for what is made without
+        state = random.getstate()  # Keras draws missing seeds from this generator
         try:
             with self._graph.as_default(), tf.variable_creator_scope(create):
                 yield
@@ -130,82 +141,84 @@ class GraphBuild:
             random.setstate(state)
 
 
-def operation_of(variable):
-    """The name of the graph's operation that stands for a Keras variable."""
+def operation_name(variable):
+    """The name of a Keras variable's operation in the graph."""
     return variable.value.handle.op.name
 
 
-def slot_of(variable, owners):
-    """The `Variable` of an optimizer's Keras variable.
+def describe_slot(slot, variables):
+    """The `Variable` of an optimizer slot.
 
     Args:
-        variable: a Keras variable. Keras colocates it with the variable that it is a slot of.
-        owners: `{operation: Variable}` of the trainable variables.
+        slot: a Keras variable of an optimizer. Keras colocates it with its trainable variable.
+        variables: `{operation name: Variable}` of the trainable variables.
     """
-    slot = Variable(variable.path, tuple(variable.shape), variable.dtype)
-    groups = variable.value.handle.op.colocation_groups()  # of b"loc:@NAME"
-    places = [group.decode().removeprefix("loc:@") for group in groups]
-    owner = next((owners[place] for place in places if place in owners), None)
+    description = Variable(slot.path, tuple(slot.shape), slot.dtype)
+    groups = slot.value.handle.op.colocation_groups()  # a list of b"loc:@NAME"
+    names = [group.decode().removeprefix("loc:@") for group in groups]
+    owner = next((variables[name] for name in names if name in variables), None)
     if owner is None:
-        return slot
-    slot = slot._replace(of_experts=owner.of_experts)
-    if owner.together is None or not slot.shape:
-        return slot
-    # As `MixedStrategy` divides it.
-    same = slot.shape[0] == owner.shape[0]
-    return slot._replace(together=owner.together if same else 1)
+        return description
+    description = description._replace(in_experts=owner.in_experts)
+    if owner.together is None or not description.shape:
+        return description
+    # `MixedStrategy` divides slots in the same way.
+    same_rows = description.shape[0] == owner.shape[0]
+    return description._replace(together=owner.together if same_rows else 1)
 
 
-def copy_of(layer):
-    """An unbuilt layer or model of the same configuration.
+def unbuilt_copy(layer):
+    """An unbuilt layer or model with the same configuration.
 
     Args:
         layer: a Keras layer or model. Classes within it need not be registered.
 
     Raises:
-        ValueError: if two classes of one name are within it, which Keras would take for one.
+        ValueError: if two classes within the layer have the same name: Keras identifies classes by
+            name.
     """
     classes = {}
-    for each in layers_within(layer):
-        cls = type(each)
+    for inner in layers_within(layer):
+        cls = type(inner)
         if classes.setdefault(cls.__name__, cls) is not cls:
             raise ValueError(
                 f"{layer.name} has layers of two classes named {cls.__name__}: rename one of them"
             )
     with keras.saving.CustomObjectScope(classes):
-        return type(layer).from_config(bare(layer.get_config()))
+        return type(layer).from_config(simplify(layer.get_config()))
 
 
-def settings_of(optimizer):
-    """The configuration of an optimizer, without a schedule: slots do not depend on it."""
+def config_without_schedule(optimizer):
+    """The configuration of an optimizer without its learning rate, which slots do not depend on."""
     config = optimizer.get_config()
     if "learning_rate" in config:
         config["learning_rate"] = 0.0
     return config
 
 
-def bare(config):
-    """A Keras configuration of which only the variables' shapes matter.
+def simplify(config):
+    """Reduces a Keras configuration to the parts that determine the variables' shapes.
 
-    Initial values are zeros, the fewest operations. No layer is frozen. The shapes to which layers
-    were built are left out: Keras would build the layers outside of the one that they are in, under
-    other paths.
+    Initializers become zeros, which need the fewest operations, and no layer is frozen. The shapes
+    of built layers are removed: Keras would build inner layers before the outer ones, under other
+    paths.
     """
     if isinstance(config, dict):
         return {
-            key: "zeros" if value and key.endswith("_initializer") else bare(value)
+            key: "zeros" if value and key.endswith("_initializer") else simplify(value)
             for key, value in config.items()
             if key not in ("build_config", "trainable")
         }
     if isinstance(config, (list, tuple)):
-        return type(config)(map(bare, config))
+        return type(config)(map(simplify, config))
     return config
 
 
-def parameters_of(layer, input_shape=(None, None)):
-    """How many trainable numbers a layer or model has, counted without building it.
+def parameters_of(layer: keras.Layer, input_shape: tuple = (None, None)) -> int:
+    """Counts the trainable parameters of a layer or model without allocating them.
 
     Args:
-        layer, input_shape: as for `GraphBuild`.
+        layer: a Keras layer or model, built or not.
+        input_shape: the argument of `build`.
     """
     return sum(variable.size for variable in GraphBuild(layer, input_shape).variables())

@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from tfmoe.analysis.printable import drawn
+from tfmoe.analysis.printable import plot_text
 from tfmoe.extras import optional
 
 matplotlib, ticker = optional("matplotlib"), optional("matplotlib.ticker")
@@ -50,7 +50,7 @@ def gate_matrices(matrices, title=""):
     for (label, gates), (bars, cells) in zip(matrices.items(), panels.T, strict=True):
         num_experts = gates.shape[1]
         bars.bar(range(num_experts), np.count_nonzero(gates, axis=0), color="tab:gray")
-        bars.set_title(drawn(label), fontsize="medium")
+        bars.set_title(plot_text(label), fontsize="medium")
         bars.set_xlim(-0.5, num_experts - 0.5)
         bars.set_xticks([])
         bars.spines[["top", "right"]].set_visible(False)
@@ -60,7 +60,7 @@ def gate_matrices(matrices, title=""):
     panels[0, 0].set_ylabel("tokens")
     panels[1, 0].set_ylabel("token")
     figure.colorbar(image, ax=panels[1].tolist(), label="gate value", shrink=0.8, pad=0.01)
-    figure.suptitle(drawn(title))
+    figure.suptitle(plot_text(title))
     return figure
 
 
@@ -77,7 +77,7 @@ def loads_over_mean(loads, title=""):
     for (label, load), color in zip(loads.items(), itertools.cycle(colors), strict=False):
         load = np.sort(load)[::-1] / np.mean(load)
         ranks = np.arange(1, len(load) + 1)
-        named = f"{drawn(label)} (largest {load[0]:.2f})"
+        named = f"{plot_text(label)} (largest {load[0]:.2f})"
         axes.step(ranks, load, where="mid", color=color, label=named)
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axes.set_ylim(bottom=0)
@@ -86,7 +86,7 @@ def loads_over_mean(loads, title=""):
     axes.set_ylabel("load over mean load")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    axes.set_title(drawn(title))
+    axes.set_title(plot_text(title))
     return figure
 
 
@@ -109,10 +109,10 @@ def expert_map(panels, extent, title=""):
             axes.imshow(panel % FEW, extent=extent, **options)
         else:
             axes.imshow(panel, extent=extent, cmap="gray", vmin=low, vmax=high)
-        axes.set_title(drawn(label), fontsize="medium")
+        axes.set_title(plot_text(label), fontsize="medium")
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(drawn(title))
+    figure.suptitle(plot_text(title))
     return figure
 
 
@@ -145,21 +145,21 @@ def heat_map(
     steep = max(map(len, columns)) > 2
     axes.set_xticks(
         range(len(columns)),
-        labels=list(map(drawn, columns)),
+        labels=list(map(plot_text, columns)),
         rotation=90 if steep else 0,
         fontsize="small",
     )
-    axes.set_yticks(range(len(rows)), labels=list(map(drawn, rows)), fontsize="small")
+    axes.set_yticks(range(len(rows)), labels=list(map(plot_text, rows)), fontsize="small")
     if values.size <= most_numbers:
         for place in np.ndindex(values.shape):
             if np.isfinite(values[place]):
                 color = "white" if values[place] > 0.6 * high else "black"
                 text = f"{values[place]:,.3g}" if values[place] < 1000 else f"{values[place]:,.0f}"
                 axes.text(*place[::-1], text, ha="center", va="center", color=color, size=7)
-    axes.set_xlabel(drawn(column_label))
-    axes.set_ylabel(drawn(row_label))
-    figure.colorbar(image, label=drawn(value_label), pad=0.01)
-    axes.set_title(drawn(title), fontsize="medium")
+    axes.set_xlabel(plot_text(column_label))
+    axes.set_ylabel(plot_text(row_label))
+    figure.colorbar(image, label=plot_text(value_label), pad=0.01)
+    axes.set_title(plot_text(title), fontsize="medium")
     return figure
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from tfmoe.analysis.plots import logarithmic, saved
-from tfmoe.analysis.printable import drawn
+from tfmoe.analysis.printable import plot_text
 from tfmoe.extras import optional
 from tfmoe.inspection import over_mean
 
@@ -64,7 +64,7 @@ def co_selection_map(pairs, experts=None, path=None, title=""):
     ratio_map(figure, axes, pairs.lift(experts), 4, "times as often as by chance")
     name_experts(axes.xaxis, experts)
     name_experts(axes.yaxis, experts)
-    axes.set(xlabel="expert", ylabel="expert", title=drawn(title))
+    axes.set(xlabel="expert", ylabel="expert", title=plot_text(title))
     return saved(figure, path)
 
 
@@ -92,9 +92,11 @@ def label_map(names, shares, of_text, path=None, title="", most=32):
     crowded = len(names) > 4 or sum(map(len, names)) > 36
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     shown = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
-    axes.set_xticks(range(len(names)), labels=list(map(drawn, shown)), fontsize="small", **turned)
+    axes.set_xticks(
+        range(len(names)), labels=list(map(plot_text, shown)), fontsize="small", **turned
+    )
     axes.set_yticks(range(len(rows)), labels=rows.tolist(), fontsize=6)
-    axes.set(ylabel="expert", title=drawn(title))
+    axes.set(ylabel="expert", title=plot_text(title))
     return saved(figure, path)
 
 
@@ -114,7 +116,7 @@ def balance_curves(history, path=None, title=""):
     for name in names:
         epochs, values = zip(*((r["epoch"], r[name]) for r in history if name in r), strict=True)
         layer, validated = name.removeprefix("val_").removesuffix(ending), name.startswith("val_")
-        label = f"{drawn(layer)}, {'validation' if validated else 'training'}"
+        label = f"{plot_text(layer)}, {'validation' if validated else 'training'}"
         style = "o-" if validated else "s--"
         axes.plot(epochs, values, style, markersize=3.5, color=colors[layer], label=label)
         shown += values
@@ -132,7 +134,7 @@ def empty(title):
     """A figure of the usual size, and its axes."""
     figure = figures.Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(drawn(title))
+    axes.set_title(plot_text(title))
     return figure, axes
 
 

@@ -3,31 +3,34 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 
 import keras
 
 from tfmoe.distribute import abort_collectives
+from tfmoe.training.run_directory import RunDirectory
+from tfmoe.training.state import TrainingState
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `seconds` and `words_per_second` of each epoch's training, validation aside, to the
-    logs.
+    """Adds `seconds` and `words_per_second` of each epoch to the logs.
 
-    The model's logs must have `words`, as `tfmoe.models.LanguageModel`'s do.
+    Both measure training without validation. The model must log `words`, as
+    `tfmoe.models.LanguageModel` does.
 
     Args:
-        state: a `TrainingState`, which keeps the seconds of an epoch that is resumed.
+        state: `TrainingState`, which stores the seconds of an unfinished epoch.
     """
 
-    def __init__(self, state):
+    def __init__(self, state: TrainingState):
         super().__init__()
         self.state = state
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._begin = time.perf_counter() - float(self.state.seconds)
+        self._start = time.perf_counter() - float(self.state.seconds)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.state.seconds.assign(time.perf_counter() - self._begin)
+        self.state.seconds.assign(time.perf_counter() - self._start)
 
     def on_epoch_end(self, epoch, logs=None):
         logs["seconds"] = float(self.state.seconds)
@@ -36,23 +39,26 @@ class Throughput(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with few logs: the moving line must fit into 80 columns, or a terminal
-    breaks it at every step. At the end of an epoch also the largest expert load over the mean and
-    the words a second. All logs are in `history.csv` and TensorBoard.
+    """Keras' progress bar with few logs.
+
+    The line that is redrawn at every step fits into 80 columns; a terminal would wrap a longer one.
+    The end of an epoch also shows the largest expert load over the mean load and the words per
+    second. `history.csv` and TensorBoard have all logs.
 
     Args:
-        epochs: of the whole run, of which a `fit` may be a part; `None` for those of the `fit`.
+        epochs: epochs of the whole run, of which a `fit` may be a part; `None` for the epochs of
+            the `fit`.
     """
 
-    AT_THE_END = ("perplexity", "max_over_mean_load", "words_per_second")
+    EPOCH_END_LOGS = ("perplexity", "max_over_mean_load", "words_per_second")
 
-    def __init__(self, epochs=None):
+    def __init__(self, epochs: int | None = None):
         super().__init__()
-        self.all_epochs = epochs
+        self.total_epochs = epochs
 
     def set_params(self, params):
         super().set_params(params)
-        self.epochs = self.all_epochs or self.epochs
+        self.epochs = self.total_epochs or self.epochs
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, {"loss": logs["loss"]})
@@ -64,7 +70,7 @@ class Progress(keras.callbacks.ProgbarLogger):
         shown = {"loss": logs["loss"]}
         for name, value in logs.items():
             if name == "val_perplexity" or not name.startswith("val_"):
-                shown |= {name: value} if name.endswith(self.AT_THE_END) else {}
+                shown |= {name: value} if name.endswith(self.EPOCH_END_LOGS) else {}
         super().on_epoch_end(epoch, shown)
 
     def on_test_end(self, logs=None):
@@ -72,14 +78,15 @@ class Progress(keras.callbacks.ProgbarLogger):
 
 
 class History(keras.callbacks.Callback):
-    """Writes `history.csv`: a row of logs per epoch. A resumed run takes up the rows of its
-    finished epochs.
+    """Writes `history.csv`, one row of logs per epoch.
+
+    A resumed run keeps the rows of its finished epochs.
 
     Args:
-        run: a `RunDirectory`.
+        run: `RunDirectory`.
     """
 
-    def __init__(self, run):
+    def __init__(self, run: RunDirectory):
         super().__init__()
         self.run = run
 
@@ -90,16 +97,17 @@ class History(keras.callbacks.Callback):
 
 
 class StopWhenStuck(keras.callbacks.Callback):
-    """Ends training if nothing has happened for too long: another worker of a cluster may be stuck,
-    for which all others wait.
+    """Aborts training if no batch finishes within a time limit.
+
+    In a cluster, all workers wait for a worker that is stuck.
 
     Args:
-        timeout_seconds: between one batch, of training or evaluation, and the next.
-        abort: called with a message, from another thread, to make the waiting operation fail;
-            `None` for `tfmoe.distribute.abort_collectives`.
+        timeout_seconds: maximum time between two batches, of training or evaluation.
+        abort: function called with a message, from another thread, to make the waiting operation
+            fail; `None` for `tfmoe.distribute.abort_collectives`.
     """
 
-    def __init__(self, timeout_seconds, abort=None):
+    def __init__(self, timeout_seconds: float, abort: Callable[[str], None] | None = None):
         super().__init__()
         self.timeout_seconds = timeout_seconds
         self.abort = abort or abort_collectives
@@ -107,7 +115,7 @@ class StopWhenStuck(keras.callbacks.Callback):
 
     def _restart(self):
         self._stop()
-        message = f"nothing has happened for {self.timeout_seconds} seconds: is a worker stuck?"
+        message = f"no batch finished for {self.timeout_seconds} seconds: is a worker stuck?"
         self._timer = threading.Timer(self.timeout_seconds, self.abort, [message])
         self._timer.daemon = True
         self._timer.start()
@@ -136,22 +144,28 @@ class StopWhenStuck(keras.callbacks.Callback):
 
 
 class SaveState(keras.callbacks.Callback):
-    """Saves the training state after every epoch, and the weights when they are the best so far.
+    """Saves the training state after every epoch, and the best weights.
 
-    An epoch that is resumed goes on with the metrics of its first part.
+    A resumed epoch continues with the metrics of its first part.
 
     Args:
-        state: a `TrainingState`.
-        monitor: the log to be lowest for the best weights; where it is missing, the last weights
-            are the best.
-        every_steps: also save the state every so many steps; `None` for after epochs only.
+        state: `TrainingState`.
+        monitor: name of the log that selects the best weights, lowest first. Without this log, the
+            last weights are the best.
+        every_steps: also save the state whenever the step count is a multiple of this; `None` to
+            save after epochs only.
 
     Raises:
-        FloatingPointError: as soon as the loss, the monitored log or a weight to be saved is not
-            finite. The state is then not saved, so that the last good one remains.
+        FloatingPointError: if the loss, the monitored log or a weight to be saved is not finite.
+            Nothing is saved then, and the previous state remains.
     """
 
-    def __init__(self, state, monitor="val_perplexity", every_steps=None):
+    def __init__(
+        self,
+        state: TrainingState,
+        monitor: str = "val_perplexity",
+        every_steps: int | None = None,
+    ):
         super().__init__()
         self.state = state
         self.monitor = monitor
@@ -163,7 +177,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._check("loss", logs["loss"])
-        # After the last step of an epoch there is nothing to train until its end, which saves.
+        # on_epoch_end saves the state after the last step of an epoch.
         is_last = batch + 1 == self.params["steps"]
         if self.every_steps and not is_last and self.state.step % self.every_steps == 0:
             self._save(self.state.save)
@@ -188,8 +202,8 @@ class SaveState(keras.callbacks.Callback):
         except FloatingPointError as error:
             self._diverged(str(error))
 
-    def _diverged(self, what):
+    def _diverged(self, problem):
         raise FloatingPointError(
-            f"{what} in epoch {self._epoch}, at step {self.state.step}: try a lower learning rate, "
-            "a longer warm-up or global_clip_norm; the last saved state is kept"
+            f"{problem} in epoch {self._epoch}, at step {self.state.step}: try a lower learning "
+            "rate, a longer warm-up or global_clip_norm; the last saved state is kept"
         )

@@ -1,4 +1,4 @@
-"""The name that `tfmoe.inspection` had in version 0.1: old imports still work."""
+"""Alias of `tfmoe.inspection`, which had this name in version 0.1."""
 
 import importlib
 import sys

@@ -1,8 +1,9 @@
-"""The folder of a training run: what lies where, and how it is written."""
+"""The folder of a training run: its paths and small files."""
 
 import csv
 import json
 import math
+import os
 import pathlib
 import shutil
 
@@ -11,19 +12,19 @@ from tfmoe.training.run_lock import check_no_training
 
 
 class RunDirectory:
-    """Paths of a run, and its small files.
+    """The paths of a run, and functions that read and write its small files.
 
-    `config.yaml` (resolved), `run.json` (versions, vocabulary fingerprint, data files),
-    `vocabulary.txt` (words) or `vocabulary.model` (subwords), `checkpoints/`, `history.csv` (a row
-    per epoch), `logs/` (TensorBoard), `result.json` (once it is finished). Every file is written
-    under a temporary name and renamed; `config.yaml` comes last of those that training needs, so
-    that a mistake found before training leaves no run behind.
+    A run consists of `config.yaml` (resolved), `run.json` (versions, vocabulary fingerprint, data
+    files), `vocabulary.txt` (words) or `vocabulary.model` (subwords), `checkpoints/`, `history.csv`
+    (one row per epoch), `logs/` (TensorBoard) and `result.json` (after training has finished).
+    Every file is written under a temporary name and then renamed. `config.yaml` is written last of
+    the files that training needs: an error before training leaves no run behind.
 
     Args:
-        path: of the folder; it need not exist.
+        path: path of the folder, which need not exist.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
         self.config = self.path / "config.yaml"
         self.facts = self.path / "run.json"
@@ -34,13 +35,15 @@ class RunDirectory:
         self.logs = self.path / "logs"
         self.result = self.path / "result.json"
 
-    def begun(self):
-        """Whether there is a run in the folder."""
+    def begun(self) -> bool:
+        """Whether the folder contains a run."""
         return self.config.exists()
 
     def clear(self):
-        """Removes the run, and nothing else that may lie in the folder. A BlockingIOError says so,
-        if a process trains there.
+        """Removes the files of the run, and keeps other files of the folder.
+
+        Raises:
+            BlockingIOError: if a process is training in the folder.
         """
         check_no_training(self.path)
         files = (self.config, self.result, self.facts, self.vocabulary, self.subwords, self.history)
@@ -50,7 +53,11 @@ class RunDirectory:
             shutil.rmtree(folder, ignore_errors=True)
 
     def check(self):
-        """Raises a FileNotFoundError that says what is missing, if this is not a run."""
+        """Checks that the folder contains a run.
+
+        Raises:
+            FileNotFoundError: if a file is missing; the message names it.
+        """
         missing = [file.name for file in (self.config, self.facts) if not file.is_file()]
         vocabularies = (self.vocabulary, self.subwords)
         if not any(file.is_file() for file in vocabularies):
@@ -60,14 +67,26 @@ class RunDirectory:
                 f"{self.path} is not the folder of a run: it has no {missing[0]}"
             )
 
-    def write_json(self, path, value):
-        """Writes a JSON file of the run."""
+    def write_json(self, path: pathlib.Path, value: object):
+        """Writes a JSON file of the run.
+
+        Args:
+            path: one of the attributes, such as `facts`.
+            value: what `json.dump` accepts.
+        """
         with atomic_write(path) as file:
             json.dump(value, file, indent=1, ensure_ascii=False)
             file.write("\n")
 
-    def read_json(self, path):
-        """Reads a JSON file of the run; a ValueError names a broken one."""
+    def read_json(self, path: pathlib.Path) -> object:
+        """Reads a JSON file of the run.
+
+        Args:
+            path: one of the attributes, such as `facts`.
+
+        Raises:
+            ValueError: if the file is not JSON; the message names the line.
+        """
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -75,28 +94,36 @@ class RunDirectory:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8: {error.reason}") from error
 
-    def read_facts(self):
-        """What `run.json` holds; a ValueError says what is missing."""
+    def read_facts(self) -> dict:
+        """Reads `run.json`.
+
+        Raises:
+            ValueError: if a key is missing or the file is not JSON.
+        """
         facts = self.read_json(self.facts)
         for key in ("vocabulary", "text"):
             if not isinstance(facts, dict) or key not in facts:
-                raise ValueError(f"{self.facts}: is not what a run began with: it has no {key!r}")
+                raise ValueError(f"{self.facts} is incomplete: missing key {key!r}")
         return facts
 
-    def read_result(self):
-        """What `result.json` holds, measured on the best weights; `{}` before the run is finished.
-        A ValueError names a broken one.
+    def read_result(self) -> dict:
+        """Reads `result.json`, the measures of the best weights; `{}` before the run has finished.
+
+        Raises:
+            ValueError: if the file is not a JSON object.
         """
         if not self.result.is_file():
             return {}
-        found = self.read_json(self.result)
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.result}: is not a result: it has no names")
-        return found
+        result = self.read_json(self.result)
+        if not isinstance(result, dict):
+            raise ValueError(f"{self.result} must be a JSON object, got {type(result).__name__}")
+        return result
 
-    def read_history(self):
-        """The finished epochs: a list of `{column: float}`, in order; a ValueError names a broken
-        line.
+    def read_history(self) -> list[dict[str, float]]:
+        """Reads `history.csv`: a list of `{column: value}` for the finished epochs, in order.
+
+        Raises:
+            ValueError: if a line is malformed; the message names it.
         """
         if not self.history.exists():
             return []
@@ -105,25 +132,31 @@ class RunDirectory:
         if not lines or columns[:1] != ["epoch"]:
             raise ValueError(f"{self.history}:1: not a history: its first column must be epoch")
         rows = []
-        for number, values in enumerate(lines, 2):
+        for line_number, values in enumerate(lines, 2):
             try:
                 pairs = zip(columns, values, strict=True)
                 rows.append({name: float(value) for name, value in pairs if value})
             except ValueError as error:
                 raise ValueError(
-                    f"{self.history}:{number}: not a row of numbers: {error}"
+                    f"{self.history}:{line_number}: not a row of numbers: {error}"
                 ) from error
         return rows
 
-    def write_history(self, rows):
-        """Writes the whole history; columns in the order in which they first occur."""
+    def write_history(self, rows: list[dict[str, float]]):
+        """Writes `history.csv`, with the columns in order of first occurrence.
+
+        Args:
+            rows: `{column: value}` of every epoch.
+        """
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with atomic_write(self.history) as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({name: _number(value) for name, value in row.items()} for row in rows)
+            writer.writerows(
+                {name: _without_point(value) for name, value in row.items()} for row in rows
+            )
 
 
-def _number(value):
-    """Whole numbers without a point: an epoch is 3, not 3.0."""
+def _without_point(value):
+    """Converts whole numbers to int: an epoch is 3, not 3.0."""
     return int(value) if math.isfinite(value) and value == int(value) else value

@@ -1,17 +1,18 @@
 """One training at a time in a run's folder.
 
 The lock is `flock` on a file of the folder; on Windows, a locked byte of that file. The kernel
-frees it when its process ends, however that ends: after `kill -9`, or of a container, a resumed run
-begins at once, and no process number can be mistaken for a later process's. On NFS (Linux) and on
-the shared file systems of clusters that have locks it holds among hosts as well.
+releases it when the process ends in any way, including `kill -9`: a resumed run starts at once, and
+a process id cannot be mistaken for that of a later process. On NFS (Linux) and on shared file
+systems of clusters with locks, it also works between hosts.
 
-The alternatives are worse here. A file that names its owner outlives a kill, of another host nobody
-can tell whether the owner is alive, and on a new host (a container that is started again) every
-resumed run would need a hand. POSIX locks (`lockf`) do not hold within a process, and are lost when
-any part of it closes the file. The library filelock is the same `flock`, without the owner's name.
-Where the file system has no locks, training continues without one, and says so.
+The alternatives are worse here. A file that names its owner outlives a killed process; whether an
+owner on another host is alive cannot be checked, so every run resumed on a new host, such as a
+restarted container, would need manual work. POSIX locks (`lockf`) do not work within a process, and
+are lost when any part of the process closes the file. The library filelock is the same `flock`,
+without the owner's name. On a file system without locks, training continues without one and prints
+a warning.
 
-What is written in the file says who holds the lock, to those who are refused.
+The file's content names the owner of the lock, for the error message of other processes.
 """
 
 import contextlib
@@ -30,23 +31,24 @@ else:
 
 FILE = ".lock"
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-LOCKED_BYTE = 1 << 30  # on Windows: far behind the owner's name, as what is locked cannot be read
+LOCKED_BYTE = 1 << 30  # on Windows: after the owner's name, since locked bytes cannot be read
 
 
 @contextlib.contextmanager
 def only_one_training(folder):
-    """Holds the lock of a run's folder in the block. The folder is made; if the block leaves
-    nothing in it, it goes again.
+    """Context manager that holds the lock of a run's folder.
+
+    The folder is created if missing, and removed at the end if it was created and is still empty.
 
     Args:
         folder: the run's folder.
 
     Raises:
-        BlockingIOError: if another process trains there; it says which.
+        BlockingIOError: if another process is training there; the message names it.
         OSError: if the folder cannot be written.
     """
     folder = pathlib.Path(folder)
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     try:
@@ -59,15 +61,19 @@ def only_one_training(folder):
                     path.unlink(missing_ok=True)  # before the lock is free: see `locked`
     finally:
         if sys.platform == "win32":
-            with contextlib.suppress(PermissionError):  # of a file that is open somewhere
+            with contextlib.suppress(PermissionError):  # another process has the file open
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # of a folder that has something in it
-            for each in new:
-                each.rmdir()
+        with contextlib.suppress(OSError):  # a folder is not empty
+            for parent in created:
+                parent.rmdir()
 
 
 def check_no_training(folder):
-    """Raises a BlockingIOError if a process trains in a folder now."""
+    """Checks that no process is training in a folder.
+
+    Raises:
+        BlockingIOError: if a process is; the message names it.
+    """
     path = pathlib.Path(folder) / FILE
     if path.exists():
         with locked(path):
@@ -76,13 +82,13 @@ def check_no_training(folder):
 
 @contextlib.contextmanager
 def locked(path):
-    """Opens a file for reading and writing, with a lock.
+    """Opens and locks a file, for reading and writing.
 
-    The file that was opened may be removed by its owner before it is locked; then it is no lock any
-    more, and the next one is taken.
+    If the owner of the lock removes the file between opening and locking, the lock is void, and the
+    file is opened again.
 
     Raises:
-        BlockingIOError: if another process has it.
+        BlockingIOError: if another process holds the lock.
     """
     while True:
         with open(path, "a+", encoding="utf-8", errors="replace") as file:
@@ -94,8 +100,8 @@ def locked(path):
                 if error.errno not in WITHOUT_LOCKS:
                     raise
                 print(
-                    f"{path.parent}: this file system has no locks ({error.strerror}): see to it "
-                    "that no other training uses the folder",
+                    f"{path.parent}: this file system has no locks ({error.strerror}): make sure "
+                    "that no other training uses this folder",
                     flush=True,
                 )
             if is_there(path, file):
@@ -107,7 +113,7 @@ def lock(file):
     """Locks an open file until it is closed.
 
     Raises:
-        BlockingIOError: if it is locked already.
+        BlockingIOError: if it is already locked.
         OSError: if the file system has no locks.
     """
     if sys.platform == "win32":
@@ -121,7 +127,7 @@ def lock(file):
 
 
 def is_there(path, file):
-    """Whether a path leads to an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -129,7 +135,7 @@ def is_there(path, file):
 
 
 def write_owner(file):
-    """Writes into a lock who holds it."""
+    """Writes the owner of a lock into its file."""
     owner = {"host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
     file.truncate(0)
     json.dump(owner, file)
@@ -137,18 +143,18 @@ def write_owner(file):
 
 
 def refusal(path, file):
-    """What to tell whoever is refused.
+    """The error message for a process that cannot take the lock.
 
     Args:
-        path: of the lock.
-        file: the same, opened.
+        path: path of the lock.
+        file: the same file, open for reading.
     """
     file.seek(0)
     try:
         owner = json.loads(file.read())
-        who = f"process {owner['process']} on {owner['host']}, since {owner['since']}"
-        elsewhere = owner["host"] != socket.gethostname()
-    except (ValueError, LookupError, TypeError):  # it is being written
-        who, elsewhere = "another process", False
-    where = f" If {owner['host']} is gone and its lock stays, remove {path}" if elsewhere else ""
-    return f"{path.parent}: {who}, trains there now. Wait for it, or stop it.{where}"
+        name = f"process {owner['process']} on {owner['host']}, since {owner['since']}"
+        is_remote = owner["host"] != socket.gethostname()
+    except (ValueError, LookupError, TypeError):  # the owner is writing it
+        name, is_remote = "another process", False
+    hint = f" If {owner['host']} is gone and its lock stays, remove {path}" if is_remote else ""
+    return f"{path.parent}: {name}, trains there now. Wait for it, or stop it.{hint}"

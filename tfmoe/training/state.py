@@ -1,11 +1,13 @@
-"""Everything that decides how training goes on, saved and restored as one.
+"""The training state: all that is needed to resume training, saved and restored together.
 
-A process killed at any moment leaves the last saved state whole; what is saved on any number of
-devices goes on with any other (`tfmoe.distribute.checkpoint`).
+A process that is killed at any moment leaves the last saved state intact. A state saved on one
+number of devices can be resumed on another (`tfmoe.distribute.checkpoint`).
 """
 
+import os
 import pathlib
 
+import keras
 import tensorflow as tf
 
 from tfmoe.distribute import sum_over_workers
@@ -13,17 +15,17 @@ from tfmoe.distribute.checkpoint import Checkpoint, shapes_in
 
 
 class TrainingState:
-    """The variables of a model and its optimizer, and how far training is.
+    """The variables of a model and its optimizer, and the progress of training.
 
-    Holds the weights, the states of the random generators (noise, dropout, draws of the sampled
-    softmax), the optimizer's variables with its step count, the number of finished epochs and the
-    best validation perplexity; of an unfinished epoch also its metrics and its seconds, so that the
-    epoch's logs are those of an uninterrupted run. Weights are saved by place, name and shape, so
-    that a state of another architecture is refused.
+    The state contains the weights, the states of the random generators (noise, dropout, samples of
+    the softmax), the optimizer's variables with its step count, the number of finished epochs and
+    the best validation perplexity. It also contains the metrics and seconds of an unfinished epoch,
+    so the logs of a resumed epoch equal those of an uninterrupted one. Weights are identified by
+    position, name and shape: restoring a state of another architecture is an error.
 
     Args:
         model: a built and compiled Keras model.
-        directory: for the checkpoints `last-N` and `best-N`.
+        directory: folder of the checkpoints `last-N` and `best-N`.
 
     Attributes:
         epoch: variable, number of finished epochs.
@@ -31,7 +33,7 @@ class TrainingState:
         seconds: variable, training time of the unfinished epoch.
     """
 
-    def __init__(self, model, directory):
+    def __init__(self, model: keras.Model, directory: str | os.PathLike):
         self.model = model
         self.directory = pathlib.Path(directory)
         with model.distribute_strategy.scope():
@@ -42,10 +44,10 @@ class TrainingState:
         self._metrics = [variable.value for variable in model.metrics_variables]
         self._metrics_to_restore = None
         strategy = model.distribute_strategy
-        weights = weight_table(model)
-        own = {id(variable.value) for variable in model.weights}
-        random_states = [v for v in model.variables if id(v.value) not in own]
-        everything = {
+        weights = named_weights(model)
+        weight_ids = {id(variable.value) for variable in model.weights}
+        random_states = [v for v in model.variables if id(v.value) not in weight_ids]
+        variables = {
             **weights,
             **numbered("random_states", random_states),
             **numbered("optimizer", model.optimizer.variables),
@@ -54,43 +56,48 @@ class TrainingState:
             "best": self.best,
             "seconds": self.seconds,
         }
-        self._last = Checkpoint(everything, self.directory, "last", strategy)
+        self._last = Checkpoint(variables, self.directory, "last", strategy)
         self._best = Checkpoint(weights, self.directory / "best", "best", strategy)
 
     @property
-    def step(self):
-        """Finished training steps."""
+    def step(self) -> int:
+        """The number of finished training steps."""
         return int(self.model.optimizer.iterations.numpy())
 
     def save(self):
-        """Saves the state as the one to resume from.
+        """Saves the state, to resume from.
 
         Raises:
             FloatingPointError: if a weight is not finite. Nothing is saved then.
-            OSError: if it cannot be written.
+            OSError: if a file cannot be written.
         """
         self._write(self._last)
 
     def save_best(self):
-        """Saves the weights alone, as the best so far. Raises as `save`."""
+        """Saves the weights alone, as the best so far.
+
+        Raises:
+            FloatingPointError: if a weight is not finite. Nothing is saved then.
+            OSError: if a file cannot be written.
+        """
         self._write(self._best)
 
     def _write(self, checkpoint):
-        broken = [w.path for w in self.model.trainable_variables if not is_finite(w.value)]
-        elsewhere = sum_over_workers(self.model.distribute_strategy, len(broken)) - len(broken)
-        if broken or elsewhere:
-            which = broken[0] if broken else "of an expert on another worker"
-            raise FloatingPointError(f"the weight {which} is not finite any more")
+        invalid = [w.path for w in self.model.trainable_variables if not is_finite(w.value)]
+        num_remote = sum_over_workers(self.model.distribute_strategy, len(invalid)) - len(invalid)
+        if invalid or num_remote:
+            weight = invalid[0] if invalid else "of an expert on another worker"
+            raise FloatingPointError(f"the weight {weight} is not finite")
         checkpoint.save(self.step)
 
-    def restore(self):
-        """Restores the last saved state, and removes what killed processes left beside it.
+    def restore(self) -> bool:
+        """Restores the last saved state, and removes unfinished files of killed processes.
 
         Returns:
-            Whether there was one.
+            Whether a state was restored: `False` if none was saved.
 
         Raises:
-            ValueError: if it is of another model or optimizer.
+            ValueError: if the state belongs to another model or optimizer.
         """
         path = self._last.latest()
         if path is None:
@@ -98,96 +105,105 @@ class TrainingState:
         read(self._last, path)
         for checkpoint in (self._last, self._best):
             checkpoint.remove_leftovers()
-        self._metrics_to_restore = [tf.convert_to_tensor(each).numpy() for each in self._metrics]
+        self._metrics_to_restore = [tf.convert_to_tensor(v).numpy() for v in self._metrics]
         return True
 
     def restore_metrics(self):
-        """Puts back the metrics of a restored state, once: for `fit` resets them where an epoch
-        begins.
+        """Sets the metrics to those of the restored state, at the first call after `restore`.
+
+        `fit` resets the metrics at the start of an epoch.
         """
         for variable, value in zip(self._metrics, self._metrics_to_restore or (), strict=False):
             variable.assign(value)
         self._metrics_to_restore = None
 
 
-def load_weights(model, directory, which="best"):
+def load_weights(model: keras.Model, directory: str | os.PathLike, kind: str = "best"):
     """Loads the weights that training saved into a built model.
 
     Args:
         model: a built Keras model of the same architecture.
         directory: the run's `checkpoints`.
-        which: `"best"` by validation perplexity, or `"last"`.
+        kind: `"best"` for the weights with the lowest validation perplexity, or `"last"`.
 
     Raises:
-        FileNotFoundError: if there are none.
-        ValueError: if they are of another model.
+        FileNotFoundError: if no weights were saved.
+        ValueError: if the weights belong to another model.
     """
-    directory = folder_of(directory, which)
-    checkpoint = Checkpoint(weight_table(model), directory, which, model.distribute_strategy)
+    directory = checkpoint_folder(directory, kind)
+    checkpoint = Checkpoint(named_weights(model), directory, kind, model.distribute_strategy)
     path = checkpoint.latest()
     if path is None:
         raise FileNotFoundError(
-            f"{directory} has no {which!r} weights yet: was the run killed before its first epoch "
+            f"{directory} has no {kind!r} weights yet: was the run killed before its first epoch "
             "ended?"
         )
     read(checkpoint, path)
 
 
-def saved_step(directory, which="best"):
-    """After which training step weights were saved; `None` if there are none.
+def saved_step(directory: str | os.PathLike, kind: str = "best") -> int | None:
+    """The training step at which weights were saved; `None` if none were.
 
     Args:
-        directory, which: as for `load_weights`.
+        directory: the run's `checkpoints`.
+        kind: `"best"` or `"last"`, as in `load_weights`.
     """
-    path = Checkpoint({}, folder_of(directory, which), which).latest()
+    path = Checkpoint({}, checkpoint_folder(directory, kind), kind).latest()
     return None if path is None else int(path.rpartition("-")[2])
 
 
-def folder_of(directory, which):
-    """Where in a run's `checkpoints` the weights are."""
-    return pathlib.Path(directory) / ("best" if which == "best" else "")
+def checkpoint_folder(directory, kind):
+    """The folder of the `kind` checkpoint in a run's `checkpoints`."""
+    return pathlib.Path(directory) / ("best" if kind == "best" else "")
 
 
 def is_finite(variable):
-    """Whether all numbers of a variable, of a sharded one all here, are finite."""
+    """Whether all values of a variable are finite; of a sharded variable, all local values."""
     parts = variable.local_parts() if hasattr(variable, "local_parts") else [variable]
     return all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in parts)
 
 
 def numbered(group, variables):
-    """`{name: tf.Variable}` of Keras variables: group, place and name, such as
-    `weights/004_kernel`.
+    """`{name: tf.Variable}` of Keras variables, with names such as `weights/004_kernel`.
 
-    Keras' paths do not serve, which depend on what else was built in the process; nor do the names
-    of optimizer slots but for their last word, as they begin with such a path.
+    A name consists of group, position and variable name. Keras' paths are unsuitable, since they
+    depend on the layers that were built before in the process. The names of optimizer slots begin
+    with such a path, so only their last word is used.
     """
     names = [v.name.rpartition("_")[2] if group == "optimizer" else v.name for v in variables]
-    return {f"{group}/{i:03}_{names[i]}": each.value for i, each in enumerate(variables)}
+    return {f"{group}/{i:03}_{names[i]}": v.value for i, v in enumerate(variables)}
 
 
-def weight_table(model):
+def named_weights(model):
     """`{name: tf.Variable}` of all weights of a model."""
     return numbered("weights", model.weights)
 
 
 def read(checkpoint, path):
-    """Restores a checkpoint; a ValueError names what does not fit."""
-    saved = shapes_in(path)
+    """Restores a checkpoint.
+
+    Raises:
+        ValueError: if a variable is missing or has another shape; the message names it.
+    """
+    saved_shapes = shapes_in(path)
     for name, variable in checkpoint.variables.items():
-        if saved.get(name) != variable.shape.as_list():
-            found = f"shape {tuple(saved[name])}" if name in saved else "no such variable"
+        if saved_shapes.get(name) != variable.shape.as_list():
+            saved = f"shape {tuple(saved_shapes[name])}" if name in saved_shapes else "is missing"
             raise ValueError(
-                f"{path} is not of this model{'' if is_weight(name) else ' and optimizer'}: {name} "
-                f"has shape {tuple(variable.shape)} in the model and {found} in the checkpoint"
+                f"{path} belongs to another model{'' if is_weight(name) else ' or optimizer'}: "
+                f"{name} has shape {tuple(variable.shape)} in the model and {saved} in the "
+                "checkpoint"
             )
-    number, expected = (sum(map(is_weight, names)) for names in (saved, checkpoint.variables))
-    if number != expected:
+    num_saved, expected = (
+        sum(map(is_weight, names)) for names in (saved_shapes, checkpoint.variables)
+    )
+    if num_saved != expected:
         raise ValueError(
-            f"{path} is not of this model: it has {number} weights, the model {expected}"
+            f"{path} belongs to another model: it has {num_saved} weights, the model {expected}"
         )
     checkpoint.restore(path)
 
 
 def is_weight(name):
-    """Whether a name in a checkpoint is that of a weight of the model."""
+    """Whether a variable in a checkpoint is a weight of the model."""
     return name.startswith("weights/")
