@@ -14,6 +14,7 @@ from tfmoe.cli import (
     configs,
     demo,
     describe,
+    doctor,
     evaluate,
     export,
     inspect,
@@ -46,6 +47,7 @@ app.command()(evaluate.evaluate)
 app.command()(translate.translate)
 app.command()(export.export)
 app.command()(inspect.inspect)
+app.command()(doctor.doctor)
 app.command()(ngram.ngram)
 app.command()(demo.demo)
 app.command()(ablate.ablate)
@@ -72,6 +74,7 @@ def tfmoe(
       tfmoe configs                              what there is to train
       tfmoe describe demo/language_model         what a model costs
       tfmoe tables                               the same for the paper's models, beside its figures
+      tfmoe doctor runs/demo/moe                 what goes wrong in a run, and what to change
       tfmoe COMMAND --help                       options, with examples
 
     CONFIG is a YAML file or the name of a shipped config. Any key of it can be changed on the

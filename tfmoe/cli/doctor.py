@@ -1,0 +1,39 @@
+"""`tfmoe doctor`: what goes wrong in a run, why, and what to change."""
+
+import contextlib
+import sys
+
+from tfmoe import tasks
+from tfmoe.cli import arguments
+from tfmoe.cli.output import print_json
+
+
+def doctor(run: arguments.Run, json: arguments.Json = False):
+    """Say what goes wrong in a run, why, and which setting to change.
+
+    The figures in the run's history.csv and logs are compared with limits: how evenly experts are
+    used (collapse, dead_experts), the balancing losses (balancing_off, balancing_weak,
+    balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), its capacity
+    (capacity_too_small, capacity_too_large), the tokens for an expert (small_expert_batch,
+    small_experts), and the loss (divergence, overfitting). A run that still trains, or was stopped,
+    is examined as far as it got. Neither text nor weights are read: it takes seconds.
+
+    The exit status is 0 with findings or without: take "findings" of --json in a script.
+
+    \b
+    Examples:
+      tfmoe doctor runs/demo/moe
+      tfmoe doctor runs/mine --json
+
+    \b
+    With --json: {"run", "state" (finished, training, stopped), "epochs", "mixtures", "findings":
+    [{"kind", "severity" (problem, warning, note), "where", "figure", "value", "least", "most"
+    (limits), "cause", "changes": [{"key", "value", "now"}]}], "healthy" (the other figures),
+    "not_checked"}.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        examination = tasks.examine_run(run)
+    if json:
+        print_json(tasks.examination_as_json(examination))
+    else:
+        print(tasks.examination_summary(examination))

@@ -1,0 +1,131 @@
+"""What the figures of a mixture are compared with: its sizes and settings.
+
+Axes: E experts, K experts per token, T tokens of a training batch.
+"""
+
+from typing import NamedTuple
+
+from tfmoe.inspection.doctor.finding import Setting
+
+# Weights of losses that balance without harm: of Fedus et al. 2021, and those of the paper's
+# language models.
+DEFAULT_WEIGHTS = {"balance_weight": 0.01, "importance_weight": 0.1, "load_weight": 0.1}
+OTHER_WEIGHT = 0.1
+
+
+class Mixture(NamedTuple):
+    """A mixture, as far as its figures need it.
+
+    Attributes:
+        name: which its metrics begin with.
+        num_experts: E.
+        selected: K, the mean where tokens have differing numbers of experts.
+        key: what the keys of its arguments begin with, such as `model.blocks[1].`.
+        weights: `((argument, value), …)` of its balancing losses, such as `gate.load_weight`.
+        noise: whether the gate draws noise; `None` if it has no such argument.
+        capacity_factor, evaluation_capacity_factor: `None` for no limit.
+        tokens: T, of the global batch; `None` if unknown.
+    """
+
+    name: str
+    num_experts: int
+    selected: float
+    key: str = ""
+    weights: tuple = ()
+    noise: bool | None = None
+    capacity_factor: float | None = None
+    evaluation_capacity_factor: float | None = None
+    tokens: float | None = None
+
+    @property
+    def dense(self):
+        """Whether every token goes to every expert."""
+        return self.selected >= self.num_experts
+
+    @property
+    def expert_batch(self):
+        """Tokens that an expert receives in a step, on average; `None` if unknown."""
+        return None if self.tokens is None else self.selected * self.tokens / self.num_experts
+
+    @property
+    def chance(self):
+        """The squared coefficient of variation of the load if experts were drawn by lot; 0 if the
+        batch is unknown.
+        """
+        return 1 / self.expert_batch if self.expert_batch and not self.dense else 0.0
+
+    @property
+    def balanced(self):
+        """Whether the gate has a balancing loss."""
+        return any(weight for _, weight in self.weights)
+
+    def setting(self, argument):
+        """The `Setting` of an argument of the layer or, `gate.NAME`, of its gate."""
+        now = dict(self.weights).get(argument, getattr(self, argument, None))
+        return Setting(self.key + argument, now)
+
+    def metric(self, row, name):
+        """`(full name, value)` of a metric in a row of logs, `None` if it is not there.
+
+        Args:
+            row: `{name: float}`.
+            name: such as `cv_load`, or `val_cv_load` for that of the validation.
+        """
+        part, name = ("val_", name[4:]) if name.startswith("val_") else ("", name)
+        full = f"{part}{self.name}_{name}"
+        return full, row.get(full)
+
+
+def mixture_of(name, layer, key="", tokens=None):
+    """The `Mixture` of a layer.
+
+    Args:
+        name: which its metrics begin with, as `tfmoe.layers.mixtures_of` has it.
+        layer: a `tfmoe.layers.MoE`, built or not.
+        key, tokens: as for `Mixture`.
+    """
+    gate = layer.gate
+    config = gate.get_config() if gate.secondary is None else gate.primary.get_config()
+    return Mixture(
+        name,
+        layer.num_experts,
+        gate.num_selected,
+        key,
+        balancing_weights(layer),
+        config.get("noise"),
+        getattr(layer, "capacity_factor", None),
+        layer.evaluation_capacity_factor,
+        tokens,
+    )
+
+
+def balancing_weights(layer):
+    """The weights of a mixture's balancing losses: `((argument, value), …)`.
+
+    They are the arguments of its gate that end in `_weight`. Of the gates at the levels of a
+    hierarchical one only those count that it has not itself.
+    """
+    gate = layer.gate
+    own = weights_of(gate)
+    found = [(f"gate.{name}", value) for name, value in own.items()]
+    if gate.secondary is not None:
+        prefix = "gate." if getattr(layer, "groups", None) else "gate.primary."
+        inner = weights_of(gate.primary).items()
+        found += [(prefix + name, value) for name, value in inner if name not in own]
+    return tuple(found)
+
+
+def weights_of(gate):
+    """`{argument: value}` of the arguments of a gate that weigh its losses."""
+    config = gate.get_config()
+    return {name: config[name] for name in sorted(config) if name.endswith("_weight")}
+
+
+def last_part(argument):
+    """`"load_weight"` of `"gate.load_weight"`."""
+    return argument.rpartition(".")[2]
+
+
+def default_weight(argument):
+    """A weight of a balancing loss that balances without harm."""
+    return DEFAULT_WEIGHTS.get(last_part(argument), OTHER_WEIGHT)
