@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS := text,plots,dev
 WHEEL_TESTS := tests/ops tests/layers tests/gating tests/config tests/data_pipelines tests/test_extras.py
 
-.PHONY: install demo test test-all test-wheel wheel lint bench clean
+.PHONY: install demo test test-all test-wheel wheel lint bench docs clean
 
 install: .venv/installed
 
@@ -46,5 +46,13 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/moe_layer.py
 
+docs: .venv/docs-installed
+	$(BIN)/python -m sphinx --fail-on-warning --quiet -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
+
+.venv/docs-installed: .venv/installed docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

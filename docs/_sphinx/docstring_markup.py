@@ -1,0 +1,107 @@
+"""Docstrings as reStructuredText, which Sphinx reads.
+
+The docstrings of tfmoe are written like Markdown: a name in backticks is code, an indented
+paragraph after a colon is a script, and every other character stands for itself. Sections such as
+`Args:` are left to napoleon.
+"""
+
+import re
+
+CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
+SPECIAL = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
+BULLET = re.compile(r"\s*[-*] ")
+HEADING = re.compile(r"[A-Z]\w+( \w+)?:")
+# Sections that napoleon does not know, or reads in another way, and how it should read them.
+SECTIONS = [
+    ("Attributes", "params_style"),
+    ("Attributes for subclasses", "params_style"),
+    ("Call arguments", "params_style"),
+    ("Keys", "params_style"),
+]
+
+
+def as_rst(text):
+    """A docstring as reStructuredText.
+
+    Args:
+        text: a docstring without indentation.
+
+    Returns:
+        The same text, line by line, with what reStructuredText needs more: double backticks,
+        backslashes, and empty lines around lists. Examples (`>>>`) stay as they are.
+    """
+    done, before = [], ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        if is_script(paragraph, before):
+            done[-1] += ":"
+            done.append(paragraph)
+        elif ">>>" in paragraph:
+            done.append(paragraph)
+        else:
+            done.append(with_gaps(marked_up(paragraph)))
+        before = paragraph
+    return "\n\n".join(done)
+
+
+def is_script(paragraph, before):
+    """Whether a paragraph is set off from the one before it, which ends with a colon."""
+    ends = before.rstrip().endswith(":") and not HEADING.fullmatch(before.strip())
+    return ends and depth(paragraph.split("\n")[0]) >= depth(before.split("\n")[-1]) + 4
+
+
+def depth(line):
+    """The width of a line's indentation."""
+    return len(line) - len(line.lstrip())
+
+
+def marked_up(text):
+    """Text with code as literals, and all other signs of reStructuredText taken literally."""
+    pieces, end = [], 0
+    for code in CODE.finditer(text):
+        literal = f"``{' '.join(code.group(2).split())}``"
+        # A literal must not touch a letter. Backslash and space become nothing.
+        before = "\\ " if text[code.start() - 1 : code.start()].strip(" \n([{") else ""
+        after = "\\ " if re.match(r"[\w\"(\[{<]", text[code.end() : code.end() + 1]) else ""
+        pieces += [escaped(text[end : code.start()]), before, literal, after]
+        end = code.end()
+    return "".join([*pieces, escaped(text[end:])])
+
+
+def escaped(text):
+    """Text without signs of reStructuredText, except those of a list at the beginning of a line."""
+    text = SPECIAL.sub(r"\\\1", text)
+    return re.sub(r"^(\s*)\\\*(?= )", r"\1*", text, flags=re.MULTILINE)
+
+
+def with_gaps(text):
+    """Text with an empty line before each list that follows a line."""
+    lines, before = [], ""
+    for line in text.split("\n"):
+        begins = BULLET.match(line) and not BULLET.match(before) and depth(before) <= depth(line)
+        if begins and before.strip():
+            lines.append("")
+        lines.append(line)
+        before = line
+    return "\n".join(lines)
+
+
+def convert(app, what, name, obj, options, lines):
+    """Converts a docstring in place, before napoleon reads its sections. Called by Sphinx."""
+    lines[:] = as_rst("\n".join(lines)).split("\n")
+    if what in ("attribute", "data", "property"):
+        # An empty comment: of such a docstring napoleon takes for a type what stands before a
+        # colon in the first line.
+        lines[:0] = ["..", ""]
+
+
+def skip(app, what, name, obj, skipped, options):
+    """Leaves out the fields of named tuples, which the docstring of the class describes."""
+    return True if str(obj.__doc__).startswith("Alias for field number") else None
+
+
+def setup(app):
+    """Registers the conversion. Called by Sphinx."""
+    app.connect("autodoc-process-docstring", convert, priority=400)
+    app.connect("autodoc-skip-member", skip)
+    app.config.napoleon_custom_sections = SECTIONS
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
