@@ -40,6 +40,36 @@ def test_table(capsys):
     assert ["demo/language_model", "-        -"] in lines
 
 
+def test_keys(capsys):
+    status, out, err = run(capsys, "configs", "--keys", "model.blocks[0].gate.importance_weight")
+    assert (status, err) == (0, "")
+    assert "model.blocks[].gate (name: noisy_top_k)" in out
+    assert "importance_weight: 0.0  # a number of at least 0" in out and "eq 7" in out
+    assert "encoder" not in out and "load_weight" not in out
+
+
+def test_keys_as_json(capsys):
+    status, out, _ = run(capsys, "configs", "--keys", "training", "--json")
+    keys = {each["key"]: each for each in json.loads(out) if each["name"] in (None, "adam")}
+    assert status == 0
+    assert keys["training.dtype_policy"]["choices"] == ["float32", "mixed_bfloat16"]
+    assert keys["training.optimizer.learning_rate"]["default"] == 0.001
+    assert keys["training.optimizer"]["default"]["name"] == "adam"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--keys", "model.blokcs"], "model.blokcs is no key, section or name"),
+        (["--keys", "model.blokcs"], "did you mean model.blocks?"),
+        (["demo"], "demo is given without --keys"),
+    ],
+)
+def test_keys_that_do_not_exist(capsys, command, message):
+    status, _, err = run(capsys, "configs", *command)
+    assert status == 2 and message in err
+
+
 @pytest.mark.parametrize(
     "command",
     [["configs"], ["--help"], ["describe", "--help"], ["tables", "--help"], ["--version"]],

@@ -1,25 +1,56 @@
 """`tfmoe configs`."""
 
+from typing import Annotated
+
+import typer
+
+from tfmoe import tasks
 from tfmoe.analysis.columns import aligned
 from tfmoe.cli import arguments
 from tfmoe.cli.output import print_json
 from tfmoe.config.shipped import shipped_configs
 
+Keys = Annotated[
+    bool, typer.Option("--keys", help="List the keys of a config instead, with their meaning.")
+]
+Of = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="KEY",
+        show_default=False,
+        help="With --keys: a path (training.optimizer) for the keys below it, the name of a gate, "
+        "block, corpus or optimizer (noisy_top_k) for its keys, or the name of a key.",
+    ),
+]
 
-def configs(json: arguments.Json = False):
-    """List the shipped configs and the table row each stands for.
+
+def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
+    """List the shipped configs and the table row each stands for, or all keys of a config.
 
     \b
     Examples:
       tfmoe configs
       tfmoe configs --json
+      tfmoe configs --keys                        every key: type, default, meaning
+      tfmoe configs --keys training.optimizer     the keys at and below this one
+      tfmoe configs --keys noisy_top_k            the keys of this gate
+      tfmoe configs --keys importance_weight      this key, wherever it occurs
 
     With --json: a list of {"path", "name", "table", "row"}. Both path and name can be given as
     CONFIG to the other commands, from any directory.
+
+    With --keys and --json: a list of {"key", "name" (of the section that has the key, or null),
+    "type", "required", "default", "choices", "meaning"}.
     """
-    found = shipped_configs()
-    if json:
-        print_json(found, indent=1)
+    if of is not None and not keys:
+        raise ValueError(f"{of} is given without --keys; tfmoe configs --keys {of} shows this key")
+    if keys:
+        sections = tasks.config_keys(of)
+        print_json(tasks.keys_as_json(sections), 1) if json else print(tasks.keys_text(sections))
         return
-    rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in found]
+    listed = shipped_configs()
+    if json:
+        print_json(listed, indent=1)
+        return
+    rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in listed]
     print(aligned([["config", "table", "row"], *rows], "<<<"))
