@@ -28,17 +28,12 @@ extensions = [
     "docstring_markup",
     "generated_pages",
     "mathml",
+    "source_links",
 ]
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "notebooks/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
+include_patterns = ["docs/**.md", "notebooks/*", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = ["docs/_build", "docs/README.md"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-nitpicky = True
-# Types of other libraries, in signatures and in the bases of classes.
-nitpick_ignore = [("py:exc", "SectionError")]
-nitpick_ignore_regex = [
-    ("py:.*", r"(keras|tensorflow|tf|np|numpy|pydantic|abc|os|pathlib|typing|collections)\b.*"),
-]
 
 # Notebooks are shown with the outputs that are committed.
 nb_execution_mode = "off"

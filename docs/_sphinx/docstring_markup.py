@@ -8,6 +8,7 @@ paragraph after a colon is a script, and every other character stands for itself
 import re
 
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
+NAME = re.compile(r"tfmoe(\.\w+)+")  # becomes a link
 SPECIAL = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
 BULLET = re.compile(r"\s*[-*] ")
 HEADING = re.compile(r"[A-Z]\w+( \w+)?:")
@@ -58,7 +59,8 @@ def marked_up(text):
     """Text with code as literals, and all other signs of reStructuredText taken literally."""
     pieces, end = [], 0
     for code in CODE.finditer(text):
-        literal = f"``{' '.join(code.group(2).split())}``"
+        words = " ".join(code.group(2).split())
+        literal = f":py:obj:`{words}`" if NAME.fullmatch(words) else f"``{words}``"
         # A literal must not touch a letter. Backslash and space become nothing.
         before = "\\ " if text[code.start() - 1 : code.start()].strip(" \n([{") else ""
         after = "\\ " if re.match(r"[\w\"(\[{<]", text[code.end() : code.end() + 1]) else ""

@@ -1,4 +1,4 @@
-"""Parts of pages that are generated when the site is built: commands and config keys.
+"""Parts of pages that are generated when the site is built: commands, config keys, navigation.
 
 A page has a line such as `<!-- generated: commands -->` where they belong.
 """
@@ -83,7 +83,51 @@ def key_definition(key):
     return f"`{key.key}: {default_text(key)}` — {escaped(key.type)}", meaning
 
 
-GENERATORS = {"commands": commands, "keys": keys}
+DOCS = Path(__file__).parents[1]
+# The order of pages in the navigation. Pages that are not named here come last.
+ORDER = {
+    "guides": [
+        "guides/your_own_keras_model",
+        "guides/a_transformer",
+        "guides/choose_a_gate",
+        "guides/add_a_gate",
+        "guides/your_own_text",
+        "guides/the_papers_models",
+        "guides/inspect_experts",
+        "guides/diagnose_a_run",
+        "guides/several_devices",
+        "guides/export_and_serve",
+        "troubleshooting",
+    ],
+    "explanation": [
+        "the_paper",
+        "architecture",
+        "distribution",
+        "measurements",
+        "../CONTRIBUTING",
+        "../CHANGELOG",
+    ],
+}
+FOLDERS = {"guides": "guides/*.md", "explanation": "*.md"}
+
+
+def navigation(part):
+    """The `toctree` of a part of the site: every page that there is."""
+    others = sorted(
+        path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob(FOLDERS[part])
+    )
+    elsewhere = {"index", "README", *ORDER["guides"], *ORDER["explanation"]}
+    pages = [page for page in ORDER[part] if (DOCS / f"{page}.md").exists()]
+    pages += [page for page in others if page not in elsewhere]
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {part.title()}", "", *pages, "```"])
+
+
+GENERATORS = {
+    "commands": commands,
+    "keys": keys,
+    "guides": lambda: navigation("guides"),
+    "explanation": lambda: navigation("explanation"),
+}
 
 
 def with_generated(text):

@@ -1,0 +1,80 @@
+"""Links from pages to files that are not pages, such as `../tfmoe/gating/gate.py#L40`.
+
+The site gets a page with the file's text and numbered lines, or a folder's list of files.
+"""
+
+import html
+import os
+import re
+from pathlib import Path
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import TextLexer, get_lexer_for_filename
+from pygments.util import ClassNotFound
+
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
+FOLDER = "sources"
+
+
+def with_source_links(text, page, is_page, link):
+    """Rewrites the links of a Markdown text that lead to files of the repository.
+
+    Args:
+        text: Markdown.
+        page: `Path` of its file.
+        is_page: function of a `Path`, whether the site has it as a page.
+        link: function of a `Path` and a fragment ("" or `#L40`), which returns the new target.
+    """
+
+    def replaced(match):
+        name, target, fragment = match.groups()
+        path = Path(os.path.normpath(page.parent / target))
+        if not path.exists() or is_page(path):
+            return match.group(0)
+        return f'<a href="{link(path, fragment or "")}">{name}</a>'
+
+    parts = FENCE.split(text)
+    return "".join(part if i % 2 else LINK.sub(replaced, part) for i, part in enumerate(parts))
+
+
+def source_page(path, root):
+    """The HTML page of a file or a folder below `root`."""
+    name = html.escape(path.relative_to(root).as_posix())
+    formatter = HtmlFormatter(linenos="inline", lineanchors="L", full=True, title=name)
+    if path.is_dir():
+        files = sorted(each.name for each in path.iterdir() if not each.name.startswith((".", "_")))
+        return highlight("\n".join(files) + "\n", TextLexer(), formatter)
+    try:
+        lexer = get_lexer_for_filename(path.name)
+    except ClassNotFound:
+        lexer = TextLexer()
+    return highlight(path.read_text(encoding="utf-8"), lexer, formatter)
+
+
+def rewrite(app, docname, source):
+    """Rewrites the links of a page that is read. Called by Sphinx."""
+    root, page = Path(app.srcdir), Path(app.env.doc2path(docname))
+    if page.suffix != ".md":
+        return
+
+    def is_page(path):
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+        return os.path.splitext(name)[0] in app.env.found_docs
+
+    def link(path, fragment):
+        name = f"{FOLDER}/{path.relative_to(root).as_posix()}.html"
+        target = Path(app.outdir) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source_page(path, root), encoding="utf-8")
+        above = "../" * docname.count("/")
+        return f"{above}{name}{re.sub('^#L', '#L-', fragment)}"
+
+    source[0] = with_source_links(source[0], page, is_page, link)
+
+
+def setup(app):
+    """Registers the rewriting. Called by Sphinx."""
+    app.connect("source-read", rewrite)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
