@@ -11,13 +11,13 @@ UNITS, WIDTH, QUERY = 4, 3, 5  # A, M, Q
 RNG = np.random.default_rng(0)
 MEMORY = RNG.standard_normal((3, 6, WIDTH))
 QUERIES = RNG.standard_normal((3, QUERY))
-# A whole source, a short one, and one with padding in between.
+# A full source, a short source, and a source with padding in between.
 MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0]], bool)
-WEIGHTS_OF_CONTEXT = RNG.standard_normal((3, WIDTH))
-WEIGHTS_OF_ATTENTION = RNG.standard_normal((3, 6))
+CONTEXT_WEIGHTS = RNG.standard_normal((3, WIDTH))
+ATTENTION_WEIGHTS = RNG.standard_normal((3, 6))
 
 
-def randomised(kind, dtype="float64"):
+def random_layer(kind, dtype="float64"):
     layer = Attention(UNITS, kind, dtype=dtype)
     layer.build((None, QUERY), None, (None, None, WIDTH))
     rng = np.random.default_rng(1)
@@ -33,7 +33,7 @@ def attend(layer, query, memory, mask=None):
 
 
 def by_numpy(kind, query, memory, mask, source_kernel, query_kernel, scale):
-    """One number after the other."""
+    """Computes contexts and weights with scalar loops."""
     num_rows, num_steps = mask.shape
     contexts, weights = np.zeros((num_rows, memory.shape[-1])), np.zeros(mask.shape)
     for b in range(num_rows):
@@ -80,38 +80,38 @@ def test_by_hand(kind):
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients_against_a_loop(kind, mask):
-    layer = randomised(kind)
+    layer = random_layer(kind)
     arguments = [QUERIES, MEMORY, *(weight.numpy() for weight in layer.weights)]
-    everywhere = np.ones(MASK.shape, bool)
+    no_mask = np.ones(MASK.shape, bool)
 
     def total_by_numpy(query, memory, *weights):
         context, attention = by_numpy(
-            kind, query, memory, everywhere if mask is None else mask, *weights
+            kind, query, memory, no_mask if mask is None else mask, *weights
         )
-        return np.sum(context * WEIGHTS_OF_CONTEXT) + np.sum(attention * WEIGHTS_OF_ATTENTION)
+        return np.sum(context * CONTEXT_WEIGHTS) + np.sum(attention * ATTENTION_WEIGHTS)
 
     query, memory = tf.constant(QUERIES), tf.constant(MEMORY)
     with tf.GradientTape() as tape:
         tape.watch([query, memory])
         context, attention = attend(layer, query, memory, mask)
-        total = tf.reduce_sum(context * WEIGHTS_OF_CONTEXT) + tf.reduce_sum(
-            tf.cast(attention, tf.float64) * WEIGHTS_OF_ATTENTION
+        total = tf.reduce_sum(context * CONTEXT_WEIGHTS) + tf.reduce_sum(
+            tf.cast(attention, tf.float64) * ATTENTION_WEIGHTS
         )
     assert (context.dtype, attention.dtype) == (tf.float64, tf.float32)
     weights = [layer.source_kernel, layer.query_kernel, layer.scale]
     assert [weight.path for weight in weights] == [weight.path for weight in layer.weights]
-    expected = by_numpy(kind, QUERIES, MEMORY, everywhere if mask is None else mask, *arguments[2:])
+    expected = by_numpy(kind, QUERIES, MEMORY, no_mask if mask is None else mask, *arguments[2:])
     for a, b in zip((context, attention), expected, strict=True):  # p is float32
         np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=2e-6)
     gradients = tape.gradient(total, [query, memory, *weights])
-    for place, gradient in enumerate(gradients):
-        numerical = np.zeros(arguments[place].shape)
+    for i, gradient in enumerate(gradients):
+        numerical = np.zeros(arguments[i].shape)
         for index in np.ndindex(numerical.shape):
             sides = []
             for step in (1e-5, -1e-5):
-                moved = [each.copy() for each in arguments]
-                moved[place][index] += step
-                sides.append(total_by_numpy(*moved))
+                shifted = [argument.copy() for argument in arguments]
+                shifted[i][index] += step
+                sides.append(total_by_numpy(*shifted))
             numerical[index] = (sides[0] - sides[1]) / 2e-5
         np.testing.assert_allclose(gradient.numpy(), numerical, rtol=0, atol=1e-5)
         assert np.abs(numerical).max() > 1e-2
@@ -119,7 +119,7 @@ def test_values_and_gradients_against_a_loop(kind, mask):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_sum_to_1_over_the_real_steps(kind):
-    _, weights = attend(randomised(kind), QUERIES, MEMORY, MASK)
+    _, weights = attend(random_layer(kind), QUERIES, MEMORY, MASK)
     np.testing.assert_allclose(weights.numpy().sum(axis=1), 1, rtol=1e-6)
     assert not weights.numpy()[~MASK].any()
     assert np.all(weights.numpy()[MASK] > 0)
@@ -127,7 +127,7 @@ def test_weights_sum_to_1_over_the_real_steps(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_has_no_influence(kind):
-    layer = randomised(kind)
+    layer = random_layer(kind)
     results = []
     for filling in (0.0, 7.0, -1e30):
         memory = tf.constant(np.where(MASK[..., None], MEMORY, filling))
@@ -149,8 +149,8 @@ def test_padding_has_no_influence(kind):
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [6, 0])
-def test_source_without_a_real_step(kind, compiled, num_steps):
-    layer = randomised(kind, dtype="float32")
+def test_source_of_padding_only(kind, compiled, num_steps):
+    layer = random_layer(kind, dtype="float32")
 
     def step(query, memory, mask):
         with tf.GradientTape() as tape:
@@ -172,8 +172,8 @@ def test_source_without_a_real_step(kind, compiled, num_steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_source_leaves_the_others_of_its_batch_alone(kind):
-    layer = randomised(kind)
+def test_an_empty_source_does_not_affect_the_batch(kind):
+    layer = random_layer(kind)
     mask = MASK.copy()
     mask[1] = False
     context, weights = attend(layer, QUERIES, MEMORY, mask)
@@ -185,7 +185,7 @@ def test_an_empty_source_leaves_the_others_of_its_batch_alone(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_scores_are_finite(kind):
-    layer = randomised(kind, dtype="float32")
+    layer = random_layer(kind, dtype="float32")
     layer.scale.assign(np.full(UNITS, 1e30))
     context, weights = attend(layer, QUERIES.astype("f"), MEMORY.astype("f"), MASK)
     assert np.all(np.isfinite(context.numpy()))
@@ -195,17 +195,17 @@ def test_large_scores_are_finite(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_config_round_trip(kind):
     layer = Attention(UNITS, kind, name="attention", dtype="float64")
-    for again in (
+    for restored in (
         Attention.from_config(layer.get_config()),
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer)),
     ):
-        assert again.get_config() == layer.get_config()
-        assert (again.units, again.kind, again.compute_dtype) == (UNITS, kind, "float64")
+        assert restored.get_config() == layer.get_config()
+        assert (restored.units, restored.kind, restored.compute_dtype) == (UNITS, kind, "float64")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mixed_bfloat16(kind):
-    layer = randomised(kind, dtype="mixed_bfloat16")
+    layer = random_layer(kind, dtype="mixed_bfloat16")
     assert {weight.dtype for weight in layer.weights} == {"float32"}
     memory = tf.constant(MEMORY, tf.bfloat16)
     keys = layer.keys(memory)
@@ -213,12 +213,12 @@ def test_mixed_bfloat16(kind):
     context, weights = layer(tf.constant(QUERIES, tf.bfloat16), keys, memory, tf.constant(MASK))
     assert (context.dtype, weights.dtype) == (tf.bfloat16, tf.float32)
     np.testing.assert_allclose(weights.numpy().sum(axis=1), 1, rtol=1e-6)
-    expected = by_numpy(kind, QUERIES, MEMORY, MASK, *(each.numpy() for each in layer.weights))
+    expected = by_numpy(kind, QUERIES, MEMORY, MASK, *(weight.numpy() for weight in layer.weights))
     np.testing.assert_allclose(weights.numpy(), expected[1], rtol=0, atol=0.1)
 
 
 def test_shapes_and_counts():
-    layer = randomised("multiplicative")
+    layer = random_layer("multiplicative")
     assert layer.count_params() == (QUERY + WIDTH + 1) * UNITS
     shapes = layer.compute_output_shape((7, QUERY), (7, 6, UNITS), (7, 6, WIDTH))
     assert shapes == ((7, WIDTH), (7, 6))
@@ -248,8 +248,8 @@ def test_wrong_arguments(arguments, message):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_integers_and_masks_of_numbers(kind):
-    layer = randomised(kind, dtype="float32")
+def test_integer_inputs_and_masks(kind):
+    layer = random_layer(kind, dtype="float32")
     query, memory = np.round(3 * QUERIES), np.round(3 * MEMORY)
     results = []
     for dtype, mask in (("float32", tf.constant(MASK)), ("int64", MASK.astype("int32"))):
@@ -261,7 +261,7 @@ def test_integers_and_masks_of_numbers(kind):
 
 
 def test_mask_by_either_name():
-    layer = randomised("additive")
+    layer = random_layer("additive")
     memory, other = tf.constant(MEMORY), tf.zeros(MASK.shape, tf.bool)
     keys = layer.keys(memory)
     expected = layer(QUERIES, keys, memory, mask=tf.constant(MASK))[1].numpy()

@@ -13,7 +13,7 @@ MASK = np.array([[True] * 4, [True, True, False, False]])
 KINDS = ["multiplicative", "additive"]
 
 
-def randomised(projection=PROJECTION, dtype="float64", **arguments):
+def random_layer(projection=PROJECTION, dtype="float64", **arguments):
     layer = AttentionLSTM(UNITS, projection, dtype=dtype, **arguments)
     layer.build((None, None, D), (None, None, D))
     rng = np.random.default_rng(1)
@@ -36,9 +36,11 @@ def recurrence(x, memory, mask, weights, kind):
     """Outputs and attention, step by step.
 
     Args:
-        x, memory, mask: NumPy arrays.
-        weights: dictionary of NumPy arrays by the path's end.
-        kind: of attention.
+        x: NumPy array.
+        memory: NumPy array.
+        mask: NumPy array.
+        weights: NumPy arrays by the name of the weight.
+        kind: kind of attention.
     """
     width = weights["recurrent_kernel"].shape[0]
     r, c = np.zeros((len(x), width)), np.zeros((len(x), UNITS))
@@ -46,9 +48,9 @@ def recurrence(x, memory, mask, weights, kind):
     for t in range(x.shape[1]):
         source = memory @ weights["source_kernel"]
         query = (r @ weights["query_kernel"])[:, None, :]
-        multiplied = np.tanh(source) * np.tanh(query)
-        mixed = np.tanh(source + query) if kind == "additive" else multiplied
-        p = np.exp(mixed @ weights["scale"]) * mask
+        product = np.tanh(source) * np.tanh(query)
+        terms = np.tanh(source + query) if kind == "additive" else product
+        p = np.exp(terms @ weights["scale"]) * mask
         p = p / p.sum(axis=1, keepdims=True)
         context = np.einsum("bs,bsm->bm", p, memory)
         z = (
@@ -76,11 +78,11 @@ def weights_of(layer):
 @pytest.mark.parametrize("projection", [None, PROJECTION])
 @pytest.mark.parametrize("attention_units", [None, 7])
 def test_against_a_step_by_step_recurrence(projection, kind, mask, attention_units):
-    layer = randomised(projection, attention=kind, attention_units=attention_units)
+    layer = random_layer(projection, attention=kind, attention_units=attention_units)
     outputs, attention = call(layer, mask=mask, return_attention=True)
-    everywhere = np.ones(MASK.shape, bool)
-    expected = recurrence(X, MEMORY, everywhere if mask is None else mask, weights_of(layer), kind)
-    # The attention's weights are float32.
+    no_mask = np.ones(MASK.shape, bool)
+    expected = recurrence(X, MEMORY, no_mask if mask is None else mask, weights_of(layer), kind)
+    # Attention weights are float32.
     np.testing.assert_allclose(outputs.numpy(), expected[0], rtol=0, atol=3e-6)
     np.testing.assert_allclose(attention.numpy(), expected[1], rtol=0, atol=3e-6)
     assert (outputs.dtype, attention.dtype) == (tf.float64, tf.float32)
@@ -88,15 +90,15 @@ def test_against_a_step_by_step_recurrence(projection, kind, mask, attention_uni
     np.testing.assert_array_equal(call(layer, mask=mask).numpy(), outputs.numpy())
 
 
-def test_first_context_is_that_of_a_query_of_zeros():
-    # tanh(0) = 0: all scores are equal, the context is the mean of the real steps.
-    _, attention = call(randomised(), return_attention=True)
+def test_the_first_query_is_zero():
+    # tanh(0) = 0, so all scores are equal and the context is the mean of the real steps.
+    _, attention = call(random_layer(), return_attention=True)
     expected = [[1 / 4] * 4, [1 / 2, 1 / 2, 0, 0]]
     np.testing.assert_allclose(attention.numpy()[:, 0], expected, rtol=1e-6)
 
 
-def test_no_step_sees_the_output_of_its_own_step():
-    layer = randomised()
+def test_attention_uses_the_previous_output():
+    layer = random_layer()
     _, before = call(layer, return_attention=True)
     changed = X.copy()
     changed[:, 2] += 1
@@ -106,21 +108,21 @@ def test_no_step_sees_the_output_of_its_own_step():
 
 
 @pytest.mark.parametrize("projection", [None, PROJECTION])
-def test_without_the_context_it_is_the_projected_lstm(projection):
-    layer = randomised(projection)
+def test_equals_the_projected_lstm_without_a_context(projection):
+    layer = random_layer(projection)
     layer.context_kernel.assign(np.zeros(layer.context_kernel.shape))
-    peer = ProjectedLSTM(UNITS, projection, return_sequences=True, dtype="float64")
-    peer.build((None, None, D))
+    lstm = ProjectedLSTM(UNITS, projection, return_sequences=True, dtype="float64")
+    lstm.build((None, None, D))
     values = weights_of(layer)
-    for weight in peer.weights:
+    for weight in lstm.weights:
         weight.assign(values[weight.name])
-    np.testing.assert_allclose(call(layer).numpy(), peer(X).numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(call(layer).numpy(), lstm(X).numpy(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("projection", [None, PROJECTION])
-def test_step_repeated_is_the_call(projection, kind):
-    layer = randomised(projection, attention=kind)
+def test_steps_equal_a_call(projection, kind):
+    layer = random_layer(projection, attention=kind)
     expected, expected_attention = call(layer, return_attention=True)
     memory, mask = tf.constant(MEMORY), tf.constant(MASK)
     source, states = layer.prepared(memory, mask), layer.initial_state(2)
@@ -134,8 +136,8 @@ def test_step_repeated_is_the_call(projection, kind):
         np.testing.assert_array_equal(states[0].numpy(), output.numpy())
 
 
-def test_step_repeated_in_mixed_bfloat16():
-    layer = randomised(dtype="mixed_bfloat16")
+def test_steps_in_mixed_bfloat16():
+    layer = random_layer(dtype="mixed_bfloat16")
     x, memory = tf.constant(X, tf.bfloat16), tf.constant(MEMORY, tf.bfloat16)
     expected = layer(x, memory, tf.constant(MASK))
     assert expected.dtype == tf.bfloat16
@@ -143,20 +145,20 @@ def test_step_repeated_in_mixed_bfloat16():
     for t in range(X.shape[1]):
         output, states, _ = layer.step(x[:, t], states, source)
         assert output.dtype == tf.bfloat16
-        a, b = (tf.cast(each, tf.float32).numpy() for each in (output, expected[:, t]))
+        a, b = (tf.cast(value, tf.float32).numpy() for value in (output, expected[:, t]))
         np.testing.assert_allclose(a, b, rtol=0, atol=0.05)
 
 
-WEIGHTS_OF_OUTPUTS = RNG.standard_normal((2, 5, PROJECTION))
+OUTPUT_WEIGHTS = RNG.standard_normal((2, 5, PROJECTION))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_the_numerical_ones(kind):
-    layer = randomised(attention=kind)
+def test_gradients_against_finite_differences(kind):
+    layer = random_layer(attention=kind)
     x, memory = tf.constant(X), tf.constant(MEMORY)
     with tf.GradientTape() as tape:
         tape.watch([x, memory])
-        total = tf.reduce_sum(layer(x, memory, tf.constant(MASK)) * WEIGHTS_OF_OUTPUTS)
+        total = tf.reduce_sum(layer(x, memory, tf.constant(MASK)) * OUTPUT_WEIGHTS)
     gradients = tape.gradient(total, [x, memory, *layer.trainable_variables])
     names = ["x", "memory", *(weight.name for weight in layer.trainable_variables)]
     assert sorted(names) == sorted(
@@ -167,24 +169,24 @@ def test_gradients_are_the_numerical_ones(kind):
 
     def total_by_numpy(values):
         outputs, _ = recurrence(values["x"], values["memory"], MASK, values, kind)
-        return np.sum(outputs * WEIGHTS_OF_OUTPUTS)
+        return np.sum(outputs * OUTPUT_WEIGHTS)
 
     for name, gradient in zip(names, gradients, strict=True):
         numerical = np.zeros(values[name].shape)
         for index in np.ndindex(numerical.shape):
             sides = []
             for step in (1e-5, -1e-5):
-                moved = values[name].copy()
-                moved[index] += step
-                sides.append(total_by_numpy({**values, name: moved}))
+                shifted = values[name].copy()
+                shifted[index] += step
+                sides.append(total_by_numpy({**values, name: shifted}))
             numerical[index] = (sides[0] - sides[1]) / 2e-5
         np.testing.assert_allclose(gradient.numpy(), numerical, rtol=0, atol=1e-5, err_msg=name)
         assert np.abs(numerical).max() > 1e-3, name
 
 
 @pytest.mark.parametrize("return_attention", [False, True])
-def test_in_a_function_of_unknown_batch_and_length(return_attention):
-    layer = randomised()
+def test_function_with_unknown_batch_and_length(return_attention):
+    layer = random_layer()
     traces = []
 
     @tf.function(
@@ -213,12 +215,12 @@ def test_in_a_function_of_unknown_batch_and_length(return_attention):
 
 
 def test_padding_of_the_source_has_no_influence():
-    layer = randomised()
+    layer = random_layer()
     results = []
-    for filling, more in [(0.0, 0), (5.0, 0), (-1e30, 3)]:
-        memory = np.where(MASK[..., None], MEMORY, filling)
-        memory = np.pad(memory, [(0, 0), (0, more), (0, 0)], constant_values=filling)
-        mask = np.pad(MASK, [(0, 0), (0, more)])
+    for padding, num_added in [(0.0, 0), (5.0, 0), (-1e30, 3)]:
+        memory = np.where(MASK[..., None], MEMORY, padding)
+        memory = np.pad(memory, [(0, 0), (0, num_added), (0, 0)], constant_values=padding)
+        mask = np.pad(MASK, [(0, 0), (0, num_added)])
         with tf.GradientTape() as tape:
             outputs, attention = call(layer, memory=memory, mask=mask, return_attention=True)
             total = tf.reduce_sum(outputs**2)
@@ -232,8 +234,8 @@ def test_padding_of_the_source_has_no_influence():
     np.testing.assert_allclose(alone[0], results[0][0].numpy()[1], rtol=0, atol=1e-6)
 
 
-def test_source_without_a_real_step_is_finite():
-    layer = randomised()
+def test_source_of_padding_only_is_finite():
+    layer = random_layer()
     mask = MASK.copy()
     mask[1] = False
     with tf.GradientTape() as tape:
@@ -250,7 +252,7 @@ def test_source_without_a_real_step_is_finite():
 @pytest.mark.parametrize("attention_units", [None, 7])
 def test_shapes_and_counts(projection, attention_units):
     width = projection or UNITS
-    layer = randomised(projection, attention_units=attention_units)
+    layer = random_layer(projection, attention_units=attention_units)
     shape = layer.compute_output_shape((None, None, D), (None, None, D))
     assert shape == (None, None, width)
     ops = 4 * (2 * D + width) * UNITS + (UNITS * projection if projection else 0)
@@ -261,10 +263,10 @@ def test_shapes_and_counts(projection, attention_units):
 
 
 def test_operations_of_the_papers_layer():
-    # LSTM-2048-512 of the embedding and the context.
+    # LSTM-2048-512 with the embedding and the context as inputs.
     expected = 4 * (2 * 512 + 512) * 2048 + 2048 * 512
     assert AttentionLSTM(2048, 512).ops_per_timestep(512) == expected == 13_631_488
-    # The context's part is 4.2M.
+    # The context accounts for 4.2M.
     without = ProjectedLSTM(2048, 512).ops_per_timestep(512)
     assert expected - without == 4_194_304
 
@@ -277,14 +279,14 @@ def test_forget_gates_start_at_one():
 
 def test_config_round_trip():
     layer = AttentionLSTM(UNITS, PROJECTION, 7, "additive", name="layer", dtype="float64")
-    for again in (
+    for restored in (
         AttentionLSTM.from_config(layer.get_config()),
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer)),
     ):
-        assert again.get_config() == layer.get_config()
-        assert (again.cell.units, again.cell.projection_units) == (UNITS, PROJECTION)
-        assert (again.attention.units, again.attention.kind) == (7, "additive")
-        assert again.attention.compute_dtype == again.cell.compute_dtype == "float64"
+        assert restored.get_config() == layer.get_config()
+        assert (restored.cell.units, restored.cell.projection_units) == (UNITS, PROJECTION)
+        assert (restored.attention.units, restored.attention.kind) == (7, "additive")
+        assert restored.attention.compute_dtype == restored.cell.compute_dtype == "float64"
     assert AttentionLSTM.from_config(AttentionLSTM(UNITS).get_config()).attention_units is None
 
 
@@ -296,15 +298,15 @@ def test_save_and_load(tmp_path):
     assert tuple(outputs.shape) == (None, None, PROJECTION)
     model = keras.Model([inputs, memory, mask], outputs)
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
-    x, source, real = (tf.constant(each) for each in (X.astype("f"), MEMORY.astype("f"), MASK))
-    expected = model([x, source, real]).numpy()
-    np.testing.assert_array_equal(again([x, source, real]).numpy(), expected)
+    restored = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
+    arrays = [tf.constant(array) for array in (X.astype("f"), MEMORY.astype("f"), MASK)]
+    expected = model(arrays).numpy()
+    np.testing.assert_array_equal(restored(arrays).numpy(), expected)
     assert np.abs(expected).max() > 1e-3
-    assert again.get_layer("layer").get_config() == layer.get_config()
-    restored = again.get_layer("layer").weights
-    assert [weight.path for weight in restored] == [weight.path for weight in layer.weights]
-    for a, b in zip(restored, layer.weights, strict=True):
+    assert restored.get_layer("layer").get_config() == layer.get_config()
+    weights = restored.get_layer("layer").weights
+    assert [weight.path for weight in weights] == [weight.path for weight in layer.weights]
+    for a, b in zip(weights, layer.weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=b.path)
 
 
@@ -322,7 +324,7 @@ def test_wrong_arguments(arguments, message):
         AttentionLSTM(**arguments)
 
 
-def test_attention_units_are_named_in_the_error():
+def test_error_names_attention_units():
     with pytest.raises(ValueError, match=r"^attention_units must be an integer of at least 1"):
         AttentionLSTM(2, attention_units=0)
 

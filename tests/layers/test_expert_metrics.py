@@ -30,7 +30,7 @@ def names(*prefixes, metrics=METRICS):
     return {f"{prefix}_{name}" for prefix in prefixes for name in metrics}
 
 
-# What measures.
+# Calls that update the metrics.
 
 
 def totals(metric):
@@ -38,11 +38,11 @@ def totals(metric):
 
 
 def counts(metric):
-    """How many batches were measured, for every value."""
+    """The number of batches that were counted, for every value."""
     return {int(count) for _, count in metric.sums.values()}
 
 
-def test_a_plain_call_measures_in_training_only():
+def test_a_plain_call_updates_the_metrics_in_training_only():
     layer = make_layer()
     layer(X)
     assert counts(layer.expert_metrics) == {0}
@@ -55,7 +55,7 @@ def test_a_plain_call_measures_in_training_only():
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])
-def test_fit_and_evaluate_measure_and_predict_does_not(run_eagerly):
+def test_fit_and_evaluate_update_the_metrics_and_predict_does_not(run_eagerly):
     model = make_model()
     model.run_eagerly = run_eagerly
     metric = model.layers[1].expert_metrics
@@ -73,14 +73,14 @@ def test_fit_and_evaluate_measure_and_predict_does_not(run_eagerly):
 
 
 class Predict(keras.callbacks.Callback):
-    """Predicts after every batch, on data of another use of the experts."""
+    """Predicts after every batch, on data that uses other experts."""
 
     def on_train_batch_end(self, batch, logs=None):
         self.model.predict(100 * np.abs(X), verbose=0)
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])
-def test_predict_from_a_callback_does_not_change_the_metrics_of_the_epoch(run_eagerly):
+def test_predict_in_a_callback_does_not_change_the_metrics_of_the_epoch(run_eagerly):
     histories = []
     for callbacks in ([], [Predict()]):
         model = make_model()
@@ -105,12 +105,12 @@ def test_in_predict_step():
 
 
 def test_in_predict_step_within_the_steps_of_keras():
-    seen = []
+    recorded = []
 
-    class Ask(keras.layers.Layer):
+    class Recorder(keras.layers.Layer):
         def call(self, inputs):
-            called = {frame.f_code.co_name for frame in frames()}
-            seen.append((in_predict_step(), "test_step" in called, "train_step" in called))
+            callers = {frame.f_code.co_name for frame in frames()}
+            recorded.append((in_predict_step(), "test_step" in callers, "train_step" in callers))
             return inputs
 
     def frames():
@@ -119,19 +119,19 @@ def test_in_predict_step_within_the_steps_of_keras():
             yield frame
             frame = frame.f_back
 
-    model = keras.Sequential([Ask(), keras.layers.Dense(2)])
+    model = keras.Sequential([Recorder(), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     for run, expected in (
         (lambda: model.predict(X, verbose=0), (True, False, False)),
         (lambda: model.evaluate(X, Y, verbose=0), (False, True, False)),
         (lambda: model.fit(X, Y, verbose=0), (False, False, True)),
     ):
-        seen.clear()
+        recorded.clear()
         run()
-        assert seen[-1] == expected
+        assert recorded[-1] == expected
 
 
-def test_values_that_a_kind_of_step_does_not_measure_are_left_out():
+def test_logs_contain_only_the_metrics_of_the_step():
     keras.utils.set_random_seed(1)
     layer = MoE(4, 5, gate=Batchwise(k=2), groups=2, name="moe")
     model = keras.Sequential([layer, keras.layers.Dense(2)])
@@ -157,7 +157,7 @@ def test_without_metrics():
     assert make_layer().get_config()["metrics"] is True
 
 
-def test_what_evaluate_returns_can_be_unpacked_without_metrics():
+def test_evaluate_returns_a_plain_list_without_metrics():
     model = make_model(metrics=False)
     model.compile("sgd", "mse", metrics=["mae"])
     loss, mae = model.evaluate(X, Y, verbose=0)
@@ -166,7 +166,7 @@ def test_what_evaluate_returns_can_be_unpacked_without_metrics():
     assert mae == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
 
 
-def test_metrics_do_not_change_what_is_trained():
+def test_metrics_do_not_change_the_training():
     weights = []
     for metrics in (True, False):
         model = make_model(metrics=metrics)
@@ -196,7 +196,7 @@ class TwoParts(keras.Model):
 
 
 @pytest.mark.parametrize("kind", ["functional", "subclassed", "sequential"])
-def test_mixtures_of_one_name_have_the_names_of_their_models(kind):
+def test_metric_names_of_mixtures_with_the_same_name(kind):
     parts = submodel("encoder"), submodel("decoder")
     if kind == "functional":
         inputs = keras.Input([D])
@@ -214,7 +214,7 @@ def test_mixtures_of_one_name_have_the_names_of_their_models(kind):
     assert set(result) == {"loss"} | both
 
 
-def test_mixtures_of_different_names_keep_theirs():
+def test_metric_names_of_mixtures_with_different_names():
     model = keras.Sequential([submodel("a", "one"), submodel("b", "two"), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     assert set(model.fit(X, Y, verbose=0).history) == {"loss"} | names("one", "two")
@@ -227,7 +227,7 @@ def test_only_mixtures_of_the_same_name_get_longer_names():
     assert set(model.fit(X, Y, verbose=0).history) == {"loss"} | names("a_moe", "b_moe", "other")
 
 
-def test_as_much_of_the_path_as_is_needed():
+def test_metric_names_use_the_shortest_unique_path():
     inner = [keras.Sequential([submodel("part")], name=name) for name in ("encoder", "decoder")]
     model = keras.Sequential([*inner, keras.layers.Dense(2)])
     model.compile("sgd", "mse")
@@ -235,7 +235,7 @@ def test_as_much_of_the_path_as_is_needed():
     assert set(model.fit(X, Y, verbose=0).history) == {"loss"} | expected
 
 
-def test_a_part_on_its_own_has_the_short_name():
+def test_metric_names_of_a_part_of_a_model():
     part = submodel("encoder")
     model = keras.Sequential([part, submodel("decoder"), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
@@ -246,24 +246,24 @@ def test_a_part_on_its_own_has_the_short_name():
     assert set(model.fit(X, Y, verbose=0).history) == expected
 
 
-def test_values_of_one_name_are_each_their_own():
-    """Not the last of the two, nor their mean."""
+def test_metric_values_of_mixtures_with_the_same_name():
+    """They are not mixed up or averaged."""
     parts = submodel("encoder"), submodel("decoder")
     model = keras.Sequential([*parts, keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.0), "mse")
     history = model.fit(X, Y, verbose=0).history
     for part in parts:
-        (layer,) = [each for each in part.layers if isinstance(each, MoE)]
+        (layer,) = [inner for inner in part.layers if isinstance(inner, MoE)]
         for name, value in layer.expert_metrics.result().items():
             assert history[name][0] == pytest.approx(float(value)), name
 
 
-def test_a_saved_model_starts_to_measure_anew(tmp_path):
+def test_metrics_of_a_loaded_model_start_at_zero(tmp_path):
     model = make_model()
     model.fit(X, Y, verbose=0)
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    assert counts(again.layers[1].expert_metrics) == {0}
-    result = again.evaluate(X, Y, verbose=0, return_dict=True)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert counts(loaded.layers[1].expert_metrics) == {0}
+    result = loaded.evaluate(X, Y, verbose=0, return_dict=True)
     assert result == pytest.approx(model.evaluate(X, Y, verbose=0, return_dict=True))
     assert names("moe") < set(result)

@@ -8,7 +8,7 @@ from tfmoe.layers import Experts
 ROWS = np.random.default_rng(0).standard_normal((6, 3))
 
 
-def randomised(**arguments):
+def random_layer(**arguments):
     layer = Experts(3, 4, dtype="float64", **arguments)
     layer.build((None, 3))
     rng = np.random.default_rng(1)
@@ -18,9 +18,9 @@ def randomised(**arguments):
 
 
 @pytest.mark.parametrize("options", [{}, {"depth": 2, "use_bias": True, "activation": "tanh"}])
-def test_each_row_goes_through_its_expert(options):
-    layer = randomised(**options)
-    # Expert 0 has rows 0 to 2, expert 1 none, expert 2 rows 3 and 4; row 5 belongs to nobody.
+def test_each_row_is_computed_by_its_expert(options):
+    layer = random_layer(**options)
+    # Expert 0 has rows 0 to 2, expert 1 none, expert 2 rows 3 and 4; row 5 has no expert.
     result = layer(ROWS, tf.constant([3, 0, 2]))
     expected = np.zeros((6, 3))
     for row, expert in zip(range(5), [0, 0, 0, 2, 2], strict=True):
@@ -35,8 +35,8 @@ def test_each_row_goes_through_its_expert(options):
 
 
 @pytest.mark.parametrize("num_rows", [0, 2])
-def test_equally_many_rows_of_each_expert(num_rows):
-    layer = randomised(depth=2, use_bias=True, activation="tanh")
+def test_equal_rows_per_expert(num_rows):
+    layer = random_layer(depth=2, use_bias=True, activation="tanh")
     rows = tf.constant(ROWS[: 3 * num_rows])
     result = layer(tf.reshape(rows, [3, num_rows, 3]))
     expected = layer(rows, tf.constant([num_rows] * 3))
@@ -45,7 +45,7 @@ def test_equally_many_rows_of_each_expert(num_rows):
 
 
 def test_weights_by_hand():
-    layer = randomised(depth=2, use_bias=True)
+    layer = random_layer(depth=2, use_bias=True)
     shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}
     assert shapes == {
         "kernel_0": (3, 3, 4), "kernel_1": (3, 4, 4), "kernel_2": (3, 4, 3),

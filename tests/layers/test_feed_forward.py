@@ -11,7 +11,7 @@ def test_by_hand():
     layer = FeedForward(2)
     layer.build((None, 2))
     layer.set_weights([np.array([[1.0, -1.0], [2.0, 1.0]]), np.array([[3.0, 0.0], [1.0, 1.0]])])
-    # (1, 2) → (5, 1) → (16, 1); (2, -1) → (0, -3), rectified (0, 0) → (0, 0).
+    # (1, 2) → (5, 1) → (16, 1); (2, -1) → (0, -3), after ReLU (0, 0) → (0, 0).
     result = layer(np.array([[1.0, 2.0], [2.0, -1.0]])).numpy()
     np.testing.assert_allclose(result, [[16, 1], [0, 0]])
 
@@ -36,9 +36,9 @@ def test_save_and_load(tmp_path):
     layer = FeedForward(7, depth=2, activation="tanh", use_bias=True)
     model = keras.Sequential([keras.Input((None, 5)), layer])
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
-    assert again.layers[0].get_config() == layer.get_config()
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(X).numpy(), model(X).numpy())
+    assert loaded.layers[0].get_config() == layer.get_config()
 
 
 def test_mask_passes_through():
@@ -53,7 +53,7 @@ def test_wrong_arguments(name, value):
         FeedForward(**{"hidden_units": 4, name: value})
 
 
-def test_initializer_that_is_a_function():
+def test_function_as_initializer():
     def ones(shape, dtype=None):
         return np.ones(shape, dtype)
 
@@ -63,6 +63,6 @@ def test_initializer_that_is_a_function():
 
 
 @pytest.mark.parametrize("value", ["no", 0, None])
-def test_use_bias_that_is_neither_true_nor_false(value):
+def test_use_bias_must_be_boolean(value):
     with pytest.raises(ValueError, match=f"use_bias must be True or False, got {value!r}"):
         FeedForward(7, use_bias=value)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfmoe.layers.initializers import own, per_expert
+from tfmoe.layers.initializers import independent, per_expert
 
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
@@ -16,11 +16,11 @@ def test_standard_deviation_is_that_of_one_matrix(mode, distribution):
     assert np.abs(np.corrcoef(stack.reshape(5, -1)) - np.eye(5)).max() < 0.05
 
 
-def test_initializers_that_do_not_scale_stay_as_they_are():
+def test_initializers_that_do_not_scale_are_not_changed():
     base = keras.initializers.RandomNormal(stddev=0.2, seed=3)
-    again = per_expert(base, 5)
-    assert isinstance(again, keras.initializers.RandomNormal)
-    np.testing.assert_array_equal(again((5, 2, 3)), base((5, 2, 3)))
+    converted = per_expert(base, 5)
+    assert isinstance(converted, keras.initializers.RandomNormal)
+    np.testing.assert_array_equal(converted((5, 2, 3)), base((5, 2, 3)))
 
 
 def test_seed_is_kept():
@@ -29,7 +29,7 @@ def test_seed_is_kept():
 
 
 @pytest.mark.parametrize("name", ["orthogonal", "identity"])
-def test_initializers_that_would_mix_experts(name):
+def test_initializers_that_would_mix_experts_raise_an_error(name):
     with pytest.raises(ValueError, match=r"kernel_initializer must draw .*, got"):
         per_expert(name, 3)
 
@@ -45,7 +45,7 @@ class ScaledByFanIn(keras.initializers.Initializer):
 
 
 @pytest.mark.parametrize("base", [scaled_by_fan_in, ScaledByFanIn(), ScaledByFanIn])
-def test_functions_see_the_shape_of_one_expert(base):
+def test_functions_get_the_shape_of_one_expert(base):
     initializer = per_expert(base, 5)
     stacks = [keras.ops.convert_to_numpy(initializer((5, 60, 140), "float32")) for _ in range(2)]
     stacks.append(keras.ops.convert_to_numpy(initializer.clone()((5, 60, 140), "float32")))
@@ -54,13 +54,13 @@ def test_functions_see_the_shape_of_one_expert(base):
     assert np.abs(np.corrcoef(matrices) - np.eye(15)).max() < 0.05
 
 
-def test_function_of_another_dtype():
+def test_dtype_of_a_function():
     initializer = per_expert(lambda shape, dtype=None: np.ones(shape, dtype), 3)
     assert keras.backend.standardize_dtype(initializer((3, 2, 4), "float64").dtype) == "float64"
     assert initializer((3, 2, 4), "float64").shape == (3, 2, 4)
 
 
-def test_array_gives_every_expert_its_values():
+def test_array_initializes_every_expert():
     values = np.arange(6.0, dtype="float32").reshape(2, 3)
     np.testing.assert_array_equal(per_expert(values, 4)((4, 2, 3), "float32"), [values] * 4)
 
@@ -69,14 +69,14 @@ def test_array_gives_every_expert_its_values():
     "make", [keras.initializers.GlorotUniform, keras.initializers.RandomNormal]
 )
 @pytest.mark.parametrize(("seed", "equal"), [(None, False), (7, True), ("generator", False)])
-def test_each_kernel_gets_its_own_draw(make, seed, equal):
+def test_draws_are_independent_unless_seeded(make, seed, equal):
     base = make(seed=keras.random.SeedGenerator(1) if seed == "generator" else seed)
     for draws in (
-        [own(base)((4, 5)) for _ in range(2)],
+        [independent(base)((4, 5)) for _ in range(2)],
         [per_expert(base, 3)((3, 4, 5)) for _ in range(2)],
     ):
         assert np.array_equal(*draws) == equal
 
 
-def test_own_leaves_a_function_as_it_is():
-    assert own(scaled_by_fan_in) is scaled_by_fan_in
+def test_independent_does_not_change_a_function():
+    assert independent(scaled_by_fan_in) is scaled_by_fan_in

@@ -10,7 +10,7 @@ X = np.random.default_rng(0).standard_normal((2, 5, D))
 MASK = np.array([[True, True, True, False, False], [True, False, True, True, True]])
 
 
-def randomised(**arguments):
+def random_layer(**arguments):
     layer = ProjectedLSTM(UNITS, dtype="float64", **arguments)
     layer.build((None, None, D))
     rng = np.random.default_rng(1)
@@ -24,7 +24,7 @@ def sigmoid(x):
 
 
 def projected_by_numpy(layer, x, mask, r, c):
-    """Outputs of every step and the last states, one step after the other."""
+    """The outputs of all steps and the last states, step by step."""
     kernel, bias = layer.kernel.numpy(), layer.bias.numpy()
     recurrent = layer.cell.recurrent_kernel.numpy()
     projection = layer.cell.projection_kernel.numpy()
@@ -33,24 +33,25 @@ def projected_by_numpy(layer, x, mask, r, c):
         i, f, g, o = np.split(x[:, step] @ kernel + bias + r @ recurrent, 4, axis=1)
         new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         new_r = (sigmoid(o) * np.tanh(new_c)) @ projection
-        on = mask[:, step, None]
-        r, c, output = np.where(on, new_r, r), np.where(on, new_c, c), np.where(on, new_r, output)
+        is_real = mask[:, step, None]
+        r, c = np.where(is_real, new_r, r), np.where(is_real, new_c, c)
+        output = np.where(is_real, new_r, output)
         outputs.append(output)
     return np.stack(outputs, axis=1), r, c
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 @pytest.mark.parametrize("return_sequences", [False, True])
-def test_without_projection_it_is_the_keras_lstm(return_sequences, mask):
-    layer = randomised(return_sequences=return_sequences)
-    peer = keras.layers.LSTM(UNITS, return_sequences=return_sequences, dtype="float64")
-    peer.build((None, None, D))
+def test_equals_the_keras_lstm_without_a_projection(return_sequences, mask):
+    layer = random_layer(return_sequences=return_sequences)
+    keras_lstm = keras.layers.LSTM(UNITS, return_sequences=return_sequences, dtype="float64")
+    keras_lstm.build((None, None, D))
     weights = [layer.kernel, layer.cell.recurrent_kernel, layer.bias]
-    peer.set_weights([weight.numpy() for weight in weights])
+    keras_lstm.set_weights([weight.numpy() for weight in weights])
     x = tf.constant(X)
     mask = None if mask is None else tf.constant(mask)
     results = []
-    for lstm, variables in ((layer, weights), (peer, peer.trainable_variables)):
+    for lstm, variables in ((layer, weights), (keras_lstm, keras_lstm.trainable_variables)):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = lstm(x, mask=mask)
@@ -63,13 +64,13 @@ def test_without_projection_it_is_the_keras_lstm(return_sequences, mask):
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 @pytest.mark.parametrize("with_states", [False, True])
 def test_projected_against_a_loop(with_states, mask):
-    layer = randomised(projection_units=PROJECTION, return_sequences=True, return_state=True)
+    layer = random_layer(projection_units=PROJECTION, return_sequences=True, return_state=True)
     r, c = np.zeros((2, PROJECTION)), np.zeros((2, UNITS))
     if with_states:
         rng = np.random.default_rng(5)
         r, c = rng.standard_normal(r.shape), rng.standard_normal(c.shape)
-    everywhere = np.ones(MASK.shape, bool)
-    expected = projected_by_numpy(layer, X, everywhere if mask is None else mask, r, c)
+    no_mask = np.ones(MASK.shape, bool)
+    expected = projected_by_numpy(layer, X, no_mask if mask is None else mask, r, c)
     actual = layer(
         X,
         mask=None if mask is None else tf.constant(mask),
@@ -79,8 +80,8 @@ def test_projected_against_a_loop(with_states, mask):
         np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=1e-12)
 
 
-def test_states_carry_a_sequence_on():
-    layer = randomised(projection_units=PROJECTION, return_sequences=True, return_state=True)
+def test_states_continue_a_sequence():
+    layer = random_layer(projection_units=PROJECTION, return_sequences=True, return_state=True)
     whole = layer(X)[0].numpy()
     first, *states = layer(X[:, :2])
     second = layer(X[:, 2:], initial_state=states)[0]
@@ -111,7 +112,7 @@ def test_forget_gates_start_at_one():
     np.testing.assert_array_equal(layer.bias.numpy(), [0, 0, 1, 1, 0, 0, 0, 0])
 
 
-def test_unknown_batch_and_time_save_and_load(tmp_path):
+def test_save_and_load_with_unknown_batch_and_time(tmp_path):
     inputs = keras.Input([None, D])
     outputs = ProjectedLSTM(UNITS, PROJECTION, return_sequences=True, return_state=True)(inputs)
     assert [tuple(output.shape) for output in outputs] == [
@@ -119,10 +120,10 @@ def test_unknown_batch_and_time_save_and_load(tmp_path):
     ]  # fmt: skip
     model = keras.Model(inputs, outputs)
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    for a, b in zip(again(X), model(X), strict=True):
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for a, b in zip(loaded(X), model(X), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    assert again.layers[1].get_config() == model.layers[1].get_config()
+    assert loaded.layers[1].get_config() == model.layers[1].get_config()
 
 
 def test_mask_of_an_embedding_is_used_and_passed_on():
@@ -148,13 +149,13 @@ def test_wrong_arguments(name, value):
 
 
 @pytest.mark.parametrize("name", ["return_sequences", "return_state"])
-def test_arguments_that_are_true_or_false(name):
+def test_boolean_arguments(name):
     with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
         ProjectedLSTM(4, **{name: "no"})
 
 
-def test_cell_built_for_another_width():
-    with pytest.raises(ValueError, match=r"must be 4·units = 16 wide, got shape \(None, 15\)"):
+def test_cell_built_with_another_width():
+    with pytest.raises(ValueError, match=r"must have width 4·units = 16, got shape \(None, 15\)"):
         ProjectedLSTMCell(4).build((None, 15))
 
 
@@ -174,7 +175,7 @@ def test_step_of_integers():
     assert np.abs(actual).max() > 1e-3
 
 
-def test_initializers_of_numbers_draw_for_each_kernel():
+def test_kernels_have_independent_draws():
     layer = ProjectedLSTM(8, 8, kernel_initializer="glorot_uniform")
     layer.build((None, None, 8))
     assert np.abs(layer.kernel.numpy()[:, :8] - layer.cell.projection_kernel.numpy()).max() > 0.1

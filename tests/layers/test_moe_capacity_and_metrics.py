@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers.small_mixtures import D, metric_values, randomised, run, set_thresholds
+from layers.small_mixtures import D, metric_values, randomize, run, set_thresholds
 
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import MoE
@@ -15,7 +15,7 @@ def two_expert_layer(capacity_factor, **options):
     """Tokens (1, 0) go to expert 0, tokens (0, 1) to expert 1."""
     gate = NoisyTopK(k=1, noise=False)
     options["capacity_factor"] = capacity_factor
-    layer = randomised(MoE(2, 7, gate=gate, name="moe", **options), 2)
+    layer = randomize(MoE(2, 7, gate=gate, name="moe", **options), 2)
     layer.gate.kernels["gate_kernel"].assign(np.eye(2))
     return layer
 
@@ -26,13 +26,13 @@ FOUR_TOKENS = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], "float3
 @pytest.mark.parametrize(
     ("capacity_factor", "dropped_tokens", "loads"),
     [
-        # Expert 0 is sent tokens 0, 1, 3 and expert 1 token 2. Rows an expert takes:
+        # Tokens 0, 1, 3 go to expert 0, token 2 to expert 1. The capacity is:
         (None, [], (3, 1)),
         (2.0, [], (3, 1)),  # ceil(2·4/2) = 4
         (1.25, [], (3, 1)),  # ceil(1.25·4/2) = 3
         (1.0, [3], (2, 1)),  # 2
         (0.5, [1, 3], (1, 1)),  # 1
-        (1e-6, [1, 3], (1, 1)),  # still 1
+        (1e-6, [1, 3], (1, 1)),  # 1
     ],
 )
 def test_capacity_by_hand(capacity_factor, dropped_tokens, loads):
@@ -49,31 +49,30 @@ def test_capacity_by_hand(capacity_factor, dropped_tokens, loads):
     assert values["moe_dropped"] == pytest.approx(len(dropped_tokens) / 4)
     assert values["moe_max_over_mean_load"] == pytest.approx(max(loads) / np.mean(loads))
     assert values["moe_cv_load"] == pytest.approx(np.std(loads) / np.mean(loads))
-    # Importance is of the gate's choice, 3 and 1: mean 2, standard deviation 1.
+    # The importance is that before dropping, 3 and 1: mean 2, standard deviation 1.
     assert values["moe_cv_importance"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("priority", ["position", "choice", "weight"])
 def test_capacity_priority_by_hand(priority):
-    """Experts 0 and 1 take one of their two tokens each: `⌈0.5·4/2⌉`."""
+    """Experts 0 and 1 accept one of two tokens each: `⌈0.5·4/2⌉`."""
     gate = NoisyTopK(k=2, noise=False)
     options = {"capacity_factor": 0.5, "capacity_priority": priority, "name": "moe"}
-    layer, whole = (
-        randomised(MoE(2, 7, gate=gate, **each), 2) for each in (options, {"name": "whole"})
-    )
-    for each in (layer, whole):
-        each.gate.kernels["gate_kernel"].assign(np.eye(2))
+    layer = randomize(MoE(2, 7, gate=gate, **options), 2)
+    unlimited = randomize(MoE(2, 7, gate=gate, name="unlimited"), 2)
+    for mixture in (layer, unlimited):
+        mixture.gate.kernels["gate_kernel"].assign(np.eye(2))
     x = np.array([[0.0, 1.0], [5.0, 0.0]], "float32")
-    # Token 0 prefers expert 1, token 1 expert 0, more strongly. In the order of the batch token 0
-    # has both; else each token has its first choice.
+    # Token 0 prefers expert 1; token 1 prefers expert 0, more strongly. With "position" token 0
+    # keeps both experts; otherwise each token keeps its first choice.
     kept = [[1, 1], [0, 0]] if priority == "position" else [[0, 1], [1, 0]]
     weights = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
-    outputs = np.stack([expert_by_numpy(whole, i, x) for i in range(2)], axis=1)
+    outputs = np.stack([expert_by_numpy(unlimited, i, x) for i in range(2)], axis=1)
     expected = np.sum((weights * kept)[:, :, None] * outputs, axis=1)
     np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-5)
     assert metric_values(layer)["moe_dropped"] == 0.5
     # Outside of training nothing is dropped.
-    np.testing.assert_array_equal(run(layer, x, False), whole(x))
+    np.testing.assert_array_equal(run(layer, x, False), unlimited(x))
     assert metric_values(layer)["moe_dropped"] == 0
 
 
@@ -83,12 +82,12 @@ def expert_by_numpy(layer, i, x):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_factors_of_capacity_act_in_training_and_in_evaluation(training):
+def test_capacity_factors_in_training_and_evaluation(training):
     expected = two_expert_layer(None)(FOUR_TOKENS).numpy()
     for factors in ((0.5, None), (None, 0.5), (1.0, 0.5)):
         layer = two_expert_layer(factors[0], evaluation_capacity_factor=factors[1])
         factor = factors[0] if training else factors[1]
-        # Expert 0 is sent tokens 0, 1, 3: it takes ⌈factor·4/2⌉.
+        # Tokens 0, 1, 3 go to expert 0, which accepts ⌈factor·4/2⌉.
         dropped = {None: [], 0.5: [1, 3], 1.0: [3]}[factor]
         y = run(layer, FOUR_TOKENS, training).numpy()
         np.testing.assert_array_equal(y[dropped], 0)
@@ -98,27 +97,29 @@ def test_factors_of_capacity_act_in_training_and_in_evaluation(training):
         assert metric_values(layer)["moe_dropped"] == len(dropped) / 4
 
 
-def test_capacity_of_strictly_balanced_gating_by_hand():
-    """Each of two experts has two of four tokens, and takes `⌈0.5·4/2⌉` of them, the first."""
-    layer, whole = (
-        randomised(MoE(2, 7, gate=Batchwise(k=1), name="moe", capacity_factor=factor), 2)
+def test_capacity_with_batchwise_gating_by_hand():
+    """Each of two experts has two of four tokens, and accepts the first `⌈0.5·4/2⌉`."""
+    layer, unlimited = (
+        randomize(MoE(2, 7, gate=Batchwise(k=1), name="moe", capacity_factor=factor), 2)
         for factor in (0.5, None)
     )
-    for each in (layer, whole):
-        each.gate.kernels["gate_kernel"].assign(np.eye(2))
+    for mixture in (layer, unlimited):
+        mixture.gate.kernels["gate_kernel"].assign(np.eye(2))
     x = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]], "float32")
-    expected = whole(x, training=True).numpy()  # tokens 0 and 2 to expert 0, 1 and 3 to expert 1
+    expected = unlimited(
+        x, training=True
+    ).numpy()  # tokens 0 and 2 to expert 0, 1 and 3 to expert 1
     expected[2:] = 0
     np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-6)
     assert metric_values(layer)["moe_dropped"] == 0.5
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_metrics_by_hand_and_their_mean_over_batches(training):
+def test_metrics_are_means_over_batches(training):
     layer = two_expert_layer(None)
-    # Loads 3 and 1: CV 0.5, largest 1.5 of the mean.
+    # Loads 3 and 1: CV 0.5, maximum 1.5 times the mean.
     run(layer, FOUR_TOKENS, training)
-    # Loads 1 and 0: CV 1, largest 2, half of the experts unused.
+    # Loads 1 and 0: CV 1, maximum 2 times the mean, half of the experts unused.
     run(layer, FOUR_TOKENS[:1], training)
     values = metric_values(layer)
     assert values == pytest.approx(
@@ -134,8 +135,8 @@ def test_metrics_by_hand_and_their_mean_over_batches(training):
 
 @pytest.mark.parametrize("groups", [None, 3])
 @pytest.mark.parametrize("training", [False, True])
-def test_token_that_no_expert_took_gives_zero(groups, training):
-    layer = randomised(MoE(6, 7, gate=Batchwise(k=1), groups=groups, use_bias=True, name="moe"))
+def test_tokens_without_an_expert_give_zero(groups, training):
+    layer = randomize(MoE(6, 7, gate=Batchwise(k=1), groups=groups, use_bias=True, name="moe"))
     set_thresholds(layer, 4.0 if groups is None else 1.5)
     x = tf.random.stateless_normal([40, D], [1, 2])
     tokens = layer.gate.route(x, training=training).assignments.by_token()[0].numpy()
@@ -160,8 +161,8 @@ def test_token_that_no_expert_took_gives_zero(groups, training):
         assert not {"moe_threshold_precision", "moe_threshold_recall"} & set(values)
 
 
-def test_losses_are_those_of_the_last_call_and_of_training_only():
-    layer = randomised(MoE(4, 7, gate=NoisyTopK(k=2, importance_weight=1.0, load_weight=1.0)))
+def test_losses_of_the_last_training_call_only():
+    layer = randomize(MoE(4, 7, gate=NoisyTopK(k=2, importance_weight=1.0, load_weight=1.0)))
     x = tf.random.stateless_normal([6, D], [1, 2])
     layer(x, training=True)
     layer(x, training=True)

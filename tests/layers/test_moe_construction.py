@@ -25,7 +25,7 @@ def test_operations_and_parameters_of_the_papers_layers():
     deep = MoE(4096, 1024, groups=16, gate=NoisyTopK(k=2))
     assert deep.ops_per_timestep(512) == 4 * 1_048_576 + 16_384 + 524_288
     assert parameters_of(deep, (None, 512)) == 4096 * 1_048_576 + 16_384 + 4_194_304
-    # Softmax has one matrix and evaluates every expert; depth adds h², biases add to the weights.
+    # Softmax has one matrix and computes every expert; depth adds h², biases add parameters.
     dense = MoE(3, 8, gate=Softmax(), depth=2, use_bias=True)
     assert dense.ops_per_timestep(5) == 3 * (5 * 8 + 8 * 8 + 8 * 5) + 15
     assert parameters_of(dense, (None, 5)) == 3 * (5 * 8 + 8 * 8 + 8 * 5 + 8 + 8 + 5) + 15
@@ -41,10 +41,10 @@ def test_operations_and_parameters_of_the_papers_layers():
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"depth": 3, "use_bias": True}])
-def test_parameters_are_those_of_the_built_layer(gate, groups, options):
+def test_parameters_equal_those_of_the_built_layer(gate, groups, options):
     layer = MoE(4, 7, gate=gate, groups=groups, **options)
     expected = parameters_of(layer, (None, None, D))
-    assert layer.weights == []  # counting has built nothing
+    assert layer.weights == []  # counting does not build the layer
     layer.build((None, None, D))
     assert expected == sum(weight.shape.num_elements() for weight in layer.trainable_weights)
 
@@ -53,7 +53,7 @@ def test_parameters_are_those_of_the_built_layer(gate, groups, options):
 
 
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "lecun_uniform"])
-def test_every_expert_is_initialised_like_one_dense_layer(initializer):
+def test_every_expert_is_initialized_like_a_dense_layer(initializer):
     keras.utils.set_random_seed(1)
     layer = MoE(8, 128, gate=NoisyTopK(k=2), kernel_initializer=initializer)
     layer.build((None, 64))
@@ -76,7 +76,7 @@ def test_experts_differ_and_gates_start_at_zero():
         np.testing.assert_array_equal(kernel.numpy(), 0)
 
 
-def test_layers_that_are_given_one_gate_share_nothing():
+def test_layers_with_one_gate_share_no_weights():
     gate = NoisyTopK(k=2)
     first, second = MoE(4, 8, gate=gate), MoE(6, 8, gate=gate)
     for layer in (first, second):
@@ -88,7 +88,7 @@ def test_layers_that_are_given_one_gate_share_nothing():
     assert not ids[0] & ids[1]
 
 
-def test_names_count_up():
+def test_automatic_names():
     first, second = MoE(2, 4, gate="softmax"), MoE(2, 4, gate="softmax")
     assert first.name.startswith("moe")
     assert second.name.startswith("moe_")
@@ -97,8 +97,8 @@ def test_names_count_up():
     assert names == [f"{second.name}_{name}" for name in METRICS]
 
 
-def test_compiler_is_left_off_where_it_cannot_work():
-    # On a GPU Keras compiles a model by XLA unless one of its layers says no.
+def test_automatic_xla_compilation_is_disabled():
+    # On a GPU Keras compiles a model with XLA unless one of its layers does not support it.
     model = keras.Sequential([keras.Input((D,)), MoE(4, 8)])
     model.compile("sgd", "mse", jit_compile="auto")
     assert model.jit_compile in (False, "auto")
@@ -154,7 +154,7 @@ def test_wrong_arguments(arguments, message):
 
 
 @pytest.mark.parametrize("initializer", ["orthogonal", "identity"])
-def test_initializer_that_would_mix_experts(initializer):
+def test_initializer_that_would_mix_experts_raises_an_error(initializer):
     with pytest.raises(ValueError, match=r"kernel_initializer must .*got"):
         MoE(4, 8, kernel_initializer=initializer).build((None, 8))
 

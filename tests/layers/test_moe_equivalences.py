@@ -1,4 +1,4 @@
-"""The sparse layer against dense formulas written down here, values and gradients, in float64."""
+"""Compares the sparse layer with dense formulas, values and gradients, in float64."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from tfmoe.layers import FeedForward, MoE
 
 D, HIDDEN, EXPERTS = 5, 7, 6
 X = np.random.default_rng(0).standard_normal((11, D))
-WEIGHTS_OF_OUTPUTS = np.random.default_rng(1).standard_normal((11, D))
+OUTPUT_WEIGHTS = np.random.default_rng(1).standard_normal((11, D))
 
 
-def randomised(layer, input_dim=D):
-    """Builds a layer and gives every weight, gates and biases included, a random value."""
+def randomize(layer, input_dim=D):
+    """Builds a layer and assigns a random value to every weight, including gates and biases."""
     layer.build((None, input_dim))
     rng = np.random.default_rng(2)
     for weight in layer.trainable_weights:
@@ -29,7 +29,7 @@ def keep_top_k(logits, k):
 
 
 def expert_outputs(layer, x):
-    """`[T, E, D]`: every token through every expert, as plain matrix products."""
+    """`[T, E, D]`: the outputs of every expert for every token, as plain matrix products."""
     h = tf.repeat(x[:, None, :], layer.num_experts, axis=1)
     experts = layer.experts
     for i, kernel in enumerate(experts.kernels):
@@ -48,7 +48,7 @@ def values_and_gradients(function, x, variables):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
-        total = tf.reduce_sum(y * WEIGHTS_OF_OUTPUTS)
+        total = tf.reduce_sum(y * OUTPUT_WEIGHTS)
     sources = [x, *variables]
     gradients = tape.gradient(total, sources, unconnected_gradients="zero")
     return [y, *(tf.convert_to_tensor(gradient) for gradient in gradients)]
@@ -78,19 +78,19 @@ OPTIONS = {
 @pytest.mark.parametrize("k", [2, 6])
 def test_flat_noisy_top_k(k, options):
     gate = NoisyTopK(k=k, noise=False)
-    layer = randomised(MoE(EXPERTS, HIDDEN, gate=gate, dtype="float64", **options))
+    layer = randomize(MoE(EXPERTS, HIDDEN, gate=gate, dtype="float64", **options))
 
     def dense(x):
         gates = keep_top_k(x @ layer.gate.kernels["gate_kernel"], k)
         return mixture(gates, expert_outputs(layer, x))
 
     names, expected = assert_equivalent(layer, dense)
-    for name, value in zip(names, expected, strict=True):  # nothing is equal by being zero
+    for name, value in zip(names, expected, strict=True):  # no value is zero
         assert np.abs(value.numpy()).max() > 1e-3, name
 
 
 def test_softmax_gate_is_the_dense_mixture():
-    layer = randomised(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
+    layer = randomize(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
 
     def dense(x):
         gates = tf.nn.softmax(x @ layer.gate.kernels["gate_kernel"])
@@ -99,11 +99,11 @@ def test_softmax_gate_is_the_dense_mixture():
     assert_equivalent(layer, dense)
 
 
-def test_all_experts_selected_is_the_soft_mixture():
-    sparse = randomised(
+def test_k_equal_to_num_experts_is_the_soft_mixture():
+    sparse = randomize(
         MoE(EXPERTS, HIDDEN, gate=NoisyTopK(k=EXPERTS, noise=False), dtype="float64")
     )
-    soft = randomised(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
+    soft = randomize(MoE(EXPERTS, HIDDEN, gate=Softmax(), dtype="float64"))
     actual = values_and_gradients(sparse, X, sparse.trainable_variables)
     expected = values_and_gradients(soft, X, soft.trainable_variables)
     for a, b in zip(actual, expected, strict=True):
@@ -114,7 +114,7 @@ def test_all_experts_selected_is_the_soft_mixture():
 @pytest.mark.parametrize("gate", [NoisyTopK(k=1), Softmax()], ids=["noisy_top_k", "softmax"])
 @pytest.mark.parametrize("options", [{}, {"depth": 3, "use_bias": True, "activation": "tanh"}])
 def test_one_expert_is_a_feed_forward_layer(gate, options, training):
-    layer = randomised(MoE(1, HIDDEN, gate=gate, dtype="float64", **options))
+    layer = randomize(MoE(1, HIDDEN, gate=gate, dtype="float64", **options))
     dense = FeedForward(HIDDEN, dtype="float64", **options)
     dense.build((None, D))
     expert_weights = layer.experts.trainable_weights
@@ -127,13 +127,13 @@ def test_one_expert_is_a_feed_forward_layer(gate, options, training):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10)
 
 
-def hierarchical_dense(layer, gate_of):
-    """`Σ_i Σ_j G_primary(x)_i G_i(x)_j E_ij(x)` with both gates evaluated everywhere."""
+def hierarchical_dense(layer, level_gates):
+    """`Σ_i Σ_j G_primary(x)_i G_i(x)_j E_ij(x)` with both gates computed for all tokens."""
 
     def dense(x):
-        primary = gate_of[0](x @ layer.gate.primary.kernels["gate_kernel"])
+        primary = level_gates[0](x @ layer.gate.primary.kernels["gate_kernel"])
         kernel = tf.convert_to_tensor(layer.gate.secondary.kernels["gate_kernel"])
-        secondary = gate_of[1](tf.einsum("td,gde->tge", x, kernel))
+        secondary = level_gates[1](tf.einsum("td,gde->tge", x, kernel))
         gates = tf.reshape(primary[:, :, None] * secondary, [-1, layer.num_experts])
         return mixture(gates, expert_outputs(layer, x))
 
@@ -144,7 +144,7 @@ def hierarchical_dense(layer, gate_of):
 @pytest.mark.parametrize(("groups", "k"), [(4, 2), (2, 2), (4, 3)])
 def test_hierarchical_noisy_top_k(groups, k, recompute):
     gate = NoisyTopK(k=k, noise=False)
-    layer = randomised(
+    layer = randomize(
         MoE(12, HIDDEN, gate=gate, groups=groups, recompute=recompute, dtype="float64")
     )
     dense = hierarchical_dense(layer, [lambda logits: keep_top_k(logits, k)] * 2)
@@ -154,21 +154,21 @@ def test_hierarchical_noisy_top_k(groups, k, recompute):
 
 
 def test_dense_hierarchical_is_the_product_of_its_softmaxes():
-    layer = randomised(MoE(6, HIDDEN, gate=Softmax(), groups=2, dtype="float64"))
+    layer = randomize(MoE(6, HIDDEN, gate=Softmax(), groups=2, dtype="float64"))
     assert_equivalent(layer, hierarchical_dense(layer, [tf.nn.softmax] * 2))
 
 
-def test_hierarchical_with_different_gates_at_its_levels():
+def test_hierarchical_with_different_gates():
     gate = Hierarchical(3, NoisyTopK(k=2, noise=False), Softmax())
-    layer = randomised(MoE(6, HIDDEN, gate=gate, dtype="float64"))
+    layer = randomize(MoE(6, HIDDEN, gate=gate, dtype="float64"))
     dense = hierarchical_dense(layer, [lambda logits: keep_top_k(logits, 2), tf.nn.softmax])
     assert_equivalent(layer, dense)
 
 
 @pytest.mark.parametrize("groups", [None, 2])
-def test_noise_drawn_in_training_is_the_only_difference_to_evaluation(groups):
-    """With W_noise so low that σ = 0 training selects what evaluation does."""
-    layer = randomised(MoE(4, HIDDEN, gate=NoisyTopK(k=2), groups=groups, dtype="float64"))
+def test_noise_is_the_only_difference_between_training_and_evaluation(groups):
+    """With very negative W_noise, σ = 0, and training selects the same experts as evaluation."""
+    layer = randomize(MoE(4, HIDDEN, gate=NoisyTopK(k=2), groups=groups, dtype="float64"))
     for weight in layer.gate.trainable_weights:
         if weight.name == "noise_kernel":
             weight.assign(np.zeros(weight.shape))
@@ -183,9 +183,9 @@ def test_noise_drawn_in_training_is_the_only_difference_to_evaluation(groups):
 
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_under_tf_function_with_unknown_batch_and_time(groups, recompute):
+def test_function_with_unknown_batch_and_time(groups, recompute):
     gate = NoisyTopK(k=2, noise=False)
-    layer = randomised(
+    layer = randomize(
         MoE(4, HIDDEN, gate=gate, groups=groups, recompute=recompute, dtype="float64")
     )
 
@@ -214,8 +214,8 @@ def test_under_tf_function_with_unknown_batch_and_time(groups, recompute):
 
 
 @pytest.mark.parametrize("shape", [(24, D), (4, 6, D), (2, 3, 4, D)])
-def test_leading_axes_are_all_tokens(shape):
-    layer = randomised(MoE(EXPERTS, HIDDEN, gate=NoisyTopK(k=2), dtype="float64"))
+def test_leading_axes_are_tokens(shape):
+    layer = randomize(MoE(EXPERTS, HIDDEN, gate=NoisyTopK(k=2), dtype="float64"))
     x = np.random.default_rng(3).standard_normal((24, D))
     y = layer(x.reshape(shape))
     assert y.shape == shape
@@ -226,7 +226,7 @@ def test_leading_axes_are_all_tokens(shape):
 @pytest.mark.parametrize("shape", [(0, D), (2, 0, D)])
 def test_empty_batch(shape, groups):
     gate = NoisyTopK(k=2, importance_weight=0.1, load_weight=0.1)
-    layer = randomised(MoE(4, HIDDEN, gate=gate, groups=groups, capacity_factor=1.0))
+    layer = randomize(MoE(4, HIDDEN, gate=gate, groups=groups, capacity_factor=1.0))
     with tf.GradientTape() as tape:
         y = layer(tf.zeros(shape), training=True)
         total = tf.reduce_sum(y) + sum(layer.losses)
@@ -238,7 +238,7 @@ def test_empty_batch(shape, groups):
     assert values and all(np.isfinite(value.numpy()) for value in values)
 
 
-def test_gate_learns_from_the_task_alone():
+def test_the_task_trains_the_gate():
     layer = MoE(4, HIDDEN, gate=NoisyTopK(k=2, seed=1))
     keras.utils.set_random_seed(1)
     layer.build((None, D))

@@ -1,4 +1,4 @@
-"""`MoE` in what Keras users build around it: loops, policies, compilers, debugging, saving."""
+"""`MoE` with Keras features: loops, dtype policies, compilers, debugging, saving."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def make_model(*, inputs=(3, 5), **options):
     mixture = MoE(4, 6, name="moe", **options)
     model = keras.Sequential([keras.Input(inputs), mixture, keras.layers.Dense(2)])
     model.compile("adam", "mse")
-    model.optimizer.build(model.trainable_variables)  # or `fit` traces a step twice
+    model.optimizer.build(model.trainable_variables)  # else `fit` traces a step twice
     return model
 
 
@@ -50,7 +50,7 @@ def fit_recurrent(gate, unroll):
 
 @pytest.mark.parametrize("gate", [NoisyTopK(k=2, noise=False, **BALANCED), Batchwise(k=2)])
 def test_several_steps_in_a_loop(gate):
-    """`steps_per_execution` puts whole steps, with their losses, into a loop of TensorFlow."""
+    """`steps_per_execution` runs whole steps, with their losses, in a loop of TensorFlow."""
     weights = []
     for steps in (1, 2):
         keras.utils.set_random_seed(0)
@@ -61,8 +61,8 @@ def test_several_steps_in_a_loop(gate):
         assert history["loss"][1] < history["loss"][0]
         weights.append([weight.numpy() for weight in model.trainable_weights])
         assert all((old != new).any() for old, new in zip(before, weights[-1], strict=True))
-    for one, several in zip(*weights, strict=True):
-        np.testing.assert_allclose(one, several, atol=1e-6)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_a_loop_over_time_in_a_loop_over_steps():
@@ -103,9 +103,9 @@ def test_counts_in_bfloat16_are_exact():
     layer.build((None, 2))
     layer.gate.gate_kernel.assign([[9, 0], [0, 9]])
     layer(np.repeat([[1.0, 0], [0, 1]], [600, 200], axis=0), training=True)
-    measured = layer.expert_metrics.result()
-    assert float(measured["moe_max_over_mean_load"]) == 1.5
-    assert float(measured["moe_cv_load"]) == 0.5
+    metrics = layer.expert_metrics.result()
+    assert float(metrics["moe_max_over_mean_load"]) == 1.5
+    assert float(metrics["moe_cv_load"]) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_with_check_numerics(num_experts, gate):
     assert np.isfinite(history["val_loss"][0])
 
 
-def test_compiled_by_xla():
+def test_xla_compilation_raises_an_error():
     layer = MoE(4, 6, gate="noisy_top_k", name="moe")
     layer.build((None, 5))
-    with pytest.raises(ValueError, match=r"moe cannot be compiled by XLA.*jit_compile=True away"):
+    with pytest.raises(ValueError, match=r"moe cannot be compiled by XLA.*remove jit_compile=True"):
         tf.function(layer, jit_compile=True)(X)
     model = make_model()
     model.compile("adam", "mse", jit_compile="auto")
     assert not model.jit_compile
 
 
-def test_what_is_not_supported_says_what_to_do():
+def test_errors_of_unsupported_features():
     with keras.RematScope(mode="full"):
         layer = MoE(4, 6, name="moe")
     with pytest.raises(ValueError, match=r"RematScope: create it outside.*recompute=True"):
@@ -149,7 +149,7 @@ def test_what_is_not_supported_says_what_to_do():
     layer.build((None, 5))
     with pytest.raises(NotImplementedError, match=r"moe cannot be quantized, got mode='int8'"):
         layer.quantize("int8")
-    with pytest.raises(NotImplementedError, match=r"moe has no LoRA adapters: .*trainable=False"):
+    with pytest.raises(NotImplementedError, match=r"moe does not support LoRA: .*trainable=False"):
         layer.enable_lora(4)
     with pytest.raises(ValueError, match=r"no argument k: give it to the gate: gate=NoisyTopK\(k"):
         MoE(4, 6, k=2)
@@ -158,12 +158,12 @@ def test_what_is_not_supported_says_what_to_do():
 
 
 @pytest.mark.parametrize("num_experts", [4, 80])
-def test_derivatives_of_derivatives(num_experts):
-    """Against finite differences of the gradient, and forward against reverse mode."""
+def test_second_order_and_forward_mode_derivatives(num_experts):
+    """Compares with finite differences of the gradient, and forward mode with reverse mode."""
     gate = NoisyTopK(k=2, noise=False)
     layer = MoE(num_experts, 6, gate=gate, activation="tanh", dtype="float64")
     layer.build((None, 5))
-    x, v = (tf.constant(each, tf.float64) for each in np.split(X[:2].reshape(-1, 5), 2))
+    x, v = (tf.constant(part, tf.float64) for part in np.split(X[:2].reshape(-1, 5), 2))
 
     def gradient(x):
         with tf.GradientTape() as tape:
@@ -173,26 +173,26 @@ def test_derivatives_of_derivatives(num_experts):
 
     with tf.GradientTape() as tape:
         tape.watch(x)
-        along = tf.reduce_sum(gradient(x) * v)
-    found = tape.gradient(along, x)
+        slope = tf.reduce_sum(gradient(x) * v)
+    actual = tape.gradient(slope, x)
     step = 1e-6
     expected = (gradient(x + step * v) - gradient(x - step * v)) / (2 * step)
-    np.testing.assert_allclose(found, expected, 1e-5, 1e-8)
+    np.testing.assert_allclose(actual, expected, 1e-5, 1e-8)
 
     with tf.autodiff.ForwardAccumulator(x, v) as accumulator:
         y = tf.reduce_sum(tf.sin(layer(x)))
     np.testing.assert_allclose(accumulator.jvp(y), tf.reduce_sum(gradient(x) * v), 1e-10)
 
 
-def test_route_builds_the_layer_and_takes_numpy():
+def test_route_builds_the_layer_and_accepts_numpy():
     layer = MoE(4, 6, gate=NoisyTopK(k=2, noise=False))
     mask = np.arange(48).reshape(16, 3) % 5 > 0
     routing = layer.route(X, mask=mask)
     assert layer.built and len(layer.trainable_weights) == 3
     assert int(routing.assignments.num_tokens) == mask.sum()
-    again = layer.route(X[mask])
-    for one, two in zip(routing.assignments.by_token(), again.assignments.by_token(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    unmasked = layer.route(X[mask]).assignments.by_token()
+    for a, b in zip(routing.assignments.by_token(), unmasked, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("mask", [np.ones([16, 4], bool), np.ones([16, 3, 5], bool)])
@@ -203,8 +203,8 @@ def test_masks_of_another_shape(mask):
             call(X, mask=mask)
 
 
-def test_capacity_is_that_of_training():
-    """Outside of training, what a token gets does not depend on its batch."""
+def test_capacity_factor_applies_in_training_only():
+    """Outside of training, the output for a token does not depend on its batch."""
     model = make_model(capacity_factor=0.5)
     model.fit(X, Y, verbose=0)
     alone = model.predict(X, batch_size=1, verbose=0)
@@ -215,27 +215,27 @@ def test_capacity_is_that_of_training():
     assert limited.evaluate(X, Y, verbose=0, return_dict=True)["moe_dropped"] > 0
 
 
-@pytest.mark.parametrize("how", ["export", "save"])
-def test_saved_model_of_a_trained_model(how, tmp_path):
+@pytest.mark.parametrize("method", ["export", "save"])
+def test_saved_model_of_a_trained_model(method, tmp_path):
     model = make_model()
     model.fit(X, Y, verbose=0)
-    if how == "export":
+    if method == "export":
         model.export(tmp_path, verbose=False)
     else:
         tf.saved_model.save(model, tmp_path)
     loaded = tf.saved_model.load(tmp_path)
-    function = loaded.serve if how == "export" else loaded.signatures["serving_default"]
-    found = function(tf.constant(X))
-    found = next(iter(found.values())) if isinstance(found, dict) else found
-    np.testing.assert_allclose(found, model.predict(X, verbose=0), 1e-5, 1e-6)
+    function = loaded.serve if method == "export" else loaded.signatures["serving_default"]
+    outputs = function(tf.constant(X))
+    outputs = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
+    np.testing.assert_allclose(outputs, model.predict(X, verbose=0), 1e-5, 1e-6)
 
 
-def test_a_gate_of_two_layers_draws_for_each():
+def test_layers_with_one_gate_draw_different_noise():
     gate = NoisyTopK(k=2, seed=1)
     layers = [MoE(8, 6, gate=gate) for _ in range(2)]
-    again = MoE(8, 6, gate=NoisyTopK(k=2, seed=1))
-    for layer in (*layers, again):
+    layers.append(MoE(8, 6, gate=NoisyTopK(k=2, seed=1)))
+    for layer in layers:
         layer.build((None, 5))
-    one, two, same = (layer.gate.draw(tf.constant(X[0])) for layer in (*layers, again))
-    assert np.abs(one - two).max() > 0.1
-    np.testing.assert_array_equal(one, same)
+    first, second, equal = (layer.gate.draw(tf.constant(X[0])) for layer in layers)
+    assert np.abs(first - second).max() > 0.1
+    np.testing.assert_array_equal(first, equal)

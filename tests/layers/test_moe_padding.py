@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers.small_mixtures import D, metric_values, randomised, run, set_thresholds
+from layers.small_mixtures import D, metric_values, randomize, run, set_thresholds
 
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import MoE
 
 
-def rewind_noise(layer):
+def reset_noise(layer):
     for variable in layer.non_trainable_variables:
         if "seed_generator" in variable.path:
             variable.assign([9, 0])
@@ -22,16 +22,16 @@ MASK = np.array([[True, True, False, False], [True, False, False, True]])
 @pytest.mark.parametrize("capacity_factor", [None, 0.75])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("training", [False, True])
-def test_masked_positions_count_nowhere(groups, training, capacity_factor):
+def test_masked_positions_are_not_counted(groups, training, capacity_factor):
     gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
     factors = {"capacity_factor": capacity_factor, "evaluation_capacity_factor": capacity_factor}
-    layer = randomised(MoE(4, 7, gate=gate, groups=groups, name="moe", **factors))
+    layer = randomize(MoE(4, 7, gate=gate, groups=groups, name="moe", **factors))
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
-    rewind_noise(layer)
+    reset_noise(layer)
     expected = run(layer, x[MASK], training).numpy()
     expected_losses, expected_metrics = [v.numpy() for v in layer.losses], metric_values(layer)
     padded = np.where(MASK[..., None], x, np.nan).astype("float32")
-    rewind_noise(layer)
+    reset_noise(layer)
     outputs = run(layer, padded, training, mask=tf.constant(MASK)).numpy()
     np.testing.assert_array_equal(outputs[MASK], expected)
     np.testing.assert_array_equal(outputs[~MASK], 0)
@@ -42,7 +42,7 @@ def test_masked_positions_count_nowhere(groups, training, capacity_factor):
 
 
 def test_masked_positions_get_no_gradient():
-    layer = randomised(MoE(4, 7, gate=NoisyTopK(k=2)))
+    layer = randomize(MoE(4, 7, gate=NoisyTopK(k=2)))
     x = tf.random.stateless_normal([2, 4, D], [1, 2])
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -53,9 +53,9 @@ def test_masked_positions_get_no_gradient():
 
 
 @pytest.mark.parametrize("groups", [None, 2])
-def test_batch_of_nothing_but_padding(groups):
+def test_a_batch_of_padding_only(groups):
     gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
-    layer = randomised(MoE(4, 7, gate=gate, groups=groups, capacity_factor=1.0))
+    layer = randomize(MoE(4, 7, gate=gate, groups=groups, capacity_factor=1.0))
     with tf.GradientTape() as tape:
         y = layer(tf.ones([2, 3, D]), mask=tf.zeros([2, 3], tf.bool), training=True)
         total = tf.reduce_sum(y) + sum(layer.losses)
@@ -68,12 +68,12 @@ def test_batch_of_nothing_but_padding(groups):
 
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("training", [False, True])
-def test_masked_positions_count_nowhere_in_strictly_balanced_gating(groups, training):
+def test_masked_positions_are_not_counted_in_batchwise_gating(groups, training):
     gate = Batchwise(k=2, importance_weight=0.3)
-    layer = randomised(MoE(6, 7, gate=gate, groups=groups, name="moe"))
+    layer = randomize(MoE(6, 7, gate=gate, groups=groups, name="moe"))
     set_thresholds(layer, 1.0)
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
-    x[~MASK] = 100 * x[MASK]  # far higher logits: they would be taken first
+    x[~MASK] = 100 * x[MASK]  # experts would take these first
     expected = run(layer, x[MASK], training).numpy()
     expected_losses, expected_metrics = [v.numpy() for v in layer.losses], metric_values(layer)
     outputs = run(layer, x, training, mask=tf.constant(MASK)).numpy()
@@ -82,14 +82,14 @@ def test_masked_positions_count_nowhere_in_strictly_balanced_gating(groups, trai
     np.testing.assert_array_equal([v.numpy() for v in layer.losses], expected_losses)
     assert len(expected_losses) == (1 if training else 0)
     assert metric_values(layer) == expected_metrics
-    own = {"threshold_precision", "threshold_recall"} if training else {"unrouted"}
-    assert {f"moe_{name}" for name in own} <= set(expected_metrics)
+    names = {"threshold_precision", "threshold_recall"} if training else {"unrouted"}
+    assert {f"moe_{name}" for name in names} <= set(expected_metrics)
 
 
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("training", [False, True])
-def test_batch_of_nothing_but_padding_in_strictly_balanced_gating(groups, training):
-    layer = randomised(MoE(4, 7, gate=Batchwise(k=2, importance_weight=0.3), groups=groups))
+def test_a_batch_of_padding_only_in_batchwise_gating(groups, training):
+    layer = randomize(MoE(4, 7, gate=Batchwise(k=2, importance_weight=0.3), groups=groups))
     with tf.GradientTape() as tape:
         y = run(layer, tf.ones([2, 3, D]), training, mask=tf.zeros([2, 3], tf.bool))
         total = tf.reduce_sum(y) + sum(layer.losses)
@@ -100,8 +100,8 @@ def test_batch_of_nothing_but_padding_in_strictly_balanced_gating(groups, traini
     assert all(np.isfinite(value) for value in metric_values(layer).values())
 
 
-def test_mask_of_the_first_axes_covers_the_others():
-    layer = randomised(MoE(4, 7, gate=NoisyTopK(k=2)))
+def test_mask_of_the_first_axes_is_broadcast():
+    layer = randomize(MoE(4, 7, gate=NoisyTopK(k=2)))
     x = tf.random.stateless_normal([2, 4, 3, D], [1, 2])
     full = np.broadcast_to(MASK[:, :, None], [2, 4, 3])
     expected = layer(x, mask=tf.constant(full)).numpy()
@@ -109,7 +109,7 @@ def test_mask_of_the_first_axes_covers_the_others():
     assert np.abs(expected[MASK]).min(axis=-1).max() > 0
 
 
-def test_mask_of_an_embedding_reaches_the_layer_and_goes_on():
+def test_mask_of_an_embedding_is_used_and_passed_on():
     inputs = keras.Input([None], dtype="int32")
     embedded = keras.layers.Embedding(9, D, mask_zero=True)(inputs)
     moe = MoE(4, 7, gate=NoisyTopK(k=2))

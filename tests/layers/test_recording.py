@@ -13,17 +13,15 @@ X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 MASK = np.array([[True, False, True], [False, True, False]])
 
 
-def built(**options):
+def built_layer(**options):
     layer = MoE(num_experts=5, hidden_units=3, gate=NoisyTopK(k=2, noise=False), **options)
     layer.build((None, None, 4))
     return layer
 
 
 def assert_same(routing, expected):
-    for one, other in zip(
-        routing.assignments.by_token(), expected.assignments.by_token(), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    for a, b in zip(routing.assignments.by_token(), expected.assignments.by_token(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("groups", [None, 5])
@@ -31,29 +29,29 @@ def test_an_eager_call(groups):
     layer = MoE(num_experts=5, hidden_units=3, groups=groups, gate=NoisyTopK(k=1, load_weight=0.1))
     with recording_routings() as recordings:
         outputs = layer(X)
-    (found,) = recordings
-    assert found.layer is layer
-    assert_same(found.routing, layer.route(X))
-    np.testing.assert_array_equal(found.tokens, X.reshape(6, 4))
-    np.testing.assert_array_equal(found.places, range(6))
-    np.testing.assert_array_equal(found.shape, [2, 3])
+    (recording,) = recordings
+    assert recording.layer is layer
+    assert_same(recording.routing, layer.route(X))
+    np.testing.assert_array_equal(recording.tokens, X.reshape(6, 4))
+    np.testing.assert_array_equal(recording.positions, range(6))
+    np.testing.assert_array_equal(recording.shape, [2, 3])
     np.testing.assert_array_equal(outputs, layer(X))
-    assert len(recordings) == 1  # that call came after it
+    assert len(recordings) == 1  # the last call was outside of the context
 
 
-def test_masked_positions_are_left_out():
-    layer = built()
+def test_masked_positions_are_not_recorded():
+    layer = built_layer()
     with recording_routings() as recordings:
         layer(X, mask=tf.constant(MASK))
-    (found,) = recordings
-    np.testing.assert_array_equal(found.places, [0, 2, 4])
-    np.testing.assert_array_equal(found.tokens, X[MASK])
-    np.testing.assert_array_equal(found.shape, [2, 3])
-    assert_same(found.routing, layer.route(X[MASK]))
+    (recording,) = recordings
+    np.testing.assert_array_equal(recording.positions, [0, 2, 4])
+    np.testing.assert_array_equal(recording.tokens, X[MASK])
+    np.testing.assert_array_equal(recording.shape, [2, 3])
+    assert_same(recording.routing, layer.route(X[MASK]))
 
 
-def test_a_function_that_is_traced_meanwhile():
-    layer = built()
+def test_a_function_traced_in_the_context():
+    layer = built_layer()
 
     @tf.function(autograph=False)
     def tokens_and_experts(x):
@@ -61,15 +59,13 @@ def test_a_function_that_is_traced_meanwhile():
             layer(x)
         return recordings[0].routing.assignments.by_token()
 
-    for one, other in zip(
-        tokens_and_experts(X), layer.route(X).assignments.by_token(), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    for a, b in zip(tokens_and_experts(X), layer.route(X).assignments.by_token(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_the_experts_are_not_computed_for_it():
-    """A graph that returns the routing alone multiplies by no expert's matrix."""
-    layer = built()
+def test_experts_are_not_computed_for_the_routing():
+    """A graph that returns only the routing does not use the weights of experts."""
+    layer = built_layer()
 
     @tf.function(autograph=False)
     def experts(x):
@@ -83,14 +79,14 @@ def test_the_experts_are_not_computed_for_it():
 
 
 def test_training_is_not_recorded():
-    layer = built()
+    layer = built_layer()
     with recording_routings() as recordings:
         layer(X, training=True)
     assert recordings == []
 
 
-def test_metrics_stay_as_they_are():
-    layer = built(name="moe")
+def test_metrics_are_not_changed():
+    layer = built_layer(name="moe")
     model = keras.Sequential([layer])
     model.compile("sgd", "mse")
     expected = model.evaluate(X, X, verbose=0, return_dict=True)
@@ -101,23 +97,23 @@ def test_metrics_stay_as_they_are():
     assert len(recordings) == 2
     assert before == {metric.name: metric.variables for metric in layer.metrics}
     with recording_routings():
-        found = model.evaluate(X, X, verbose=0, return_dict=True)
-    assert found == expected and "moe_cv_load" in found
+        logs = model.evaluate(X, X, verbose=0, return_dict=True)
+    assert logs == expected and "moe_cv_load" in logs
 
 
-def test_an_inner_recording_keeps_to_itself():
-    layer = built()
+def test_nested_recordings():
+    layer = built_layer()
     with recording_routings() as outer:
         with pytest.raises(KeyError), recording_routings() as inner:
             layer(X)
             raise KeyError
         layer(X[:1])
-    assert [each.shape.numpy().tolist() for each in inner] == [[2, 3]]
-    assert [each.shape.numpy().tolist() for each in outer] == [[1, 3]]
+    assert [recording.shape.numpy().tolist() for recording in inner] == [[2, 3]]
+    assert [recording.shape.numpy().tolist() for recording in outer] == [[1, 3]]
 
 
 def test_other_threads_are_not_recorded():
-    layer = built()
+    layer = built_layer()
     with recording_routings() as recordings:
         thread = threading.Thread(target=layer, args=(X,))
         thread.start()
@@ -126,7 +122,7 @@ def test_other_threads_are_not_recorded():
 
 
 def test_mixed_precision():
-    layer = built(dtype="mixed_bfloat16")
+    layer = built_layer(dtype="mixed_bfloat16")
     with recording_routings() as recordings:
         layer(X)
     assert recordings[0].tokens.dtype == tf.bfloat16

@@ -13,26 +13,26 @@ def test_by_hand():
     layer = Residual(keras.layers.Dense(2, use_bias=False), activation="sigmoid")
     layer.build((None, 2))
     layer.layer.set_weights([np.array([[0.0, 1.0], [0.0, 0.0]])])
-    # The layer makes (0, 3) of (3, 8): σ(0) = 1/2, σ(3) = 0.9526.
+    # The layer converts (3, 8) to (0, 3): σ(0) = 1/2, σ(3) = 0.9526.
     result = layer(np.array([[3.0, 8.0]])).numpy()
     np.testing.assert_allclose(result, [[3.5, 8 + 1 / (1 + np.exp(-3))]], rtol=1e-6)
 
 
-def test_without_the_connection_by_hand():
+def test_without_the_residual_connection_by_hand():
     layer = Residual(keras.layers.Identity(), activation="relu", dropout=0.5, residual=False)
     x = np.array([[3.0, -8.0]])
     np.testing.assert_array_equal(layer(x).numpy(), [[3, 0]])
     np.testing.assert_array_equal(layer.step(x, ())[0].numpy(), [[3, 0]])
-    # Dropped: 0. Kept: 1 / (1 - 0.5).
+    # Dropped elements are 0, kept elements 1 / (1 - 0.5).
     values = np.unique(layer(np.ones((100, 10), "float32"), training=True).numpy())
     np.testing.assert_array_equal(values, [0, 2])
 
 
-def test_dropout_acts_in_training_on_the_layers_output_only():
+def test_dropout_of_the_layer_output_in_training():
     layer = Residual(keras.layers.Identity(), dropout=0.5, seed=1)
     x = np.ones((100, 10), "float32")
     np.testing.assert_array_equal(layer(x).numpy(), 2)
-    # Dropped: 1 + 0. Kept: 1 + 1 / (1 - 0.5).
+    # Dropped elements are 1 + 0, kept elements 1 + 1 / (1 - 0.5).
     values, counts = np.unique(layer(x, training=True).numpy(), return_counts=True)
     np.testing.assert_array_equal(values, [1, 3])
     np.testing.assert_allclose(counts, 500, atol=80)
@@ -51,7 +51,7 @@ def test_training_and_mask_reach_the_layer():
 @pytest.mark.parametrize(
     "inner", [FeedForward(7), ProjectedLSTM(6, 5, return_sequences=True), MoE(4, 7)]
 )
-def test_counts_are_the_layers(inner):
+def test_counts_equal_those_of_the_layer(inner):
     layer = Residual(inner)
     assert layer.ops_per_timestep(5) == inner.ops_per_timestep(5)
     assert layer.gate_ops_per_timestep(5) == inner.gate_ops_per_timestep(5)
@@ -62,7 +62,7 @@ def test_counts_are_the_layers(inner):
 @pytest.mark.parametrize(
     "inner", [FeedForward(7), ProjectedLSTM(6, 5, return_sequences=True), MoE(4, 7)]
 )
-def test_steps_are_the_layers(inner):
+def test_steps_equal_those_of_the_layer(inner):
     layer = Residual(inner, activation="tanh", dropout=0.2)
     expected = layer(X).numpy()
     assert layer.is_causal == inner.is_causal
@@ -79,16 +79,16 @@ def test_steps_are_the_layers(inner):
 def test_kept_by_hand():
     inner = MoE(4, 7, gate=NoisyTopK(k=2), recompute=True)
     kept = inner.kept_for_backward(5)
-    plain, dropped = (
+    plain, with_dropout = (
         Residual(inner, activation, dropout).kept_for_backward(5)
         for activation, dropout in ((None, 0.0), ("sigmoid", 0.1))
     )
     assert plain == kept
-    # The sigmoid's output in float32, and a byte for each of 5 elements.
-    assert dropped == (kept.always + 4 * 5 + 5, 4 * 2 * 7, True)
+    # The output of the sigmoid in float32, and a byte for each of 5 elements.
+    assert with_dropout == (kept.always + 4 * 5 + 5, 4 * 2 * 7, True)
 
 
-def test_layers_of_keras_are_blocks_as_far_as_they_can_be():
+def test_keras_layers_have_the_defaults_of_blocks():
     layer = Residual(keras.layers.Dense(5, name="dense"))
     expected = layer(X).numpy()
     assert (layer.is_causal, layer.needs_memory, layer.initial_state(2)) == (False, False, ())
@@ -112,17 +112,17 @@ def test_save_and_load(inner, tmp_path):
     layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4, residual=False)
     model = keras.Sequential([keras.Input((None, 5)), layer])
     model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
-    assert again.count_params() == model.count_params()
-    again = again.layers[0]
-    assert (again.dropout.rate, again.seed, again.residual) == (0.3, 4, False)
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(X).numpy(), model(X).numpy())
+    assert loaded.count_params() == model.count_params()
+    loaded = loaded.layers[0]
+    assert (loaded.dropout.rate, loaded.seed, loaded.residual) == (0.3, 4, False)
 
 
 @pytest.mark.parametrize(
     "inner", [keras.layers.Dense(4), ProjectedLSTM(4, return_sequences=True), ProjectedLSTM(5)]
 )
-def test_layer_that_changes_the_shape(inner):
+def test_a_layer_that_changes_the_shape_raises_an_error(inner):
     with pytest.raises(ValueError, match=r"keeps the shape: .*projection_units=5"):
         Residual(inner)(np.zeros((3, 3, 5), "float32"))
 

@@ -10,7 +10,7 @@ EXPERTS = np.array([[2, 0], [0, 1], [2, 0], [1, 2], [1, 0]], np.int32)
 WEIGHTS = np.random.default_rng(1).random((5, 2))
 
 
-def randomised(**arguments):
+def random_layer(**arguments):
     layer = RoutedExperts(3, 4, dtype="float64", **arguments)
     layer.build((None, 3))
     rng = np.random.default_rng(1)
@@ -35,18 +35,18 @@ def dense_weights():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_k_experts_per_token(training):
-    layer = randomised()
+    layer = random_layer()
     assignments = assign_tokens(tf.constant(EXPERTS), tf.constant(WEIGHTS), 3)
     y = layer(tf.constant(X), assignments, training=training)
     np.testing.assert_allclose(y, by_numpy(layer, dense_weights()), rtol=0, atol=1e-12)
-    same = layer.on_this_device(tf.constant(X), assignments, training=training)
-    np.testing.assert_array_equal(same, y)
+    local = layer.compute_local(tf.constant(X), assignments, training=training)
+    np.testing.assert_array_equal(local, y)
 
 
 def test_dropped_assignments_and_tokens_without_an_expert():
-    layer = randomised()
-    # Sorted: tokens 0, 1, 2, 4 of expert 0; 1, 3, 4 of expert 1; 0, 2, 3 of expert 2. What is
-    # dropped: all of token 1, and token 4's expert 0.
+    layer = random_layer()
+    # Sorted: tokens 0, 1, 2, 4 of expert 0; 1, 3, 4 of expert 1; 0, 2, 3 of expert 2. Dropped are
+    # all assignments of token 1, and that of token 4 to expert 0.
     kept = np.ones(10, bool)
     kept[[1, 3, 4]] = False
     assignments = assign_tokens(tf.constant(EXPERTS), tf.constant(WEIGHTS), 3)
@@ -57,16 +57,16 @@ def test_dropped_assignments_and_tokens_without_an_expert():
     np.testing.assert_array_equal(y[1], 0)
 
 
-def test_differing_numbers_of_experts():
-    layer = randomised()
+def test_varying_experts_per_token():
+    layer = random_layer()
     mask = np.array([[1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]], bool)
     probability = np.random.default_rng(3).random((5, 3))
     y = layer(tf.constant(X), assign_mask(tf.constant(mask), tf.constant(probability)))
     np.testing.assert_allclose(y, by_numpy(layer, probability * mask), rtol=0, atol=1e-12)
 
 
-def test_equally_many_rows_of_each_expert():
-    layer = randomised()
+def test_equal_rows_per_expert():
+    layer = random_layer()
     # Two tokens for each expert: 0 and 1, 2 and 3, 4 and 0.
     mask = np.array([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
     probability = np.random.default_rng(3).random((5, 3))
@@ -77,7 +77,7 @@ def test_equally_many_rows_of_each_expert():
 
 
 def test_gradients_reach_tokens_weights_and_experts():
-    layer = randomised()
+    layer = random_layer()
     x, weights = tf.constant(X), tf.constant(WEIGHTS)
     with tf.GradientTape() as tape:
         tape.watch([x, weights])
@@ -92,11 +92,11 @@ def test_gradients_reach_tokens_weights_and_experts():
 
 def test_no_tokens():
     assignments = assign_tokens(tf.zeros([0, 2], tf.int32), tf.zeros([0, 2]), 3)
-    assert randomised()(tf.zeros([0, 3], tf.float64), assignments).shape == (0, 3)
+    assert random_layer()(tf.zeros([0, 3], tf.float64), assignments).shape == (0, 3)
 
 
 def test_config_round_trip():
     layer = RoutedExperts(3, 4, depth=2, activation="gelu", use_bias=True)
-    again = RoutedExperts.from_config(layer.get_config())
-    assert type(again) is RoutedExperts
-    assert again.get_config() == layer.get_config()
+    restored = RoutedExperts.from_config(layer.get_config())
+    assert type(restored) is RoutedExperts
+    assert restored.get_config() == layer.get_config()

@@ -78,7 +78,7 @@ class Gate(GateKernels):
         """Updates weights that have no gradient, with `add_to_weight`, in a training step."""
 
     def token_capacity(self, training: bool) -> float | None:
-        """The factor of the capacity `⌈factor · T / E⌉`, T tokens of the global batch, or `None`."""
+        """The factor of the capacity `⌈factor · T / E⌉`, T global tokens; `None` for no limit."""
         return None
 
     def noise_deviation(self, inputs: tf.Tensor, groups: Groups | None = None) -> dict:

@@ -227,7 +227,7 @@ class Decision(NamedTuple):
 
 def decision(recording):
     """A `Decision`, of tensors."""
-    return Decision(recording.shape, recording.places, *recording.routing.assignments.by_token())
+    return Decision(recording.shape, recording.positions, *recording.routing.assignments.by_token())
 
 
 def named(name, decisions, num_rows):

@@ -1,4 +1,4 @@
-"""Keras layers."""
+"""Keras layers: the mixture of experts, its dense baseline, and the layers around them."""
 
 from tfmoe.layers.attention import Attention
 from tfmoe.layers.attention_lstm import AttentionLSTM
@@ -10,7 +10,7 @@ from tfmoe.layers.moe import MoE
 from tfmoe.layers.residual import Residual
 from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
 
-# The blocks of models, by the names that configs give them.
+# The blocks of models, by their names in configs.
 BLOCKS = {
     "lstm": ProjectedLSTM,
     "moe": MoE,

@@ -4,6 +4,8 @@ Axes: B batch, S source steps, A attention units, M width of the source vectors,
 query.
 """
 
+from typing import Literal
+
 import keras
 import tensorflow as tf
 
@@ -14,30 +16,32 @@ KINDS = ("multiplicative", "additive")
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Attention(keras.layers.Layer):
-    """`context = Σ_i p_i x_i` with `p = softmax_i A(x_i, y)` over the source steps.
+    """Attention of one query over the steps of a source.
 
-    `multiplicative` (eq 22): `A(x_i, y) = Σ_d V_d · tanh((x_i·U)_d) · tanh((y·W)_d)`, so that the
-    scores of all source steps are one matrix product. `additive` (eq 21, Wu et al. 2016):
-    `A(x_i, y) = Σ_d V_d · tanh((x_i·U)_d + (y·W)_d)`.
+    `context = Σ_i p_i x_i` with `p = softmax_i A(x_i, y)`. The score A is one of:
+
+    - `multiplicative` (eq 22): `A(x_i, y) = Σ_d V_d · tanh((x_i·U)_d) · tanh((y·W)_d)`; the scores
+      of all source steps are one matrix product;
+    - `additive` (eq 21, Wu et al. 2016): `A(x_i, y) = Σ_d V_d · tanh((x_i·U)_d + (y·W)_d)`.
 
     Args:
-        units: A.
+        units: A, width of keys and queries.
         kind: `"multiplicative"` or `"additive"`.
 
     Call arguments:
-        query: `[B, Q]` of any number type, y.
-        keys: `[B, S, A]`, what `keys(memory)` made once for a sentence.
-        memory: `[B, S, M]` of any number type, x.
-        mask: `[B, S]` bool, `False` for padding, which gets the weight 0; `None` for no padding.
-        memory_mask: the same; Keras fills it in where it keeps a mask with `memory`. `mask` comes
-            first.
+        query: `[B, Q]` of any numeric type, y.
+        keys: `[B, S, A]`, the result of `keys(memory)`, computed once for a sentence.
+        memory: `[B, S, M]` of any numeric type, x.
+        mask: `[B, S]` bool, `False` for padding, which gets weight 0; `None` for no padding.
+        memory_mask: the same; Keras passes it if a mask is attached to `memory`. `mask` takes
+            precedence.
 
     Returns:
-        `[B, M]` context, in the layer's compute type, and `[B, S]` float32 weights p, which sum to
-        1; both are 0 for a source without any real step.
+        `[B, M]` context in the layer's compute dtype; and `[B, S]` float32 weights p, which sum to
+        1. Both are 0 for a source that is all padding.
 
     Raises:
-        ValueError: for units under 1 or an unknown kind.
+        ValueError: `units` is below 1, or `kind` is unknown.
 
     Example:
         >>> attention = Attention(units=16)
@@ -48,7 +52,9 @@ class Attention(keras.layers.Layer):
         (TensorShape([8, 24]), TensorShape([8, 7]))
     """
 
-    def __init__(self, units, kind="multiplicative", **kwargs):
+    def __init__(
+        self, units: int, kind: Literal["multiplicative", "additive"] = "multiplicative", **kwargs
+    ):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.units = positive("units", units)
@@ -69,10 +75,15 @@ class Attention(keras.layers.Layer):
         )
         self.scale = self.add_weight(name="scale", shape=(self.units,), initializer="ones")
 
-    def keys(self, memory):
-        """`[B, S, M]` to `[B, S, A]`: the part of the scores that is the same for all queries."""
+    def keys(self, memory: tf.Tensor) -> tf.Tensor:
+        """Computes the keys, `[B, S, M]` to `[B, S, A]`, the part of the scores that is independent
+        of the query.
+
+        Args:
+            memory: `[B, S, M]` of any numeric type.
+        """
         memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
-        # Outside of a call Keras casts no weight.
+        # Outside of a call Keras does not cast weights.
         product = tf.matmul(memory, tf.cast(self.source_kernel, memory.dtype))
         if self.kind == "additive":
             return product
@@ -100,7 +111,7 @@ class Attention(keras.layers.Layer):
         return context[:, 0, :], weights
 
     def compute_mask(self, query, mask=None):
-        """None: the outputs are those of a single step."""
+        """Returns `None`: the outputs have no axis of steps."""
         return None
 
     def compute_output_shape(self, query_shape, keys_shape, memory_shape):

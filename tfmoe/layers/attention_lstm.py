@@ -1,4 +1,5 @@
-"""The LSTM that feeds the attention and is fed by it (App. E).
+"""The LSTM of the decoder: its state is the query of an attention, whose context is part of its
+inputs (App. E).
 
 Axes: B batch, T steps, S source steps, D input width, M width of the source vectors, U units,
 R width of the recurrent output.
@@ -20,7 +21,7 @@ class Source(NamedTuple):
 
     Attributes:
         keys: `[B, S, A]`, `attention.keys(memory)`.
-        memory: `[B, S, D]` in the layer's compute type.
+        memory: `[B, S, D]` in the layer's compute dtype.
         mask: `[B, S]` bool, or `None`.
     """
 
@@ -31,31 +32,32 @@ class Source(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfmoe")
 class AttentionLSTM(Block):
-    """A `ProjectedLSTM` whose input at each step is `[x_t, context_t]`, the context being what the
-    attention gives for its output at the step before.
+    """A `ProjectedLSTM` with attention: its input at each step is `[x_t, context_t]`, where the
+    query of the context is the output of the previous step.
 
-    The inputs' part of all steps is one matrix product, and so is the source's part of the
-    attention. The rest is a recurrence: the context of a step depends on the output of the last.
+    The products with the inputs of all steps are one matrix product, and so are the keys of the
+    attention. The rest is a recurrence, because the context of a step depends on the output of the
+    previous step.
 
     Args:
-        units: U.
-        projection_units: R, or `None` for R = U without projection.
-        attention_units: width of the attention's own space; `None` for R.
+        units: U, width of the memory cell.
+        projection_units: R, width of the output; `None` for no projection, R = U.
+        attention_units: A, width of keys and queries; `None` for R.
         attention: `"multiplicative"` (eq 22) or `"additive"` (eq 21).
 
     Call arguments:
-        inputs: `[B, T, D]` of any number type. A mask that Keras keeps with them is passed on;
-            padding must follow the real steps, which it then cannot reach.
-        memory: `[B, S, D]` of any number type, the source vectors, as wide as the inputs.
+        inputs: `[B, T, D]` of any numeric type. A mask that Keras attaches to them is passed on.
+            Padding must follow the real steps, which it then cannot affect.
+        memory: `[B, S, D]` of any numeric type, the source vectors, as wide as the inputs.
         memory_mask: `[B, S]` bool, `False` for padding.
-        return_attention: whether to return the attention's weights too.
+        return_attention: whether to also return the attention weights.
 
     Returns:
-        `[B, T, R]` in the layer's compute type; with `return_attention` followed by `[B, T, S]`
+        `[B, T, R]` in the layer's compute dtype; with `return_attention` followed by `[B, T, S]`
         float32.
 
     Raises:
-        ValueError: for arguments out of range; in `build`, if inputs and memory differ in width.
+        ValueError: an argument is out of range; in `build`, inputs and memory differ in width.
 
     Example:
         >>> lstm = AttentionLSTM(units=64, projection_units=16)
@@ -113,43 +115,48 @@ class AttentionLSTM(Block):
         self.attention.build(query_shape, None, (None, None, width))
 
     def initial_state(self, batch_size):
-        """`[r, c]`, `[B, R]` and `[B, U]`."""
+        """Returns the zero state `[r, c]`, `[B, R]` and `[B, U]`."""
         return [tf.zeros([batch_size, size], self.compute_dtype) for size in self.cell.state_size]
 
     def prepared(self, memory, memory_mask=None):
-        """The `Source` that all steps share; arguments as for a call."""
+        """Computes the `Source` that all steps share.
+
+        Args:
+            memory: as for a call.
+            memory_mask: as for a call.
+        """
         memory = float_tensor(f"memory of {self.name}", memory, self.compute_dtype)
         return Source(self.attention.keys(memory), memory, memory_mask)
 
     def step(self, inputs, state, prepared):
-        """One step.
+        """Computes one step.
 
         Args:
-            inputs: `[B, D]` of any number type.
+            inputs: `[B, D]` of any numeric type.
             state: `[r, c]`.
             prepared: a `Source`.
 
         Returns:
-            Output `[B, R]`, the new state, attention `[B, S]` float32.
+            Output `[B, R]`, the new state, attention weights `[B, S]` float32.
         """
-        return self._step(self._projected(inputs), state, prepared)
+        return self._step(self._project(inputs), state, prepared)
 
-    def _projected(self, inputs):
-        """`inputs·W + b`, the inputs' part of the gates, for any leading axes."""
+    def _project(self, inputs):
+        """Computes `inputs·W + b` for the gates, with any leading axes."""
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        # Outside of a call Keras casts no weight; nor in `step`.
-        kernel, bias = (tf.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
+        # Outside of a call, as in `step`, Keras does not cast weights.
+        kernel, bias = (tf.cast(weight, inputs.dtype) for weight in (self.kernel, self.bias))
         return tf.matmul(inputs, kernel) + bias
 
     def _step(self, z, state, source):
-        """`step` for `z`, `[B, 4·U]`: what `_projected` made of the input."""
+        """`step` for the result of `_project`, `[B, 4·U]`."""
         context, weights = self.attention(state[0], source.keys, source.memory, source.mask)
         z = z + tf.matmul(context, tf.cast(self.context_kernel, context.dtype))
         output, state = self.cell(z, state)
         return output, state, weights
 
     def call(self, inputs, memory, memory_mask=None, return_attention=False, training=False):
-        z = tf.transpose(self._projected(inputs), [1, 0, 2])
+        z = tf.transpose(self._project(inputs), [1, 0, 2])
         source = self.prepared(memory, memory_mask)
         num_steps = tf.shape(z)[0]
         inputs_by_step = tf.TensorArray(z.dtype, num_steps).unstack(z)
@@ -188,17 +195,17 @@ class AttentionLSTM(Block):
         return outputs, keras.KerasTensor((*inputs.shape[:2], memory.shape[1]), "float32")
 
     def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token, without the attention's own (the paper's count):
-        `4·(2·D + R)·U`, and `U·R` if projected.
+        """Multiply-adds for one token, without those of the attention (the paper's count):
+        `4·(2·D + R)·U`, plus `U·R` for a projection.
         """
         cell = self.cell
         projection = cell.units * cell.output_size if cell.projection_units is not None else 0
         return 4 * (2 * input_dim + cell.output_size) * cell.units + projection
 
     def kept_for_backward(self, input_dim, steps=0):
-        """What the cell keeps (its output is the query too); the context D; the weights of the S
-        source steps before and after their mask, `2·S`, of which the first are float32; the tanh of
-        the query, A, or with additive attention of each step's sum, `S·A`.
+        """Bytes kept per position: by the cell (whose output is the query); the context, D values;
+        the weights of the S source steps before (float32) and after the mask; the tanh of the
+        query, A values, or with additive attention of the sums, `S·A`.
         """
         size, units = tf.as_dtype(self.compute_dtype).size, self.attention.units
         tanh = units * (steps if self.attention.kind == "additive" else 1)
@@ -206,12 +213,12 @@ class AttentionLSTM(Block):
         return Kept(cell + size * (input_dim + tanh) + (4 + size) * steps)
 
     def kept_of_source(self, input_dim):
-        """The source vector D; with multiplicative attention its part of the scores before and
-        after their scale, `2·A`.
+        """Bytes kept per source position: the source vector, D values; with multiplicative
+        attention its key before and after scaling, `2·A`.
         """
-        is_product = self.attention.kind == "multiplicative"
-        numbers = input_dim + (2 * self.attention.units if is_product else 0)
-        return tf.as_dtype(self.compute_dtype).size * numbers
+        is_multiplicative = self.attention.kind == "multiplicative"
+        num_values = input_dim + (2 * self.attention.units if is_multiplicative else 0)
+        return tf.as_dtype(self.compute_dtype).size * num_values
 
     def get_config(self):
         return {

@@ -1,4 +1,4 @@
-"""What a model asks of the layers that it stacks: steps, operations, memory.
+"""The base class of layers that models stack: steps, operation counts, memory.
 
 Axes: B batch, S steps, D model.
 """
@@ -6,15 +6,16 @@ Axes: B batch, S steps, D model.
 from typing import ClassVar, NamedTuple
 
 import keras
+import tensorflow as tf
 
 
 class Kept(NamedTuple):
-    """What a layer keeps of one position for the backward pass, in bytes.
+    """The bytes that a layer keeps per position for the backward pass.
 
     Attributes:
-        always: in any case.
-        recomputable: hidden activations, which the backward pass can compute again instead.
-        recomputes: whether the layer is set to compute them again.
+        always: bytes kept with or without recomputation.
+        recomputable: bytes of hidden activations, which the backward pass can compute again.
+        recomputes: whether the layer is configured to compute them again.
     """
 
     always: int
@@ -22,33 +23,44 @@ class Kept(NamedTuple):
     recomputes: bool = False
 
     def total(self, recompute=None):
-        """Bytes with recomputation or without; `None` for the layer's own setting."""
-        again = self.recomputes if recompute is None else recompute
-        return self.always + (0 if again else self.recomputable)
+        """Returns the bytes with or without recomputation; `None` for the layer's setting."""
+        recomputes = self.recomputes if recompute is None else recompute
+        return self.always + (0 if recomputes else self.recomputable)
 
 
 class Block(keras.layers.Layer):
     """Base class of layers `[B, S, D] → [B, S, D]` that models stack.
 
-    The defaults are those of a layer that treats every position by itself. A subclass implements
-    `call`, `ops_per_timestep` and `kept_for_backward`.
+    A subclass implements `call`, `ops_per_timestep` and `kept_for_backward`. The other methods have
+    defaults for layers that compute every position independently.
 
     A layer with `needs_memory` attends to the source of a translation:
 
     - `call(inputs, memory, memory_mask=None, return_attention=False, training=False)`;
-    - `prepared(memory, memory_mask=None)` makes once for a sentence whatever every step needs;
-    - `step(inputs, state, prepared)` also returns its attention, `[B, S]` float32.
+    - `prepared(memory, memory_mask=None)` computes, once for a sentence, the tensors that all steps
+      share;
+    - `step(inputs, state, prepared)` also returns the attention weights, `[B, S]` float32.
 
-    What `prepared` returns is not part of the state: a beam search copies states at every step.
+    The result of `prepared` is not part of the state, because a beam search copies states in every
+    step.
 
     Attributes:
-        residual_activation: what the paper puts around the output, before dropout and the residual
-            connection; `None` for nothing.
-        is_causal: whether no position sees a later one. Padding at the end of a sentence then
-            reaches no real step, and models give the layer no mask. A layer with a mixture in it
-            needs the mask and is none, so that padding takes no expert.
-        needs_memory: whether it attends to a source.
-        BLOCK_ARGUMENTS: the constructor's arguments that a model sets.
+        residual_activation: the activation that the paper applies to the output, before dropout and
+            the residual connection; `None` for none.
+        is_causal: whether no position depends on a later one. Padding at the end of a sentence then
+            cannot affect real steps, and models pass no mask to the layer. It is false for a layer
+            with a mixture, which needs the mask so that padding is not routed.
+        needs_memory: whether the layer attends to a source.
+        BLOCK_ARGUMENTS: the constructor arguments that a model sets.
+
+    Example:
+        >>> class Scale(Block):
+        ...     def call(self, inputs):
+        ...         return 2 * inputs
+        ...     def ops_per_timestep(self, input_dim):
+        ...         return 0
+        >>> Scale()(tf.ones([1, 2, 3])).shape
+        TensorShape([1, 2, 3])
     """
 
     residual_activation: str | None = None
@@ -56,53 +68,54 @@ class Block(keras.layers.Layer):
     needs_memory = False
     BLOCK_ARGUMENTS: ClassVar[dict[str, bool]] = {}
 
-    def initial_state(self, batch_size):
-        """What `step` gets before the first step: a nested structure of tensors `[B, …]`, whose
-        shapes every step keeps. Empty for a layer without state.
+    def initial_state(self, batch_size: int | tf.Tensor):
+        """Returns the state before the first step: a nested structure of tensors `[B, …]`. All
+        states have the same shapes. Empty for a layer without state.
 
         Args:
             batch_size: B, an integer or a scalar tensor.
         """
         return ()
 
-    def step(self, inputs, state):
-        """One step at evaluation; step by step a layer gives what a call gives.
+    def step(self, inputs: tf.Tensor, state) -> tuple:
+        """Computes one step in evaluation. All steps together give the result of a call.
 
         Args:
             inputs: `[B, D]`.
-            state: `initial_state`, or what the step before returned.
+            state: `initial_state`, or the state that the previous step returned.
 
         Returns:
             Output `[B, D]` and the new state.
         """
         return self(inputs), state
 
-    def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token by the paper's count: all matrices that are computed."""
-        raise NotImplementedError(
-            f"{self.name}, a {type(self).__name__}, must implement ops_per_timestep(input_dim) to "
-            "be counted"
-        )
-
-    def gate_ops_per_timestep(self, input_dim):
-        """How many of `ops_per_timestep` are those of gates."""
-        return 0
-
-    def kept_for_backward(self, input_dim, steps=0):
-        """What the backward pass needs of the forward pass.
+    def ops_per_timestep(self, input_dim: int) -> int:
+        """Multiply-adds for one token in the paper's count: all matrix products.
 
         Args:
             input_dim: D.
-            steps: positions that a position attends to, if it attends to any.
+        """
+        raise NotImplementedError(
+            f"{self.name}, a {type(self).__name__}, must implement ops_per_timestep(input_dim), "
+            "from which the operations of a model are counted"
+        )
 
-        Returns:
-            `Kept`, for one position.
+    def gate_ops_per_timestep(self, input_dim: int) -> int:
+        """The part of `ops_per_timestep` that gates compute."""
+        return 0
+
+    def kept_for_backward(self, input_dim: int, steps: int = 0) -> Kept:
+        """The memory that the forward pass keeps for the backward pass, per position.
+
+        Args:
+            input_dim: D.
+            steps: the number of positions that a position attends to, if any.
         """
         raise NotImplementedError(
             f"{self.name}, a {type(self).__name__}, must implement "
-            "kept_for_backward(input_dim, steps) for its memory to be counted"
+            "kept_for_backward(input_dim, steps), from which the memory of a model is counted"
         )
 
-    def kept_of_source(self, input_dim):
-        """Bytes that a layer with `needs_memory` keeps of one source position."""
+    def kept_of_source(self, input_dim: int) -> int:
+        """The bytes that a layer with `needs_memory` keeps per source position."""
         return 0

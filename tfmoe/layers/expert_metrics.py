@@ -18,15 +18,15 @@ METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "
 
 @keras.saving.register_keras_serializable("tfmoe")
 class ExpertMetrics(keras.metrics.Metric):
-    """Means over the batches of an epoch of what a mixture measures in each.
+    """The metrics of a mixture, averaged over the batches of an epoch.
 
-    Keras shows them as `LAYER_NAME`, such as `moe_cv_load`. Where several mixtures of a model have
-    the same name, the names of the layers around them come first: `encoder_moe_cv_load`. Logs leave
-    out what their kind of step does not measure.
+    Keras shows them as `LAYER_NAME`, such as `moe_cv_load`. If several mixtures of a model have the
+    same name, the names of the layers around them come first: `encoder_moe_cv_load`. Logs contain
+    only the metrics that the step (training or evaluation) computes.
 
     Args:
         layer: the mixture.
-        gate_metrics: names of values that its gate measures beside `METRICS`.
+        gate_metrics: names of the gate's metrics, in addition to `METRICS`.
     """
 
     def __init__(self, layer, gate_metrics=(), **kwargs):
@@ -44,22 +44,22 @@ class ExpertMetrics(keras.metrics.Metric):
         }
 
     def measures_now(self, training):
-        """Whether code runs in training, or in a step of `evaluate`."""
+        """Whether code runs in training or in a step of `evaluate`."""
         return training or (collectives.in_step() and not in_predict_step())
 
     def update_state(self, gate, sums):
-        """Measures a batch.
+        """Updates the metrics for a batch.
 
         Args:
             gate: the mixture's gate.
-            sums: of the global batch, as `tfmoe.layers.settle` has them.
+            sums: the sums of the global batch; see `tfmoe.layers.global_sums.apply_sums`.
         """
         self._name_within_model()
         load = sums["load"]
         received = sums.get("received", load)
         selected = tf.reduce_sum(load)
         kept = tf.math.divide_no_nan(tf.reduce_sum(received), selected)
-        if "received" in sums.get("outer", {}):  # of assignments to groups
+        if "received" in sums.get("outer", {}):  # assignments to groups were dropped
             kept *= tf.math.divide_no_nan(
                 *(tf.reduce_sum(sums["outer"][name]) for name in ("received", "load"))
             )
@@ -71,8 +71,8 @@ class ExpertMetrics(keras.metrics.Metric):
         self.measured = tuple(name for name in self.names if name in values)
         for name in self.measured:
             value = tf.cast(values[name], self.dtype)
-            # All replicas add the same; together they count once. The weight hangs on the value: a
-            # step that finds no more data must not count.
+            # All replicas add the same value; together they count once. The weight depends on the
+            # value, so that a step without data does not count.
             weight = tf.ones_like(value) / collectives.num_replicas()
             total, count = self.sums[name]
             total.assign_add(value * weight)
@@ -93,21 +93,21 @@ class ExpertMetrics(keras.metrics.Metric):
         self.prefix = "_".join(shortest_path(root, layer))
 
     def save_own_variables(self, store):
-        """Nothing: a saved model starts to measure anew."""
+        """Saves nothing: the metrics of a loaded model start at zero."""
 
     def load_own_variables(self, store):
-        """Nothing; see `save_own_variables`."""
+        """Loads nothing; see `save_own_variables`."""
 
 
 def shortest_path(root, layer):
-    """The end of a layer's path in a model that tells it from other mixtures of the same name.
+    """The shortest end of a layer's path in a model that no other mixture of the same name has.
 
     Args:
         root: the model, or any layer.
         layer: a layer in it.
 
     Returns:
-        Names of layers, the last that of `layer`.
+        Names of layers; the last is that of `layer`.
     """
     paths = {}
 
@@ -115,26 +115,27 @@ def shortest_path(root, layer):
         for child in inner_layers(parent):
             if id(child) in paths:
                 continue
-            paths[id(child)] = (*path, child.name) if own_metrics(child) else ()
+            paths[id(child)] = (*path, child.name) if has_expert_metrics(child) else ()
             visit(child, (*path, child.name))
 
     visit(root, ())
-    own = paths.pop(id(layer), None) or (layer.name,)
+    layer_path = paths.pop(id(layer), None) or (layer.name,)
     others = [path for path in paths.values() if path and path[-1] == layer.name]
-    for length in range(1, len(own) + 1):
-        if all(path[-length:] != own[-length:] for path in others):
-            return own[-length:]
-    return own
+    for length in range(1, len(layer_path) + 1):
+        if all(path[-length:] != layer_path[-length:] for path in others):
+            return layer_path[-length:]
+    return layer_path
 
 
-def own_metrics(layer):
-    """Whether a layer measures how it uses experts."""
+def has_expert_metrics(layer):
+    """Whether a layer has metrics of its experts."""
     return isinstance(getattr(layer, "expert_metrics", None), ExpertMetrics)
 
 
 def in_predict_step():
-    """Whether code runs in a step of Keras' `predict`, which measures nothing. Keras does not tell
-    layers; it calls the model's method `predict_step`.
+    """Whether code runs in a step of Keras' `predict`, which updates no metrics.
+
+    Keras does not pass this to layers, so the call stack is searched for `predict_step`.
     """
     frame = sys._getframe(1)
     while frame is not None:

@@ -10,45 +10,53 @@ import tensorflow as tf
 
 from tfmoe.layers.initializers import per_expert
 from tfmoe.ops import arguments
+from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
 from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Experts(keras.layers.Layer):
-    """E feed-forward networks `D → H → … → H → D`; each row goes through one of them (App. C: ReLU,
-    no biases).
+    """E feed-forward networks `D → H → … → H → D`; each row is computed by one of them (App. C).
+
+    The paper's experts have one hidden layer with ReLU and no biases. The layer does not route:
+    rows arrive sorted by expert. `MoE` adds the gate.
 
     Args:
         num_experts: E.
-        hidden_units: H.
-        depth: number of hidden layers; 1 is the paper's expert.
-        activation: of the hidden layers; any Keras activation that acts on each element by itself.
-        use_bias: adds a bias to every layer.
-        recompute: does not keep the hidden activations for the backward pass but computes them
-            again (App. D).
-        kernel_initializer: as for one dense layer; each expert is initialised by its own fan-in and
-            fan-out.
+        hidden_units: H, width of the hidden layers.
+        depth: number of hidden layers; 1 in the paper.
+        activation: activation of the hidden layers; must be elementwise and have no weights.
+        use_bias: whether every layer has a bias.
+        recompute: whether the backward pass computes the hidden activations again, instead of
+            keeping them (App. D).
+        kernel_initializer: initializer of each expert's kernels, as for a dense layer: fan-in and
+            fan-out are those of one expert.
 
     Call arguments:
-        rows: `[A, D]`, sorted by expert, or `[E, C, D]`, equally many for each.
-        counts: `[E]` int32, rows of each expert; not needed for `[E, C, D]`. Rows from
-            `sum(counts)` on belong to none and give 0.
-        training: whether to keep the hidden activations for a backward pass that may come.
+        rows: `[A, D]`, sorted by expert; or `[E, C, D]`, the same number of rows for each expert.
+        counts: `[E]` int32, the rows of each expert; not used for `[E, C, D]`. Rows from
+            `sum(counts)` on belong to no expert and give 0.
+        training: whether hidden activations are kept for the backward pass.
 
     Returns:
-        As `rows`.
+        The outputs, with the shape of `rows`.
+
+    Example:
+        >>> experts = Experts(num_experts=2, hidden_units=8)
+        >>> experts(tf.ones([5, 4]), counts=tf.constant([3, 2])).shape
+        TensorShape([5, 4])
     """
 
     def __init__(
         self,
-        num_experts,
-        hidden_units,
-        depth=1,
-        activation="relu",
-        use_bias=False,
-        recompute=False,
-        kernel_initializer="glorot_uniform",
+        num_experts: int,
+        hidden_units: int,
+        depth: int = 1,
+        activation: Activation = "relu",
+        use_bias: bool = False,
+        recompute: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -92,12 +100,13 @@ class Experts(keras.layers.Layer):
         return tf.reshape(outputs, tf.concat([shape[:2], [outputs.shape[-1]]], axis=0))
 
     def compute(self, rows, counts, rows_per_expert=None, training=False):
-        """Runs each row through its expert.
+        """Computes each row with its expert.
 
         Args:
             rows: `[A, D]`, sorted by expert.
             counts: `[E]` int32, rows of each expert.
-            rows_per_expert: `[]` int32, C if all experts have equally many rows and A = E·C.
+            rows_per_expert: `[]` int32, C if all experts have the same number of rows and A = E·C;
+                else `None`.
             training: as for a call.
 
         Returns:
@@ -115,19 +124,19 @@ class Experts(keras.layers.Layer):
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)
 
-    def ops_per_row(self, input_dim):
+    def ops_per_row(self, input_dim: int) -> int:
         """Multiply-adds of one expert for one row."""
         widths = self._widths(input_dim)
         return sum(a * b for a, b in pairwise(widths))
 
-    def hidden_per_row(self):
-        """Hidden activations of one expert for one row that the backward pass keeps: what the
-        activation gets, whose output it computes again.
+    def hidden_per_row(self) -> int:
+        """The number of values that an expert keeps for the backward pass of a row: the inputs of
+        its activations, whose outputs are computed again.
         """
         return self.depth * self.hidden_units
 
-    def own_config(self):
-        """The constructor arguments that are not those of every layer."""
+    def expert_config(self) -> dict:
+        """The constructor arguments of `Experts`, without those of every Keras layer."""
         return {
             "num_experts": self.num_experts,
             "hidden_units": self.hidden_units,
@@ -139,4 +148,4 @@ class Experts(keras.layers.Layer):
         }
 
     def get_config(self):
-        return {**super().get_config(), **self.own_config()}
+        return {**super().get_config(), **self.expert_config()}

@@ -1,4 +1,4 @@
-"""A plain feed-forward network: what a mixture of one expert without a gate is.
+"""A plain feed-forward network: the computation of a single expert, without a gate.
 
 Axes: D model, H hidden.
 """
@@ -7,33 +7,35 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.block import Block, Kept
-from tfmoe.layers.initializers import own
+from tfmoe.layers.initializers import independent
 from tfmoe.ops import arguments
+from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.tracking import track
 
-# Activations whose gradient follows from their output; others need their input too.
+# Activations whose gradient is computed from the output; others need the input too.
 GRADIENT_FROM_OUTPUT = {"relu", "relu6", "sigmoid", "tanh", "elu", "selu", "linear"}
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class FeedForward(Block):
-    """`D → H → … → H → D`, the dense baseline of a mixture (App. C: MoE-1-Wide and MoE-1-Deep).
+    """Feed-forward network `D → H → … → H → D`, the dense baseline of a mixture (App. C: MoE-1-Wide
+    and MoE-1-Deep).
 
     Args:
-        hidden_units: H.
+        hidden_units: H, width of the hidden layers.
         depth: number of hidden layers.
-        activation: of the hidden layers, a function without variables.
-        use_bias: adds a bias to every layer.
+        activation: activation of the hidden layers; must have no variables.
+        use_bias: whether every layer has a bias.
         kernel_initializer: a Keras initializer, or a function of shape and dtype.
 
     Call arguments:
-        inputs: `[..., D]` of any number type; `[B, D]` may be sparse.
+        inputs: `[..., D]` of any numeric type; `[B, D]` can be sparse.
 
     Returns:
-        `[..., D]` in the layer's compute type.
+        `[..., D]` in the layer's compute dtype.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> FeedForward(hidden_units=64)(np.ones((8, 16))).shape
@@ -45,10 +47,10 @@ class FeedForward(Block):
     def __init__(
         self,
         hidden_units: int,
-        depth=1,
-        activation="relu",
-        use_bias=False,
-        kernel_initializer="glorot_uniform",
+        depth: int = 1,
+        activation: Activation = "relu",
+        use_bias: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -68,7 +70,7 @@ class FeedForward(Block):
                 width,
                 activation=self.activation if i < self.depth else None,
                 use_bias=self.use_bias,
-                kernel_initializer=own(self.kernel_initializer),
+                kernel_initializer=independent(self.kernel_initializer),
                 name=f"dense_{i}",
                 dtype=self.dtype_policy,
             )
@@ -77,7 +79,7 @@ class FeedForward(Block):
         track(self, dense=self.dense)
 
     def call(self, inputs):
-        if not (isinstance(inputs, tf.SparseTensor) and inputs.shape.rank == 2):  # as Dense takes
+        if not (isinstance(inputs, tf.SparseTensor) and inputs.shape.rank == 2):  # Dense accepts it
             inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         for layer in self.dense:
             inputs = layer(inputs)
@@ -92,13 +94,13 @@ class FeedForward(Block):
         return 2 * input_dim * self.hidden_units + inner
 
     def kept_for_backward(self, input_dim, steps=0):
-        """The input and the hidden activations, `D + depth·H`; `2·H` for activations such as gelu,
-        whose gradient needs their input too.
+        """Bytes kept per position: the input and the hidden activations, `D + depth·H` values;
+        `D + 2·depth·H` for activations such as gelu, whose gradient needs the input too.
         """
         activation = keras.activations.serialize(self.activation)
         copies = 1 if activation in GRADIENT_FROM_OUTPUT else 2
-        numbers = input_dim + copies * self.depth * self.hidden_units
-        return Kept(tf.as_dtype(self.compute_dtype).size * numbers)
+        num_values = input_dim + copies * self.depth * self.hidden_units
+        return Kept(tf.as_dtype(self.compute_dtype).size * num_values)
 
     def get_config(self):
         return {

@@ -1,14 +1,15 @@
-"""Initial values of weights: one draw for each kernel, and for each expert."""
+"""Initializers with independent draws for each kernel and for each expert."""
 
 import keras
 from keras import initializers
 
 
-def own(initializer):
-    """An initializer for one more kernel, so that each kernel gets a draw of its own.
+def independent(initializer):
+    """Returns an initializer for a further kernel, with draws of its own.
 
-    An initializer of Keras gives the same values each time; its clone gives others, unless its seed
-    is an integer. A function, and a `SeedGenerator` as seed, give others each time.
+    A Keras initializer returns the same values in every call. Its clone returns others, unless the
+    seed is an integer. A function, or an initializer with a `SeedGenerator`, returns others in
+    every call and is used unchanged.
 
     Args:
         initializer: a `keras.initializers.Initializer`, or a function of shape and dtype.
@@ -20,20 +21,21 @@ def own(initializer):
 
 
 def seed_of(initializer):
-    """The seed that an initializer was made with: an integer, a `SeedGenerator` or `None`."""
-    seed = getattr(initializer, "seed", None)  # of its own choice, if it was made without
+    """The seed argument of an initializer: an integer, a `SeedGenerator` or `None`."""
+    seed = getattr(initializer, "seed", None)  # without a seed argument, a random integer
     if isinstance(seed, keras.random.SeedGenerator):
         return seed
     return initializer.get_config().get("seed")
 
 
 def per_expert(initializer, num_experts):
-    """Makes an initializer treat `[E, d_in, d_out]` as E separate `[d_in, d_out]` matrices.
+    """Converts an initializer so that it treats `[E, d_in, d_out]` as E separate matrices
+    `[d_in, d_out]`.
 
-    Keras takes leading axes for the receptive field of a convolution and would scale a stack of E
-    matrices by 1/√E. Initializers that scale by the number of inputs or outputs (Glorot, He, LeCun)
-    are corrected; Keras' others do not look at it. Functions and initializers of your own, which
-    may look at it, are called once for each expert.
+    Keras interprets leading axes as the receptive field of a convolution, and would scale a stack
+    of E matrices by 1/√E. Initializers that scale by fan-in or fan-out (Glorot, He, LeCun) are
+    corrected. Keras' other initializers do not depend on the shape. Functions and custom
+    initializers, which may depend on it, are called once for each expert.
 
     Args:
         initializer: a Keras initializer, its name, or a function of shape and dtype.
@@ -43,7 +45,7 @@ def per_expert(initializer, num_experts):
         A new `keras.initializers.Initializer` for the shape `[E, d_in, d_out]` of one kernel.
 
     Raises:
-        ValueError: for `Orthogonal` and `Identity`, which would mix experts.
+        ValueError: the initializer is `Orthogonal` or `Identity`, which would mix experts.
     """
     initializer = initializers.get(initializer)
     if isinstance(initializer, initializers.VarianceScaling):
@@ -55,14 +57,16 @@ def per_expert(initializer, num_experts):
         )
     if isinstance(initializer, (initializers.Orthogonal, initializers.Identity)):
         raise ValueError(
-            f"kernel_initializer must draw weights independently or by fan-in and fan-out, such as "
+            "kernel_initializer must draw weights independently or scale them by fan-in or "
+            f"fan-out, such as "
             f"'glorot_uniform', got {initializer!r}"
         )
-    return own(initializer) if isinstance(initializer, SHAPE_BLIND) else EachMatrix(initializer)
+    is_shape_independent = isinstance(initializer, SHAPE_INDEPENDENT)
+    return independent(initializer) if is_shape_independent else PerMatrix(initializer)
 
 
-# They draw every element alike, whatever the shape.
-SHAPE_BLIND = (
+# The distribution of their elements does not depend on the shape.
+SHAPE_INDEPENDENT = (
     initializers.Constant,
     initializers.Ones,
     initializers.RandomNormal,
@@ -72,7 +76,7 @@ SHAPE_BLIND = (
 )
 
 
-class EachMatrix(initializers.Initializer):
+class PerMatrix(initializers.Initializer):
     """Calls an initializer for each matrix of a stack `[E, d_in, d_out]`.
 
     Args:
@@ -84,8 +88,9 @@ class EachMatrix(initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         num_matrices, *matrix = shape
-        draws = [own(self.initializer)(tuple(matrix), dtype=dtype) for _ in range(num_matrices)]
+        shape = tuple(matrix)
+        draws = [independent(self.initializer)(shape, dtype=dtype) for _ in range(num_matrices)]
         return keras.ops.stack(draws)
 
     def clone(self):
-        return EachMatrix(own(self.initializer))
+        return PerMatrix(independent(self.initializer))

@@ -1,4 +1,4 @@
-"""The LSTM with a projection (Sak et al. 2014), as in the paper's wide LSTM layers.
+"""The LSTM with a projection (Sak et al. 2014), used for the paper's wide LSTM layers.
 
 Axes: B batch, S steps, D input width, U units (width of the memory cell), R width of the recurrent
 output.
@@ -11,37 +11,44 @@ import tensorflow as tf
 from keras import ops
 
 from tfmoe.layers.block import Block, Kept
-from tfmoe.layers.initializers import own
-from tfmoe.ops.arguments import boolean, float_tensor, initializer, last_dimension, positive
+from tfmoe.layers.initializers import independent
+from tfmoe.ops.arguments import (
+    Initializer,
+    boolean,
+    float_tensor,
+    initializer,
+    last_dimension,
+    positive,
+)
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class ProjectedLSTMCell(keras.layers.Layer):
-    """The recurrent part of an LSTM step; its input holds `x·W + b` for the four gates already.
+    """The recurrent part of an LSTM step. Its inputs are `x·W + b` for the four gates.
 
-    `c' = σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c')`, output and recurrent state `r' = h·P`, or h
-    without projection.
+    `c' = σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c')`; the output and recurrent state is `r' = h·P`,
+    or h without a projection.
 
     Args:
-        units: U.
-        projection_units: R, or `None` for R = U without projection.
-        recurrent_initializer, projection_initializer: Keras initializers, or functions of shape and
-            dtype.
+        units: U, width of the memory cell.
+        projection_units: R, width of the output; `None` for no projection, R = U.
+        recurrent_initializer: a Keras initializer, or a function of shape and dtype.
+        projection_initializer: a Keras initializer, or a function of shape and dtype.
 
     Call arguments:
         inputs: `[B, 4·U]`, for i, f, g, o in this order.
         states: `[r, c]`, `[B, R]` and `[B, U]`.
 
     Raises:
-        ValueError: for arguments out of range; in `build`, for inputs of another width.
+        ValueError: an argument is out of range; in `build`, the inputs have another width.
     """
 
     def __init__(
         self,
-        units,
-        projection_units=None,
-        recurrent_initializer="orthogonal",
-        projection_initializer="glorot_uniform",
+        units: int,
+        projection_units: int | None = None,
+        recurrent_initializer: Initializer = "orthogonal",
+        projection_initializer: Initializer = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -58,7 +65,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
         width = last_dimension(f"inputs of {self.name}", input_shape)
         if width != 4 * self.units:
             raise ValueError(
-                f"inputs of {self.name} must be 4·units = {4 * self.units} wide, got shape "
+                f"inputs of {self.name} must have width 4·units = {4 * self.units}, got shape "
                 f"{tuple(input_shape)}"
             )
         self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: width})
@@ -87,12 +94,12 @@ class ProjectedLSTMCell(keras.layers.Layer):
             output = ops.matmul(output, self.projection_kernel)
         return output, [output, carry]
 
-    def kept_for_backward(self, input_dim):
-        """Bytes that the backward pass needs of a step with an input of width `input_dim`: the
-        input; four gates, the cell, its tanh and the output, `7·U`; the projected output.
+    def kept_for_backward(self, input_dim: int) -> int:
+        """Bytes kept per step, for an input of width `input_dim`: the input; four gates, the cell,
+        its tanh and the output, `7·U` values; the projected output.
         """
-        numbers = input_dim + 7 * self.units + (self.projection_units or 0)
-        return tf.as_dtype(self.compute_dtype).size * numbers
+        num_values = input_dim + 7 * self.units + (self.projection_units or 0)
+        return tf.as_dtype(self.compute_dtype).size * num_values
 
     def get_config(self):
         return {
@@ -106,32 +113,33 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfmoe")
 class ProjectedLSTM(Block):
-    """LSTM layer whose output can be projected to a smaller width, which is then also what recurs.
+    """LSTM layer whose output, which is also the recurrent state, can be projected to a smaller
+    width.
 
-    The input's part of all steps is one matrix product before the recurrence. Without
-    `projection_units` it computes what `keras.layers.LSTM` does. The forget gate's bias starts at
-    1.
+    The products of the inputs of all steps with their kernel are one matrix product before the
+    recurrence. Without `projection_units` the layer computes the same as `keras.layers.LSTM`. The
+    bias of the forget gate starts at 1.
 
     Args:
         units: U, width of the memory cell.
-        projection_units: R, width of the output, or `None` for R = U without projection.
-        return_sequences: whether to return all steps or the last.
-        return_state: whether to return the final states `[B, R]` and `[B, U]` too.
-        kernel_initializer: of the input kernel and the projection, a Keras initializer or a
-            function of shape and dtype.
-        recurrent_initializer: of the recurrent kernel, likewise.
+        projection_units: R, width of the output; `None` for no projection, R = U.
+        return_sequences: whether to return the outputs of all steps or only the last.
+        return_state: whether to also return the final states `[B, R]` and `[B, U]`.
+        kernel_initializer: initializer of the input kernel and the projection: a Keras initializer,
+            or a function of shape and dtype.
+        recurrent_initializer: initializer of the recurrent kernel.
 
     Call arguments:
-        inputs: `[B, S, D]` of any number type.
-        mask: `[B, S]` bool; at `False` the state stays as it is.
+        inputs: `[B, S, D]` of any numeric type.
+        mask: `[B, S]` bool; a step with `False` leaves the state unchanged.
         initial_state: `None` for zeros, or `[r, c]`.
 
     Returns:
         `[B, S, R]`, or `[B, R]` without `return_sequences`; with `return_state` followed by both
-        states. All in the layer's compute type.
+        states. All in the layer's compute dtype.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> lstm = ProjectedLSTM(units=64, projection_units=16, return_sequences=True)
@@ -146,10 +154,10 @@ class ProjectedLSTM(Block):
         self,
         units: int,
         projection_units: int | None = None,
-        return_sequences=False,
-        return_state=False,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
+        return_sequences: bool = False,
+        return_state: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -159,7 +167,7 @@ class ProjectedLSTM(Block):
             units,
             projection_units,
             recurrent_initializer=recurrent_initializer,
-            projection_initializer=own(self.kernel_initializer),
+            projection_initializer=independent(self.kernel_initializer),
             name="cell",
             dtype=self.dtype_policy,
         )
@@ -172,7 +180,8 @@ class ProjectedLSTM(Block):
         )
 
     @property
-    def cell(self):
+    def cell(self) -> ProjectedLSTMCell:
+        """The `ProjectedLSTMCell` that computes a step."""
         return self.rnn.cell
 
     def build(self, input_shape):
@@ -193,13 +202,13 @@ class ProjectedLSTM(Block):
         return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
 
     def initial_state(self, batch_size):
-        """`[r, c]`, `[B, R]` and `[B, U]`."""
+        """Returns the zero state `[r, c]`, `[B, R]` and `[B, U]`."""
         return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.cell.state_size]
 
     def step(self, inputs, state):
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        # Outside of a call Keras casts no weight.
-        kernel, bias = (ops.cast(each, inputs.dtype) for each in (self.kernel, self.bias))
+        # Outside of a call Keras does not cast weights.
+        kernel, bias = (ops.cast(weight, inputs.dtype) for weight in (self.kernel, self.bias))
         return self.cell(ops.add(ops.matmul(inputs, kernel), bias), state)
 
     def compute_mask(self, inputs, mask=None):
@@ -209,7 +218,7 @@ class ProjectedLSTM(Block):
         return self.rnn.compute_output_shape(input_shape)
 
     def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token: `4·(D + R)·U`, and `U·R` if projected."""
+        """Multiply-adds for one token: `4·(D + R)·U`, plus `U·R` for a projection."""
         cell = self.cell
         projection = cell.units * cell.output_size if cell.projection_units is not None else 0
         return 4 * (input_dim + cell.output_size) * cell.units + projection

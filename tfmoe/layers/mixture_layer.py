@@ -1,4 +1,5 @@
-"""What all mixtures have in common: costs, how to find them, and what of Keras they do not support.
+"""The base class of mixtures: costs, features of Keras that are not supported, and how to find the
+mixtures of a model.
 
 Axes: E experts, K experts per token, D model.
 """
@@ -12,22 +13,22 @@ from tfmoe.layers.expert_metrics import shortest_path
 
 HINTS = {
     "k": "give it to the gate: gate=NoisyTopK(k=…)",
-    "output_units": "an expert's output is as wide as its input: put keras.layers.Dense behind",
-    "units": "an expert's output is as wide as its input: put keras.layers.Dense behind",
+    "output_units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
+    "units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
 }
 
 
 class MixtureLayer(Block):
-    """Base class of layers with experts, the number of whose rows is known when a graph runs.
+    """Base class of layers with experts. The number of rows of an expert is only known at run time.
 
     Attributes:
         gate: a `tfmoe.gating.Gate`.
         experts: `tfmoe.layers.routed_experts.RoutedExperts`.
-        evaluation_capacity_factor: limits what an expert takes outside of training; `None` for no
+        evaluation_capacity_factor: limits the rows of an expert outside of training; `None` for no
             limit.
 
     Raises:
-        ValueError: for an argument that belongs elsewhere.
+        ValueError: an argument belongs to another class.
     """
 
     evaluation_capacity_factor = None
@@ -37,16 +38,16 @@ class MixtureLayer(Block):
             if name in kwargs:
                 raise ValueError(f"{type(self).__name__} has no argument {name}: {HINTS[name]}")
         super().__init__(**kwargs)
-        self.supports_jit = False  # Keras switches its automatic compilation off
+        self.supports_jit = False  # disables Keras' automatic XLA compilation
 
     @property
-    def num_sent(self):
-        """How often a token leaves its device: once for each of its experts, or groups."""
+    def num_sent(self) -> int:
+        """How many times a token is sent to a device: once for each of its experts or groups."""
         gate = self.gate
         return gate.num_selected if gate.groups is None else gate.primary.num_selected
 
     def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token: its K experts, and the gates (the paper's count)."""
+        """Multiply-adds for one token: K experts and the gates (the paper's count)."""
         selected = self.gate.num_selected * self.experts.ops_per_row(input_dim)
         return selected + self.gate_ops_per_timestep(input_dim)
 
@@ -54,8 +55,8 @@ class MixtureLayer(Block):
         return self.gate.ops_per_timestep(input_dim)
 
     def kept_for_backward(self, input_dim, steps=0):
-        """What the gate keeps; the rows that are sent to experts and come back, `2·K·D`, and those
-        that come back from groups; the experts' hidden activations.
+        """Bytes kept per position: by the gate; the rows sent to experts and their results,
+        `2·K·D`; the results of groups; the hidden activations of experts.
         """
         selected, size = self.gate.num_selected, tf.as_dtype(self.compute_dtype).size
         rows = 2 * selected + (0 if self.gate.groups is None else self.num_sent)
@@ -64,17 +65,17 @@ class MixtureLayer(Block):
         return Kept(always, hidden, self.experts.recompute)
 
     def check_not_compiled(self):
-        """Raises a ValueError inside a function that XLA compiles."""
+        """Raises a `ValueError` inside a function that XLA compiles."""
         if compiles_for_xla():
             raise ValueError(
-                f"{self.name} cannot be compiled by XLA, which must know the number of rows of "
-                "every expert beforehand: leave jit_compile=True away"
+                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
+                "expert at compile time: remove jit_compile=True"
             )
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         raise ValueError(
-            f"{self.name} does not work in a keras.RematScope: create it outside of the scope, and "
-            "give it recompute=True to compute hidden activations again in the backward pass"
+            f"{self.name} does not support keras.RematScope: create it outside of the scope, with "
+            "recompute=True to compute hidden activations again in the backward pass"
         )
 
     def quantize(self, mode=None, *args, **kwargs):
@@ -85,48 +86,48 @@ class MixtureLayer(Block):
 
     def enable_lora(self, rank=None, *args, **kwargs):
         raise NotImplementedError(
-            f"{self.name} has no LoRA adapters: to train a part of a model, set trainable=False on "
-            "layers, or on layer.experts"
+            f"{self.name} does not support LoRA: to train a part of a model, set trainable=False "
+            "on layers, or on layer.experts"
         )
 
 
 def mixtures_of(model):
-    """The mixtures of a model, wherever they are in it.
+    """Finds all mixtures in a model.
 
     Args:
-        model: a Keras model or layer; itself, if it is a mixture.
+        model: a Keras model or layer; a mixture is included itself.
 
     Returns:
-        `{name: MixtureLayer}`, by the names of their metrics: the name of the layer, where several
-        have the same after the names of the layers around it (`encoder_moe`), and where these are
-        the same too before a number (`moe (2)`).
+        `{name: MixtureLayer}`, named like their metrics: by the layer's name; if several have the
+        same name, with the names of the layers around them in front (`encoder_moe`); if these are
+        the same too, with a number at the end (`moe (2)`).
     """
-    found = {}
+    mixtures = {}
     for layer in (model, *layers_within(model)):
         if isinstance(layer, MixtureLayer):
             name, number = "_".join(shortest_path(model, layer)), 2
             unique = name
-            while unique in found:
+            while unique in mixtures:
                 unique, number = f"{name} ({number})", number + 1
-            found[unique] = layer
-    return found
+            mixtures[unique] = layer
+    return mixtures
 
 
 def layers_within(layer):
-    """All layers within a layer, each once, those within a layer right after it."""
-    found = {}
+    """Lists all layers inside a layer once, depth first."""
+    layers = {}
 
     def visit(parent):
         for child in inner_layers(parent):
-            if id(child) not in found:
-                found[id(child)] = child
+            if id(child) not in layers:
+                layers[id(child)] = child
                 visit(child)
 
     visit(layer)
-    return list(found.values())
+    return list(layers.values())
 
 
 def automatic_name(base):
-    """`base`, `base_1`, …: Keras' own rule would write "mo_e"."""
+    """`base`, `base_1`, …: Keras' rule would convert "MoE" to "mo_e"."""
     uid = keras.backend.get_uid(base)
     return base if uid == 1 else f"{base}_{uid - 1}"

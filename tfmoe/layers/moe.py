@@ -6,65 +6,72 @@ Axes: T tokens, E experts, D model.
 from typing import Literal
 
 import keras
+import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
 from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import RoutedExperts
-from tfmoe.layers.settle import settle
 from tfmoe.ops import arguments
+from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
 class MoE(MixtureLayer):
-    """Sparsely-gated mixture of experts: `y = Σ_i G(x)_i E_i(x)`, only the experts with `G(x)_i >
-    0` evaluated (eq 1).
+    """Sparsely-gated mixture of experts: `y = Σ_i G(x)_i E_i(x)`, where only the experts with
+    `G(x)_i > 0` are computed (eq 1).
 
     Args:
-        num_experts: n.
+        num_experts: n, the total number of experts.
         hidden_units: width of an expert's hidden layers; its output is as wide as its input.
-        gate: a `tfmoe.gating.Gate`, the name of one (`"noisy_top_k"`), or a dictionary of its name
-            and arguments. The layer makes its own copy: one gate object can be given to several
-            layers, and they share nothing.
-        groups: `None` for a flat mixture, or the first-level branching factor of a hierarchical one
-            (App. B): then `gate` is used at both levels, to pick groups and to pick experts within
-            a group, with k at each. `gate=Hierarchical(…)` takes two different gates.
-        depth: hidden layers of an expert.
-        activation: of an expert's hidden layers.
+        gate: a `tfmoe.gating.Gate`, its name (`"noisy_top_k"`), or a dictionary of its name and
+            arguments. The number of experts per token is k of the gate: `NoisyTopK(k=4)`. The layer
+            copies the gate, so one gate object can be passed to several layers.
+        groups: `None` for a flat mixture, or the number of groups of a hierarchical mixture
+            (App. B). Then `gate` is used at both levels, to select groups and to select experts
+            within a group, k at each level. For two different gates use `gate=Hierarchical(…)`.
+        depth: number of hidden layers of an expert.
+        activation: activation of the hidden layers; must be elementwise and have no weights.
         use_bias: whether experts have biases (the paper's have none).
-        recompute: whether the backward pass computes hidden activations again (App. D).
-        capacity_factor: `None` drops nothing. Otherwise an expert takes at most
-            `ceil(capacity_factor · A / n)` of the A assignments of a training batch.
-        evaluation_capacity_factor: the same outside of training. With one, what a token gets
-            depends on the rest of its batch.
+        recompute: whether the backward pass computes hidden activations again, which saves memory
+            (App. D).
+        capacity_factor: `None` for no limit: no token is dropped. Otherwise an expert accepts at
+            most `ceil(capacity_factor · A / n)` of the A assignments of a training batch. A dropped
+            assignment adds nothing to the output of its token; the output of a token without any
+            expert is 0, so put the layer in a residual connection (`Residual`).
+        evaluation_capacity_factor: the same outside of training. With a limit the output for a
+            token depends on the rest of its batch.
         capacity_priority: which assignments an expert keeps: `"position"` (the first in the batch),
-            `"choice"` (first choices of tokens before second ones) or `"weight"` (the largest).
-        metrics: whether `fit` and `evaluate` measure the use of the experts.
-        kernel_initializer: for each expert, as for one dense layer.
+            `"choice"` (first choices of tokens before second choices) or `"weight"` (the largest
+            weights).
+        metrics: whether `fit` and `evaluate` report the metrics below.
+        kernel_initializer: initializer of each expert's kernels, as for a dense layer.
+        name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
-        inputs: `[..., D]` float. All leading axes are tokens (all go through at once).
-        mask: `[...]` bool (or its first axes only), `False` for padding: such positions are not
-            routed, count in no loss or metric, and give 0.
+        inputs: `[..., D]` float; all positions of the leading axes are tokens.
+        mask: `[...]` bool (or its first axes only), `False` for padding: padding is not routed, is
+            not counted in losses and metrics, and gives 0.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
 
     Returns:
-        `[..., D]` in the layer's compute type.
+        `[..., D]` in the layer's compute dtype.
 
-    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch, prefixed by the layer's
-    name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
-    `unused_experts` (fraction that received no token in a batch) and `dropped` (fraction of
-    assignments over capacity). Load here is the count of tokens received. A gate can add metrics of
-    its own (`Batchwise` does). With them `model.evaluate` returns more than the loss and the
-    metrics of `compile`: take its values by name, `return_dict=True`, or set `metrics=False`.
+    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
+    layer's name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
+    `unused_experts` (fraction of experts that received no token in a batch) and `dropped` (fraction
+    of assignments beyond the capacity). Load is the number of tokens received. A gate can add
+    metrics (`Batchwise` does). `model.evaluate` then returns more than the loss and the metrics of
+    `compile`: read its values by name with `return_dict=True`, or set `metrics=False`.
 
     Raises:
-        ValueError: for arguments out of range; it names the argument and what would be right.
+        ValueError: an argument is out of range; the message names it and the valid values.
 
     Example:
         >>> gate = NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1)
@@ -78,18 +85,18 @@ class MoE(MixtureLayer):
         self,
         num_experts: int,
         hidden_units: int,
-        gate="noisy_top_k",
+        gate: gating.Gate | str | dict = "noisy_top_k",
         groups: int | None = None,
-        depth=1,
-        activation="relu",
-        use_bias=False,
-        recompute=False,
+        depth: int = 1,
+        activation: Activation = "relu",
+        use_bias: bool = False,
+        recompute: bool = False,
         capacity_factor: float | None = None,
         evaluation_capacity_factor: float | None = None,
         capacity_priority: Literal["position", "choice", "weight"] = "position",
-        metrics=True,
-        kernel_initializer="glorot_uniform",
-        name=None,
+        metrics: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        name: str | None = None,
         **kwargs,
     ):
         super().__init__(name=name or automatic_name("moe"), **kwargs)
@@ -99,7 +106,7 @@ class MoE(MixtureLayer):
         gate = gating.get(gate)
         if groups is not None:
             gate = gating.Hierarchical(groups=groups, primary=gate)
-        # The variables' type: under mixed precision the gate computes in float32.
+        # The dtype of the variables: under mixed precision the gate computes in float32.
         self.gate = gate.for_experts(self.num_experts, name="gate", dtype=self.variable_dtype)
         self.experts = RoutedExperts(
             num_experts,
@@ -132,22 +139,23 @@ class MoE(MixtureLayer):
     def call(self, inputs, mask=None, training=False):
         self.check_not_compiled()
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        tokens, places = real_tokens(inputs, mask)
-        record(self, tokens, places, inputs, training)
+        tokens, positions = real_tokens(inputs, mask)
+        record(self, tokens, positions, inputs, training)
         factor = self.capacity_factor if training else self.evaluation_capacity_factor
         limit = Limit(factor, self.capacity_priority)
         outputs, sums = mix(self.gate, self.experts, tokens, training, limit)
-        settle(self, self.gate, sums, training, self.expert_metrics)
-        return at_positions(outputs, places, inputs)
+        apply_sums(self, self.gate, sums, training, self.expert_metrics)
+        return at_positions(outputs, positions, inputs)
 
-    def route(self, inputs, mask=None):
-        """How the gate routes tokens at evaluation, before any capacity; no expert is computed.
+    def route(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> gating.Routing:
+        """Routes tokens as in evaluation, before any capacity; no expert is computed.
 
         Args:
-            inputs, mask: as for `call`.
+            inputs: as for a call.
+            mask: as for a call.
 
         Returns:
-            `tfmoe.gating.Routing` for the T tokens that are not masked, in order.
+            `tfmoe.gating.Routing` of the T tokens that are not masked, in order.
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         if not self.built:
@@ -161,7 +169,7 @@ class MoE(MixtureLayer):
         gate = self.gate.primary if self.groups is not None else self.gate
         return {
             **super().get_config(),
-            **self.experts.own_config(),
+            **self.experts.expert_config(),
             "gate": keras.saving.serialize_keras_object(gate),
             "groups": self.groups,
             "capacity_factor": self.capacity_factor,

@@ -1,4 +1,4 @@
-"""The experts of a mixture, wherever they are: exchange, compute, combine.
+"""The experts of a mixture on one device or several: exchange, compute, combine.
 
 Axes: T tokens, E experts, A rows, D model, N outputs.
 """
@@ -11,24 +11,29 @@ from tfmoe.layers.experts import Experts
 
 
 class RoutedExperts(Experts):
-    """`Experts` that take tokens and assignments: `y = Σ_i G(x)_i E_i(x)` (eq 1). Under a
-    `MixedStrategy` they are sharded over the replicas.
+    """`Experts` with dispatch and combine: `y = Σ_i G(x)_i E_i(x)` (eq 1).
+
+    Under a `MixedStrategy` the experts are sharded over the replicas.
 
     Args:
-        together: experts that stay on one replica together, such as those of a group (App. B).
-        **arguments: of `Experts`.
+        num_experts: E.
+        hidden_units: H.
+        together: the number of consecutive experts that stay on one replica, such as those of a
+            group (App. B).
+        **arguments: further arguments of `Experts`.
 
     Call arguments:
         tokens: `[T, D]` float.
         assignments: `tfmoe.ops.assignments.Assignments` of the tokens to all experts. Under a
-            `MixedStrategy` rows travel to the replicas that hold their experts.
-        training: whether to keep the hidden activations for a backward pass that may come.
+            `MixedStrategy` rows are sent to the replicas of their experts.
+        training: whether hidden activations are kept for the backward pass.
 
     Returns:
         `[T, D]`; 0 for a token without an expert.
 
     Raises:
-        ValueError: in the replicas of a `MixedStrategy` in whose scope it was not created.
+        ValueError: the layer runs in the replicas of a `MixedStrategy`, but was created outside of
+            its scope.
     """
 
     def __init__(self, num_experts, hidden_units, together=1, **arguments):
@@ -43,28 +48,29 @@ class RoutedExperts(Experts):
         return {**super().get_config(), "together": self.together}
 
     def call(self, tokens, assignments, training=False):
-        return self._through(exchange(assignments), tokens, training)
+        return self._compute(exchange(assignments), tokens, training)
 
-    def on_this_device(self, rows, assignments, training=False):
-        """The same for rows that have reached the device of their experts: `assignments` are to the
-        experts of this replica.
+    def compute_local(self, rows, assignments, training=False):
+        """As a call, for rows that are on the device of their experts: `assignments` assign them to
+        the experts of this replica.
         """
-        return self._through(Local(assignments), rows, training)
+        return self._compute(Local(assignments), rows, training)
 
     def per_device(self, devices):
-        """How many experts the fullest of several devices holds."""
+        """The maximum number of experts on a device, for a number of devices."""
         begin, end = shard_bounds(self.num_experts, devices, self.together)[0]
         return end - begin
 
-    def _through(self, way, tokens, training):
-        if way.counts.shape[0] != tf.convert_to_tensor(self.kernels[0]).shape[0]:
+    def _compute(self, dispatcher, tokens, training):
+        if dispatcher.counts.shape[0] != tf.convert_to_tensor(self.kernels[0]).shape[0]:
             raise ValueError(
-                f"every replica holds all experts of {self.name}, which were created outside of "
-                "the MixedStrategy: create the layer inside `with strategy.scope():`"
+                f"{self.name} was created outside of the MixedStrategy, so every replica holds all "
+                "experts: create the layer inside `with strategy.scope():`"
             )
-        dispatch = way.dispatch if way.rows_per_expert is None else way.dispatch_kept
-        rows = self.compute(dispatch(tokens), way.counts, way.rows_per_expert, training)
-        return way.combine(rows)
+        rows_per_expert = dispatcher.rows_per_expert
+        dispatch = dispatcher.dispatch if rows_per_expert is None else dispatcher.dispatch_kept
+        rows = self.compute(dispatch(tokens), dispatcher.counts, rows_per_expert, training)
+        return dispatcher.combine(rows)
 
     def compute_output_shape(self, tokens_shape, *_):
         return tuple(tokens_shape)

@@ -1,4 +1,4 @@
-"""The output layer of a language model: a softmax over a vocabulary that may be very large.
+"""The output layer of a language model: a softmax over a vocabulary that can be very large.
 
 Axes: T tokens, D model, V vocabulary, S sampled candidates.
 """
@@ -14,20 +14,20 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class VocabularySoftmax(keras.layers.Layer):
-    """Softmax over V words: full for evaluation, sampled for training.
+    """Softmax over V words: full in evaluation, optionally sampled in training.
 
     Args:
-        vocabulary_size: V. Word ids are sorted by falling frequency.
-        num_sampled: S, distinct words that are drawn from the log-uniform distribution for each
-            batch of a training step (Jozefowicz et al. 2016: 8192 for V = 793,471). `None`, or V
-            and more: the full softmax is trained.
+        vocabulary_size: V. Word ids must be sorted by descending frequency.
+        num_sampled: S, the number of distinct words that are drawn from the log-uniform
+            distribution for each training batch (Jozefowicz et al. 2016: 8192 for V = 793,471).
+            `None`, or a number of at least V, trains the full softmax.
         seed: integer, for reproducible draws.
 
     Call arguments:
-        features: `[..., D]` of any number type.
+        features: `[..., D]` of any numeric type.
 
     Returns:
-        `[..., V]` logits, in float32. `negative_log_likelihood` never builds a tensor of that size.
+        `[..., V]` logits in float32. `negative_log_likelihood` never creates a tensor of that size.
 
     Example:
         >>> softmax = VocabularySoftmax(vocabulary_size=1000, num_sampled=64)
@@ -40,16 +40,22 @@ class VocabularySoftmax(keras.layers.Layer):
     # Elements of the largest block of logits in an evaluation: 64 MiB in float32.
     BLOCK_ELEMENTS = 2**24
 
-    def __init__(self, vocabulary_size, num_sampled=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_sampled: int | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
         self.seed = random_seed("seed", seed)
-        with same_draws():  # the candidates are those of a batch, on however many devices
+        with same_draws():  # all devices use the same candidates for a batch
             self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
         track(self, seed_generator=self.seed_generator)
-        self.supports_jit = False  # the blocks of an evaluation depend on the number of tokens
+        self.supports_jit = False  # the block size in evaluation depends on the number of tokens
 
     def build(self, features_shape):
         width = last_dimension(f"features of {self.name}", features_shape)
@@ -76,17 +82,17 @@ class VocabularySoftmax(keras.layers.Layer):
         product = tf.reduce_sum(tf.cast(features, tf.float32) * tf.cast(rows, tf.float32), axis=-1)
         return product + tf.cast(tf.gather(tf.convert_to_tensor(self.bias), targets), tf.float32)
 
-    def training_loss(self, features, targets):
-        """The loss to train with, per token: the full negative log-likelihood, or a sampled loss if
-        `num_sampled` is less than V.
+    def training_loss(self, features: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Computes the training loss per token: the full negative log-likelihood, or a sampled loss
+        if `num_sampled` is less than V.
 
-        The sampled loss is the cross-entropy of the target among the candidates, with `log q`
+        The sampled loss is the cross-entropy of the target among the candidates. `log q` is
         subtracted from every logit (q: the probability of being a candidate, see
-        `tfmoe.ops.sampling`) and candidates that are the target itself left out. On average it is
-        smaller than the full one, most of all for rare targets.
+        `tfmoe.ops.sampling`), and a candidate that equals the target is excluded. Its mean is
+        smaller than the full loss, especially for rare targets.
 
         Args:
-            features: `[T, D]` of any number type.
+            features: `[T, D]` of any numeric type.
             targets: `[T]` word ids of any integer type.
 
         Returns:
@@ -107,25 +113,26 @@ class VocabularySoftmax(keras.layers.Layer):
         bias = tf.gather(tf.convert_to_tensor(self.bias), candidates)
         logits = self._logits(features, kernel, bias) - log_q(candidates)
         logits = tf.where(targets[:, None] == candidates[None, :], float("-inf"), logits)
-        everything = tf.concat([target_logits[:, None], logits], axis=1)
-        return tf.reduce_logsumexp(everything, axis=1) - target_logits
+        all_logits = tf.concat([target_logits[:, None], logits], axis=1)
+        return tf.reduce_logsumexp(all_logits, axis=1) - target_logits
 
     @property
     def _samples(self):
         return self.num_sampled is not None and self.num_sampled < self.vocabulary_size
 
-    def negative_log_likelihood(self, features, targets):
-        """`-log p(target)` under the full softmax, in blocks of the vocabulary, for evaluation.
+    def negative_log_likelihood(self, features: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Computes `-log p(target)` under the full softmax, in blocks of the vocabulary, for
+        evaluation.
 
         Args:
-            features: `[T, D]` of any number type.
+            features: `[T, D]` of any numeric type.
             targets: `[T]` word ids of any integer type.
 
         Returns:
-            `[T]` float32, in nats. Not meant to be differentiated.
+            `[T]` float32, in nats. Do not differentiate it: the gradient would need all logits.
         """
         targets = word_ids(targets)
-        # Logits in bfloat16 would blur the perplexity.
+        # Logits in bfloat16 would make the perplexity inaccurate.
         features = float_tensor(f"features of {self.name}", features, tf.float32)
         num_tokens = tf.shape(features)[0]
         block = tf.clip_by_value(
@@ -158,19 +165,19 @@ class VocabularySoftmax(keras.layers.Layer):
     def compute_output_spec(self, features):
         return keras.KerasTensor(self.compute_output_shape(features.shape), "float32")
 
-    def ops_per_timestep(self, input_dim):
+    def ops_per_timestep(self, input_dim: int) -> int:
         """Multiply-adds of the full softmax for one token."""
         return self.vocabulary_size * input_dim
 
-    def kept_for_backward(self, input_dim):
-        """Bytes that the backward pass needs of a position that predicts a word: its features; a
-        float32 logit for each candidate, which are all words, or `num_sampled` of them and the
-        target; with a sampled loss also the target's row of the kernel, in float32.
+    def kept_for_backward(self, input_dim: int) -> int:
+        """Bytes kept per position that predicts a word: the features; a float32 logit for each
+        candidate (all words, or `num_sampled` words and the target); with a sampled loss also the
+        kernel row of the target, in float32.
         """
-        candidates, row = self.vocabulary_size, 0
+        num_candidates, row = self.vocabulary_size, 0
         if self._samples:
-            candidates, row = self.num_sampled + 1, input_dim
-        return tf.as_dtype(self.compute_dtype).size * input_dim + 4 * (row + candidates)
+            num_candidates, row = self.num_sampled + 1, input_dim
+        return tf.as_dtype(self.compute_dtype).size * input_dim + 4 * (row + num_candidates)
 
     def get_config(self):
         return {
@@ -182,7 +189,7 @@ class VocabularySoftmax(keras.layers.Layer):
 
 
 def word_ids(targets):
-    """`[T]` integers of any type as int32."""
+    """Casts `[T]` integers of any type to int32."""
     targets = tf.convert_to_tensor(targets)
     if not targets.dtype.is_integer:
         raise ValueError(f"targets must be integers, got {targets.dtype.name}")

@@ -13,6 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# The types of activation and initializer arguments: names, serialized objects, functions, objects.
+Activation = str | dict | Callable
+Initializer = str | dict | Callable
+
 
 def positive(name: str, value) -> int:
     """Checks that an argument is an integer of at least 1."""
