@@ -10,15 +10,10 @@ import re
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 NAME = re.compile(r"tfmoe(\.\w+)+")  # becomes a link
 SPECIAL = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
+# What would begin a numbered list, as the `n.` of `num_experts: n.`.
+NUMBER = re.compile(r"^( *\w[\w, *]*: )(?=\w\.(\s|$))", re.MULTILINE)
 BULLET = re.compile(r"\s*[-*] ")
 HEADING = re.compile(r"[A-Z]\w+( \w+)?:")
-# Sections that napoleon does not know, or reads in another way, and how it should read them.
-SECTIONS = [
-    ("Attributes", "params_style"),
-    ("Attributes for subclasses", "params_style"),
-    ("Call arguments", "params_style"),
-    ("Keys", "params_style"),
-]
 
 
 def as_rst(text):
@@ -71,7 +66,7 @@ def marked_up(text):
 
 def escaped(text):
     """Text without signs of reStructuredText, except those of a list at the beginning of a line."""
-    text = SPECIAL.sub(r"\\\1", text)
+    text = NUMBER.sub(r"\1\\", SPECIAL.sub(r"\\\1", text))
     return re.sub(r"^(\s*)\\\*(?= )", r"\1*", text, flags=re.MULTILINE)
 
 
@@ -85,25 +80,3 @@ def with_gaps(text):
         lines.append(line)
         before = line
     return "\n".join(lines)
-
-
-def convert(app, what, name, obj, options, lines):
-    """Converts a docstring in place, before napoleon reads its sections. Called by Sphinx."""
-    lines[:] = as_rst("\n".join(lines)).split("\n")
-    if what in ("attribute", "data", "property"):
-        # An empty comment: of such a docstring napoleon takes for a type what stands before a
-        # colon in the first line.
-        lines[:0] = ["..", ""]
-
-
-def skip(app, what, name, obj, skipped, options):
-    """Leaves out the fields of named tuples, which the docstring of the class describes."""
-    return True if str(obj.__doc__).startswith("Alias for field number") else None
-
-
-def setup(app):
-    """Registers the conversion. Called by Sphinx."""
-    app.connect("autodoc-process-docstring", convert, priority=400)
-    app.connect("autodoc-skip-member", skip)
-    app.config.napoleon_custom_sections = SECTIONS
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

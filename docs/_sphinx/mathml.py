@@ -1,5 +1,6 @@
 """Formulas as MathML, which browsers draw without a script or a font from the network."""
 
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 
@@ -9,21 +10,19 @@ def mathml(tex, as_block=False):
 
 
 def visit_inline(translator, node):
-    """Writes a formula in a line of text."""
+    """Writes a formula in a line of text, in place of its text."""
     translator.body.append(mathml(node.astext()))
+    raise nodes.SkipNode
 
 
 def visit_block(translator, node):
-    """Writes a formula on a line of its own."""
+    """Writes a formula on a line of its own, in place of its text."""
     translator.body.append(f"<p>{mathml(node.astext(), as_block=True)}</p>")
-
-
-def depart(translator, node):
-    """Nothing follows a formula."""
+    raise nodes.SkipNode
 
 
 def setup(app):
     """Registers the renderer. Called by Sphinx."""
-    app.add_html_math_renderer("mathml", (visit_inline, depart), (visit_block, depart))
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.config.html_math_renderer = "mathml"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

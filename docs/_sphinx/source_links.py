@@ -1,4 +1,5 @@
-"""Links from pages to files that are not pages, such as `../tfmoe/gating/gate.py#L40`.
+"""Links from pages to files that are not pages, such as `../tfmoe/gating/gate.py#L40`, and from a
+name in backticks such as `tfmoe/gating/gate.py::Gate`.
 
 The site gets a page with the file's text and numbered lines, or a folder's list of files.
 """
@@ -14,16 +15,18 @@ from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+NAMED = re.compile(r"(?<!`)`([\w/.-]+\.py)::(\w+)`(?!`)")
 FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
 FOLDER = "sources"
 
 
-def with_source_links(text, page, is_page, link):
+def with_source_links(text, page, root, is_page, link):
     """Rewrites the links of a Markdown text that lead to files of the repository.
 
     Args:
         text: Markdown.
         page: `Path` of its file.
+        root: `Path` that names in backticks begin at.
         is_page: function of a `Path`, whether the site has it as a page.
         link: function of a `Path` and a fragment ("" or `#L40`), which returns the new target.
     """
@@ -35,8 +38,26 @@ def with_source_links(text, page, is_page, link):
             return match.group(0)
         return f'<a href="{link(path, fragment or "")}">{name}</a>'
 
+    def named(match):
+        path, name = root / match.group(1), match.group(2)
+        line = line_of(name, path)
+        code = match.group(0)
+        return f'<a href="{link(path, f"#L{line}")}">{code}</a>' if line else code
+
     parts = FENCE.split(text)
-    return "".join(part if i % 2 else LINK.sub(replaced, part) for i, part in enumerate(parts))
+    return "".join(
+        part if i % 2 else NAMED.sub(named, LINK.sub(replaced, part))
+        for i, part in enumerate(parts)
+    )
+
+
+def line_of(name, path):
+    """The line of a Python file that defines a class, a function or a constant; `None` if none
+    does.
+    """
+    definition = re.compile(rf" *(?:class |def )?{re.escape(name)}\b *(?:[(:=]|$)")
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return next((i for i, line in enumerate(lines, 1) if definition.match(line)), None)
 
 
 def source_page(path, root):
@@ -71,7 +92,7 @@ def rewrite(app, docname, source):
         above = "../" * docname.count("/")
         return f"{above}{name}{re.sub('^#L', '#L-', fragment)}"
 
-    source[0] = with_source_links(source[0], page, is_page, link)
+    source[0] = with_source_links(source[0], page, root, is_page, link)
 
 
 def setup(app):

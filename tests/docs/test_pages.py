@@ -40,7 +40,9 @@ QUICK = {
 }
 TFMOE = get_command(app)
 MAIN = TFMOE.make_context("tfmoe", [], resilient_parsing=True)
-PATH = re.compile(r"`((?:tfmoe|data_pipelines|configs|benchmarks|tests|docs)/[\w./-]*)`")
+PATH = re.compile(
+    r"`((?:tfmoe|data_pipelines|configs|benchmarks|tests|docs)/[\w./-]*)(?:::(\w+))?`"
+)
 
 by_page = pytest.mark.parametrize("name", BLOCKS)
 
@@ -111,8 +113,18 @@ def added_options(arguments, block):
 @by_page
 def test_paths_exist(name):
     shown = PATH.findall(PAGES[name].read_text(encoding="utf-8"))
-    missing = [path for path in shown if not (ROOT / path).exists()]
+    missing = [
+        (path, symbol)
+        for path, symbol in shown
+        if not (ROOT / path).exists() or (symbol and not defines(ROOT / path, symbol))
+    ]
     assert not missing or name == "CHANGELOG.md"
+
+
+def defines(path, symbol):
+    """Whether a Python file defines a class, a function or a constant."""
+    text = path.read_text(encoding="utf-8")
+    return re.search(rf"^ *(class |def )?{symbol}\b *([(:=]|$)", text, re.MULTILINE) is not None
 
 
 def with_options(block):

@@ -20,6 +20,7 @@ def extensions():
         ("one:\n- a\n  b\n- c", "one:\n\n- a\n  b\n- c"),
         ("like this:\n\n    x = `y` * 2\n\nend", "like this::\n\n    x = `y` * 2\n\nend"),
         ("Args:\n    k: of `x`.", "Args:\n    k: of ``x``."),
+        ("Args:\n    k: n.\n", "Args:\n    k: \\n.\n"),
         (">>> x * y\n`2`", ">>> x * y\n`2`"),
         ("`two\nlines`", "``two lines``"),
     ],
@@ -37,10 +38,32 @@ def test_links_to_sources():
     line = "[a](../tfmoe/cli/__init__.py#L3) [b](index.md) [c](http://x) ![d](x.png)"
     text = f"{line}\n```sh\n[e](..)\n```\n"
     written = source_links.with_source_links(
-        text, page, lambda path: path.suffix == ".md", lambda path, part: f"{path.name}.html{part}"
+        text,
+        page,
+        ROOT,
+        lambda path: path.suffix == ".md",
+        lambda path, part: f"{path.name}.html{part}",
     )
     assert written.startswith('<a href="__init__.py.html#L3">a</a> [b](index.md) [c](http://x)')
     assert "[e](..)" in written
+
+
+def test_names_become_links():
+    import source_links
+
+    written = source_links.with_source_links(
+        "`tests/docs/pages.py::Block`, `tests/docs/pages.py::Nothing`",
+        ROOT / "docs" / "page.md",
+        ROOT,
+        lambda path: False,
+        lambda path, fragment: path.name + fragment,
+    )
+    lines = (ROOT / "tests" / "docs" / "pages.py").read_text(encoding="utf-8").split("\n")
+    line = lines.index("class Block(NamedTuple):")
+    assert written == (
+        f'<a href="pages.py#L{line + 1}">`tests/docs/pages.py::Block`</a>, '
+        "`tests/docs/pages.py::Nothing`"
+    )
 
 
 def test_pages_of_sources():
