@@ -7,6 +7,7 @@ goes (`calls`, `routing`); the other modules are arithmetic on that, in NumPy.
 
 from tfmoe.inspection.consistency import Consistency, routing_consistency
 from tfmoe.inspection.contexts import Context, contexts, spelling
+from tfmoe.inspection.doctor import ExpertHealth
 from tfmoe.inspection.information import (
     MutualInformation,
     information_on_labels,
@@ -40,6 +41,7 @@ __all__ = [
     "CoSelection",
     "Consistency",
     "Context",
+    "ExpertHealth",
     "ExpertUse",
     "JointCounts",
     "MutualInformation",

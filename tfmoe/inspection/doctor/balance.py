@@ -15,10 +15,10 @@ from tfmoe.inspection.doctor.mixture import default_weight, last_part
 # many. Below 0.15 without a balancing loss, 0.45 with weights of 0.001, 0.95 with 0.1.
 COLLAPSED, UNEVEN = 0.2, 0.5
 # The share of the loss that balancing makes up: below 0.01 with weights of 0.1, 0.06 with 10, where
-# the gate learns nothing (perplexity 9.6 instead of 2.5), 0.4 with 100. With usual weights it is
+# the gate learns nothing (perplexity 9.3 instead of 2.5), 0.4 with 100. With usual weights it is
 # large only where the loss of the task is small, which does no harm while it is the larger part.
 MOST_BALANCING, MOST_OF_USUAL_WEIGHTS = 0.04, 0.5
-USUAL_WEIGHT = 10  # times the default: the paper's Table 6 has no harm from weights of 1
+USUAL_WEIGHT = 10  # times the default: weights of 1 do no harm in the paper's Table 6
 # Experts without a token in a batch of evaluation, beyond those that have none by chance. A healthy
 # gate has a few while it is young, and none later.
 MOST_UNUSED, LAST_EPOCHS = 0.1, 3

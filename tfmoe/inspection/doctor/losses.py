@@ -25,9 +25,10 @@ def check_divergence(rows, uniform=None, learning_rate=None):
         return []
     limits = [MOST_RISE * loss for loss in losses[:-1] if loss > 0]
     validation = rows[-1].get("val_loss", losses[-1])
-    if uniform is not None and not validation <= uniform:  # balancing losses are not in this one
+    # The validation loss has no balancing losses in it, which can be large.
+    if uniform is not None and not validation <= uniform < losses[-1]:
         limits.append(uniform)
-    most = min(limits, default=uniform)
+    most = min(limits, default=None)
     figure = Figure("loss", losses[-1], most=most)
     if figure.healthy and not math.isfinite(validation):
         figure = Figure("val_loss", validation, most=most)

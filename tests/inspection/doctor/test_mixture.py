@@ -1,0 +1,54 @@
+import pytest
+
+from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.inspection.doctor import mixture_of
+from tfmoe.layers import MoE
+
+BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("options", "selected", "weights", "noise"),
+    [
+        ({"gate": NoisyTopK(k=2, **BALANCED)}, 2, BALANCED, True),
+        ({"gate": NoisyTopK(k=2, noise=False)}, 2, dict.fromkeys(BALANCED, 0.0), False),
+        ({"gate": Softmax(importance_weight=0.3)}, 8, {"importance_weight": 0.3}, None),
+        ({"gate": Batchwise(k=3)}, 3, {"importance_weight": 0.0}, None),
+        (
+            {"gate": Switch(balance_weight=0.5)}, 1,
+            {"balance_weight": 0.5, "importance_weight": 0.0, "load_weight": 0.0}, None,
+        ),
+        ({"groups": 4, "gate": NoisyTopK(k=2, **BALANCED)}, 4, BALANCED, True),
+        (
+            {"groups": 4, "gate": Switch(balance_weight=0.5)}, 1,
+            {"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.5}, None,
+        ),
+        (
+            {"gate": Hierarchical(4, Switch(), NoisyTopK(k=2), load_weight=0.7)}, 2,
+            {"importance_weight": 0.0, "load_weight": 0.7, "primary.balance_weight": 0.01}, None,
+        ),
+    ],
+)  # fmt: skip
+def test_of_layers(options, selected, weights, noise):
+    """Also that each argument is one that the layer's configuration has."""
+    layer = MoE(8, 3, **options)
+    mixture = mixture_of("moe", layer, "model.blocks[1].")
+    assert (mixture.num_experts, mixture.selected, mixture.noise) == (8, selected, noise)
+    assert dict(mixture.weights) == {f"gate.{name}": value for name, value in weights.items()}
+    for argument, value in mixture.weights:
+        *path, name = argument.split(".")
+        config = layer.get_config()
+        for part in path:
+            config = config[part]["config"]
+        assert config[name] == value
+        assert mixture.setting(argument) == (f"model.blocks[1].{argument}", value)
+
+
+def test_sizes():
+    layer = MoE(8, 3, gate=NoisyTopK(k=2), capacity_factor=1.5)
+    mixture = mixture_of("moe", layer, tokens=100)
+    assert (mixture.capacity_factor, mixture.evaluation_capacity_factor) == (1.5, None)
+    assert (mixture.expert_batch, mixture.chance) == (25, 1 / 25)  # 2 · 100 / 8
+    assert mixture.setting("capacity_factor") == ("capacity_factor", 1.5)
+    assert mixture_of("moe", layer).expert_batch is None
+    assert mixture_of("moe", MoE(8, 3, gate=Softmax()), tokens=100).chance == 0
