@@ -32,6 +32,7 @@ class HuggingFaceSplits(HasRecords):
             load_split(
                 self.path,
                 split,
+                f"data.{part}",
                 name=self.config_name,
                 data_files=self.data_files or None,
                 revision=self.revision,

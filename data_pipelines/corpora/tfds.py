@@ -35,7 +35,7 @@ class TfdsSplits(HasRecords):
 
     def records(self, part):
         split = getattr(self, part)
-        return [load_split(self._builder, split)] if split else []
+        return [load_split(self._builder, split, f"data.{part}")] if split else []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

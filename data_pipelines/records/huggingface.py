@@ -3,9 +3,12 @@
 import os
 
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.extras import loading, needing
+from tfmoe.data_pipelines.records.loading import loading
 from tfmoe.data_pipelines.records.file_state import file_state, title_of
 from tfmoe.data_pipelines.records.records import Records
+from tfmoe.extras import optional, require
+
+datasets = optional("datasets")
 
 ROWS_AT_A_TIME = 1024
 SAVED = ("dataset_dict.json", "state.json")  # of which `save_to_disk` writes one
@@ -43,7 +46,7 @@ class HuggingFaceRecords(Records):
                 yield number, dict(zip(batch, values, strict=True))
 
 
-def load_split(path, split, **arguments):
+def load_split(path, split, key, **arguments):
     """Loads a split of a data set, of the cache of `datasets` where it is there already.
 
     No code of the data set is run: `datasets` 4 and later has no loading scripts.
@@ -52,6 +55,7 @@ def load_split(path, split, **arguments):
         path: name of a data set or of a format (`"json"`, `"csv"`, …), or a folder: of data files,
             or one that `save_to_disk` wrote.
         split: such as `"train"` or `"train[:10%]"`.
+        key: of the config that names the split, such as `"data.valid"`.
         **arguments: further ones of `datasets.load_dataset` (`name`, `data_files`, `revision`,
             `cache_dir`); `None` is left out.
 
@@ -59,17 +63,17 @@ def load_split(path, split, **arguments):
         A `HuggingFaceRecords`.
 
     Raises:
-        TextError: if `datasets` is not installed, or the data set cannot be loaded.
+        MissingExtra: if `datasets` is not installed.
+        TextError: if the data set cannot be loaded.
     """
-    with needing("datasets", "huggingface"):
-        import datasets
+    require("datasets")
     arguments = {key: value for key, value in arguments.items() if value is not None}
     folder = os.path.expanduser(path)
     path = folder if os.path.isdir(folder) else path
     name = f"{path}[{split}]"
-    with loading(name, "data.path"):
+    with loading(name, f"data.path, {key}"):
         if any(os.path.isfile(os.path.join(path, file)) for file in SAVED):
-            dataset = _saved_split(datasets.load_from_disk(path), path, split)
+            dataset = _saved_split(datasets.load_from_disk(path), path, split, key)
         else:
             dataset = datasets.load_dataset(path, split=split, **arguments)
     where = os.path.abspath(path) if os.path.isdir(path) else path
@@ -77,12 +81,12 @@ def load_split(path, split, **arguments):
     return HuggingFaceRecords(dataset, name, f"{title_of(path)}-{title_of(split)}", identity)
 
 
-def _saved_split(saved, path, split):
+def _saved_split(saved, path, split, key):
     """The split of what `save_to_disk` saved: a `Dataset`, or a `DatasetDict` of several."""
     splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
     if split not in splits:
         raise TextError(
-            f"{path}: there is no split {split!r}; the folder, written by save_to_disk, has"
+            f"{path}: there is no split {split!r} ({key}); save_to_disk wrote the splits"
             f" {', '.join(splits)}"
         )
     return splits[split]

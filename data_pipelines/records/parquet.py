@@ -3,9 +3,12 @@
 import os
 
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.extras import needing
 from tfmoe.data_pipelines.records.file_state import file_state, title_of
 from tfmoe.data_pipelines.records.records import Records
+from tfmoe.extras import optional, require
+
+pyarrow = optional("pyarrow")
+pyarrow_parquet = optional("pyarrow.parquet")
 
 ROWS_AT_A_TIME = 1024
 
@@ -43,8 +46,6 @@ class Parquet(Records):
                 first += len(rows)
 
     def _batches(self, file, columns):
-        import pyarrow
-
         try:
             yield from file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=columns)
         except (pyarrow.ArrowException, OSError) as error:
@@ -52,11 +53,9 @@ class Parquet(Records):
 
     def _opened(self):
         file_state(self.name)  # raises, if there is no such file
-        with needing("pyarrow", "parquet"):
-            import pyarrow
-            import pyarrow.parquet
+        require("pyarrow")
         try:
-            return pyarrow.parquet.ParquetFile(self.name)
+            return pyarrow_parquet.ParquetFile(self.name)
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 
@@ -66,8 +65,6 @@ class Parquet(Records):
 
 def _names(fields):
     """The names of the columns of a pyarrow schema or struct type, nested ones with dots."""
-    import pyarrow
-
     names = []
     for field in fields:
         nested = _names(field.type) if pyarrow.types.is_struct(field.type) else []

@@ -108,7 +108,7 @@ def _first(records, columns, setting, names):
 
 def _no_column(place, columns, names, setting=""):
     listed = ", ".join(columns[:MOST_LISTED]) + (", …" if len(columns) > MOST_LISTED else "")
-    near = difflib.get_close_matches(names[0], columns, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(names[0], columns, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
     asked = " or ".join(map(repr, names))
     return f"{place}: there is no column {asked}{setting}{hint} The columns are: {listed or 'none'}"

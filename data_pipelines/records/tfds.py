@@ -4,9 +4,12 @@ import os
 import re
 
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.extras import loading, needing
+from tfmoe.data_pipelines.records.loading import loading
 from tfmoe.data_pipelines.records.file_state import file_state, title_of
 from tfmoe.data_pipelines.records.records import Records, value_of
+from tfmoe.extras import optional, require
+
+tfds = optional("tensorflow_datasets")
 
 # NAME, NAME/CONFIG, with :VERSION; not NAMESPACE:NAME, which runs code from elsewhere.
 DATASET = re.compile(r"\w+(/[\w.+-]+)?(:(\d+|\*)(\.(\d+|\*)){0,2})?")
@@ -38,8 +41,6 @@ class TfdsRecords(Records):
         return _names(self._builder.info.features)
 
     def read(self, columns):
-        import tensorflow_datasets as tfds
-
         def needed(example):
             return {column: value_of(example, column) for column in columns}
 
@@ -72,10 +73,10 @@ def load_builder(dataset, data_dir=None):
         data_dir: where TensorFlow Datasets keeps its data; `None` for its default.
 
     Raises:
-        TextError: if `tensorflow_datasets` is not installed, or the data set cannot be loaded.
+        MissingExtra: if `tensorflow_datasets` is not installed.
+        TextError: if the data set cannot be loaded.
     """
-    with needing("tensorflow_datasets", "tfds"):
-        import tensorflow_datasets as tfds
+    require("tensorflow_datasets")
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     with loading(dataset, "data.dataset"):
         builder = tfds.builder(dataset, data_dir=data_dir)
@@ -85,13 +86,13 @@ def load_builder(dataset, data_dir=None):
     return builder
 
 
-def load_split(builder, split):
-    """Returns the `TfdsRecords` of a split of a builder.
+def load_split(builder, split, key):
+    """Returns the `TfdsRecords` of a split of a builder. `key`: of the config that names the split.
 
     Raises:
         TextError: if there is no such split.
     """
-    with loading(f"{builder.info.full_name}[{split}]", "data.dataset"):
+    with loading(f"{builder.info.full_name}[{split}]", key):
         return TfdsRecords(builder, split)
 
 

@@ -12,7 +12,9 @@ from tfmoe.config.yaml_text import dump, parse
 NUMBERS = ["1", "2", "3", "4", "8", "16", "48", "256", "1000", "65536", "1000000000", "0"]
 FRACTIONS = ["0", "0.0", "0.1", "0.5", "1", "1.0", "1e-3", "1e-9", "2.0", "1000"]
 NAMES = [
-    *BLOCK_SECTIONS, *GATE_SECTIONS, *OPTIMIZER_SECTIONS, *SCHEDULE_SECTIONS, *DATA_SECTIONS,
+    *BLOCK_SECTIONS, *GATE_SECTIONS, *OPTIMIZER_SECTIONS, *SCHEDULE_SECTIONS,
+    *DATA_SECTIONS["language"],
+    *DATA_SECTIONS["parallel"],
     *STRATEGY_SECTIONS, "language_model", "translation",
 ]  # fmt: skip
 TEXTS = ["null", "relu", "gelu", "orthogonal", "he_normal", "de", "en-fr", "*.txt", "[a, b]", "é"]
@@ -42,7 +44,7 @@ OPERATIONS = [
 CHANGES = [*OPERATIONS, *NUMBERS, *NAMES, *TEXTS, *UNUSUAL]
 PLACEHOLDER = "VALUE-{}-HERE"
 REQUIRED = {"units": 8, "hidden_units": 8, "num_experts": 4, "steps": 9, "train": "a*", "root": "x"}
-LANGUAGE = {name: DATA_SECTIONS[name] for name in ("text", "lm1b", "embedded_text", "grammars")}
+LANGUAGE = DATA_SECTIONS["language"]
 
 
 def mutated(tree, mutations):

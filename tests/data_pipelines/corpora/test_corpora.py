@@ -6,21 +6,48 @@ from tfmoe.data_pipelines import ParallelFiles
 from tfmoe.data_pipelines.corpora import CORPORA, LanguageCorpus, ParallelCorpus
 
 # Settings with which each corpus writes little, or that are the only ones without a default.
+ENGLISH_FRENCH = {"source_language": "en", "target_language": "fr"}
 SETTINGS = {
-    "text": {"train": ["a.en"]},
-    "lm1b": {"root": "."},
-    "embedded_text": {"languages": ["de"]},
-    "grammars": {"grammars": 2, "train_sentences": 5, "valid_sentences": 1, "test_sentences": 1},
-    "parallel": {"train": ["a"], "source_language": "en", "target_language": "fr"},
-    "wmt14": {"root": ".", "target_language": "fr"},
-    "embedded_translation": {"sentences": 5, "valid_sentences": 1, "test_sentences": 1},
+    "language": {
+        "text": {"train": ["a.en"]},
+        "json_lines": {"train": ["a.jsonl"]},
+        "parquet": {"train": ["a.parquet"]},
+        "huggingface": {"path": "a"},
+        "tfds": {"dataset": "a"},
+        "lm1b": {"root": "."},
+        "embedded_text": {"languages": ["de"]},
+        "grammars": {
+            "grammars": 2,
+            "train_sentences": 5,
+            "valid_sentences": 1,
+            "test_sentences": 1,
+        },
+    },
+    "parallel": {
+        "parallel": {"train": ["a"], **ENGLISH_FRENCH},
+        "json_lines": {"train": ["a.jsonl"], **ENGLISH_FRENCH},
+        "parquet": {"train": ["a.parquet"], **ENGLISH_FRENCH},
+        "huggingface": {"path": "a", **ENGLISH_FRENCH},
+        "tfds": {"dataset": "a", **ENGLISH_FRENCH},
+        "wmt14": {"root": ".", "target_language": "fr"},
+        "embedded_translation": {"sentences": 5, "valid_sentences": 1, "test_sentences": 1},
+    },
 }
-WRITTEN_AT_ONCE = ("text", "grammars", "parallel", "embedded_translation")
+WRITTEN_AT_ONCE = [
+    ("language", "text"), ("language", "json_lines"), ("language", "grammars"),
+    ("parallel", "parallel"), ("parallel", "json_lines"), ("parallel", "embedded_translation"),
+]  # fmt: skip
+ALL = [(kind, name) for kind, corpora in CORPORA.items() for name in corpora]
 
 
-@pytest.fixture(params=CORPORA)
+@pytest.fixture(params=ALL, ids=" ".join)
 def corpus(request):
-    return CORPORA[request.param](**SETTINGS[request.param])
+    kind, name = request.param
+    return CORPORA[kind][name](**SETTINGS[kind][name])
+
+
+def test_kinds():
+    assert [(CORPORA[kind][name].kind, name) for kind, name in ALL] == ALL
 
 
 def test_fields_and_kinds(corpus):
@@ -38,12 +65,13 @@ def test_fields_and_kinds(corpus):
         assert corpus.target_languages == []
 
 
-@pytest.mark.parametrize("name", WRITTEN_AT_ONCE)
-def test_splits(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "name"), WRITTEN_AT_ONCE)
+def test_splits(kind, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "en": "x", "fr": "x"}\n')
     for side in ("en", "fr"):
         (tmp_path / f"a.{side}").write_text("x\n")
-    corpus = CORPORA[name](**SETTINGS[name])
+    corpus = CORPORA[kind][name](**SETTINGS[kind][name])
     splits = corpus.splits(tmp_path / "corpus")
     assert splits.train
     for each in splits.train:
