@@ -13,8 +13,8 @@ import time
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.data_pipelines.corpora import written
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.loading import FULL
 from tfmoe.data_pipelines.records.files import LINE, Lines, reader_of
+from tfmoe.data_pipelines.records.loading import FULL
 from tfmoe.data_pipelines.records.records import choose_columns, texts
 from tfmoe.data_pipelines.text import find_files
 from tfmoe.data_pipelines.tokenization import tokenize

@@ -3,8 +3,8 @@
 import os
 
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.loading import loading
 from tfmoe.data_pipelines.records.file_state import file_state, title_of
+from tfmoe.data_pipelines.records.loading import loading
 from tfmoe.data_pipelines.records.records import Records
 from tfmoe.extras import optional, require
 
