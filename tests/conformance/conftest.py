@@ -1,5 +1,5 @@
-"""Every layer of `tfmoe.layers`, small, with what it is called with. A test that asks for `case`
-runs for all of them; one that asks for another fixture of `FIXTURES` for those that it is about.
+"""A small layer of every class in `tfmoe.layers`, with inputs. A test with the fixture `case` runs
+for all of them; a test with another fixture of `FIXTURES` runs for a subset.
 
 Axes: B batch (and experts), S steps, M source steps, D width.
 """
@@ -42,13 +42,14 @@ class Case:
     """A layer under test.
 
     Attributes:
-        make: of keyword arguments for every Keras layer, makes a small one.
-        inputs: its positional arguments, NumPy arrays or lists of them.
-        float32_outputs: places of outputs, flattened, that are float32 under every policy.
+        make: function of the keyword arguments of every Keras layer that creates a small layer.
+        inputs: the positional arguments of a call, NumPy arrays or lists of them.
+        float32_outputs: indices of the flattened outputs that are float32 under every policy.
         idle: names of variables that a call does not use.
-        is_sequence: whether it gives a vector for each step of its first input.
+        is_sequence: whether it returns a vector for each step of its first input.
         is_loop: whether its call is a loop over the steps.
-        ops: of a `Block`, its multiply-adds for a token; `gate_ops`, those of gates.
+        ops: for a `Block`, its multiply-adds for a token.
+        gate_ops: for a `Block`, the multiply-adds of gates.
     """
 
     make: Callable
@@ -61,13 +62,13 @@ class Case:
     gate_ops: int = 0
 
     def call(self, layer, inputs=None, training=False):
-        """Its outputs, flattened."""
+        """Calls the layer and returns the flattened outputs."""
         inputs = self.inputs if inputs is None else inputs
         return keras.tree.flatten(layer(*inputs, training=training))
 
     @property
     def parameters(self):
-        """Names of the layer's own arguments."""
+        """The names of the constructor arguments, without those of every Keras layer."""
         return set(inspect.signature(type(self.make()).__init__).parameters) - {"self", "kwargs"}
 
     @property
@@ -83,7 +84,7 @@ class Case:
         return sorted(self.parameters & INITIALIZERS)
 
     def changed(self, **changes):
-        """A layer like that of `make` but for some arguments."""
+        """A layer like that of `make`, with other values for some arguments."""
         layer = self.make()
         config = {**layer.get_config(), **changes}
         del config["name"]
@@ -107,7 +108,7 @@ class Case:
 
     @property
     def model_inputs(self):
-        """What `functional` models take."""
+        """The inputs of `functional` models."""
         return keras.tree.flatten(self.inputs)
 
 
@@ -176,7 +177,7 @@ FIXTURES = {
     "with_booleans": [name for name, case in CASES.items() if case.booleans],
     "with_initializers": [name for name, case in CASES.items() if case.initializers],
     "with_integers": [name for name, case in CASES.items() if case.integers],
-    "of_one_input": [name for name, case in CASES.items() if len(case.inputs) == 1],
+    "with_one_input": [name for name, case in CASES.items() if len(case.inputs) == 1],
     "sequence": [name for name, case in CASES.items() if case.is_sequence],
 }
 

@@ -1,4 +1,4 @@
-"""Every gate of `tfmoe.gating.GATES`, and the places in a mixture where it must work.
+"""Every gate of `tfmoe.gating.GATES`, and the mixtures in which it must work.
 
 A new gate needs one entry in `GATES` here; the conformance tests fail for a gate without one.
 """
@@ -21,10 +21,10 @@ GATES = {
         "secondary": {"name": "softmax"},
     },
 }
-# The gate at the other level, where one gate is tried at one level of a hierarchical mixture.
+# The gate at the other level of a hierarchical mixture, when a gate is tested at one level.
 OTHER_LEVEL = {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2}
 FLAT = [name for name, gate in gating.GATES.items() if gate is not Hierarchical]
-PLACES = {
+MIXTURES = {
     "flat": lambda gate: {"gate": gate},
     "groups": lambda gate: {"gate": gate, "groups": 4},
     "outer": lambda gate: {"gate": Hierarchical(4, gate, OTHER_LEVEL)},
@@ -33,29 +33,29 @@ PLACES = {
 }
 VARIANTS = [(name, "flat") for name in gating.GATES]
 LEVELS = ("groups", "outer", "inner")
-VARIANTS += [(name, place) for place in LEVELS for name in FLAT]
-# One gate that chooses experts for tokens, and one that chooses tokens for experts.
-EVERYWHERE = ("noisy_top_k", "batchwise")
+VARIANTS += [(name, mixture) for mixture in LEVELS for name in FLAT]
+# One gate that selects experts for tokens, and one that selects tokens for experts.
+FULLY_TESTED = ("noisy_top_k", "batchwise")
 
 
 def is_quick(variant):
-    """Whether `make test` has a variant: those of `EVERYWHERE`, and every other gate at `flat` and
-    at one place of `LEVELS`, in turn.
+    """Whether `make test` runs a variant: all of the gates in `FULLY_TESTED`; for every other gate
+    `flat` and one of `LEVELS`, in turn.
     """
-    name, place = variant
-    own = LEVELS[list(GATES).index(name) % len(LEVELS)]
-    return place == "flat" or name in EVERYWHERE or place == own
+    name, mixture = variant
+    tested_level = LEVELS[list(GATES).index(name) % len(LEVELS)]
+    return mixture == "flat" or name in FULLY_TESTED or mixture == tested_level
 
 
 def make_mixture(variant, num_experts=12, hidden_units=6, **options):
-    """A `MoE` named `moe`, with one gate at one place."""
-    name, place = variant
-    arguments = PLACES[place](GATES[name])
+    """A `MoE` named `moe`, for a gate and a mixture of `MIXTURES`."""
+    name, mixture = variant
+    arguments = MIXTURES[mixture](GATES[name])
     return MoE(num_experts, hidden_units, name="moe", **arguments, **options)
 
 
 def without_losses(gate):
-    """A gate's configuration with all weights of losses at 0."""
+    """The configuration of a gate with all loss weights at 0."""
     if not isinstance(gate, dict):
         return gate
     return {
@@ -65,23 +65,23 @@ def without_losses(gate):
 
 
 def draw_from_tokens(layer):
-    """Makes whatever the gates of a mixture draw a function of the token, so that it is the same on
-    any number of devices.
+    """Replaces the random draws of a mixture's gates by a function of the token, so that they are
+    the same on any number of devices.
     """
     levels = (layer.gate, getattr(layer.gate, "primary", None), layer.gate.secondary)
-    for number, gate in enumerate(levels):
+    for level, gate in enumerate(levels):
         if hasattr(gate, "draw"):
-            gate.draw = draw_of(gate.draw, number)
+            gate.draw = deterministic_draw(gate.draw, level)
 
 
-def draw_of(own, number):
-    """A `draw` of the shape of a gate's own."""
+def deterministic_draw(random_draw, level):
+    """A replacement for a gate's `draw`, with the same shape."""
 
     def draw(inputs):
-        """`[T, …]`, differing for every token and column, between -2 and 2."""
+        """`[T, …]`, different for every token and column, between -2 and 2."""
         inputs = tf.stop_gradient(inputs)
         token = tf.reduce_sum(inputs * (1.0 + tf.range(inputs.shape[-1], dtype=inputs.dtype)), 1)
-        expert = tf.range(own(inputs).shape[1], dtype=inputs.dtype) + 10.0 * number
+        expert = tf.range(random_draw(inputs).shape[1], dtype=inputs.dtype) + 10.0 * level
         return 2 * tf.sin(5 * token[:, None] + 7 * expert[None])
 
     return draw

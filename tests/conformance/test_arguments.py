@@ -1,4 +1,4 @@
-"""What every layer must take for arguments and inputs, and refuse."""
+"""Valid and invalid arguments and inputs of every layer."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ OTHERS = {
 }
 
 
-def test_every_argument_is_of_a_kind(case):
+def test_every_argument_has_a_kind(case):
     kinds = {*case.integers, *case.booleans, *case.initializers}
     assert case.parameters - OTHERS == kinds
 
@@ -41,7 +41,7 @@ def test_booleans_are_checked(with_booleans, value):
 
 
 @pytest.mark.parametrize("value", ["rellu", 3, keras.layers.PReLU, keras.layers.PReLU()])
-def test_activation_that_is_refused(with_activation, value):
+def test_invalid_activations(with_activation, value):
     with pytest.raises(ValueError, match="activation must be a "):
         with_activation.changed(activation=value)
 
@@ -49,12 +49,12 @@ def test_activation_that_is_refused(with_activation, value):
 @pytest.mark.parametrize("value", [lambda x: tf.nn.relu(x), keras.layers.ReLU()])
 def test_activation_of_a_function_and_of_a_layer_without_variables(with_activation, value):
     case = with_activation
-    layer, peer = case.changed(activation=value), case.changed(activation="relu")
+    layer, other = case.changed(activation=value), case.changed(activation="relu")
     outputs = case.call(layer)
-    case.call(peer)
-    for a, b in zip(layer.weights, peer.weights, strict=True):
+    case.call(other)
+    for a, b in zip(layer.weights, other.weights, strict=True):
         b.assign(a)
-    for a, b in zip(outputs, case.call(peer), strict=True):
+    for a, b in zip(outputs, case.call(other), strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_initializers_that_are_functions_or_classes(with_initializers, value):
         with_initializers.call(layer)
         weights = [weight.numpy() for weight in layer.weights]
         drawn = np.concatenate([weight.ravel() for weight in weights if np.all(weight >= 3)])
-        assert len(np.unique(drawn)) > 0.99 * drawn.size  # kernels and experts differ
+        assert len(np.unique(drawn)) > 0.99 * drawn.size  # independent draws
 
 
 def test_unknown_initializer(with_initializers):
@@ -95,17 +95,17 @@ def converted(inputs, convert):
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "bool"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_integers_for_inputs(case, dtype, policy):
+def test_integer_inputs(case, dtype, policy):
     layer = case.make(dtype=policy)
-    whole = converted(case.inputs, lambda x: np.abs(np.round(x)).astype(dtype))
-    expected = case.call(layer, converted(whole, lambda x: x.astype("float32")))
-    for inputs in (whole, converted(whole, tf.constant)):
+    integers = converted(case.inputs, lambda x: np.abs(np.round(x)).astype(dtype))
+    expected = case.call(layer, converted(integers, lambda x: x.astype("float32")))
+    for inputs in (integers, converted(integers, tf.constant)):
         for a, b in zip(case.call(layer, inputs), expected, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_float64_arrays_for_inputs(case):
+def test_float64_inputs(case):
     layer = case.make()
     expected = case.call(layer)
     inputs = converted(case.inputs, lambda x: x.astype("float64"))
@@ -121,16 +121,16 @@ def test_float64_arrays_for_inputs(case):
 )
 def test_sparse_and_ragged_inputs(case, make):
     layer = case.built()
-    for place in range(len(case.inputs)):
-        if isinstance(case.inputs[place], list):
+    for i in range(len(case.inputs)):
+        if isinstance(case.inputs[i], list):
             continue
         inputs = list(case.inputs)
-        inputs[place] = make(inputs[place])
+        inputs[i] = make(inputs[i])
         with pytest.raises(ValueError, match=r"must be a dense tensor, got a .*: convert it with"):
             case.call(layer, inputs)
 
 
-def test_sparse_rows_of_a_feed_forward_network(cases):
+def test_sparse_inputs_of_a_feed_forward_network(cases):
     layer = cases["FeedForward"].make()
     x = np.eye(4, 6, dtype="float32")
     expected = layer(x).numpy()

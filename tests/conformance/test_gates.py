@@ -1,4 +1,4 @@
-"""What every gate must do inside the layer, at every place: training, saving, types, sizes."""
+"""Requirements on every gate in every mixture: training, saving, dtypes, sizes."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tfmoe.layers.expert_metrics import METRICS
 pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
 
 OPTIONS = {"depth": 2, "use_bias": True, "activation": "tanh", "capacity_factor": 4.0}
-OF_WHOLE = {"experts_per_token", "unrouted"}  # of a hierarchical mixture in evaluation only
+EVALUATION_METRICS = {"experts_per_token", "unrouted"}  # hierarchical: in evaluation only
 X = np.random.default_rng(0).standard_normal((24, 3, 5)).astype("float32")
 Y = np.sin(X[..., :2])
 
@@ -36,16 +36,16 @@ def metric_names(names):
 def train(model, epochs=2, eagerly=False):
     model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=eagerly)
     if model.built:
-        model.optimizer.build(model.trainable_variables)  # or `fit` traces a step twice
+        model.optimizer.build(model.trainable_variables)  # else `fit` traces a step twice
     return model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, shuffle=True).history
 
 
-def test_every_gate_is_here():
+def test_every_gate_is_tested():
     assert set(GATES) == set(gating.GATES)
 
 
 def variants():
-    """All of them, those that are not quick marked slow."""
+    """All variants; those that are not quick are marked slow."""
     for variant in VARIANTS:
         marks = () if is_quick(variant) else pytest.mark.slow
         yield pytest.param(variant, marks=marks, id="-".join(variant))
@@ -67,13 +67,15 @@ def trained(variant):
 def test_config_round_trip(variant):
     layer = make_layer(variant, recompute=True)
     for source in (layer, MoE.from_config(layer.get_config())):
-        again = MoE.from_config(source.get_config())
-        assert again.get_config() == layer.get_config()
-        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(source))
-        assert again.get_config() == layer.get_config()
+        restored = MoE.from_config(source.get_config())
+        assert restored.get_config() == layer.get_config()
+        restored = keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(source)
+        )
+        assert restored.get_config() == layer.get_config()
 
 
-def test_config_of_a_built_layer_builds_nothing(variant):
+def test_from_config_of_a_built_layer_does_not_build(variant):
     layer = make_layer(variant)
     layer.build((None, 5))
     assert MoE.from_config(layer.get_config()).trainable_weights == []
@@ -82,8 +84,8 @@ def test_config_of_a_built_layer_builds_nothing(variant):
 def test_fit_trains_every_weight_and_reports_the_metrics(trained):
     model, before, history = trained
     gate = model.get_layer("moe").gate
-    own = set(gate.METRICS) - (set() if gate.secondary is None else OF_WHOLE)
-    assert metric_names({*METRICS, *own}) | {"loss"} == set(history)
+    gate_metrics = set(gate.METRICS) - (set() if gate.secondary is None else EVALUATION_METRICS)
+    assert metric_names({*METRICS, *gate_metrics}) | {"loss"} == set(history)
     for name, values in history.items():
         assert np.all(np.isfinite(values)), name
     assert history["loss"][1] < history["loss"][0]
@@ -91,31 +93,31 @@ def test_fit_trains_every_weight_and_reports_the_metrics(trained):
         assert np.abs(weight.numpy() - old).max() > 0, weight.path
 
 
-def test_evaluate_gives_the_tasks_own_loss(trained):
+def test_evaluate_returns_the_task_loss(trained):
     model, _, _ = trained
     predicted = model.predict(X, verbose=0)
     result = model.evaluate(X, Y, verbose=0, return_dict=True, batch_size=24)
     assert result["loss"] == pytest.approx(np.mean((predicted - Y) ** 2), rel=1e-5)
-    own = OF_WHOLE & {*model.get_layer("moe").gate.METRICS}
-    assert metric_names({*METRICS, *own}) | {"loss"} == set(result)
+    gate_metrics = EVALUATION_METRICS & {*model.get_layer("moe").gate.METRICS}
+    assert metric_names({*METRICS, *gate_metrics}) | {"loss"} == set(result)
     assert np.all(np.isfinite([*result.values()]))
 
 
 def test_save_and_load(trained, tmp_path):
     model, _, _ = trained
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
-    assert again.count_params() == model.count_params()
-    assert again.get_layer("moe").get_config() == model.get_layer("moe").get_config()
+    restored = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(restored(X).numpy(), model(X).numpy())
+    assert restored.count_params() == model.count_params()
+    assert restored.get_layer("moe").get_config() == model.get_layer("moe").get_config()
 
 
 def test_weights_file_round_trip(trained, variant, tmp_path):
     model, _, _ = trained
     model.save_weights(tmp_path / "m.weights.h5")
-    again = make_model(variant)
-    again.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_array_equal(again(X).numpy(), model(X).numpy())
+    restored = make_model(variant)
+    restored.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(restored(X).numpy(), model(X).numpy())
 
 
 def test_parameters(trained):
@@ -133,7 +135,7 @@ def test_mixed_bfloat16(variant):
     assert layer.compute_output_spec(keras.KerasTensor((None, 5))).dtype == "bfloat16"
     routing = layer.gate(tf.cast(X[0], tf.bfloat16))
     assert routing.assignments.weights.dtype == tf.float32
-    assert {each.dtype for each in tf.nest.flatten(routing.sums)} == {tf.float32}
+    assert {total.dtype for total in tf.nest.flatten(routing.sums)} == {tf.float32}
     for weight in layer.trainable_weights:
         assert weight.dtype == "float32"
     history = train(model, epochs=1, eagerly=True)

@@ -1,6 +1,6 @@
-"""Every gate at every place trains on R devices what it trains on one: losses, gradients (as the
-steps of plain descent), metrics and weights, on even and uneven batches, batches of fewer rows than
-devices, and padding.
+"""Training on R devices equals training on one, for every gate in every mixture: losses, gradients
+(as steps of plain descent), metrics and weights. Batches are even, uneven, padded, or have fewer
+rows than there are devices.
 """
 
 import contextlib
@@ -11,7 +11,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import EVERYWHERE, GATES, VARIANTS, draw_from_tokens, is_quick, make_mixture
+from conformance.gates import (
+    FULLY_TESTED,
+    GATES,
+    VARIANTS,
+    draw_from_tokens,
+    is_quick,
+    make_mixture,
+)
 
 from tfmoe import gating
 from tfmoe.distribute import MixedStrategy, collectives
@@ -19,7 +26,7 @@ from tfmoe.distribute.strategy import rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
 D = 5
-# Rows, steps, real tokens of each row; fewer rows than devices at last.
+# Rows, steps, real tokens of each row; the last batches have fewer rows than devices.
 BATCHES = [(8, 3, None), (7, 2, None), (6, 4, (4, 1, 3, 2, 0, 4)), (3, 3, None), (1, 4, (3,))]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
@@ -37,8 +44,13 @@ def specs(dtype):
 
 
 class Result(NamedTuple):
-    """Of every step: the task's and the balancing loss, the metrics, and the weights after it, also
-    those that no gradient trains; and after the last, of every batch, the outputs at evaluation.
+    """The results of training.
+
+    Attributes:
+        losses: the task loss and the balancing loss of every step.
+        metrics: the metrics of every step.
+        weights: all weights after every step, including those without a gradient.
+        outputs: the outputs for every batch in evaluation, after the last step.
     """
 
     losses: list
@@ -116,9 +128,11 @@ def run(model, optimizer, strategy, dtype):
         results = on_devices(strategy, step, dtype)
     result = Result([], [], [], [])
     for values in results:
-        own = values if strategy is None else local_values(strategy, values, replicas)
-        result.losses.append([float(own[0]), float(own[1])])
-        result.metrics.append({name: float(value) for name, value in own[2].items()})
+        task, balancing, metrics = (
+            values if strategy is None else local_values(strategy, values, replicas)
+        )
+        result.losses.append([float(task), float(balancing)])
+        result.metrics.append({name: float(value) for name, value in metrics.items()})
         weights = (weight for weight in model.weights if "seed" not in weight.path)
         result.weights.append([weight.numpy() for weight in weights])
     if strategy is None:
@@ -130,14 +144,14 @@ def run(model, optimizer, strategy, dtype):
 
 
 def on_devices(strategy, function, dtype):
-    """What a function of `x` and `mask` gives for every batch, in every replica."""
+    """The results of a function of `x` and `mask` for every batch, in every replica."""
     if not isinstance(strategy, MixedStrategy):
 
         @tf.function(autograph=False, reduce_retracing=True)
         def run_values(x, mask):
             return strategy.run(function, args=(x, mask))
 
-        return (run_values(*shares(strategy, batch)) for batch in batches(dtype))
+        return (run_values(*split_batch(strategy, batch)) for batch in batches(dtype))
 
     @tf.function(autograph=False)
     def run_next(iterator):
@@ -148,47 +162,46 @@ def on_devices(strategy, function, dtype):
     return (run_next(iterator) for _ in BATCHES)
 
 
-def shares(strategy, batch):
-    """Each replica's rows of a batch."""
+def split_batch(strategy, batch):
+    """The rows of a batch for each replica."""
 
-    def of_replica(context, index):
+    def replica_rows(context, index):
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
         return rows_of(tf.constant(batch[index]), replica, replicas)
 
     return [
         strategy.experimental_distribute_values_from_function(
-            functools.partial(of_replica, index=index)
+            functools.partial(replica_rows, index=index)
         )
         for index in range(2)
     ]
 
 
 def local_values(strategy, values, replicas):
-    """What all replicas returned, which must be the same."""
-    every = [strategy.experimental_local_results(each) for each in tf.nest.flatten(values)]
-    for first, *others in every:
+    """The values that all replicas returned, which must be the same."""
+    results = [strategy.experimental_local_results(value) for value in tf.nest.flatten(values)]
+    for first, *others in results:
         assert len(others) == replicas - 1
         for other in others:
             np.testing.assert_array_equal(first.numpy(), other.numpy())
-    return tf.nest.pack_sequence_as(values, [each[0] for each in every])
+    return tf.nest.pack_sequence_as(values, [result[0] for result in results])
 
 
-def check_equal(found, expected, tolerance):
-    np.testing.assert_allclose(found.losses, expected.losses, tolerance, tolerance)
-    for mine, theirs in zip(found.metrics, expected.metrics, strict=True):
-        assert set(mine) == set(theirs)
-        for name, value in theirs.items():  # float32
-            assert mine[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
-    for step, (mine, theirs) in enumerate(zip(found.weights, expected.weights, strict=True)):
-        for a, b in zip(mine, theirs, strict=True):
+def check_equal(actual, expected, tolerance):
+    np.testing.assert_allclose(actual.losses, expected.losses, tolerance, tolerance)
+    for metrics, expected_metrics in zip(actual.metrics, expected.metrics, strict=True):
+        assert set(metrics) == set(expected_metrics)
+        for name, value in expected_metrics.items():  # float32
+            assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    for step, weights in enumerate(zip(actual.weights, expected.weights, strict=True)):
+        for a, b in zip(*weights, strict=True):
             np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=f"after step {step}")
-
-    for mine, theirs in zip(found.outputs, expected.outputs, strict=True):
-        np.testing.assert_allclose(mine, theirs, tolerance, tolerance)
+    for a, b in zip(actual.outputs, expected.outputs, strict=True):
+        np.testing.assert_allclose(a, b, tolerance, tolerance)
 
 
 def quick_if(names, quick):
-    """Names as parameters of a test, slow but for some."""
+    """Names as test parameters; those not in `quick` are marked slow."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -196,59 +209,57 @@ def ids(variant):
     return f"{variant[0]}-{variant[1]}"
 
 
-def test_every_gate_is_here():
+def test_every_gate_is_tested():
     assert set(GATES) == set(gating.GATES)
 
 
 def variants_on_devices():
-    """Variants on 2 and on 4 devices. `make test` runs every gate at `flat` on 4, and what else is
-    quick on 2.
+    """Variants on 2 and on 4 devices. `make test` runs `flat` mixtures on 4 devices, and other
+    quick variants on 2.
     """
-    for gate, place in VARIANTS:
+    for gate, mixture in VARIANTS:
         for replicas in (2, 4):
-            quick = replicas == (4 if place == "flat" else 2) and is_quick((gate, place))
+            quick = replicas == (4 if mixture == "flat" else 2) and is_quick((gate, mixture))
             marks = () if quick else pytest.mark.slow
             yield pytest.param(
-                (gate, place), replicas, marks=marks, id=f"{gate}-{place}-{replicas}"
+                (gate, mixture), replicas, marks=marks, id=f"{gate}-{mixture}-{replicas}"
             )
 
 
 @pytest.mark.parametrize(("variant", "replicas"), variants_on_devices())
 def test_float64(variant, replicas):
-    found, expected = (train(variant, each, "float64") for each in (replicas, None))
-    check_equal(found, expected, TOLERANCE["float64"])
+    actual, expected = (train(variant, n, "float64") for n in (replicas, None))
+    check_equal(actual, expected, TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("name", quick_if(GATES, (*EVERYWHERE, "hierarchical")))
+@pytest.mark.parametrize("name", quick_if(GATES, (*FULLY_TESTED, "hierarchical")))
 def test_float32(name):
-    found, expected = (train((name, "flat"), each, "float32") for each in (2, None))
-    check_equal(found, expected, TOLERANCE["float32"])
+    actual, expected = (train((name, "flat"), n, "float32") for n in (2, None))
+    check_equal(actual, expected, TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("name", quick_if(GATES, EVERYWHERE))
+@pytest.mark.parametrize("name", quick_if(GATES, FULLY_TESTED))
 def test_mirrored_strategy(name):
-    """Every replica holds all experts. With a loss, it is refused."""
+    """Every replica holds all experts; a gate with a loss raises an error."""
     with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):
         train((name, "flat"), 2, "float64", tf.distribute.MirroredStrategy)
 
 
-# Without batchwise, whose thresholds need a loss.
+# Not for batchwise, whose thresholds need a loss.
 @pytest.mark.parametrize(
     "name", quick_if(sorted(set(GATES) - {"batchwise"}), ("noisy_top_k", "hierarchical"))
 )
 def test_mirrored_strategy_without_losses(name):
-    """It trains what one device trains."""
-    kind = tf.distribute.MirroredStrategy
-    found, expected = (
-        train((name, "without losses"), *how) for how in ((2, "float64", kind), (None, "float64"))
-    )
+    variant = (name, "without losses")
+    actual = train(variant, 2, "float64", tf.distribute.MirroredStrategy)
+    expected = train(variant, None, "float64")
     assert not np.any(np.array(expected.losses)[:, 1])
-    check_equal(found, expected, TOLERANCE["float64"])
+    check_equal(actual, expected, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=ids)
 def test_every_weight_is_trained(variant):
-    """Else the tests above would compare initial values."""
-    first, *_, last = train(variant, None, "float64").weights  # all of these gates' are trained
+    """Otherwise the tests above would compare initial values."""
+    first, *_, last = train(variant, None, "float64").weights
     for before, after in zip(first, last, strict=True):
         assert np.any(before != after)

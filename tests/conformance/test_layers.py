@@ -1,4 +1,4 @@
-"""What every layer must do, whatever it computes."""
+"""Requirements on every layer: configs, masks, policies, models, shapes."""
 
 import inspect
 import json
@@ -15,12 +15,12 @@ from tfmoe.analysis.variables import GraphBuild
 POLICIES = ["mixed_bfloat16", "float64"]
 
 
-def test_every_layer_is_here(cases):
+def test_every_layer_is_tested(cases):
     assert set(cases) == set(layers.__all__) - {"BLOCKS", "Block"}
 
 
 def train(model, inputs, **options):
-    """Two steps of `fit`; returns the losses of both."""
+    """Runs two steps of `fit` and returns the losses."""
     model.compile(keras.optimizers.SGD(0.01), "mse", **options)
     target = np.ones(model(inputs).shape, "float32")
     rows = len(target)
@@ -42,16 +42,16 @@ def test_config_round_trip(case):
     parameters = inspect.signature(type(layer).__init__).parameters
     names = {name for name in parameters if name not in ("self", "kwargs")}
     assert names <= set(config)
-    serialised = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
-    for again in (
+    serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    for restored in (
         type(layer).from_config(config),
         type(layer).from_config(json.loads(json.dumps(config))),
-        keras.saving.deserialize_keras_object(serialised),
+        keras.saving.deserialize_keras_object(serialized),
     ):
-        assert type(again) is type(layer)
-        assert again.get_config() == config
-        assert (again.name, again.trainable) == ("layer", False)
-        assert again.dtype_policy.name == "mixed_bfloat16"
+        assert type(restored) is type(layer)
+        assert restored.get_config() == config
+        assert (restored.name, restored.trainable) == ("layer", False)
+        assert restored.dtype_policy.name == "mixed_bfloat16"
 
 
 def test_mask_is_passed_on(sequence):
@@ -63,11 +63,11 @@ def test_mask_is_passed_on(sequence):
     np.testing.assert_array_equal(output._keras_mask.numpy(), tokens != 0)
 
 
-def test_masked_steps_do_not_reach_others(sequence):
+def test_masked_steps_do_not_affect_others(sequence):
     mask = tf.sequence_mask([2, 1, 3, 3], 3)
     layer, outputs = sequence.make(), []
-    for filling in (0.0, 100.0):
-        x = tf.where(mask[..., None], sequence.inputs[0], filling)
+    for padding in (0.0, 100.0):
+        x = tf.where(mask[..., None], sequence.inputs[0], padding)
         x._keras_mask = mask
         output = sequence.call(layer, (x, *sequence.inputs[1:]))[0]
         outputs.append(tf.boolean_mask(output, mask))
@@ -79,9 +79,9 @@ def test_mask_of_the_memory_is_used(cases):
     for name in ("Attention", "AttentionLSTM"):
         case = cases[name]
         layer, outputs = case.make(), []
-        for filling in (0.0, 100.0):
+        for padding in (0.0, 100.0):
             *others, memory = case.inputs
-            memory = tf.where(mask[..., None], memory, filling)
+            memory = tf.where(mask[..., None], memory, padding)
             memory._keras_mask = mask
             outputs.append(case.call(layer, (*others, memory))[0])
         np.testing.assert_array_equal(*outputs)
@@ -100,14 +100,14 @@ def policy(request):
 
 
 def check_policy(case, layer, policy):
-    """Types of outputs and variables, and finite gradients."""
+    """Checks the dtypes of outputs and variables, and that gradients are finite."""
     symbolic = keras.tree.flatten(layer(*case.symbolic_inputs()))
     with tf.GradientTape() as tape:
         outputs = case.call(layer, training=True)
         total = sum(tf.reduce_sum(tf.cast(output, tf.float32) ** 2) for output in outputs)
     dtypes = [policy.compute_dtype] * len(outputs)
-    for place in case.float32_outputs:
-        dtypes[place] = "float32"
+    for i in case.float32_outputs:
+        dtypes[i] = "float32"
     assert [output.dtype.name for output in outputs] == dtypes
     assert [output.dtype for output in symbolic] == dtypes
     assert {weight.dtype for weight in layer.weights} == {policy.variable_dtype}
@@ -119,7 +119,7 @@ def check_policy(case, layer, policy):
             assert np.all(np.isfinite(gradient.numpy())), weight.path
 
 
-def test_own_policy(case, policy):
+def test_policy_of_the_layer(case, policy):
     layer = case.make(dtype=policy.name)
     check_policy(case, layer, policy)
     assert np.all(np.isfinite(train(case.functional(layer), case.model_inputs)))
@@ -164,13 +164,13 @@ def test_in_a_subclassed_model(case):
     check_model(case, Subclassed(case, layer), layer)
 
 
-def test_in_a_sequential_model(of_one_input):
-    layer = of_one_input.make()
-    model = keras.Sequential([keras.Input(of_one_input.inputs[0].shape[1:]), layer])
-    expected = of_one_input.call(layer)[0].numpy()
-    predicted = model.predict(of_one_input.inputs[0], verbose=0)
+def test_in_a_sequential_model(with_one_input):
+    layer = with_one_input.make()
+    model = keras.Sequential([keras.Input(with_one_input.inputs[0].shape[1:]), layer])
+    expected = with_one_input.call(layer)[0].numpy()
+    predicted = model.predict(with_one_input.inputs[0], verbose=0)
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-6)
-    assert np.all(np.isfinite(train(model, of_one_input.inputs[0])))
+    assert np.all(np.isfinite(train(model, with_one_input.inputs[0])))
 
 
 def test_in_a_function_of_unknown_shape(case):
@@ -191,7 +191,7 @@ def test_output_shape(case):
     assert [tuple(output.shape)[1:] for output in symbolic] == [shape[1:] for shape in shapes]
     layer = case.make()
     if type(layer).compute_output_shape is keras.layers.Layer.compute_output_shape:
-        return  # a cell: its shapes are those of the call
+        return  # a cell: Keras computes its shapes from a call
     computed = layer.compute_output_shape(*(x.shape for x in case.inputs))
     if not isinstance(computed[0], tuple):
         computed = [computed]
@@ -201,13 +201,13 @@ def test_output_shape(case):
 def test_a_graph_lists_the_variables(case):
     def listed(layer):
         variables = GraphBuild(layer, case.inputs[0].shape).variables()
-        return [(each.path, each.shape, each.dtype) for each in variables]
+        return [(variable.path, variable.shape, variable.dtype) for variable in variables]
 
     unbuilt = case.make(name="layer")
-    found = listed(unbuilt)
-    assert found and not unbuilt.built
+    variables = listed(unbuilt)
+    assert variables and not unbuilt.built
     layer = case.make(name="layer")
     layer.build(case.inputs[0].shape)
-    assert found == listed(layer)
-    trainable = [(each.path, tuple(each.shape), each.dtype) for each in layer.trainable_variables]
-    assert found == trainable
+    assert variables == listed(layer)
+    trainable = [(v.path, tuple(v.shape), v.dtype) for v in layer.trainable_variables]
+    assert variables == trainable

@@ -1,4 +1,4 @@
-"""What every model must keep when TensorFlow saves it."""
+"""Checkpoints and saved models of every model."""
 
 import h5py
 import keras
@@ -39,10 +39,10 @@ MODELS = {"LanguageModel": language_model, "TranslationModel": translation_model
 INPUTS = {"LanguageModel": TOKENS, "TranslationModel": (TOKENS, TOKENS)}
 
 
-def test_every_model_is_here():
+def test_every_model_is_tested():
     exported = {name: getattr(models, name) for name in models.__all__}
-    kinds = {name for name, each in exported.items() if isinstance(each, type)}
-    assert set(MODELS) == {name for name in kinds if issubclass(exported[name], keras.Model)}
+    classes = {name: value for name, value in exported.items() if isinstance(value, type)}
+    assert set(MODELS) == {name for name, cls in classes.items() if issubclass(cls, keras.Model)}
 
 
 @pytest.fixture(params=MODELS)
@@ -52,9 +52,9 @@ def name(request):
 
 @pytest.fixture(params=["dense", "mixture"])
 def make(request, name):
-    """Makes the model, called once or trained for a step."""
+    """Function that creates the model and calls it once, or trains it for a step."""
 
-    def made(trained):
+    def make_model(trained):
         model = MODELS[name](request.param == "mixture")
         model(INPUTS[name])
         if trained:
@@ -62,7 +62,7 @@ def make(request, name):
             model.fit(INPUTS[name], TARGETS, verbose=0)
         return model
 
-    return made
+    return make_model
 
 
 def variables_of(model):
@@ -70,16 +70,16 @@ def variables_of(model):
     return [*model.variables, *optimizer, *model.perplexity.variables, *model.words.variables]
 
 
-# The optimizer of a trained model shows TensorFlow all trainable weights.
+# In a trained model TensorFlow also reaches all trainable weights through the optimizer.
 @pytest.mark.parametrize("trained", [False, True], ids=["called", "trained"])
 def test_checkpoint_holds_every_variable(make, trained, tmp_path):
-    model, again = make(trained), make(trained)
+    model, restored = make(trained), make(trained)
     rng = np.random.default_rng(1)
     for variable in variables_of(model):
         variable.assign(rng.uniform(1, 9, variable.shape).astype(variable.dtype))
     path = tf.train.Checkpoint(model).write(str(tmp_path / "checkpoint"))
-    tf.train.Checkpoint(again).read(path).assert_existing_objects_matched().assert_consumed()
-    for a, b in zip(variables_of(again), variables_of(model), strict=True):
+    tf.train.Checkpoint(restored).read(path).assert_existing_objects_matched().assert_consumed()
+    for a, b in zip(variables_of(restored), variables_of(model), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=b.path)
 
 
@@ -106,14 +106,14 @@ def test_word_ids_of_64_bits(name):
 
 
 def datasets(path):
-    """Names of the arrays of an HDF5 file."""
+    """The names of the arrays in an HDF5 file."""
     names = []
     with h5py.File(path) as file:
-        file.visititems(lambda name, each: names.append(name) if hasattr(each, "shape") else None)
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     return names
 
 
-# Keras finds arrays by these names: files of earlier versions must load.
+# Keras loads arrays by these names. They must not change, so that files of earlier versions load.
 FEED_FORWARD = ["dense/dense/vars/0", "dense/dense_1/vars/0"]
 
 

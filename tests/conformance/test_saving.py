@@ -1,4 +1,4 @@
-"""What every layer must keep when it is saved, by Keras and by TensorFlow."""
+"""Files of every layer, saved by Keras and by TensorFlow."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 RNG = np.random.default_rng(1)
 
 
-def randomise(layer):
+def randomize(layer):
     for variable in layer.variables:
         values = RNG.uniform(1, 9, variable.shape)
         variable.assign(values.astype(keras.backend.standardize_dtype(variable.dtype)))
@@ -26,53 +26,53 @@ def assert_same(actual, expected):
 
 @pytest.fixture
 def saved(case):
-    """A layer with values that no initializer gives."""
+    """A layer with random values that no initializer returns."""
     layer = case.built()
-    randomise(layer)
+    randomize(layer)
     return layer
 
 
 def test_tensorflow_reaches_every_variable(case):
     layer = case.built()
-    reached = {id(each) for each in tf.train.TrackableView(layer).descendants()}
+    reached = {id(child) for child in tf.train.TrackableView(layer).descendants()}
     hidden = [variable.path for variable in layer.variables if id(variable) not in reached]
     assert layer.variables and not hidden
 
 
 def test_tensorflow_checkpoint(case, saved, tmp_path):
     path = tf.train.Checkpoint(layer=saved).save(str(tmp_path / "checkpoint"))
-    again = case.built()
-    status = tf.train.Checkpoint(layer=again).restore(path)
+    restored = case.built()
+    status = tf.train.Checkpoint(layer=restored).restore(path)
     status.assert_existing_objects_matched()
     status.assert_consumed()
-    assert_same_variables(again, saved)
+    assert_same_variables(restored, saved)
 
 
 def test_tensorflow_checkpoint_restored_before_the_layer_is_built(case, saved, tmp_path):
     path = tf.train.Checkpoint(saved).write(str(tmp_path / "checkpoint"))
-    again = case.make()
-    status = tf.train.Checkpoint(again).read(path)
-    case.call(again)
+    restored = case.make()
+    status = tf.train.Checkpoint(restored).read(path)
+    case.call(restored)
     status.assert_consumed()
-    assert_same_variables(again, saved)
+    assert_same_variables(restored, saved)
 
 
 def test_tensorflow_checkpoint_manager_keeps_the_last(case, saved, tmp_path):
-    module = tf.Module()  # TensorFlow's own way of holding a layer
+    module = tf.Module()  # a TensorFlow object that contains a layer
     module.layers = [saved]
     manager = tf.train.CheckpointManager(tf.train.Checkpoint(module), str(tmp_path), max_to_keep=1)
     for _ in range(2):
-        randomise(saved)
+        randomize(saved)
         manager.save()
-    again = case.built()
+    restored = case.built()
     holder = tf.Module()
-    holder.layers = [again]
+    holder.layers = [restored]
     checkpoint = tf.train.Checkpoint(holder)
     checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    assert_same_variables(again, saved)
+    assert_same_variables(restored, saved)
 
 
-def test_tensorflow_checkpoint_of_another_layer_is_noticed(case, tmp_path):
+def test_tensorflow_checkpoint_of_another_layer_raises_an_error(case, tmp_path):
     other = keras.layers.BatchNormalization()
     other.build((None, 3))
     path = tf.train.Checkpoint(other).write(str(tmp_path / "checkpoint"))
@@ -91,7 +91,7 @@ def test_saved_model_of_tensorflow(case, saved, tmp_path):
     module.call = tf.function(lambda *x: case.call(saved, x), input_signature=signature)
     tf.saved_model.save(module, str(tmp_path / "saved"))
     expected = case.call(saved)
-    randomise(saved)
+    randomize(saved)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     for a, b in zip(loaded.call(*case.inputs), expected, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5)
@@ -110,17 +110,17 @@ def test_export_of_keras(case, saved, tmp_path):
 def test_keras_file(case, saved, tmp_path):
     model = case.functional(saved)
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    restored = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     expected = model(case.model_inputs).numpy()
-    np.testing.assert_array_equal(again(case.model_inputs).numpy(), expected)
-    layer = again.get_layer(saved.name)
+    np.testing.assert_array_equal(restored(case.model_inputs).numpy(), expected)
+    layer = restored.get_layer(saved.name)
     assert [weight.name for weight in layer.weights] == [weight.name for weight in saved.weights]
-    assert_same(layer.weights, saved.weights)  # Keras' files have no random generators
+    assert_same(layer.weights, saved.weights)  # Keras' files contain no random generators
 
 
 def test_weights_file(case, saved, tmp_path):
     model = case.functional(saved)
     model.save_weights(tmp_path / "model.weights.h5")
-    again = case.make()
-    case.functional(again).load_weights(tmp_path / "model.weights.h5")
-    assert_same(again.weights, saved.weights)
+    restored = case.make()
+    case.functional(restored).load_weights(tmp_path / "model.weights.h5")
+    assert_same(restored.weights, saved.weights)

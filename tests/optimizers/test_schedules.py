@@ -25,11 +25,11 @@ def test_language_model_schedule(step, rate):
     [(0, 0.5), (1, 1.0), (2, 1.0), (7, 1.0), (8, np.sqrt(8 / 9)), (31, 0.5)],
 )
 def test_translation_schedule_with_a_plateau(step, rate):
-    # Two steps up, six at the peak, then √(8 / step).
+    # Two warm-up steps, six constant steps, then √(8 / step).
     assert float(WarmupInverseSqrt(1.0, 2, 6)(step)) == pytest.approx(rate, rel=1e-6)
 
 
-def test_papers_numbers_never_jump():
+def test_the_papers_schedule_is_continuous():
     schedule = WarmupInverseSqrt(1e-3, 2000, 8000)
     rates = np.array(schedule(np.arange(30_000)))
     assert rates.max() == pytest.approx(1e-3)
@@ -39,10 +39,10 @@ def test_papers_numbers_never_jump():
     assert np.abs(np.diff(rates)).max() < 1e-3 / 1999
 
 
-def test_an_optimizer_takes_and_saves_it():
+def test_schedule_in_an_optimizer():
     optimizer = keras.optimizers.Adam(WarmupInverseSqrt(1.0, 4, 2))
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
-    assert again._learning_rate.get_config() == WarmupInverseSqrt(1.0, 4, 2).get_config()
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert restored._learning_rate.get_config() == WarmupInverseSqrt(1.0, 4, 2).get_config()
     variable = keras.Variable([0.0])
     optimizer = keras.optimizers.SGD(WarmupInverseSqrt(2.0, 4))
     values = []
@@ -76,14 +76,14 @@ def test_wrong_arguments(arguments, message):
         ((1.0, 3, 1, 1.0), "final_fraction must be a number of at least 0 and below 1, got 1.0"),
     ],
 )
-def test_wrong_arguments_of_a_cosine(arguments, message):
+def test_wrong_arguments_of_cosine_decay(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         SCHEDULES["cosine_decay"](*arguments)
 
 
-def test_schedules_reach_their_peak_by_the_names_that_configs_give_them():
+def test_schedules_by_name():
     assert SCHEDULES["constant"](0.5) == 0.5
-    # Two steps up to 0.5, then half a cosine over four: half-way after two of them.
+    # Two warm-up steps to 0.5, then half a cosine over four steps: 0.25 after two of them.
     cosine = SCHEDULES["cosine_decay"](0.5, steps=6, warmup_steps=2)
     np.testing.assert_allclose([cosine(step) for step in (0, 1, 2, 4, 6)], [0, 0.25, 0.5, 0.25, 0])
     assert float(SCHEDULES["warmup_inverse_sqrt"](0.5, warmup_steps=2)(1)) == 0.5

@@ -1,4 +1,7 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers with small slots for experts, and learning rate schedules.
+
+`FactoredAdam` and `FactoredAdagrad` keep two vectors per expert matrix in place of full moments.
+"""
 
 from tfmoe.optimizers.factored_adagrad import FactoredAdagrad
 from tfmoe.optimizers.factored_adam import FactoredAdam

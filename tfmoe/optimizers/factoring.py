@@ -1,55 +1,60 @@
 """The factored second moment of App. D, for optimizers that divide a gradient by its root.
 
 For a matrix `[I, O]` an optimizer keeps an average `V` of the squared gradients. Here only the
-averages of its rows and of its columns are kept,
+means of its rows and of its columns are kept,
 
     rows_i = mean_j V_ij        columns_j = mean_i V_ij
 
-and the estimate of V is their outer product divided by the mean of either:
+and the estimate of V is their outer product, divided by the mean of either:
 
     V_ij ≈ rows_i · columns_j / mean_i(rows_i)
 
-It is V itself where V is a product `a_i · b_j`, so for squared gradients `a_i(t) · b_j(t)` of which
-one factor at least keeps its direction from step to step. `[..., I, O]` is a stack of matrices,
-each factored by itself; slots have the leading axes of the variable, and are sharded like it.
+The estimate is exact if V is a product `a_i · b_j`, that is for squared gradients
+`a_i(t) · b_j(t)` with at least one factor whose direction is the same in all steps. `[..., I, O]`
+is a stack of matrices, which are factored separately. Slots have the leading axes of the variable,
+and are sharded like it.
 
 Axes: E experts, I inputs (rows), O outputs (columns).
 """
 
 import difflib
 import re
+from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import compiles_for_xla
 
-# As `tfmoe.layers.Experts` names its weights; `tfmoe.layers.MoE` names that layer "experts".
+LearningRate = float | keras.optimizers.schedules.LearningRateSchedule | Callable
+
+# The names of the weights of `tfmoe.layers.Experts`; `tfmoe.layers.MoE` names this layer "experts".
 EXPERT_KERNEL = re.compile(r"(^|/)experts(_\d+)?/kernel_\d+$")
 EXPERT_BIAS = re.compile(r"(^|/)experts(_\d+)?/bias_\d+$")
 
-# Rules by name: whether a variable of this path and shape is factored.
+# Rules by name: whether a variable with this path and shape is factored.
 RULES = {
     "experts": lambda path, shape: EXPERT_KERNEL.search(path) is not None,
     "matrices": lambda path, shape: len(shape) >= 2 and EXPERT_BIAS.search(path) is None,
     "none": lambda path, shape: False,
 }
 
-# What the update of a stack works on at a time. On a CPU it stays in the cache; on a GPU it is
-# large enough that starting the operations costs nothing.
+# The size of the blocks in which a stack is updated. On a CPU a block stays in the cache; on a GPU
+# it is large enough that the cost of launching kernels is negligible.
 BLOCK_BYTES = {"CPU": 2 * 2**20, "GPU": 128 * 2**20}
 
 
-def checked_rule(factored):
-    """Checks the choice of variables to factor.
+def validate_rule(factored):
+    """Checks the argument that selects the factored variables.
 
     Args:
-        factored: a name of `RULES`, or a list of fragments of paths.
+        factored: a name in `RULES`, or a list of path fragments.
 
     Returns:
         The name, or the fragments as a list.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: the value is neither.
     """
     if isinstance(factored, str) and factored in RULES:
         return factored
@@ -57,39 +62,39 @@ def checked_rule(factored):
     if is_list and all(isinstance(fragment, str) and fragment for fragment in factored):
         return list(factored)
     names = ", ".join(repr(name) for name in RULES)
-    close = difflib.get_close_matches(str(factored), RULES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    matches = difflib.get_close_matches(str(factored), RULES, n=1)
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
     raise ValueError(
-        f"factored must be one of {names} or a list of fragments of the variables' paths, such as "
+        f"factored must be one of {names} or a list of fragments of variable paths, such as "
         f"['experts/kernel'], got {factored!r}{hint}"
     )
 
 
 def is_factored(path, shape, factored):
-    """Whether a rule chooses a variable.
+    """Whether a rule selects a variable.
 
     Args:
-        path: of the variable, such as `"moe/experts/kernel_0"`.
-        shape: its shape.
-        factored: a name of `RULES`, or a list of fragments: then every variable with one of them in
-            its path is chosen.
+        path: the variable's path, such as `"moe/experts/kernel_0"`.
+        shape: the variable's shape.
+        factored: a name in `RULES`; or a list of path fragments, which selects every variable with
+            one of them in its path.
 
     Raises:
-        ValueError: if it is chosen and has fewer than two axes.
+        ValueError: the rule selects a variable with fewer than two axes.
     """
     if isinstance(factored, str):
-        chosen = RULES[factored](path, shape)
+        selected = RULES[factored](path, shape)
     else:
-        chosen = any(fragment in path for fragment in factored)
-    if chosen and len(shape) < 2:
+        selected = any(fragment in path for fragment in factored)
+    if selected and len(shape) < 2:
         raise ValueError(
             f"only matrices and stacks of matrices can be factored, but {path} has shape "
-            f"{tuple(shape)}; choose variables of rank 2 or more, got factored={factored!r}"
+            f"{tuple(shape)}; select variables of rank 2 or more, got factored={factored!r}"
         )
-    return chosen
+    return selected
 
 
-def choose(variables, factored):
+def select_factored(variables, factored):
     """Applies a rule to the variables of an optimizer.
 
     Args:
@@ -97,18 +102,18 @@ def choose(variables, factored):
         factored: as for `is_factored`.
 
     Returns:
-        List of bool.
+        List of bool: whether each variable is factored.
 
     Raises:
-        ValueError: as `is_factored`, and for a fragment that is in no path.
+        ValueError: as for `is_factored`; no path contains a fragment.
     """
     paths = [path_of(variable) for variable in variables]
     for fragment in [] if isinstance(factored, str) else factored:
         if not any(fragment in path for path in paths):
-            close = difflib.get_close_matches(fragment, paths, n=3, cutoff=0) or ["none"]
+            matches = difflib.get_close_matches(fragment, paths, n=3, cutoff=0) or ["none"]
             raise ValueError(
-                f"factored names {fragment!r}, which is in no variable's path; paths are such as "
-                f"{', '.join(close)}"
+                f"factored names {fragment!r}, which is in no variable's path; existing paths: "
+                f"{', '.join(matches)}"
             )
     return [
         is_factored(path, variable.shape, factored)
@@ -117,24 +122,24 @@ def choose(variables, factored):
 
 
 def path_of(variable):
-    """`moe/experts/kernel_0` of a Keras variable, the name of another one."""
+    """The path of a Keras variable, such as `moe/experts/kernel_0`, or the name of another one."""
     return getattr(variable, "path", None) or variable.name
 
 
 def slot_shapes(shape):
-    """Shapes `[..., I]` and `[..., O]` of the two slots of a variable `[..., I, O]`."""
+    """The shapes `[..., I]` and `[..., O]` of the two slots of a variable `[..., I, O]`."""
     return tuple(shape[:-1]), (*shape[:-2], shape[-1])
 
 
 def add_slots(optimizer, variable, initializer="zeros"):
     """Adds the two slots of a variable to a Keras optimizer, on the variable's devices.
 
-    They are float32 where the variable has half precision: a moving average would stand still.
+    They are float32 if the variable has half precision, in which a moving average would not change.
 
     Args:
         optimizer: a `keras.optimizers.Optimizer`.
         variable: `keras.Variable` `[..., I, O]`.
-        initializer: of the slots.
+        initializer: the initializer of the slots.
 
     Returns:
         `rows` and `columns`, `keras.Variable`s of `slot_shapes`.
@@ -153,23 +158,23 @@ def add_slots(optimizer, variable, initializer="zeros"):
 def factored_update(
     optimizer, variable, gradient, slots, *, accumulate, denominator, rate, momentum=None
 ):
-    """One step: `slots ← accumulate(slots, means of gradient²)`, then
+    """Computes one step: `slots ← accumulate(slots, means of gradient²)`, then
     `variable ← variable - rate · numerator / denominator(V)`.
 
-    A large stack is updated in blocks of experts that fit in the cache, so that no second tensor of
-    the variable's size is made beside the gradient. An expert with no gradient is left alone, since
-    0 would be subtracted from it; its averages go on.
+    A large stack is updated in blocks of experts that fit in the cache, so that no tensor of the
+    variable's size is created besides the gradient. An expert without a gradient is skipped, since
+    its change is 0; its averages are updated.
 
     Args:
-        optimizer: the `keras.optimizers.Optimizer` to which the slots belong.
-        variable: `tf.Variable` `[..., I, O]`, or one device's part of it.
-        gradient: of the same shape; `tf.IndexedSlices` are made dense.
+        optimizer: the `keras.optimizers.Optimizer` that owns the slots.
+        variable: `tf.Variable` `[..., I, O]`, or its part on one device.
+        gradient: tensor of the variable's shape, or `tf.IndexedSlices`, which are converted to one.
         slots: `rows` and `columns`, from `add_slots`.
-        accumulate: `(average, mean of squares) → average`, of any shape.
+        accumulate: `(average, mean of squares) → average`, for any shape.
         denominator: `(a, b) → [..., I, O]` for the estimate `V = a · b`, with a `[..., I, 1]` and b
             `[..., 1, O]`.
         rate: scalar tensor.
-        momentum: the numerator if it is not the gradient, a tensor of the variable's shape.
+        momentum: the numerator, a tensor of the variable's shape; `None` for the gradient.
     """
     rows, columns = (tf.convert_to_tensor(slot) for slot in slots)
     gradient = tf.cast(tf.convert_to_tensor(gradient), rows.dtype)
@@ -181,7 +186,7 @@ def factored_update(
 
     def change(numerator, rows, columns):
         a = tf.math.divide_no_nan(rows, tf.reduce_mean(rows, -1, keepdims=True))
-        # In this order every operation after the first writes over its input.
+        # In this order every operation after the first can overwrite its input.
         return numerator / denominator(a[..., None], columns[..., None, :]) * rate
 
     block = block_length(variable)
@@ -214,7 +219,7 @@ def factored_update(
             return True
 
         if momentum is None:
-            # Not "above 0": NaN must reach the weights.
+            # Not "greater than 0": NaN must reach the weights.
             tf.cond(tf.reduce_any(tf.not_equal(row_means, 0)), update, lambda: False)
         else:
             update()
@@ -223,18 +228,18 @@ def factored_update(
     _, new_rows, new_columns = tf.while_loop(
         lambda i, *_: i < num_blocks, body, [0, new_rows, new_columns], parallel_iterations=1
     )
-    # `scatter_sub` makes every later read of the variable a copy, until told otherwise.
+    # After `scatter_sub` every read of the variable would make a copy.
     tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
     optimizer.assign(slots[0], new_rows.concat())
     optimizer.assign(slots[1], new_columns.concat())
 
 
 def block_length(variable):
-    """How many matrices of a stack to update at a time; `None` for all at once."""
+    """The number of matrices in a block of a stack; `None` to update all at once."""
     if variable.shape.rank < 3:
         return None
     if compiles_for_xla():
-        return None  # XLA has no such loop, and merges the operations itself
+        return None  # XLA does not support the loop, and fuses the operations
     block_bytes = BLOCK_BYTES["GPU" if "GPU" in variable.device else "CPU"]
     matrix_bytes = variable.shape[1:].num_elements() * variable.dtype.size
     block = max(1, block_bytes // max(1, matrix_bytes))

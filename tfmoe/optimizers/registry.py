@@ -1,4 +1,4 @@
-"""The optimizers that a config can name: this package's, and all of Keras."""
+"""The optimizers that a config can name: those of this package and of Keras."""
 
 import inspect
 
@@ -9,23 +9,23 @@ from tfmoe.optimizers.factored_adam import FactoredAdam
 
 
 def keras_optimizers():
-    """The optimizers that Keras exports, by their class names in lower case, as `model.compile`
-    takes them: `"adamw"`.
+    """Lists the optimizers that Keras exports, by the lower-case class names that `model.compile`
+    accepts: `"adamw"`.
 
-    Those that wrap other optimizers have no learning rate, and are left out.
+    Optimizers that wrap other optimizers have no learning rate, and are not included.
 
     Returns:
         `{name: class}`, sorted by name.
     """
-    found = {
+    classes = {
         name.lower(): cls
         for name, cls in vars(keras.optimizers).items()
         if inspect.isclass(cls) and issubclass(cls, keras.optimizers.Optimizer)
     }
     return {
-        name: found[name]
-        for name in sorted(found)
-        if "learning_rate" in inspect.signature(found[name]).parameters
+        name: classes[name]
+        for name in sorted(classes)
+        if "learning_rate" in inspect.signature(classes[name]).parameters
     }
 
 
@@ -36,10 +36,10 @@ OPTIMIZERS = {
     **keras_optimizers(),
 }
 
-# Optimizers whose step needs the whole of a variable. A device of a `MixedStrategy` has a part of
-# the experts' variables.
+# Optimizers whose step needs whole variables. A device of a `MixedStrategy` has only a part of the
+# variables of experts.
 NEED_WHOLE_VARIABLES = {
     "adafactor": "it keeps averages over the axes of a variable",
-    "lamb": "the norm of a whole variable scales its step",
+    "lamb": "it scales the step by the norm of a whole variable",
     "muon": "its weight decay assigns whole variables",
 }

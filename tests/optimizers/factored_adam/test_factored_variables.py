@@ -1,10 +1,10 @@
-"""Which variables are factored, and what their slots take."""
+"""The factored variables, and the memory of their slots."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizers.factored_adam.training_steps import make_model, random, steps_of
+from optimizers.factored_adam.training_steps import make_model, random, run_steps
 
 from tfmoe.layers import Experts, MoE
 from tfmoe.optimizers import FactoredAdam, factoring
@@ -16,16 +16,16 @@ class TestRules:
         optimizer = FactoredAdam()
         optimizer.build(model.trainable_variables)
         slots = zip(model.trainable_variables, optimizer._factored_slots, strict=True)
-        chosen = {variable.path: slot for variable, slot in slots if slot}
-        assert set(chosen) == {"moe/experts/kernel_0", "moe/experts/kernel_1"}
-        rows, columns = chosen["moe/experts/kernel_0"]
+        factored = {variable.path: slot for variable, slot in slots if slot}
+        assert set(factored) == {"moe/experts/kernel_0", "moe/experts/kernel_1"}
+        rows, columns = factored["moe/experts/kernel_0"]
         assert (rows.shape, columns.shape) == ((4, 5), (4, 7))
 
     @pytest.mark.parametrize("name", [None, "experts", "experts_3"])
-    def test_experts_layers_by_themselves(self, name):
+    def test_experts_layers_without_a_mixture(self, name):
         layer = Experts(3, 4, name=name)
         layer.build((None, 2))
-        assert factoring.choose(layer.trainable_variables, "experts") == [True, True]
+        assert factoring.select_factored(layer.trainable_variables, "experts") == [True, True]
 
     @pytest.mark.parametrize("grouped", [False, True])
     def test_experts_of_a_language_model(self, grouped):
@@ -38,16 +38,16 @@ class TestRules:
         )
         model(np.array([[1, 2]]))
         variables = model.trainable_variables
-        chosen = factoring.choose(variables, "experts")
-        assert [v.path for v, yes in zip(variables, chosen, strict=True) if yes] == [
+        flags = factoring.select_factored(variables, "experts")
+        assert [v.path for v, flag in zip(variables, flags, strict=True) if flag] == [
             kernel.path for kernel in moe.experts.kernels
         ]
 
     def test_matrices(self):
         paths = [variable.path for variable in make_model().trainable_variables]
-        chosen = factoring.choose(make_model().trainable_variables, "matrices")
+        flags = factoring.select_factored(make_model().trainable_variables, "matrices")
         # A bias of experts [n, h] is a stack of vectors.
-        assert chosen == ["bias" not in path for path in paths]
+        assert flags == ["bias" not in path for path in paths]
 
     def test_fragments(self):
         model = make_model()
@@ -56,14 +56,14 @@ class TestRules:
             optimizer.build(model.trainable_variables)
         optimizer = FactoredAdam(factored=["experts/kernel_1", "dense/kernel"])
         optimizer.build(model.trainable_variables)
-        chosen = [slot is not None for slot in optimizer._factored_slots]
+        flags = [slot is not None for slot in optimizer._factored_slots]
         paths = [variable.path for variable in model.trainable_variables]
-        assert [path for path, yes in zip(paths, chosen, strict=True) if yes] == [
+        assert [path for path, flag in zip(paths, flags, strict=True) if flag] == [
             "dense/kernel",
             "moe/experts/kernel_1",
         ]
 
-    def test_a_fragment_of_nothing(self):
+    def test_a_fragment_in_no_path(self):
         optimizer = FactoredAdam(factored=["expert/kernel"])
         with pytest.raises(ValueError, match=r"'expert/kernel', which is in no var.*moe"):
             optimizer.build(make_model().trainable_variables)
@@ -73,7 +73,7 @@ class TestRules:
         with pytest.raises(ValueError, match=r"factored must be one of 'experts', 'matrices', 'n"):
             FactoredAdam(factored=rule)
 
-    def test_the_nearest_name(self):
+    def test_hint_for_an_unknown_rule(self):
         with pytest.raises(ValueError, match=r"got 'expert'; did you mean 'experts'\?"):
             FactoredAdam(factored="expert")
 
@@ -100,10 +100,10 @@ class TestMemory:
         assert weights == 4 * 2**20 * 4
         slots = [variable for variable in optimizer.variables if "experts" in variable.path]
         slot_bytes = sum(slot.value.shape.num_elements() * 4 for slot in slots)
-        # 512 + 1024 numbers for each of two matrices of 512 × 1024: 0.29%.
+        # 512 + 1024 values for each of two matrices of 512 × 1024: 0.29%.
         assert slot_bytes == 4 * 2 * 1536 * 4
         assert slot_bytes / weights < 0.01
-        # And nothing of an expert's size anywhere else: step, rate, two full slots of each gate.
+        # The other slots are small: step, learning rate, two full slots for each gate matrix.
         others = [variable for variable in optimizer.variables if "experts" not in variable.path]
         assert max(variable.value.shape.num_elements() for variable in others) == 512 * 4
 
@@ -111,13 +111,13 @@ class TestMemory:
     def test_shapes_keep_the_leading_axes(self, rank):
         shape = (7, 6, 5, 4)[-rank:]
         optimizer = FactoredAdam(factored="matrices")
-        steps_of(optimizer, random(*shape), random(1, *shape))
+        run_steps(optimizer, random(*shape), random(1, *shape))
         rows, columns = optimizer._factored_slots[0]
         assert (rows.shape, columns.shape) == (shape[:-1], (*shape[:-2], 4))
         assert factoring.slot_shapes(shape) == (rows.shape, columns.shape)
 
-    def test_the_variable_is_not_copied_at_every_read_from_then_on(self, monkeypatch):
-        # scatter_sub would leave it so.
+    def test_reads_do_not_copy_the_variable(self, monkeypatch):
+        # After scatter_sub they would.
         monkeypatch.setattr(factoring, "BLOCK_BYTES", {"CPU": 1, "GPU": 1})
         variable = keras.Variable(np.zeros([4, 8, 8]), dtype="float32")
         FactoredAdam(factored="matrices").apply([tf.ones([4, 8, 8])], [variable])
@@ -126,5 +126,5 @@ class TestMemory:
             value = tf.raw_ops.ReadVariableOp(resource=variable.value.handle, dtype=tf.float32)
             return value, np.asarray(memoryview(value)).__array_interface__["data"][0]
 
-        (_first, one), (_second, two) = address(), address()
-        assert one == two
+        (_first, first_address), (_second, second_address) = address(), address()
+        assert first_address == second_address

@@ -1,4 +1,4 @@
-"""Options, training, files and strategies of Keras and TensorFlow."""
+"""`FactoredAdam` with the options, training, files and strategies of Keras and TensorFlow."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizers.factored_adam.training_steps import fit, make_model, random, steps_of
+from optimizers.factored_adam.training_steps import fit, make_model, random, run_steps
 
 from tfmoe.layers import Experts
 from tfmoe.optimizers import FactoredAdam, WarmupInverseSqrt, factoring
@@ -29,16 +29,16 @@ OPTIONS = [
 class TestKeras:
     @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ", ".join(options))
     def test_options(self, options, blocks):
-        # Matrices of one weight are factored without loss, so that all must be as with Adam.
+        # 1 × 1 matrices are factored exactly, so the results must equal those of Adam.
         gradients = random(6, 3, 1, 1).astype("float32")
         arguments = {"learning_rate": 0.1, **options}
-        ours = FactoredAdam(factored="matrices", **arguments)
+        factored = FactoredAdam(factored="matrices", **arguments)
         beta_1 = arguments.pop("factored_beta_1", 0.0)
         adam = keras.optimizers.Adam(beta_1=beta_1, **arguments)
         start = random(3, 1, 1)
-        ours, adam = (steps_of(each, start, gradients, "float32") for each in (ours, adam))
-        np.testing.assert_allclose(ours, adam, rtol=1e-5)
-        assert np.ptp(ours[:, 0]) > 0
+        factored, adam = (run_steps(opt, start, gradients, "float32") for opt in (factored, adam))
+        np.testing.assert_allclose(factored, adam, rtol=1e-5)
+        assert np.ptp(factored[:, 0]) > 0
 
     def test_options_together_in_fit(self, monkeypatch):
         monkeypatch.setattr(factoring, "BLOCK_BYTES", {"CPU": 1, "GPU": 1})
@@ -61,7 +61,7 @@ class TestKeras:
         step = tf.function(lambda g: optimizer.apply([g], [variable]), jit_compile=jit_compile)
         eager = FactoredAdam(0.1, factored="matrices")
         for gradient, value in zip(
-            gradients, steps_of(eager, np.zeros([3, 4, 5]), gradients), strict=True
+            gradients, run_steps(eager, np.zeros([3, 4, 5]), gradients), strict=True
         ):
             step(tf.constant(gradient))
             np.testing.assert_allclose(variable, value, rtol=1e-12)
@@ -115,26 +115,26 @@ class TestKeras:
             name="mine",
         )
         data = keras.saving.serialize_keras_object(optimizer)
-        again = keras.saving.deserialize_keras_object(data)
-        assert again.get_config() == optimizer.get_config()
-        assert again.factored == ["a", "b"] and again.factored_beta_1 == 0.25
+        restored = keras.saving.deserialize_keras_object(data)
+        assert restored.get_config() == optimizer.get_config()
+        assert restored.factored == ["a", "b"] and restored.factored_beta_1 == 0.25
 
     @pytest.mark.parametrize("options", [{}, {"factored_beta_1": 0.5, "use_ema": True}], ids=str)
-    def test_saved_and_loaded_training_goes_on_the_same(self, options, tmp_path):
+    def test_training_continues_after_loading(self, options, tmp_path):
         model = make_model()
         fit(model, FactoredAdam(WarmupInverseSqrt(0.01, 3), **options))
         model.save(tmp_path / "model.keras")
-        again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-        assert int(again.optimizer.iterations) == 6
-        for ours, theirs in zip(model.optimizer.variables, again.optimizer.variables, strict=True):
-            np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
-        np.testing.assert_array_equal(fit(again), fit(model))
+        restored = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+        assert int(restored.optimizer.iterations) == 6
+        for a, b in zip(model.optimizer.variables, restored.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+        np.testing.assert_array_equal(fit(restored), fit(model))
 
-    def test_own_variables(self):
+    def test_save_and_load_own_variables(self):
         gradients = random(4, 2, 3, 4)
-        whole = steps_of(FactoredAdam(0.1, factored="matrices"), random(2, 3, 4), gradients)
+        whole = run_steps(FactoredAdam(0.1, factored="matrices"), random(2, 3, 4), gradients)
         first, second = (FactoredAdam(0.1, factored="matrices") for _ in range(2))
-        steps_of(first, random(2, 3, 4), gradients[:2])
+        run_steps(first, random(2, 3, 4), gradients[:2])
         store = {}
         first.save_own_variables(store)
         variable = keras.Variable(whole[1], dtype="float64")
@@ -202,6 +202,6 @@ for slot in optimizer._factored_slots[0]:
 
 
 def test_replicas_of_a_strategy():
-    # In a process of its own: logical devices are made before anything else.
-    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    # A separate process, since logical devices must be created first.
+    result = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Steps on a variable and on a small model: what the tests of `FactoredAdam` share."""
+"""Steps on a variable and on a small model, for the tests of `FactoredAdam`."""
 
 import keras
 import numpy as np
@@ -14,8 +14,8 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def steps_of(optimizer, value, gradients, dtype="float64"):
-    """The variable after each step, `[steps, …]`."""
+def run_steps(optimizer, value, gradients, dtype="float64"):
+    """The values of the variable after each step, `[steps, …]`."""
     variable = keras.Variable(value, dtype=dtype)
     values = []
     for gradient in gradients:
