@@ -1,11 +1,13 @@
 """The workers (processes) of a strategy: one, except for a `MixedStrategy` on a cluster."""
 
+from typing import TypeGuard
+
 import tensorflow as tf
 
 from tfmoe.distribute import tensorflow_internals
 
 
-def is_mixed(strategy: tf.distribute.Strategy | None) -> bool:
+def is_mixed(strategy: tf.distribute.Strategy | None) -> TypeGuard[tf.distribute.Strategy]:
     """Whether a strategy is a `MixedStrategy`.
 
     Args:
@@ -44,7 +46,9 @@ def sum_over_workers(strategy: tf.distribute.Strategy | None, number: int) -> in
     Returns:
         The sum; `number` if there is one worker.
     """
-    return int(strategy.sum_over_workers(number)) if num_workers(strategy) > 1 else number
+    if not is_mixed(strategy) or strategy.num_workers == 1:
+        return number
+    return int(strategy.sum_over_workers(number))
 
 
 def wait_for_workers(strategy: tf.distribute.Strategy | None) -> None:

@@ -3,6 +3,8 @@
 Axes: T tokens, E experts, K experts per token, D model, G groups.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfmoe.gating.copies import copy_of
@@ -34,7 +36,8 @@ class Gate(GateKernels):
 
     METRICS: tuple[str, ...] = ()
     RETIRED: tuple[str, ...] = ()
-    groups = secondary = None
+    groups: int | None = None
+    secondary: Any = None
     capacity_priority = "position"
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
@@ -46,8 +49,7 @@ class Gate(GateKernels):
         Args:
             inputs: `[T, D]` float, the gate's variable dtype.
             training: whether the gate draws noise.
-            groups: `None`; for G gates at once, the `Groups` of the rows. Pass it to `logits`,
-                `routing` and `routing_of_tokens` unchanged.
+            groups: `None`; for G gates at once, the `Groups` of the rows, as for `logits`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement route(inputs, training)")
 
@@ -57,10 +59,8 @@ class Gate(GateKernels):
         raise NotImplementedError(f"{type(self).__name__} must implement num_selected")
 
     def loss(self, sums: dict) -> tf.Tensor | None:
-        """The loss that training adds to the task's loss: a scalar (`[G]` for G gates) or `None`.
-
-        Args:
-            sums: the sums of `Routing` over the global batch.
+        """The loss that training adds: a scalar (`[G]` for G gates) or `None`. `sums` are those of
+        `Routing` over the global batch.
         """
         return None
 

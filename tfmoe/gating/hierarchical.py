@@ -6,6 +6,7 @@ groups; G_r groups on this replica.
 """
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -67,6 +68,8 @@ class Hierarchical(Gate):
     """
 
     kernel_names = ()
+    groups: Any
+    primary: Any
 
     def __init__(
         self,

@@ -3,6 +3,8 @@
 Axes: T tokens, E experts, D model, G groups.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -18,6 +20,7 @@ class GateKernels(keras.layers.Layer):
         num_groups: G if the layer has the matrices of G gates, else `None`.
     """
 
+    num_experts: Any  # int, or None before `for_experts`
     kernel_names: tuple[str, ...] = ("gate_kernel",)
     # The gradient of a noisy gate needs 7 tensors [T, E] for its 2 matrices: the draw, the product
     # with W_noise, σ, its lower-bounded value, numerator, quotient and argument of Φ in eq 9.

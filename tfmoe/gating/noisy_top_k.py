@@ -78,7 +78,7 @@ class NoisyTopK(Gate):
         track(self, seed_generator=self.seed_generator)
 
     @property
-    def kernel_names(self) -> tuple:
+    def kernel_names(self) -> tuple:  # type: ignore[override]
         return ("gate_kernel", "noise_kernel") if self.noise else ("gate_kernel",)
 
     @property

@@ -67,7 +67,8 @@ class Experts(keras.layers.Layer):
         self.use_bias = arguments.boolean("use_bias", use_bias)
         self.recompute = arguments.boolean("recompute", recompute)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
-        self.kernels, self.biases = [], []
+        self.kernels: list = []
+        self.biases: list = []
 
     def _widths(self, input_dim):
         return [input_dim, *[self.hidden_units] * self.depth, input_dim]

@@ -31,7 +31,7 @@ class MixtureLayer(Block):
         ValueError: an argument belongs to another class.
     """
 
-    evaluation_capacity_factor = None
+    evaluation_capacity_factor: float | None = None
 
     def __init__(self, **kwargs):
         for name in HINTS:

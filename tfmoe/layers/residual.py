@@ -112,11 +112,11 @@ class Residual(Block):
         return functools.partial(default, self.layer) if callable(default) else default
 
     @property
-    def is_causal(self) -> bool:
+    def is_causal(self) -> bool:  # type: ignore[override]
         return self._layer_attribute("is_causal")
 
     @property
-    def needs_memory(self) -> bool:
+    def needs_memory(self) -> bool:  # type: ignore[override]
         return self._layer_attribute("needs_memory")
 
     def initial_state(self, batch_size):

@@ -3,6 +3,8 @@
 Axes: T tokens, D model, V vocabulary, S sampled candidates.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -37,8 +39,9 @@ class VocabularySoftmax(keras.layers.Layer):
         TensorShape([8])
     """
 
-    # Elements of the largest block of logits in an evaluation: 64 MiB in float32.
+    # The maximum number of logits in a block in evaluation: 64 MiB in float32.
     BLOCK_ELEMENTS = 2**24
+    num_sampled: Any  # int or None
 
     def __init__(
         self,

@@ -65,8 +65,8 @@ def weighted_losses(sums: dict, *weighted: tuple) -> tf.Tensor | None:
 
 def add_losses(*losses: tf.Tensor | None) -> tf.Tensor | None:
     """The sum of the scalar losses that are not `None`; `None` if all are."""
-    losses = [loss for loss in losses if loss is not None]
-    return tf.add_n(losses) if losses else None
+    given = [loss for loss in losses if loss is not None]
+    return tf.add_n(given) if given else None
 
 
 def hierarchical_load(
