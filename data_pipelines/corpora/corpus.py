@@ -46,10 +46,13 @@ class Corpus(Settings, abc.ABC):
         tokenization: how its text became tokens: `"text"` if this project split running text into
             words, `"words"` if the words were separated by white space already, `"subwords"` if the
             text is split by a subword vocabulary.
+        generated: whether `splits` makes the text from the settings only, so that none can be
+            missing.
     """
 
     kind: ClassVar[str]
     tokenization: ClassVar[str]
+    generated: ClassVar[bool] = False
 
     def cache_settings(self) -> dict[str, Any]:
         """Returns what decides where in the cache written text lies, for JSON: corpora with equal

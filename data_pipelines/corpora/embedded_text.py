@@ -67,6 +67,7 @@ class EmbeddedText(LanguageCorpus):
     """
 
     tokenization = "text"
+    generated = True
 
     words: EmbeddedWords = EmbeddedWords()
     languages: list[str] = dataclasses.field(

@@ -47,6 +47,8 @@ class EmbeddedTranslation(ParallelCorpus):
         seed: of the corpus; the training has its own.
     """
 
+    generated = True
+
     pairs: list[str] = dataclasses.field(default_factory=lambda: ["en-fr"])
     sentences: int = 40_000
     valid_sentences: int = 1_000

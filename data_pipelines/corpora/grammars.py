@@ -34,6 +34,8 @@ class Grammars(LanguageCorpus):
         seed: of the language and its sentences; the training has its own.
     """
 
+    generated = True
+
     grammars: int = 256
     symbols: int = 64
     successors: int = 4

@@ -125,7 +125,7 @@ def changed_for_tables(demo):
     training = {
         "epochs": 4,
         "steps_per_epoch": 400,
-        "optimizer": {**optimizer, "schedule": schedule},
+        "optimizer": {**optimizer, "learning_rate": 1e-2, "beta_1": 0.9, "schedule": schedule},
     }
     return {
         "paper": None,

@@ -25,6 +25,36 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
     """
     figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots()
+    draw_perplexity_curves(axes, histories)
+    axes.set_title(plot_text(title))
+    return saved(figure, path)
+
+
+def curves_side_by_side(panels, lowest=None, path=None):
+    """Plots perplexity curves, one panel per comparison.
+
+    Args:
+        panels: `{title: histories}`, histories as for `perplexity_curves`.
+        lowest: `{title: (label, perplexity)}`: the lowest possible perplexity of a panel, drawn as
+            a line.
+        path: path of the PNG file; `None` to write no file.
+    """
+    figure = figures.Figure(figsize=(5.5 * len(panels), 4.5), dpi=150, layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, histories) in zip(row, panels.items(), strict=True):
+        draw_perplexity_curves(axes, histories, (lowest or {}).get(title))
+        axes.set_title(plot_text(title))
+    return saved(figure, path)
+
+
+def draw_perplexity_curves(axes, histories, lowest=None):
+    """Draws validation perplexity against the words trained on.
+
+    Args:
+        axes: matplotlib axes.
+        histories: as for `perplexity_curves`.
+        lowest: `(label, perplexity)` of a horizontal line, or `None`.
+    """
     colors = matplotlib.color_sequences["tab10"]
     values = []
     for (label, rows), color in zip(histories.items(), itertools.cycle(colors), strict=False):
@@ -36,9 +66,14 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
         ]
         if points:
             # The legend shows the last values: next to the curves, similar values would overlap.
-            entry = f"{plot_text(label)} ({points[-1][1]:.1f} at the end)"
+            last = points[-1][1]
+            entry = f"{plot_text(label)} ({last:.{1 if last >= 10 else 2}f} at the end)"
             axes.plot(*zip(*points, strict=True), "o-", markersize=3.5, color=color, label=entry)
             values += [value for _, value in points]
+    if lowest:
+        label, value = lowest
+        axes.axhline(value, color="gray", linestyle="--", label=f"{plot_text(label)} ({value:.2f})")
+        values.append(value)
     if values:
         axes.legend(frameon=False)
     logarithmic(axes.yaxis, values)
@@ -47,8 +82,6 @@ def perplexity_curves(histories, path=None, title="", size=(7, 4.5)):
     axes.set_xlabel("words trained on")
     axes.set_ylabel("validation perplexity per word")
     axes.grid(alpha=0.3)
-    axes.set_title(plot_text(title))
-    return saved(figure, path)
 
 
 def perplexity_by_experts(points, path=None, title=""):

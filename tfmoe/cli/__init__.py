@@ -70,7 +70,7 @@ def tfmoe(
 
     \b
     A first look:
-      tfmoe demo                                 a mixture beside a dense model, in ten minutes
+      tfmoe demo                                 mixtures and dense models, in a few minutes
       tfmoe configs                              what there is to train
       tfmoe describe demo/language_model         what a model costs
       tfmoe tables                               the same for the paper's models, beside its figures

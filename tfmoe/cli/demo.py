@@ -1,4 +1,4 @@
-"""`tfmoe demo`: a mixture of experts beside a dense model of the same cost."""
+"""`tfmoe demo`: mixtures of experts and dense models of the same cost."""
 
 import pathlib
 from typing import Annotated
@@ -11,19 +11,22 @@ from tfmoe.cli.endings import resumable
 
 
 def demo(
-    run_dir: Annotated[pathlib.Path, typer.Option(help="The folder for both runs.")] = pathlib.Path(
-        "runs/demo"
-    ),
+    run_dir: Annotated[
+        pathlib.Path, typer.Option(help="The folder for all four runs.")
+    ] = pathlib.Path("runs/demo"),
     set_: arguments.Set = None,
 ):
-    """Train a small mixture of experts and a dense model of the same cost, and compare them.
+    """Train mixtures of experts and dense models of the same cost, and compare them.
 
-    Both see the same words of the embedded text (English, Python source, eight languages) in the
-    same order. Beside them stands a Kneser-Ney 5-gram model, as in the paper's tables: its
-    parameters are n-grams, its seconds those of counting. Prints perplexities and which words each
-    expert specialises in. The folder gets a run for each model (moe, dense), curves.png and
-    summary.json. The command resumes a demo that was killed; it begins anew after a finished one,
-    or with other settings. --set is for both models.
+    The first pair learns a synthetic language whose perplexity is known, and is compared as soon as
+    it is trained. The second pair learns real text (English, Python source, 16 languages); beside it
+    stands a Kneser-Ney 5-gram model, as in the paper's tables: its parameters are n-grams, its
+    seconds those of counting. The models of a pair see the same words in the same order.
+
+    Prints the stage and about how long the rest takes, perplexities, and which words each expert
+    specialises in. The folder gets a run for each model (grammars/moe, grammars/dense, moe, dense),
+    curves.png and summary.json. The command resumes a demo that was killed; it begins anew after a
+    finished one, or with other settings. --set is for the two models of the real text.
 
     \b
     Examples:

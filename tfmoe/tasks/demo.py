@@ -1,31 +1,52 @@
-"""The demo: a mixture of experts beside a dense model of the same cost, and a 5-gram model."""
+"""The demo: mixtures of experts beside dense models of the same cost, on a synthetic language of
+known perplexity and on real text.
+"""
 
-from tfmoe.analysis.columns import aligned
-from tfmoe.analysis.plots import perplexity_curves
+from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import ConfigError
-from tfmoe.data_pipelines import survey
 from tfmoe.extras import require
-from tfmoe.inspection.summary import HEADING, by_load, expert_rows
-from tfmoe.inspection.use import expert_use
 from tfmoe.tasks.corpora import find_splits
-from tfmoe.tasks.language_modeling import build_batches
+from tfmoe.tasks.demo_report import compare, first_result
 from tfmoe.tasks.ngrams import measured_ngrams
+from tfmoe.tasks.progress import EpochsOfStage, Stages
 from tfmoe.tasks.registry import task_of
-from tfmoe.tasks.runs import load_run, load_vocabulary
+from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.tasks.train import train_run
 from tfmoe.training.run_directory import RunDirectory
 
+# `{the run's folder: its config}`.
+GRAMMARS = {"grammars/moe": "demo/grammars", "grammars/dense": "demo/grammars_dense"}
 MODELS = {"moe": "demo/language_model", "dense": "demo/dense"}
-NGRAMS = "kneser_ney"  # the key of summary.json
+# The stages with their seconds of processor time on a fast core, from which the time left is
+# estimated.
+SECONDS = {
+    "grammars/moe": 19,
+    "grammars/dense": 10,
+    "text": 8,
+    "moe": 20,
+    "dense": 15,
+    "kneser_ney": 4,
+    "experts": 4,
+}
+TITLES = {
+    "grammars/moe": "mixture of experts on a synthetic language",
+    "grammars/dense": "dense model of the same cost on the synthetic language",
+    "text": "real text, written once",
+    "moe": "mixture of experts on the real text",
+    "dense": "dense model of the same cost on the real text",
+    "kneser_ney": "5-grams of the real text",
+    "experts": "what the experts do",
+}
 
 
 def run_demo(run_dir, overrides=()):
-    """Trains both models and compares them; goes on with a demo that was stopped.
+    """Trains a mixture and a dense model on the grammars, then on real text, and compares them;
+    resumes a demo that was stopped.
 
     Args:
-        run_dir: the folder for both runs.
-        overrides: of `--set`, for both models.
+        run_dir: the folder for all runs.
+        overrides: of `--set`, for the two models of the real text.
 
     Raises:
         MissingExtra: if matplotlib is not installed.
@@ -33,19 +54,44 @@ def run_demo(run_dir, overrides=()):
         ValueError: if there is no train, valid or test text.
     """
     require("matplotlib")
-    configs = {name: load_config(path, overrides) for name, path in MODELS.items()}
-    for config in configs.values():
+    grammars = {name: load_config(path) for name, path in GRAMMARS.items()}
+    models = {name: load_config(path, overrides) for name, path in MODELS.items()}
+    for config in models.values():
+        if not corpus_of(config.data).generated:
+            check_data(config)
+    clear_old_runs(grammars | models, run_dir)
+    trained = [name for name in grammars | models if (run_dir / name / "result.json").exists()]
+    stages = Stages(SECONDS | dict.fromkeys(trained, 0))
+    results = train_all(stages, grammars, run_dir)
+    print(f"\n{first_result(corpus_of(grammars['grammars/moe'].data), results)}", flush=True)
+    stages.begin("text", TITLES["text"])
+    for config in models.values():
         check_data(config)
-    clear_old_runs(configs, run_dir)
+    results |= train_all(stages, models, run_dir)
+    stages.begin("kneser_ney", TITLES["kneser_ney"])
+    ngrams = ngrams_of(RunDirectory(run_dir / "moe"))
+    stages.begin("experts", TITLES["experts"])
+    compare(run_dir, results, ngrams, corpus_of(grammars["grammars/moe"].data))
+
+
+def train_all(stages, configs, run_dir):
+    """Trains the models of `{folder: Config}`. Returns `{folder: its result}`."""
     results = {}
     for name, config in configs.items():
-        print(f"\n== {name}: configs/{MODELS[name]}.yaml ==", flush=True)
-        results[name] = train_run(config, run_dir / name, resume=True)
-    compare(run_dir, results)
+        stages.begin(name, TITLES[name])
+        run = RunDirectory(run_dir / name)
+        if corpus_of(config.data).generated and run.result.exists():
+            print("trained already")
+            results[name] = run.read_result()
+        else:  # of a run that is finished this checks that the text is what it was
+            results[name] = train_run(
+                config, run.path, resume=True, callbacks=[EpochsOfStage(stages)]
+            )
+    return results
 
 
 def check_data(config):
-    """Checks that there are files to train, validate and test on, before anything is removed."""
+    """Checks that there are files to train, validate and test on."""
     for part, files in vars(find_splits(config)).items():
         if not files:
             raise ValueError(
@@ -57,7 +103,7 @@ def clear_old_runs(configs, run_dir):
     """Removes the runs of a finished demo, and those of other configs.
 
     Args:
-        configs: `{name: Config}` of the runs to be.
+        configs: `{folder: Config}` of the runs to be.
         run_dir: the demo's folder.
     """
     summary = run_dir / "summary.json"
@@ -72,35 +118,6 @@ def clear_old_runs(configs, run_dir):
     summary.unlink(missing_ok=True)
 
 
-def compare(run_dir, results):
-    """Prints the comparison, and writes `summary.json` and `curves.png`."""
-    runs = {name: RunDirectory(run_dir / name) for name in results}
-    print(f"\n== {NGRAMS}: 5-grams of the same text ==", flush=True)
-    figures = {NGRAMS: figures_of(ngrams_of(runs["moe"]))}
-    figures |= {name: figures_of(result) for name, result in results.items()}
-    print(f"\n{use_report(run_dir / 'moe')}\n")
-    rows = [["", "perplexity", "ops/timestep", "parameters", "seconds"]]
-    for name, each in figures.items():
-        label = "Kneser-Ney 5-gram" if name == NGRAMS else name
-        counts = (f"{each[key]:,}" for key in ("ops_per_timestep", "parameters"))
-        rows.append([label, f"{each['perplexity']:.2f}", *counts, f"{each['seconds']:.0f}"])
-    print(aligned(rows, "<>>>>"))
-    moe, dense = results["moe"], results["dense"]
-    better = 1 - moe["perplexity"] / dense["perplexity"]
-    print(
-        f"\nAfter the same {moe['words_trained']:,} words, the mixture's test perplexity is "
-        f"{abs(better):.1%} {'below' if better > 0 else 'above'} the dense model's."
-    )
-    summary = {**figures, "tokens": moe["words_trained"], "test_tokens": moe["tokens"]}
-    perplexity_curves(
-        {name: run.read_history() for name, run in runs.items()},
-        run_dir / "curves.png",
-        "A mixture of experts and a dense model of the same cost",
-    )
-    RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: it is finished
-    print(f"Curves: {run_dir / 'curves.png'}   Summary: {run_dir / 'summary.json'}")
-
-
 def ngrams_of(run):
     """What `measured_ngrams` gives of the text of a run, with its vocabulary.
 
@@ -110,36 +127,3 @@ def ngrams_of(run):
     task = task_of(load_config(run.config))
     vocabulary = load_vocabulary(run, task)
     return measured_ngrams(task.splits.train, task.splits.test, vocabulary)
-
-
-def figures_of(result):
-    """What the table and `summary.json` have of a model, trained or counted."""
-    parameters = result["parameters"]
-    return {
-        "perplexity": result["perplexity"],
-        "ops_per_timestep": result["ops_per_timestep"],
-        "parameters": parameters["total"] if isinstance(parameters, dict) else parameters,
-        "seconds": result["seconds"],
-    }
-
-
-def use_report(run_dir, most=32):
-    """A table of the experts of a run's first mixture: load, importance, characteristic words.
-
-    Args:
-        run_dir: the run's folder.
-        most: rows; of more experts, the most and the least used ones are shown.
-    """
-    config, vocabulary, model = load_run(run_dir)
-    files = find_splits(config).test
-    lengths = survey(files).lengths
-    batches = build_batches(config, files, vocabulary, training=False, lengths=lengths)
-    name, use = next(iter(expert_use(model, batches).items()))
-    order = by_load(use)
-    shown = order if len(order) <= most else order[: most // 2] + order[-most // 2 :]
-    words = {expert: vocabulary.decode(use.characteristic_words(expert)) for expert in shown}
-    unused = int((use.load == 0).sum())
-    head = f"Use of the {len(order)} experts of {name} on the test text; {unused} unused"
-    if len(shown) < len(order):
-        head += f"; the {most // 2} most and the {most // 2} least used"
-    return f"{head}\n{aligned([HEADING, *expert_rows(use, words)], '>>><')}"

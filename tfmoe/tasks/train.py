@@ -47,13 +47,14 @@ def train_config(name, overrides, run_dir, resume=False):
     return None if result is None else summary(task_of(config), result)
 
 
-def train_run(config, run_dir, resume=False):
+def train_run(config, run_dir, resume=False, callbacks=()):
     """Trains a model and evaluates its best weights.
 
     Args:
         config: a `Config`.
         run_dir: the run's folder.
         resume: whether to resume a run that is there; if there is none yet, it begins.
+        callbacks: more Keras callbacks of `fit`.
 
     Returns:
         What is written to `result.json`, see `finish`; `None` on all workers of a cluster but the
@@ -70,12 +71,12 @@ def train_run(config, run_dir, resume=False):
     with stopping_when_a_worker_is_gone(), full_disk_named(run_dir):
         strategy = build_strategy(config)
         if not is_first_worker(strategy):  # the first one's lock is that of all
-            return train_on(strategy, config, run_dir, resume)
+            return train_on(strategy, config, run_dir, resume, callbacks)
         with only_one_training(run_dir):
-            return train_on(strategy, config, run_dir, resume)
+            return train_on(strategy, config, run_dir, resume, callbacks)
 
 
-def train_on(strategy, config, run_dir, resume):
+def train_on(strategy, config, run_dir, resume, callbacks):
     """`train_run` on the devices of a strategy."""
     run = RunDirectory(run_dir)
     check_folder(config, run, resume)
@@ -99,7 +100,7 @@ def train_on(strategy, config, run_dir, resume):
     state = TrainingState(model, run.checkpoints)
     if begun_before:
         restore(state, config, run, steps)
-    callbacks = callbacks_of(task, run, model, vocabulary, state)
+    callbacks = [*callbacks_of(task, run, model, vocabulary, state), *callbacks]
     if is_first_worker(strategy):
         with atomic_write(run.config) as file:  # from here on, there is a run
             file.write(dump_config(config))
