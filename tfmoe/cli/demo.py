@@ -19,8 +19,8 @@ def demo(
     """Train mixtures of experts and dense models of the same cost, and compare them.
 
     The first pair learns a synthetic language whose perplexity is known, and is compared as soon as
-    it is trained. The second pair learns real text (English, Python source, 16 languages); beside it
-    stands a Kneser-Ney 5-gram model, as in the paper's tables: its parameters are n-grams, its
+    it is trained. The second pair learns real text: English, Python source and 16 languages. Beside
+    it stands a Kneser-Ney 5-gram model, as in the paper's tables: its parameters are n-grams, its
     seconds those of counting. The models of a pair see the same words in the same order.
 
     Prints the stage and about how long the rest takes, perplexities, and which words each expert
