@@ -1,6 +1,6 @@
 import pytest
 
-from tfmoe.analysis.traffic import mixture_traffic, traffic
+from tfmoe.analysis.traffic import traffic, traffic_of
 from tfmoe.config import build_model, load_config
 from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
@@ -11,7 +11,7 @@ def test_flat_by_hand():
     moe = MoE(8, 5, gate=NoisyTopK(k=2))
     # Each of 100 positions on 4 devices goes to 2 of 8 experts: batches of 2·100·4/8. Sent and
     # returned, forward and backward: 4·2·100 vectors of 3 float32, 3/4 of them to other devices.
-    assert mixture_traffic(moe, 3, tokens=100, devices=4) == {
+    assert traffic_of(moe, 3, tokens=100, devices=4) == {
         "experts_per_device": 2,
         "expert_batch": 100.0,
         "bytes_sent": 4 * 2 * 100 * 3 * 4 * 3 // 4,
@@ -23,7 +23,7 @@ def test_flat_by_hand():
 
 def test_hierarchical_mixture_sends_once_per_group():
     moe = MoE(12, 5, groups=3, gate=NoisyTopK(k=2))
-    counts = mixture_traffic(moe, 3, tokens=100, devices=3)
+    counts = traffic_of(moe, 3, tokens=100, devices=3)
     # 2 groups per position, and 2 experts in each.
     assert counts["bytes_sent"] == 4 * 2 * 100 * 3 * 4 * 2 // 3
     assert counts["expert_batch"] == 4 * 100 * 3 / 12
@@ -36,22 +36,22 @@ def test_hierarchical_mixture_sends_once_per_group():
 def test_bytes_are_rounded_up(tokens, devices, sent):
     # 96 bytes per position: 1/2 is 48, 6/7 is 82.3.
     moe = MoE(8, 5, gate=NoisyTopK(k=2))
-    assert mixture_traffic(moe, 3, tokens, devices)["bytes_sent"] == sent
+    assert traffic_of(moe, 3, tokens, devices)["bytes_sent"] == sent
 
 
 def test_nothing_is_sent_on_one_device():
-    counts = mixture_traffic(MoE(8, 5, gate=NoisyTopK(k=2)), 3, tokens=10)
+    counts = traffic_of(MoE(8, 5, gate=NoisyTopK(k=2)), 3, tokens=10)
     assert (counts["bytes_sent"], counts["multiply_adds_per_byte_sent"]) == (0, None)
 
 
 def test_bfloat16_halves_the_traffic():
     moe = MoE(8, 5, gate=NoisyTopK(k=2), dtype="mixed_bfloat16")
-    assert mixture_traffic(moe, 3, tokens=100, devices=4)["bytes_sent"] == 3_600
+    assert traffic_of(moe, 3, tokens=100, devices=4)["bytes_sent"] == 3_600
 
 
 def test_deeper_experts_compute_more_per_number():
     # 3·5 + 5·5 + 5·3 multiply-adds for 3 numbers in and 3 out.
-    counts = mixture_traffic(MoE(8, 5, depth=2, gate=NoisyTopK(k=2)), 3, tokens=1)
+    counts = traffic_of(MoE(8, 5, depth=2, gate=NoisyTopK(k=2)), 3, tokens=1)
     assert counts["compute_to_communication"] == 55 / 6
 
 

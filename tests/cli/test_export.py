@@ -138,7 +138,7 @@ def test_an_existing_version(refused, finished, exported):
     path, _, _ = exported
     before = sha256(path / "saved_model.pb")
     message = refused("export", finished.path, path.parent, "--version", 1)
-    assert "is there already, and is not overwritten; the next free version is 2" in message
+    assert "already exists and is not overwritten; the next free version is 2" in message
     assert sha256(path / "saved_model.pb") == before
 
 

@@ -9,7 +9,7 @@ from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.serving.generation import draw_word
+from tfmoe.serving.generation import sample_word
 from tfmoe.serving.language_model import ServingLanguageModel
 from tfmoe.serving.saved_model import exported_module
 
@@ -33,8 +33,8 @@ def serving(model, half=False, top=99):
     table = VOCABULARY.lookup_table()
     weights = FrozenWeights(model, half)
     words = VOCABULARY.decode(range(len(VOCABULARY)))
-    made = ServingLanguageModel(model, weights, split_words, table, words, MAX_LENGTH, top)
-    signatures = made.signatures()
+    functions = ServingLanguageModel(model, weights, split_words, table, words, MAX_LENGTH, top)
+    signatures = functions.signatures()
     _, concrete = exported_module(
         signatures, "score", {"weights": weights.variables, "table": table}
     )
@@ -59,7 +59,7 @@ SENTENCES = ["a b c", "", "h g f e d c b a a", "x a", "e"]
 
 
 def expected_score(model, sentence):
-    """By the live model, one row after the other."""
+    """The log-probabilities computed by the model itself, row by row."""
     ids = [1, *VOCABULARY.encode(sentence.split()), 0]
     total = []
     for start in range(0, len(ids) - 1, MAX_LENGTH):
@@ -70,42 +70,42 @@ def expected_score(model, sentence):
 
 
 def test_score(model, functions):
-    found = functions["score"](sentences=tf.constant(SENTENCES))
-    found = {name: value.numpy() for name, value in found.items()}
-    assert found["token_count"].tolist() == [4, 1, 10, 3, 2]
-    assert found["tokens"][3].tolist() == [b"<UNK>", b"a", b"</S>"] + [b""] * 7
+    outputs = functions["score"](sentences=tf.constant(SENTENCES))
+    outputs = {name: value.numpy() for name, value in outputs.items()}
+    assert outputs["token_count"].tolist() == [4, 1, 10, 3, 2]
+    assert outputs["tokens"][3].tolist() == [b"<UNK>", b"a", b"</S>"] + [b""] * 7
     for row, sentence in enumerate(SENTENCES):
         expected = expected_score(model, sentence)
-        values = found["token_log_probabilities"][row]
+        values = outputs["token_log_probabilities"][row]
         np.testing.assert_allclose(values[: len(expected)], expected, atol=1e-5)
         assert not values[len(expected) :].any()
-        np.testing.assert_allclose(found["log_probability"][row], sum(expected), atol=1e-5)
+        np.testing.assert_allclose(outputs["log_probability"][row], sum(expected), atol=1e-5)
 
 
 def test_probabilities_of_all_next_words_sum_to_one(functions):
-    found = functions["next_token"](prefix=tf.constant(["a", "", "b b b b b"]))
-    assert found["words"].shape == (3, 11)
-    assert sorted(found["words"][0].numpy()) == sorted(
+    outputs = functions["next_token"](prefix=tf.constant(["a", "", "b b b b b"]))
+    assert outputs["words"].shape == (3, 11)
+    assert sorted(outputs["words"][0].numpy()) == sorted(
         word.encode() for word in VOCABULARY.decode(range(11))
     )
-    np.testing.assert_allclose(tf.reduce_sum(found["probabilities"], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(tf.reduce_sum(outputs["probabilities"], axis=1), 1, atol=1e-5)
 
 
-def test_next_token_is_what_score_scores(functions):
+def test_next_token_agrees_with_score(functions):
     for prefix in ("", "a b c", "a b c d", "a b c d e f g"):
-        found = functions["next_token"](prefix=tf.constant([prefix]))
-        words, probabilities = (found[name][0].numpy() for name in ("words", "probabilities"))
+        outputs = functions["next_token"](prefix=tf.constant([prefix]))
+        words, probabilities = (outputs[name][0].numpy() for name in ("words", "probabilities"))
         assert (np.diff(probabilities) <= 0).all()
         for word, probability in zip(words, probabilities, strict=True):
             if word in (b"</S>", b"<S>", b"<UNK>"):
                 continue
             scored = functions["score"](sentences=tf.constant([f"{prefix} {word.decode()}"]))
-            place = int(scored["token_count"][0]) - 2
-            scored = scored["token_log_probabilities"][0, place]
+            index = int(scored["token_count"][0]) - 2
+            scored = scored["token_log_probabilities"][0, index]
             np.testing.assert_allclose(probability, np.exp(scored), atol=1e-5)
 
 
-def write(functions, prefix, length=12, temperature=0.0, seed=(1,)):
+def generate(functions, prefix, length=12, temperature=0.0, seed=(1,)):
     return functions["generate"](
         prefix=tf.constant(prefix, tf.string),
         length=tf.constant(length),
@@ -114,9 +114,9 @@ def write(functions, prefix, length=12, temperature=0.0, seed=(1,)):
     )
 
 
-def test_greedy_writing_takes_the_best_next_word_each_time(functions):
+def test_greedy_generation_takes_the_best_next_word(functions):
     for prefix in ("", "a b c", "c h d e"):
-        found = write(functions, [prefix])
+        outputs = generate(functions, [prefix])
         text, expected = prefix, []
         for _ in range(12):
             words = functions["next_token"](prefix=tf.constant([text]))["words"][0].numpy()
@@ -125,62 +125,62 @@ def test_greedy_writing_takes_the_best_next_word_each_time(functions):
                 break
             expected.append(best)
             text += f" {best.decode()}"
-        assert found["text"].numpy().tolist() == [b" ".join(expected)]
-        assert found["word_count"].numpy().tolist() == [len(expected)]
-        assert found["ended"].numpy().tolist() == [len(expected) < 12]
+        assert outputs["text"].numpy().tolist() == [b" ".join(expected)]
+        assert outputs["word_count"].numpy().tolist() == [len(expected)]
+        assert outputs["ended"].numpy().tolist() == [len(expected) < 12]
 
 
-def test_drawn_text_depends_on_prefix_and_seed_alone(functions):
+def test_sampled_text_depends_on_prefix_and_seed_only(functions):
     prefixes, seeds = ["a", "a", "b c", ""], [1, 2, 1, 3]
-    together = write(functions, prefixes, temperature=1.0, seed=seeds)["text"].numpy()
+    together = generate(functions, prefixes, temperature=1.0, seed=seeds)["text"].numpy()
     alone = [
-        write(functions, [prefix], temperature=1.0, seed=[seed])["text"].numpy()[0]
+        generate(functions, [prefix], temperature=1.0, seed=[seed])["text"].numpy()[0]
         for prefix, seed in zip(prefixes, seeds, strict=True)
     ]
     assert together.tolist() == alone
-    shorter = write(functions, prefixes, 3, temperature=1.0, seed=seeds)["words"].numpy()
+    shorter = generate(functions, prefixes, 3, temperature=1.0, seed=seeds)["words"].numpy()
     for short, long in zip(shorter, together, strict=True):
         assert [word for word in short if word] == long.split()[:3]
-    same = write(functions, ["a"] * 9, temperature=1.0)["text"].numpy()
+    same = generate(functions, ["a"] * 9, temperature=1.0)["text"].numpy()
     assert len(set(same)) == 1
-    many = write(functions, ["a"] * 200, 1, 1.0, range(200))["words"].numpy()
+    many = generate(functions, ["a"] * 200, 1, 1.0, range(200))["words"].numpy()
     assert len(set(many.ravel())) > 2
     assert not {b"<UNK>", b"<S>"} & set(many.ravel())
 
 
-def test_draws_follow_the_distribution():
+def test_samples_follow_the_distribution():
     """softmax([0, log 3] / 1) = [1/4, 3/4]; at temperature 1/2 it is [1/10, 9/10]."""
     logits = tf.constant([[0.0, float("-inf"), np.log(3.0)]] * 4)
     draws = tf.constant([0.0, 0.24, 0.26, 0.999])
-    assert draw_word(logits, 1.0, draws).numpy().tolist() == [0, 0, 2, 2]
-    assert draw_word(logits, 0.5, draws).numpy().tolist() == [0, 2, 2, 2]
-    assert draw_word(logits, 0.0, draws).numpy().tolist() == [2, 2, 2, 2]
+    assert sample_word(logits, 1.0, draws).numpy().tolist() == [0, 0, 2, 2]
+    assert sample_word(logits, 0.5, draws).numpy().tolist() == [0, 2, 2, 2]
+    assert sample_word(logits, 0.0, draws).numpy().tolist() == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"length": -1}, "length must be 0 to 10000"),
-        ({"length": 10_001}, "length must be 0 to 10000"),
+        ({"length": -1}, "length must be from 0 to 10000"),
+        ({"length": 10_001}, "length must be from 0 to 10000"),
         ({"temperature": -0.5}, "temperature must be finite and at least 0"),
         ({"temperature": float("nan")}, "temperature must be finite and at least 0"),
         ({"seed": [1, 2, 3]}, "seed must have one value, or one for each sentence"),
     ],
 )
-def test_wrong_requests(functions, arguments, message):
+def test_invalid_inputs(functions, arguments, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        write(functions, ["a", "b"], **arguments)
+        generate(functions, ["a", "b"], **arguments)
 
 
 def test_route(model, functions):
     sentence = "a x c"
-    found = {
+    outputs = {
         name: value.numpy() for name, value in functions["route"](sentences=[sentence]).items()
     }
-    assert set(found) == {"tokens"} | {
-        f"{name}_{what}" for name in ("first", "second", "third") for what in ("experts", "gates")
+    assert set(outputs) == {"tokens"} | {
+        f"{name}_{key}" for name in ("first", "second", "third") for key in ("experts", "gates")
     }
-    assert found["tokens"].tolist() == [[b"<S>", b"a", b"<UNK>", b"c"]]
+    assert outputs["tokens"].tolist() == [[b"<S>", b"a", b"<UNK>", b"c"]]
     tokens = tf.constant([[1, *VOCABULARY.encode(sentence.split())]])
     features = model.embedding(tokens)
     for block in model.blocks:
@@ -192,65 +192,65 @@ def test_route(model, functions):
             *block.layer.route(inputs).assignments.by_token(), strict=True
         ):
             gates[token, expert] = gate
-        experts, values = (found[f"{block.layer.name}_{what}"][0] for what in ("experts", "gates"))
+        experts, values = (outputs[f"{block.layer.name}_{key}"][0] for key in ("experts", "gates"))
         assert (np.diff(values, axis=1) <= 0).all()
-        again = np.zeros((4, 5), np.float32)
-        np.put_along_axis(again, experts % 5, values, axis=1)  # -1 is 4: nobody
-        np.testing.assert_allclose(again[:, :4], gates, atol=1e-6)
+        exported_gates = np.zeros((4, 5), np.float32)
+        np.put_along_axis(exported_gates, experts % 5, values, axis=1)  # -1, no expert, becomes 4
+        np.testing.assert_allclose(exported_gates[:, :4], gates, atol=1e-6)
         assert (experts[values == 0] == -1).all()
 
 
-def test_the_rest_of_the_batch_does_not_matter(functions):
-    together = {name: functions[name](tf.constant(SENTENCES * 9)) for name in ("score", "route")}
+def test_results_do_not_depend_on_the_batch(functions):
+    batches = {name: functions[name](tf.constant(SENTENCES * 9)) for name in ("score", "route")}
     for row, sentence in enumerate(SENTENCES):
-        for name, batch in together.items():
+        for name, batch in batches.items():
             for key, alone in functions[name](tf.constant([sentence])).items():
-                here = batch[key][row]
+                in_batch = batch[key][row]
                 if alone.shape.rank > 1:
                     alone = alone[0]
-                    here = here[tuple(slice(size) for size in alone.shape)]
+                    in_batch = in_batch[tuple(slice(size) for size in alone.shape)]
                 if alone.dtype == tf.float32:
-                    np.testing.assert_allclose(alone, tf.reshape(here, alone.shape), atol=1e-5)
+                    np.testing.assert_allclose(alone, tf.reshape(in_batch, alone.shape), atol=1e-5)
                 else:
-                    assert (alone.numpy() == here.numpy()).all()
+                    assert (alone.numpy() == in_batch.numpy()).all()
 
 
 @pytest.mark.parametrize("sentences", [[], [""], [" \t\n", b"\xff\xfe", "\0"], ["a " * 3000]])
-def test_odd_sentences_have_an_answer(functions, sentences):
+def test_unusual_sentences(functions, sentences):
     sentences = tf.constant(sentences, tf.string)
-    number = sentences.shape[0]
-    found = functions["score"](sentences=sentences)
-    assert found["log_probability"].shape == (number,)
-    assert np.isfinite(found["log_probability"]).all()
-    assert functions["next_token"](prefix=sentences)["words"].shape == (number, 11)
-    assert functions["route"](sentences=sentences)["tokens"].shape[0] == number
-    assert write(functions, sentences, 3)["text"].shape == (number,)
-    assert write(functions, sentences, 0)["words"].shape == (number, 0)
+    num_sentences = sentences.shape[0]
+    outputs = functions["score"](sentences=sentences)
+    assert outputs["log_probability"].shape == (num_sentences,)
+    assert np.isfinite(outputs["log_probability"]).all()
+    assert functions["next_token"](prefix=sentences)["words"].shape == (num_sentences, 11)
+    assert functions["route"](sentences=sentences)["tokens"].shape[0] == num_sentences
+    assert generate(functions, sentences, 3)["text"].shape == (num_sentences,)
+    assert generate(functions, sentences, 0)["words"].shape == (num_sentences, 0)
 
 
-def test_half_size(model, functions):
+def test_bfloat16_weights(model, functions):
     weights = FrozenWeights(model, half=True)
     types = {w.path: v.dtype for w, v in zip(model.weights, weights.variables, strict=True)}
     half = {path.rpartition("/")[2] for path, dtype in types.items() if dtype == tf.bfloat16}
     assert half >= {"embeddings", "kernel", "kernel_0", "recurrent_kernel"}
     assert not half & {"gate_kernel", "log_thresholds", "bias", "noise_kernel"}
-    found = serving(model, half=True)["score"](sentences=tf.constant(SENTENCES))
-    whole = functions["score"](sentences=tf.constant(SENTENCES))
-    difference = np.abs(found["log_probability"] - whole["log_probability"]).max()
+    outputs = serving(model, half=True)["score"](sentences=tf.constant(SENTENCES))
+    full = functions["score"](sentences=tf.constant(SENTENCES))
+    difference = np.abs(outputs["log_probability"] - full["log_probability"]).max()
     assert 1e-5 < difference < 0.5
     before = [weight.numpy() for weight in model.weights]
     weights.round_model()
     try:
         for row, sentence in enumerate(SENTENCES):
             np.testing.assert_allclose(
-                found["log_probability"][row], sum(expected_score(model, sentence)), atol=1e-5
+                outputs["log_probability"][row], sum(expected_score(model, sentence)), atol=1e-5
             )
     finally:
         for weight, value in zip(model.weights, before, strict=True):
             weight.assign(value)
 
 
-def test_a_model_in_mixed_precision():
+def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         lstm = ProjectedLSTM(D, return_sequences=True)
@@ -260,29 +260,29 @@ def test_a_model_in_mixed_precision():
     functions = serving(model, top=2)
     assert set(functions) == {"serving_default", "score", "next_token", "generate", "route"}
     assert functions["next_token"](prefix=tf.constant(["a"]))["words"].shape == (1, 2)
-    found = functions["score"](sentences=tf.constant(["a b"]))["log_probability"]
-    np.testing.assert_allclose(found, [sum(expected_score(model, "a b"))], atol=0.05)
-    assert write(functions, ["a"], 3)["words"].shape == (1, 3)
+    outputs = functions["score"](sentences=tf.constant(["a b"]))["log_probability"]
+    np.testing.assert_allclose(outputs, [sum(expected_score(model, "a b"))], atol=0.05)
+    assert generate(functions, ["a"], 3)["words"].shape == (1, 3)
 
 
-def test_without_mixture_nothing_is_routed():
+def test_no_route_without_a_mixture():
     assert "route" not in serving(make_model([ProjectedLSTM(D, return_sequences=True)]))
 
 
-def test_wrong_arguments(model):
+def test_invalid_arguments(model):
     weights, table = FrozenWeights(model), VOCABULARY.lookup_table()
-    with pytest.raises(ValueError, match="words must be the 11 of the model, got 2"):
+    with pytest.raises(
+        ValueError, match="words must have 11 entries, the model's vocabulary size, got 2"
+    ):
         ServingLanguageModel(model, weights, split_words, table, ["a", "b"], 4)
     words = VOCABULARY.decode(range(11))
     with pytest.raises(ValueError, match="top must be an integer of at least 1, got 0"):
         ServingLanguageModel(model, weights, split_words, table, words, 4, top=0)
 
 
-def test_mixtures_of_one_name_are_told_apart():
+def test_mixtures_with_one_name():
     model = make_model([MoE(4, 5, gate=NoisyTopK(k=2), name="moe") for _ in range(2)])
-    found = serving(model)["route"](sentences=tf.constant(["a b"]))
-    assert set(found) == {"tokens"} | {
-        f"residual_moe_moe{number}_{what}"
-        for number in ("", " (2)")
-        for what in ("experts", "gates")
+    outputs = serving(model)["route"](sentences=tf.constant(["a b"]))
+    assert set(outputs) == {"tokens"} | {
+        f"residual_moe_moe{suffix}_{key}" for suffix in ("", " (2)") for key in ("experts", "gates")
     }

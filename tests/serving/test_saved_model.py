@@ -13,7 +13,7 @@ from tfmoe.gating import Batchwise, NoisyTopK
 from tfmoe.layers import MoE, ProjectedLSTM
 from tfmoe.serving.saved_model import (
     checked_version,
-    described,
+    describe_signatures,
     exported_module,
     sha256,
     software,
@@ -38,7 +38,7 @@ def test_versions(tmp_path):
     for name in ("2", "10", ".3.1.tmp", "notes"):
         (out / name).mkdir(parents=True)
     assert (versions(out), checked_version(out), checked_version(out, 3)) == ([2, 10], 11, 3)
-    with pytest.raises(ValueError, match=r"out/2 is there already.* next free version is 11"):
+    with pytest.raises(ValueError, match=r"out/2 already exists.* next free version is 11"):
         checked_version(out, 2)
     with pytest.raises(ValueError, match="the version must be from 1 to"):
         checked_version(out, 0)
@@ -47,7 +47,7 @@ def test_versions(tmp_path):
         checked_version(tmp_path / "file")
 
 
-def test_a_version_and_its_manifest(tmp_path):
+def test_version_and_manifest(tmp_path):
     path = write_doubling(tmp_path / "out", 4, {"a": "ä"})
     assert path == tmp_path / "out" / "4"
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -60,9 +60,9 @@ def test_a_version_and_its_manifest(tmp_path):
         assert function(x=tf.constant([3.0]))["doubled"].numpy().tolist() == [6.0]
 
 
-def test_what_a_manifest_says_of_signatures():
+def test_signatures_in_the_manifest():
     _, concrete = exported_module({"double": DOUBLE}, "double", {})
-    assert described({"double": DOUBLE}, concrete) == {
+    assert describe_signatures({"double": DOUBLE}, concrete) == {
         "double": {
             "description": "doubles",
             "inputs": {"x": "float32 [?]"},
@@ -72,11 +72,11 @@ def test_what_a_manifest_says_of_signatures():
 
 
 def test_software():
-    found = software()
-    assert (found["tensorflow"], found["keras"]) == (tf.__version__, keras.__version__)
+    versions = software()
+    assert (versions["tensorflow"], versions["keras"]) == (tf.__version__, keras.__version__)
 
 
-def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+def test_failure_leaves_no_files(tmp_path, monkeypatch):
     def fail(module, path, **options):
         (tmp_path / "out" / path).mkdir()
         raise OSError("no space left")
@@ -87,16 +87,16 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk(tmp_path, full_disk):
+def test_full_disk_leaves_no_files(tmp_path, full_disk):
     with full_disk(100), pytest.raises(OSError) as caught:
         write_doubling(tmp_path, 1)
     assert caught.value.errno == errno.EFBIG and "/.1." in caught.value.filename
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_that_another_process_wrote_meanwhile(tmp_path):
+def test_version_written_by_another_process(tmp_path):
     (tmp_path / "1").mkdir()
-    with pytest.raises(OSError, match="1 is there already, and is not overwritten"):
+    with pytest.raises(OSError, match="1 already exists and is not overwritten"):
         write_doubling(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
@@ -117,7 +117,7 @@ export.write_saved_model(sys.argv[1], 1, module, concrete, {})
 """
 
 
-def test_killed_halfway(tmp_path):
+def test_killed_write_leaves_no_version(tmp_path):
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
     assert process.returncode == -signal.SIGKILL
     assert versions(tmp_path) == []
@@ -139,13 +139,13 @@ X = np.random.default_rng(0).normal(size=(4, 3, 8)).astype("float32")
 
 
 def operations(function):
-    """The kinds of operations in a graph and in all functions that it calls."""
+    """The types of operations in a graph and in all functions that it calls."""
     graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
-    return {node.op for node in nodes}
+    inner = (node for inner_function in graph.library.function for node in inner_function.node_def)
+    return {node.op for node in (*graph.node, *inner)}
 
 
-@pytest.mark.parametrize("num_experts", [4, 128])  # 128 are a loop
+@pytest.mark.parametrize("num_experts", [4, 128])  # 128 experts are computed in a loop
 def test_keras_models_with_our_layers_export(tmp_path, num_experts):
     model = keras_model(num_experts)
     model.compile("sgd", "mse")
@@ -158,9 +158,9 @@ def test_keras_models_with_our_layers_export(tmp_path, num_experts):
         np.testing.assert_allclose(loaded.serve(X), expected, atol=1e-6)
     for before, variable in zip(variables, loaded._all_variables, strict=True):
         assert np.array_equal(before, variable.numpy())
-    found = operations(loaded.signatures["serving_default"])
-    assert "ReadVariableOp" in found
-    assert not [name for name in found if "Assign" in name]
+    op_types = operations(loaded.signatures["serving_default"])
+    assert "ReadVariableOp" in op_types
+    assert not [name for name in op_types if "Assign" in name]
 
 
 def test_metrics_are_measured_by_fit_and_evaluate():

@@ -35,13 +35,13 @@ def subwords():
 
 
 @pytest.fixture(scope="module")
-def multilingual():
+def multilingual_subwords():
     return Subwords.train(TEXT, 60, languages=["de", "en"])
 
 
 @pytest.fixture(scope="module")
 def trained(subwords):
-    """Of English numbers into German ones."""
+    """A model that translates English numerals to German ones."""
     pairs = [
         (f"{WORDS[i]} {WORDS[j]}", f"{IN_GERMAN[i]} {IN_GERMAN[j]}")
         for i in range(6)
@@ -60,20 +60,22 @@ def trained(subwords):
     return model
 
 
-@pytest.fixture  # made anew: see `test_seeding_leaves_a_translator_usable`
+@pytest.fixture  # not shared: see `test_translator_works_after_seeding`
 def translator(trained, subwords):
     return Translator(trained, subwords.tokenizer(), batch_sentences=3)
 
 
 @pytest.fixture
-def of_several(multilingual):
-    model = make_model(len(multilingual), seed=5)
+def multilingual(multilingual_subwords):
+    model = make_model(len(multilingual_subwords), seed=5)
     rng = np.random.default_rng(2)
-    for weight in model.trainable_weights:  # so that a symbol makes a difference
+    for weight in model.trainable_weights:  # large weights, so that the language symbol matters
         if weight.name != "log_thresholds":
             weight.assign(rng.standard_normal(weight.shape) * 0.5)
-    languages = {name: multilingual.language_id(name) for name in multilingual.languages}
-    return Translator(model, multilingual.tokenizer(), languages)
+    languages = {
+        name: multilingual_subwords.language_id(name) for name in multilingual_subwords.languages
+    }
+    return Translator(model, multilingual_subwords.tokenizer(), languages)
 
 
 def test_translates_in_the_order_of_the_sentences(translator):
@@ -89,7 +91,7 @@ def test_no_sentences(translator):
 
 
 @pytest.mark.parametrize("sentence", ["", " ", "  \t "])
-def test_nothing_to_translate(translator, sentence):
+def test_empty_sentences(translator, sentence):
     ids = translator.tokenizer.tokenize([sentence])
     if sentence.strip(" "):  # a tab is a character
         assert ids.row_lengths().numpy().tolist() != [0]
@@ -120,21 +122,21 @@ def test_nothing_to_translate(translator, sentence):
     ],
     ids=lambda sentence: ascii(sentence[:12]),
 )
-def test_strange_sentences_come_out_as_text_and_leave_the_others_alone(translator, sentence):
-    first, found, last = translator.translate_all(["one", sentence, "two four"])
+def test_unusual_sentences_are_translated_and_do_not_affect_others(translator, sentence):
+    first, translation, last = translator.translate_all(["one", sentence, "two four"])
     assert (first, last) == ("eins", "zwei vier")
-    assert isinstance(found, str)
+    assert isinstance(translation, str)
 
 
 @pytest.mark.parametrize("sentence", [b"\xff", b"one \xff\xfe", b"\xc3", b"\xed\xa0\x80 two"])
 def test_bytes_that_are_not_utf8(translator, sentence):
     text, scores = translator.translate(tf.constant([b"one", sentence]), 0)
     assert text.numpy()[0, 0] == b"eins"
-    text.numpy()[1, 0].decode("utf-8")  # what comes out is
+    text.numpy()[1, 0].decode("utf-8")  # the output is valid UTF-8
     assert np.all(np.isfinite(scores.numpy()))
 
 
-def test_a_batch_of_one_gives_what_a_batch_of_many_gives(translator):
+def test_translations_do_not_depend_on_the_batch(translator):
     sentences = ["one two", "one", "six 猫 five", "three three three three", "", "x"]
     text, scores = translator.translate(sentences, 0)
     for row, sentence in enumerate(sentences):
@@ -167,17 +169,17 @@ def test_best_translations_are_sorted_and_different(trained, subwords):
     np.testing.assert_allclose(first.numpy()[0, 0], scores.numpy()[0, 0], rtol=1e-4)
 
 
-def test_is_the_models_search_between_tokenizer_and_detokenizer(translator, subwords):
+def test_equals_tokenization_search_and_detokenization(translator, subwords):
     sentence = "five three"
     source = np.array([subwords.encode(sentence)], np.int32)
-    found = translator.model.translate(source)
-    ids = found.ids.numpy()[0, 0, : int(found.lengths[0, 0])]
+    hypotheses = translator.model.translate(source)
+    ids = hypotheses.ids.numpy()[0, 0, : int(hypotheses.lengths[0, 0])]
     text, scores = translator.translate([sentence], 0)
     assert text.numpy()[0, 0].decode() == subwords.decode(ids)
-    np.testing.assert_allclose(scores.numpy()[0, 0], found.scores.numpy()[0, 0], rtol=1e-4)
+    np.testing.assert_allclose(scores.numpy()[0, 0], hypotheses.scores.numpy()[0, 0], rtol=1e-4)
 
 
-def test_one_trace_for_all(trained, subwords):
+def test_one_trace_for_all_inputs(trained, subwords):
     translator = Translator(trained, subwords.tokenizer())
     translator.translate_all(["one", "two three", ""])
     translator.translate_all(["one two three four five"] * 70)
@@ -186,51 +188,54 @@ def test_one_trace_for_all(trained, subwords):
     assert translator.translate.experimental_get_tracing_count() == 1
 
 
-def test_another_translator_has_its_own_trace_and_model(trained, subwords):
+def test_translators_do_not_share_traces(trained, subwords):
     models = [make_model(len(subwords), seed=9), trained]
-    found = []
+    translations = []
     for model in models:
         translator = Translator(model, subwords.tokenizer())
-        found.append(translator.translate(["one"], 0)[0].numpy()[0, 0])
-    assert found[0] != found[1] == b"eins"
+        translations.append(translator.translate(["one"], 0)[0].numpy()[0, 0])
+    assert translations[0] != translations[1] == b"eins"
 
 
-def test_language_ids(translator, of_several):
+def test_language_ids(translator, multilingual):
     assert translator.language_id(None) == translator.language_id("fr") == 0
-    assert (of_several.language_id("de"), of_several.language_id("en")) == (3, 4)
+    assert (multilingual.language_id("de"), multilingual.language_id("en")) == (3, 4)
     for language in (None, "fr", ""):
         message = f"the target language must be one of de, en, got {language!r}"
         with pytest.raises(ValueError, match=message):
-            of_several.translate_all(["one"], language)
+            multilingual.translate_all(["one"], language)
         with pytest.raises(ValueError, match=message):
-            of_several.language_id(language)
+            multilingual.language_id(language)
 
 
-def test_the_languages_symbol_begins_the_source(of_several, multilingual):
+def test_language_symbol_starts_the_source(multilingual, multilingual_subwords):
     sentences = ["one two", "six", "three one"]
-    found = {
-        language: of_several.translate(sentences, of_several.language_id(language))
+    outputs = {
+        language: multilingual.translate(sentences, multilingual.language_id(language))
         for language in ("de", "en")
     }
-    for language, (text, scores) in found.items():
+    for language, (text, scores) in outputs.items():
         for row, sentence in enumerate(sentences):
-            ids = [multilingual.language_id(language), *multilingual.encode(sentence)]
-            expected = of_several.model.translate(np.array([ids], np.int32))
+            ids = [
+                multilingual_subwords.language_id(language),
+                *multilingual_subwords.encode(sentence),
+            ]
+            expected = multilingual.model.translate(np.array([ids], np.int32))
             best = expected.ids.numpy()[0, 0, : int(expected.lengths[0, 0])]
-            assert text.numpy()[row, 0].decode() == multilingual.decode(best)
+            assert text.numpy()[row, 0].decode() == multilingual_subwords.decode(best)
             score = expected.scores.numpy()[0, 0]
             np.testing.assert_allclose(scores.numpy()[row, 0], score, rtol=1e-3)
         best = [text.decode() for text in text.numpy()[:, 0]]
-        assert of_several.translate_all(sentences, language) == best
-    scores = [scores.numpy() for _, scores in found.values()]
+        assert multilingual.translate_all(sentences, language) == best
+    scores = [scores.numpy() for _, scores in outputs.values()]
     assert np.abs(scores[0] - scores[1]).max() > 1e-3
 
 
-def test_empty_sentences_of_a_multilingual_model(of_several):
-    found = of_several.translate_all(["", "one", " "], "de")
-    assert (found[0], found[2]) == ("", "")
-    assert of_several.translate_all([""], "en") == [""]
-    assert of_several.translate_all([], "en") == []
+def test_empty_sentences_of_a_multilingual_model(multilingual):
+    outputs = multilingual.translate_all(["", "one", " "], "de")
+    assert (outputs[0], outputs[2]) == ("", "")
+    assert multilingual.translate_all([""], "en") == [""]
+    assert multilingual.translate_all([], "en") == []
 
 
 def test_progress_is_reported_on_standard_error(translator, monkeypatch, capsys):
@@ -244,7 +249,7 @@ def test_progress_is_reported_on_standard_error(translator, monkeypatch, capsys)
 
 
 class Served(tf.Module):
-    """What one would serve."""
+    """A module with the translator as its serving function."""
 
     def __init__(self, translator):
         super().__init__()
@@ -256,18 +261,18 @@ class Served(tf.Module):
         return {"text": text, "scores": scores}
 
 
-def test_in_a_saved_model(translator, tmp_path):
+def test_saved_model(translator, tmp_path):
     sentences = ["one two", "", "six", "猫"]
     text, scores = translator.translate(sentences, 0)
     module = Served(translator)
     tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
-    for found in (
+    for outputs in (
         loaded.serve(tf.constant(sentences)),
         loaded.signatures["serving_default"](sentences=tf.constant(sentences)),
     ):
-        assert found["text"].numpy().tolist() == text.numpy().tolist()
-        np.testing.assert_allclose(found["scores"].numpy(), scores.numpy(), rtol=1e-5)
+        assert outputs["text"].numpy().tolist() == text.numpy().tolist()
+        np.testing.assert_allclose(outputs["scores"].numpy(), scores.numpy(), rtol=1e-5)
     assert translator.translate_all(["one"]) == ["eins"]
 
 
@@ -283,14 +288,14 @@ def test_in_a_saved_model(translator, tmp_path):
         ({"pruning": 0.0}, "pruning must be a finite number above 0, got 0.0"),
     ],
 )
-def test_wrong_arguments(trained, subwords, arguments, message):
+def test_invalid_arguments(trained, subwords, arguments, message):
     with pytest.raises(ValueError, match=message):
         Translator(trained, subwords.tokenizer(), **arguments)
 
 
-def test_seeding_leaves_a_translator_usable(trained, subwords):
-    """`tf.random.set_seed` empties TensorFlow's cache of kernels, and with the kernel that made it
-    goes the tokenizer's resource.
+def test_translator_works_after_seeding(trained, subwords):
+    """`tf.random.set_seed` clears TensorFlow's kernel cache, and with it the kernel that owns the
+    tokenizer's resource.
     """
     translator = Translator(trained, subwords.tokenizer())
     assert translator.translate_all(["one"]) == ["eins"]

@@ -25,18 +25,18 @@ def traffic(model: keras.Model, tokens: int, devices: int = 1) -> dict[str, dict
         devices: R.
 
     Returns:
-        `{name: mixture_traffic(mixture, …)}`, empty for a model without mixtures.
+        `{name: traffic_of(mixture, …)}`, empty for a model without mixtures.
     """
     result, positions = {}, model.positions_by_block(tokens)
     for (name, block), num_positions in zip(named_blocks(model).items(), positions, strict=True):
         mixtures = mixtures_of(block)
         for inner_name, mixture in mixtures.items():
             full_name = name if len(mixtures) == 1 else f"{name}/{inner_name}"
-            result[full_name] = mixture_traffic(mixture, model.d_model, num_positions, devices)
+            result[full_name] = traffic_of(mixture, model.d_model, num_positions, devices)
     return result
 
 
-def mixture_traffic(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) -> dict:
+def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) -> dict:
     """Computes the all-to-all traffic of a mixture with evenly loaded devices and experts.
 
     An example is a vector of D numbers in the compute type. It is sent c times: once for each

@@ -1,1 +1,1 @@
-"""From a trained model to functions of strings that TensorFlow alone can run."""
+"""Exports: a trained model as functions of strings that need TensorFlow only."""

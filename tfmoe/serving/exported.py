@@ -1,19 +1,22 @@
-"""What an export of a trained model is made of."""
+"""The parts of an export of a trained model."""
 
 from typing import NamedTuple
+
+import keras
 
 from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class Exported(NamedTuple):
-    """What an export is made of.
+    """The parts of an export.
 
     Attributes:
         functions: a `ServingLanguageModel` or `ServingTranslator`.
-        resources: `{name: resource}` that its functions use.
-        default: the name of the signature that is the `serving_default` too.
+        resources: `{name: resource}` used by the functions.
+        default: name of the signature that is also exported as `serving_default`.
         tokenization: `"words"`, `"text"` or `"subwords"`.
-        example: inputs of the default signature, as `saved_model_cli run --input_exprs` takes them.
+        example: example inputs of the default signature, in the format of `saved_model_cli run
+            --input_exprs`.
     """
 
     functions: object
@@ -23,12 +26,17 @@ class Exported(NamedTuple):
     example: str
 
 
-def set_capacity_aside(model):
-    """Lets the experts of a model take all tokens; returns the names of the mixtures which had a
-    capacity outside of training.
+def remove_evaluation_capacity(model: keras.Model) -> list[str]:
+    """Removes the evaluation capacity of all mixtures of a model.
 
-    What is over the capacity depends on the rest of a batch, and an exported model's answer to a
-    sentence must not.
+    The tokens beyond an expert's capacity depend on the rest of the batch, but an exported model's
+    answer for a sentence must not.
+
+    Args:
+        model: a Keras model, which is changed.
+
+    Returns:
+        The names of the mixtures that had an evaluation capacity.
     """
     changed = []
     for name, mixture in mixtures_of(model).items():

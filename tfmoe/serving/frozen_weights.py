@@ -1,4 +1,4 @@
-"""The weights of a model as an exported graph holds them."""
+"""The weights of a model in an exported graph."""
 
 import keras
 import tensorflow as tf
@@ -7,33 +7,35 @@ from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class FrozenWeights:
-    """Weights that a graph reads and never assigns, in full or half size.
+    """Read-only weights of an exported graph, in the model's dtype or in bfloat16.
 
-    Half size is bfloat16 for embedding, softmax and all matrices of the layers; the graph computes
-    in the model's own type. Gates stay whole, with the learned thresholds of `Batchwise`: rounding
-    them would send tokens to other experts. So do biases.
+    With `half`, the embedding, the softmax and all matrices of layers are stored in bfloat16; the
+    graph computes in the model's own compute type. Gates, including the learned thresholds of
+    `Batchwise`, keep their dtype, because rounding would send tokens to other experts. Biases keep
+    theirs too.
 
     Args:
         model: a built Keras model.
-        half: whether in half size.
+        half: whether to store matrices in bfloat16.
 
     Attributes:
-        variables: list of `tf.Variable`, which the exported module has to hold.
+        variables: list of `tf.Variable`, which the exported module must own.
     """
 
-    def __init__(self, model, half=False):
-        whole = set() if half else {id(weight) for weight in model.weights}
+    def __init__(self, model: keras.Model, half: bool = False):
+        unrounded = set() if half else {id(weight) for weight in model.weights}
         for mixture in mixtures_of(model).values():
-            whole |= {id(weight) for weight in mixture.gate.weights}
+            unrounded |= {id(weight) for weight in mixture.gate.weights}
         self._weights = list(model.weights)
         self.variables = [
-            weight.value if id(weight) in whole or not is_matrix(weight) else halved(weight)
+            weight.value if id(weight) in unrounded or not is_matrix(weight) else half_copy(weight)
             for weight in self._weights
         ]
 
-    def scope(self):
-        """A scope in which the model computes with these weights. To be entered in a graph: what is
-        cast there is cast once, also for loops.
+    def scope(self) -> keras.StatelessScope:
+        """A scope in which the model computes with these weights.
+
+        Enter it in a graph: weights are then cast once, outside of loops.
         """
         pairs = zip(self._weights, self.variables, strict=True)
         return keras.StatelessScope(
@@ -41,17 +43,17 @@ class FrozenWeights:
         )
 
     def round_model(self):
-        """Gives the model itself the rounded weights, to measure what they change."""
+        """Assigns the rounded weights to the model, to measure the effect of rounding."""
         for weight, variable in zip(self._weights, self.variables, strict=True):
             if weight.value is not variable:
                 weight.assign(tf.cast(variable, weight.dtype))
 
 
 def is_matrix(weight):
-    """Whether a weight is multiplied with (or looked up in), and not a bias of each expert."""
+    """Whether a weight is a matrix or table. The experts' biases have two axes but are not."""
     return len(weight.shape) > 1 and not weight.name.startswith("bias")
 
 
-def halved(weight):
-    """A bfloat16 copy."""
+def half_copy(weight):
+    """A copy of a weight in bfloat16."""
     return tf.Variable(tf.cast(weight.value, tf.bfloat16), trainable=False, name=weight.name)

@@ -1,26 +1,26 @@
-"""How a language model continues sentences, a word at a time.
+"""Text generation by a language model, word by word.
 
-Axes: B sentences, P longest prefix with its start, L words to write, D model, V vocabulary.
+Axes: B sentences, P longest prefix with its start, L words to generate, D model, V vocabulary.
 """
 
 import tensorflow as tf
 
 from tfmoe.models.blocks import choose_rows
 from tfmoe.models.word_predictor import END, START, UNKNOWN
-from tfmoe.serving.sentences import begun
+from tfmoe.serving.sentences import prepend_start
 
-LONGEST_TEXT = 10_000  # words that are written at most
+MAX_GENERATED_WORDS = 10_000
 
 
 class Generator:
-    """Continues sentences at the same cost for each word: states are kept.
+    """Continues sentences. Block states are kept, so every word has the same cost.
 
-    A sentence longer than `max_length` goes on in a new row, in which the model knows only the last
-    word of the one before.
+    A sentence longer than `max_length` continues in a new row, whose context starts with the last
+    word of the previous row.
 
     Args:
         model: a built `LanguageModel`.
-        max_length: predictions of a row.
+        max_length: number of predictions per row.
     """
 
     def __init__(self, model, max_length):
@@ -32,30 +32,30 @@ class Generator:
 
         Args:
             ids: ragged `[B, words]` int32.
-            length: scalar int32, the most words to write.
-            temperature: scalar float32, see `draw_word`.
+            length: scalar int32, maximum number of words to generate.
+            temperature: scalar float32, see `sample_word`.
             seed: `[B]` int32.
 
         Returns:
-            `[B, L]` ids, `[B]` how many of them are words, `[B]` whether the sentence ended.
+            `[B, L]` ids, `[B]` number of generated words, `[B]` bool, whether the sentence ended.
         """
         num_rows = tf.cast(ids.nrows(), tf.int32)
-        prefix = begun(ids)
+        prefix = prepend_start(ids)
         lengths = tf.cast(prefix.row_lengths(), tf.int32)
         features, states = self._read(prefix.to_tensor(), lengths)
-        places = tf.range(length)
-        # One row of draws for each sentence, by its own seed: nothing depends on the batch.
+        steps = tf.range(length)
+        # Each sentence has its own seed, so its draws do not depend on the batch.
         draws = tf.map_fn(
-            lambda s: tf.random.stateless_uniform([LONGEST_TEXT], [s, 0], alg="philox"),
+            lambda s: tf.random.stateless_uniform([MAX_GENERATED_WORDS], [s, 0], alg="philox"),
             seed,
-            fn_output_signature=tf.TensorSpec([LONGEST_TEXT], tf.float32),
+            fn_output_signature=tf.TensorSpec([MAX_GENERATED_WORDS], tf.float32),
         )
 
         def body(t, features, states, written, ended):
-            word = draw_word(self._logits(features), temperature, draws[:, t])
+            word = sample_word(self._logits(features), temperature, draws[:, t])
             word = tf.where(ended, END, word)
             ended |= tf.equal(word, END)
-            written = tf.where(places == t, word[:, None], written)
+            written = tf.where(steps == t, word[:, None], written)
             features, states = tf.nest.map_structure(
                 lambda new, old: tf.ensure_shape(new, old.shape),
                 self._step(word, lengths + t, states),
@@ -78,19 +78,19 @@ class Generator:
         return written, counts, ended
 
     def _step(self, tokens, positions, states):
-        """Reads a word of each sentence.
+        """Reads the next word of each sentence.
 
         Args:
             tokens: `[B]` int32.
-            positions: `[B]` int32, words of the sentence before them, `<S>` counted.
-            states: of the blocks.
+            positions: `[B]` int32, position in the sentence, 0 for `<S>`.
+            states: states of the blocks.
 
         Returns:
             `[B, D]` features and the new states.
         """
-        begins = tf.equal(positions % self.max_length, 0)
+        starts_row = tf.equal(positions % self.max_length, 0)
         initial = self.model.initial_states(tf.shape(tokens)[0])
-        return self.model.step(tokens, choose_rows(begins, initial, states))
+        return self.model.step(tokens, choose_rows(starts_row, initial, states))
 
     def _read(self, tokens, lengths):
         """Reads prefixes.
@@ -100,13 +100,13 @@ class Generator:
             lengths: `[B]` int32.
 
         Returns:
-            `[B, D]` features and the states after the last word of each.
+            `[B, D]` features and the states after the last word of each prefix.
         """
         num_rows = tf.shape(tokens)[0]
 
         def body(t, features, states):
-            found = self._step(tokens[:, t], tf.fill([num_rows], t), states)
-            return t + 1, *choose_rows(t < lengths, found, (features, states))
+            outputs = self._step(tokens[:, t], tf.fill([num_rows], t), states)
+            return t + 1, *choose_rows(t < lengths, outputs, (features, states))
 
         features = tf.zeros([num_rows, self.model.d_model], self.model.compute_dtype)
         _, features, states = tf.while_loop(
@@ -117,28 +117,28 @@ class Generator:
         return features, states
 
     def _logits(self, features):
-        """`[B, V]`, `-inf` for what is not written."""
+        """`[B, V]` logits, `-inf` for words that are never generated."""
         ids = tf.range(self.model.vocabulary_size)
-        never = tf.equal(ids, START) | tf.equal(ids, UNKNOWN)
-        return tf.where(never, float("-inf"), self.model.word_logits(features))
+        excluded = tf.equal(ids, START) | tf.equal(ids, UNKNOWN)
+        return tf.where(excluded, float("-inf"), self.model.word_logits(features))
 
 
-def draw_word(logits, temperature, draws):
-    """Draws from `softmax(logits / temperature)`, by the inverse of its distribution function.
+def sample_word(logits, temperature, draws):
+    """Samples from `softmax(logits / temperature)` by inverting its cumulative distribution.
 
     Args:
-        logits: `[B, V]` float32, `-inf` for words that cannot be.
-        temperature: scalar; 0 takes the largest logit, the first among equals.
-        draws: `[B]` float32 in [0, 1).
+        logits: `[B, V]` float32, `-inf` for excluded words.
+        temperature: scalar; 0 selects the largest logit, the first one in case of ties.
+        draws: `[B]` float32, uniform in [0, 1).
 
     Returns:
         `[B]` int32.
     """
     best = tf.argmax(logits, axis=1, output_type=tf.int32)
-    # In float64: the sum over a large vocabulary would lose small probabilities.
+    # In float64: a float32 sum over a large vocabulary would lose small probabilities.
     logits = tf.cast(logits - tf.reduce_max(logits, axis=1, keepdims=True), tf.float64)
     divisor = tf.cast(tf.where(temperature > 0, temperature, 1.0), tf.float64)
     total = tf.cumsum(tf.exp(logits / divisor), axis=1)
     point = tf.cast(draws, tf.float64)[:, None] * total[:, -1:]
-    drawn = tf.searchsorted(total, point, side="right")[:, 0]
-    return tf.where(temperature > 0, drawn, best)
+    sampled = tf.searchsorted(total, point, side="right")[:, 0]
+    return tf.where(temperature > 0, sampled, best)

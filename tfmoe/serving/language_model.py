@@ -1,49 +1,63 @@
 """A language model as functions from strings to strings and numbers, for export.
 
-Axes: B sentences, S longest sentence with its end, T tokens of all sentences, L words to write, N
-best words, K experts of a token, D model, V vocabulary.
+Axes: B sentences, S longest sentence with its end, T tokens of all sentences, L words to generate,
+N best words, K experts of a token, D model, V vocabulary.
 """
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfmoe.layers.mixture_layer import mixtures_of
 from tfmoe.layers.recording import recording_routings
+from tfmoe.models import LanguageModel
 from tfmoe.models.word_predictor import END
 from tfmoe.ops.arguments import positive
-from tfmoe.serving.generation import LONGEST_TEXT, Generator
+from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.generation import MAX_GENERATED_WORDS, Generator
 from tfmoe.serving.sentences import Sentences
-from tfmoe.serving.signatures import Signature, one_of_each, padded, padded_routings
+from tfmoe.serving.signatures import Signature, padded, padded_routings, per_sentence
 
 
 class ServingLanguageModel:
     """Scores, continues and routes sentences given as strings.
 
-    A sentence longer than `max_length` goes on in a new row, in which the model knows only the last
-    word of the one before: so it was trained, so `evaluate` measures it, and so memory grows with
-    the words and not with their square. No sentence is too long, and none is cut off. Nothing
-    depends on what else is in a batch.
+    A sentence longer than `max_length` continues in a new row, whose context starts with the last
+    word of the previous row. The model is trained and evaluated in the same way, and memory grows
+    linearly with the sentence length. Sentences of any length are accepted, and none is truncated.
+    Results do not depend on the other sentences of a batch.
 
-    An empty sentence is that of no word: its end is predicted from `<S>`. Bytes that are not UTF-8
-    are unknown words.
+    An empty sentence has no words: its end is predicted from `<S>`. Invalid UTF-8 is an unknown
+    word.
 
     Args:
         model: a built `LanguageModel`. Its mixtures must not have an
             `evaluation_capacity_factor`.
-        weights: its `FrozenWeights`.
-        split: function of `[B]` strings to ragged `[B, words]`.
+        weights: the model's `FrozenWeights`.
+        split: function from `[B]` strings to ragged `[B, words]`.
         table: lookup table from words to int32 ids.
-        words: list of V strings, by id, `</S>`, `<S>` and `<UNK>` first.
-        max_length: predictions of a row.
-        top: N.
+        words: list of V strings, by id, starting with `</S>`, `<S>` and `<UNK>`.
+        max_length: number of predictions per row.
+        top: N, number of words that `next_token` returns.
 
     Raises:
-        ValueError: if a number is under 1, or the words are not those of the model.
+        ValueError: if an integer is below 1, or `words` does not have V entries.
     """
 
-    def __init__(self, model, weights, split, table, words, max_length, top=10):
+    def __init__(
+        self,
+        model: LanguageModel,
+        weights: FrozenWeights,
+        split: Callable[[tf.Tensor], tf.RaggedTensor],
+        table: tf.lookup.StaticHashTable,
+        words: list[str],
+        max_length: int,
+        top: int = 10,
+    ):
         if len(words) != model.vocabulary_size:
             raise ValueError(
-                f"words must be the {model.vocabulary_size} of the model, got {len(words)}"
+                f"words must have {model.vocabulary_size} entries, the model's vocabulary size, "
+                f"got {len(words)}"
             )
         self.model = model
         self.weights = weights
@@ -51,10 +65,10 @@ class ServingLanguageModel:
         self.generator = Generator(model, self.sentences.max_length)
         self.top = min(positive("top", top), model.vocabulary_size)
 
-    def signatures(self):
-        """`{name: Signature}`; `route` only if the model has a mixture."""
+    def signatures(self) -> dict[str, Signature]:
+        """The exported functions, `{name: Signature}`. Only models with a mixture have `route`."""
         sentences = [tf.TensorSpec([None], tf.string, "sentences")]
-        writing = [
+        generation_inputs = [
             tf.TensorSpec([None], tf.string, "prefix"),
             tf.TensorSpec([], tf.int32, "length"),
             tf.TensorSpec([], tf.float32, "temperature"),
@@ -64,19 +78,19 @@ class ServingLanguageModel:
             "score": Signature(
                 self.score,
                 sentences,
-                "log-probability of each sentence and of each of its words, in nats, its end "
+                "log-probabilities in nats of each sentence and of each of its words, its end "
                 "included",
             ),
             "next_token": Signature(
                 self.next_token,
-                writing[:1],
+                generation_inputs[:1],
                 "the most probable next words after a prefix, and their probabilities",
             ),
             "generate": Signature(
                 self.generate,
-                writing,
-                "continues a prefix by up to `length` words; temperature 0 takes the most probable "
-                "word; seed: one, or one for each prefix",
+                generation_inputs,
+                "continues a prefix by up to `length` words; temperature 0 selects the most "
+                "probable words; seed: one value, or one for each prefix",
             ),
             "route": Signature(
                 self.route,
@@ -88,17 +102,20 @@ class ServingLanguageModel:
             del signatures["route"]
         return signatures
 
-    def score(self, sentences):
-        """Scores sentences.
+    def score(self, sentences: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes the log-probabilities of sentences.
 
         Args:
             sentences: `[B]` strings.
 
         Returns:
-            Dictionary: `log_probability` `[B]` float32, in nats; `token_log_probabilities` `[B, S]`
-            float32, 0 for padding; `tokens` `[B, S]` strings, the words as the model sees them,
-            `<UNK>` for unknown ones and `</S>` at the end, padded with ""; `token_count` `[B]`
-            int32, predictions: the words and the end.
+            A dictionary:
+
+            - `log_probability`: `[B]` float32, in nats.
+            - `token_log_probabilities`: `[B, S]` float32, 0 for padding.
+            - `tokens`: `[B, S]` strings, the words in the vocabulary, `<UNK>` for unknown words,
+              and `</S>` at the end; padded with "".
+            - `token_count`: `[B]` int32, number of predictions: words and end.
         """
         with self.weights.scope():
             ids = self.sentences.ids(sentences)
@@ -107,7 +124,7 @@ class ServingLanguageModel:
             features, _ = self._features(ids)
             values = self.model.softmax.negative_log_likelihood(features, targets.flat_values)
         values = targets.with_flat_values(-values)
-        tokens = self.sentences.spelled(targets.flat_values)
+        tokens = self.sentences.to_words(targets.flat_values)
         return {
             "log_probability": tf.reduce_sum(values, axis=1),
             "token_log_probabilities": values.to_tensor(),
@@ -115,58 +132,69 @@ class ServingLanguageModel:
             "token_count": tf.cast(targets.row_lengths(), tf.int32),
         }
 
-    def next_token(self, prefix):
+    def next_token(self, prefix: tf.Tensor) -> dict[str, tf.Tensor]:
         """Predicts the next word.
 
         Args:
-            prefix: `[B]` strings; "" asks for the first word of a sentence.
+            prefix: `[B]` strings; "" for the first word of a sentence.
 
         Returns:
-            Dictionary: `words` `[B, N]` strings, the most probable first (`</S>` is the end of the
-            sentence, `<UNK>` any word out of the vocabulary), and `probabilities` `[B, N]` float32.
+            A dictionary:
+
+            - `words`: `[B, N]` strings, most probable first. `</S>` is the end of the sentence,
+              `<UNK>` any word outside the vocabulary.
+            - `probabilities`: `[B, N]` float32.
         """
         with self.weights.scope():
             features, ends = self._features(self.sentences.ids(prefix))
             logits = self.model.word_logits(tf.gather(features, ends))
         probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.top)
-        return {"words": self.sentences.spelled(ids), "probabilities": probabilities}
+        return {"words": self.sentences.to_words(ids), "probabilities": probabilities}
 
-    def generate(self, prefix, length, temperature, seed):
-        """Continues sentences, a word at a time, each at the same cost: states are kept.
+    def generate(
+        self, prefix: tf.Tensor, length: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Continues sentences word by word. Block states are kept, so every word has the same cost.
 
-        `<S>` and `<UNK>` are never written; the end of the sentence always can be. The same prefix,
-        temperature and seed give the same text, whatever the batch, and a longer `length` only
-        more of it.
+        `<S>` and `<UNK>` are never generated. The same prefix, temperature and seed give the same
+        text in any batch, and a larger `length` only extends it.
 
         Args:
             prefix: `[B]` strings.
-            length: scalar int32, the most words to write, up to 10,000.
-            temperature: scalar float32: words are drawn by `softmax(logits / temperature)`; 0 takes
-                the most probable.
+            length: scalar int32, maximum number of words to generate, up to 10,000.
+            temperature: scalar float32. Words are sampled from `softmax(logits / temperature)`; 0
+                selects the most probable word.
             seed: `[1]` or `[B]` int32.
 
         Returns:
-            Dictionary: `text` `[B]` strings, the new words with spaces between; `words` `[B, L]`
-            strings, padded with ""; `word_count` `[B]` int32; `ended` `[B]` bool, whether the
-            sentence came to its end.
+            A dictionary:
+
+            - `text`: `[B]` strings, the new words, separated by spaces.
+            - `words`: `[B, L]` strings, padded with "".
+            - `word_count`: `[B]` int32.
+            - `ended`: `[B]` bool, whether the end of the sentence was generated.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if `length` or `temperature` is out of range, or `seed`
+                has another size.
         """
         checks = [
             tf.debugging.Assert(
-                (length >= 0) & (length <= LONGEST_TEXT),
-                [f"length must be 0 to {LONGEST_TEXT}; it is", length],
+                (length >= 0) & (length <= MAX_GENERATED_WORDS),
+                [f"length must be from 0 to {MAX_GENERATED_WORDS}, got", length],
             ),
             tf.debugging.Assert(
                 (temperature >= 0) & tf.math.is_finite(temperature),
-                ["temperature must be finite and at least 0; it is", temperature],
+                ["temperature must be finite and at least 0, got", temperature],
             ),
         ]
         with tf.control_dependencies(checks):
             length, temperature = tf.identity(length), tf.identity(temperature)
         with self.weights.scope():
             ids = self.sentences.ids(prefix)
-            seed = one_of_each(seed, tf.cast(ids.nrows(), tf.int32), "seed")
-            found, counts, ended = self.generator.write(ids, length, temperature, seed)
-        words = tf.where(tf.sequence_mask(counts, length), self.sentences.spelled(found), "")
+            seed = per_sentence(seed, tf.cast(ids.nrows(), tf.int32), "seed")
+            new_ids, counts, ended = self.generator.write(ids, length, temperature, seed)
+        words = tf.where(tf.sequence_mask(counts, length), self.sentences.to_words(new_ids), "")
         return {
             "text": tf.strings.reduce_join(
                 tf.RaggedTensor.from_tensor(words, counts), axis=1, separator=" "
@@ -176,31 +204,37 @@ class ServingLanguageModel:
             "ended": ended,
         }
 
-    def route(self, sentences):
-        """Says which experts each word goes to.
+    def route(self, sentences: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the experts of each word and their gate values.
 
         Args:
             sentences: `[B]` strings.
 
         Returns:
-            Dictionary: `tokens` `[B, S]` strings, the words that the model reads, `<S>` first,
-            padded with ""; for each mixture, by its name, `NAME_experts` `[B, S, K]` int32, -1 for
-            none, and `NAME_gates` `[B, S, K]` float32, 0 for none, of each word the largest first.
+            A dictionary:
+
+            - `tokens`: `[B, S]` strings, the model's input words, starting with `<S>`, padded
+              with "".
+            - `NAME_experts` for each mixture NAME: `[B, S, K]` int32, largest gate value first, -1
+              for none.
+            - `NAME_gates` for each mixture NAME: `[B, S, K]` float32, the gate values of these
+              experts, 0 for none.
         """
         with self.weights.scope():
             rows, inputs = self.sentences.rows(self.sentences.ids(sentences))
             with recording_routings() as recordings:
                 self.model(rows)
             lengths = inputs.row_lengths()
-            words = self.sentences.spelled(inputs.flat_values)
+            words = self.sentences.to_words(inputs.flat_values)
             routings = padded_routings(self.model, recordings, lengths)
         return {"tokens": padded(words, lengths, ""), **routings}
 
     def _features(self, ids):
-        """Features that the next words are predicted from.
+        """The features from which the next words are predicted.
 
         Returns:
-            `[T, D]` for all tokens, and `[B]` int64, the place of each sentence's last one.
+            `[T, D]` features of all tokens, and `[B]` int64, the index of each sentence's last
+            token.
         """
         rows, inputs = self.sentences.rows(ids)
         features = tf.gather_nd(self.model(rows), tf.where(tf.not_equal(rows, END)))

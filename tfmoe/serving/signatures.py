@@ -1,6 +1,6 @@
-"""What all exported functions have in common: a signature, and routings of padded sentences.
+"""Signatures of exported functions, and routings of padded sentences.
 
-Axes: B sentences, S longest sentence, T tokens of all sentences, K most experts of a token.
+Axes: B sentences, S longest sentence, T tokens of all sentences, K maximum experts of a token.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class Signature(NamedTuple):
-    """A function to be exported.
+    """A function to export.
 
     Attributes:
-        function: of tensors, returns `{name: tensor}`.
-        inputs: list of `tf.TensorSpec` with names, its arguments.
-        description: what it does, a line.
+        function: function of tensors that returns `{name: tensor}`.
+        inputs: list of named `tf.TensorSpec`, its arguments.
+        description: one line for the manifest.
     """
 
     function: Callable
@@ -25,33 +25,41 @@ class Signature(NamedTuple):
     description: str
 
 
-def one_of_each(values, number, name):
-    """One value for all sentences, or one for each.
+def per_sentence(values, num_sentences, name):
+    """Broadcasts an input with one value to all sentences.
 
     Args:
         values: `[1]` or `[B]`.
-        number: B.
-        name: of the input, for the error.
+        num_sentences: B.
+        name: name of the input, for the error message.
 
     Returns:
         `[B]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if `values` has another size.
     """
     size = tf.size(values)
     check = tf.debugging.Assert(
-        (size == 1) | (size == number),
-        [f"{name} must have one value, or one for each sentence; sentences:", number, name, size],
+        (size == 1) | (size == num_sentences),
+        [
+            f"{name} must have one value, or one for each sentence; sentences:",
+            num_sentences,
+            "values:",
+            size,
+        ],
     )
     with tf.control_dependencies([check]):
-        return tf.broadcast_to(values, [number])
+        return tf.broadcast_to(values, [num_sentences])
 
 
 def padded(values, lengths, padding):
-    """Cuts the tokens of all sentences, one after the other, into padded rows.
+    """Splits the concatenated tokens of all sentences into padded rows.
 
     Args:
         values: `[T, …]`.
-        lengths: `[B]` int64, their sum is T.
-        padding: value for what is missing.
+        lengths: `[B]` int64, whose sum is T.
+        padding: padding value.
 
     Returns:
         `[B, S, …]`.
@@ -60,15 +68,15 @@ def padded(values, lengths, padding):
 
 
 def padded_routing(routing, lengths):
-    """Experts and gate values of each token.
+    """The experts and gate values of each token.
 
     Args:
         routing: a `tfmoe.gating.Routing` of T tokens.
         lengths: `[B]` int64, tokens of each sentence.
 
     Returns:
-        `[B, S, K]` int32 experts, -1 for none, and `[B, S, K]` float32 gate values, 0 for none;
-        of each token the largest gate value first.
+        `[B, S, K]` int32 experts, -1 for none, and `[B, S, K]` float32 gate values, 0 for none. The
+        experts of a token are sorted by gate value, largest first.
     """
     tokens, experts, gates = routing.assignments.by_token()
     num_tokens = tf.reduce_sum(lengths)
@@ -79,23 +87,24 @@ def padded_routing(routing, lengths):
 
     experts, gates = by_token(experts, -1), by_token(tf.cast(gates, tf.float32), 0.0)
     order = tf.argsort(gates, axis=1, direction="DESCENDING", stable=True)
-    experts, gates = (tf.gather(each, order, batch_dims=1) for each in (experts, gates))
+    experts, gates = (tf.gather(values, order, batch_dims=1) for values in (experts, gates))
     return padded(experts, lengths, -1), padded(gates, lengths, 0.0)
 
 
 def padded_routings(model, recordings, lengths):
-    """Experts and gate values of each token in each mixture that ran in a call of a model.
+    """The experts and gate values of each token in each mixture called by a model.
 
     Args:
-        model: a Keras model, all of whose mixtures see the T tokens.
-        recordings: what `tfmoe.layers.recording.recording_routings` recorded of the call.
+        model: a Keras model whose mixtures all process the T tokens.
+        recordings: the recordings of `tfmoe.layers.recording.recording_routings` during the call.
         lengths: `[B]` int64, tokens of each sentence.
 
     Returns:
-        `{NAME_experts, NAME_gates}` as `padded_routing` gives them, by the names of `mixtures_of`.
+        `{NAME_experts, NAME_gates}` in the format of `padded_routing`, by the names of
+        `mixtures_of`.
 
     Raises:
-        ValueError: if a mixture ran in a loop or function within the model.
+        ValueError: if a mixture was called in a loop or function within the model.
     """
     names = {id(mixture): name for name, mixture in mixtures_of(model).items()}
     outputs = {}
@@ -108,8 +117,6 @@ def padded_routings(model, recordings, lengths):
 
 
 def at_least_one(rows):
-    """`[B, S]` int32 with a row and a column of padding if there is none: loops over steps need
-    one.
-    """
+    """Adds a row or column of padding to `[B, S]` int32 if it has none, for loops over steps."""
     missing = tf.cast(tf.equal(tf.shape(rows), 0), tf.int32)
     return tf.pad(rows, [[0, missing[0]], [0, missing[1]]])

@@ -10,36 +10,47 @@ from tfmoe.layers.mixture_layer import mixtures_of
 from tfmoe.layers.recording import recording_routings
 from tfmoe.models.word_predictor import START
 from tfmoe.ops.arguments import positive
+from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.signatures import (
     Signature,
     at_least_one,
-    one_of_each,
     padded,
     padded_routings,
+    per_sentence,
 )
+from tfmoe.serving.translator import Translator
 
-LONGEST_SOURCE = 500  # subwords: a search takes twice as many steps
+MAX_SOURCE_LENGTH = 500  # in subwords; a search takes twice as many steps
 
 
 class ServingTranslator:
-    """Translates sentences given as strings, and says which experts they went to.
+    """Translates and routes sentences given as strings.
 
-    Nothing depends on what else is in a batch. Of a sentence of more than `longest_source` subwords
-    the rest is not read, and `truncated` says so. An empty sentence has the empty translation.
-    Characters that the subwords lack, and bytes that are not UTF-8, are unknown subwords.
+    Results do not depend on the other sentences of a batch. Sentences are truncated to
+    `longest_source` subwords, and the output `truncated` reports it. The translation of an empty
+    sentence is empty. Characters without a subword and invalid UTF-8 are unknown subwords.
 
     Args:
         translator: a `tfmoe.serving.translator.Translator`. The mixtures of its model must not have
             an `evaluation_capacity_factor`.
-        weights: `FrozenWeights` of its model.
+        weights: the `FrozenWeights` of its model.
         pieces: list of strings, the subwords by id.
-        longest_source: the most subwords of a sentence that are read.
+        longest_source: maximum source length, in subwords.
 
     Attributes:
-        resources: what the exported module has to hold besides the weights.
+        resources: `{name: resource}` that the exported module must own in addition to the weights.
+
+    Raises:
+        ValueError: if `longest_source` is below 1.
     """
 
-    def __init__(self, translator, weights, pieces, longest_source=LONGEST_SOURCE):
+    def __init__(
+        self,
+        translator: Translator,
+        weights: FrozenWeights,
+        pieces: list[str],
+        longest_source: int = MAX_SOURCE_LENGTH,
+    ):
         self.translator = translator
         self.model = translator.model
         self.weights = weights
@@ -53,29 +64,32 @@ class ServingTranslator:
             )
             self.languages = self.resources["languages"] = tf.lookup.StaticHashTable(initial, -1)
 
-    def signatures(self):
-        """`{name: Signature}`; `route` only if the model has a mixture."""
+    def signatures(self) -> dict[str, Signature]:
+        """The exported functions, `{name: Signature}`. Only models with a mixture have `route`."""
         inputs = [tf.TensorSpec([None], tf.string, "sentences")]
-        to = ""
+        languages = ""
         if self.translator.languages:
             inputs.append(tf.TensorSpec([None], tf.string, "language"))
-            to = f"; language, one or one for each: {', '.join(self.translator.languages)}"
+            names = ", ".join(self.translator.languages)
+            languages = f"; language: one value, or one for each sentence, of {names}"
         signatures = {
             "translate": Signature(
-                self.translate, inputs, f"the best translations and their scores{to}"
+                self.translate, inputs, f"the best translations and their scores{languages}"
             ),
             "route": Signature(
                 self.route,
                 inputs,
                 "the experts of each subword of a sentence and of its best translation, and their "
-                f"gate values{to}",
+                f"gate values{languages}",
             ),
         }
         if not mixtures_of(self.model):
             del signatures["route"]
         return signatures
 
-    def translate(self, sentences, language=None):
+    def translate(
+        self, sentences: tf.Tensor, language: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Translates by beam search.
 
         Args:
@@ -83,54 +97,71 @@ class ServingTranslator:
             language: `[1]` or `[B]` strings, the target languages of a multilingual model.
 
         Returns:
-            Dictionary: `translations` `[B, N]` strings, the best first; `scores` `[B, N]` float32,
-            falling, `-inf` where there are fewer; `truncated` `[B]` bool.
+            A dictionary:
+
+            - `translations`: `[B, N]` strings, best first.
+            - `scores`: `[B, N]` float32, in descending order, `-inf` for missing translations.
+            - `truncated`: `[B]` bool, whether the source was truncated.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if a language is unknown.
         """
         with self.weights.scope():
             source, is_empty, truncated = self._source(sentences, language)
-            found = self.model.translate(source, **self.translator.search)
-        text, scores = self.translator.texts(found, is_empty)
+            hypotheses = self.model.translate(source, **self.translator.search)
+        text, scores = self.translator.texts(hypotheses, is_empty)
         return {"translations": text, "scores": scores, "truncated": truncated}
 
-    def route(self, sentences, language=None):
-        """Says which experts each subword goes to: of the source in the encoder, of the model's
+    def route(
+        self, sentences: tf.Tensor, language: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns the experts of each source subword in the encoder, and of each subword of the
         best translation in the decoder.
 
         Args:
-            sentences, language: as for `translate`.
+            sentences: `[B]` strings.
+            language: `[1]` or `[B]` strings, the target languages of a multilingual model.
 
         Returns:
-            Dictionary: `source_tokens` `[B, S]` and `target_tokens` `[B, T]` strings, the subwords
-            that encoder and decoder read (`▁` is a space; a multilingual model's source begins with
-            its language, a target with `<s>`), padded with ""; for each mixture, by its name,
-            `NAME_experts` `[B, S or T, K]` int32, -1 for none, and `NAME_gates`, float32, 0 for
-            none, of each subword the largest first; `translation` `[B]` strings; `truncated` `[B]`
-            bool.
+            A dictionary:
+
+            - `source_tokens`: `[B, S]` strings, the encoder's input subwords, with `▁` for a space,
+              padded with "". The source of a multilingual model starts with the language symbol.
+            - `target_tokens`: `[B, T]` strings, the decoder's input subwords, starting with `<s>`.
+            - `NAME_experts` for each mixture NAME: `[B, S or T, K]` int32, largest gate value
+              first, -1 for none.
+            - `NAME_gates` for each mixture NAME: `[B, S or T, K]` float32, the gate values of these
+              experts, 0 for none.
+            - `translation`: `[B]` strings.
+            - `truncated`: `[B]` bool, whether the source was truncated.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if a language is unknown.
         """
         with self.weights.scope():
             source, is_empty, truncated = self._source(sentences, language)
-            found = self.model.translate(source, **self.translator.search)
-            target = tf.RaggedTensor.from_tensor(found.ids[:, 0], found.lengths[:, 0])
+            hypotheses = self.model.translate(source, **self.translator.search)
+            target = tf.RaggedTensor.from_tensor(hypotheses.ids[:, 0], hypotheses.lengths[:, 0])
             target = tf.concat([tf.fill([target.nrows(), 1], START), target], axis=1)
             target = target.to_tensor()
-            with recording_routings() as in_encoder:
+            with recording_routings() as encoder_recordings:
                 memory, mask = self.model.encode(at_least_one(source))
-            with recording_routings() as in_decoder:
+            with recording_routings() as decoder_recordings:
                 self.model.decode(at_least_one(target), memory, mask)
-            source_routes = self._routes(in_encoder, source)
-            target_routes = self._routes(in_decoder, target)
+            source_routes = self._routes(encoder_recordings, source)
+            target_routes = self._routes(decoder_recordings, target)
         return {
             "source_tokens": self._pieces(source),
             "target_tokens": self._pieces(target),
             **source_routes,
             **target_routes,
-            "translation": self.translator.texts(found, is_empty)[0][:, 0],
+            "translation": self.translator.texts(hypotheses, is_empty)[0][:, 0],
             "truncated": truncated,
         }
 
     def _source(self, sentences, language):
-        """What the model reads, `[B, S]` int32; which sentences are empty, `[B]` bool; of which the
-        rest is left out, `[B]` bool.
+        """The model's inputs, `[B, S]` int32; whether a sentence is empty, `[B]` bool; whether it
+        is truncated, `[B]` bool.
         """
         tokens = self.translator.tokenizer.tokenize(sentences)
         lengths = tokens.row_lengths()
@@ -140,22 +171,22 @@ class ServingTranslator:
         source = self.translator.source(tokens[:, : self.longest_source], language_ids)
         return source, tf.equal(lengths, 0), lengths > self.longest_source
 
-    def _language_ids(self, language, number):
+    def _language_ids(self, language, num_sentences):
         ids = self.languages.lookup(language)
         known = ", ".join(self.translator.languages)
         check = tf.debugging.Assert(
-            tf.reduce_all(ids >= 0), [f"language must be one of {known}; it is", language]
+            tf.reduce_all(ids >= 0), [f"language must be one of {known}, got", language]
         )
         with tf.control_dependencies([check]):
-            return one_of_each(tf.identity(ids), number, "language")
+            return per_sentence(tf.identity(ids), num_sentences, "language")
 
     def _routes(self, recordings, tokens):
-        """`{NAME_experts, NAME_gates}` of mixtures that ran for tokens `[B, S]`, padded with 0."""
+        """`{NAME_experts, NAME_gates}` of recorded mixtures, for tokens `[B, S]` padded with 0."""
         lengths = tf.math.count_nonzero(tokens, axis=1)
         return padded_routings(self.model, recordings, lengths)
 
     def _pieces(self, tokens):
-        """`[B, S]` int32 to the strings of the subwords, "" for padding."""
+        """Converts `[B, S]` int32 ids to subword strings, "" for padding."""
         lengths = tf.math.count_nonzero(tokens, axis=1)
         ragged = tf.RaggedTensor.from_tensor(tokens, lengths)
         return padded(tf.gather(self.pieces, ragged.flat_values), lengths, "")

@@ -1,6 +1,6 @@
-"""From text to translated text, in one graph: tokenization, beam search, detokenization.
+"""Translation of strings in one graph: tokenization, beam search, detokenization.
 
-Axes: B sentences, S subwords of a source, K translations of each sentence, L subwords of one.
+Axes: B sentences, S source subwords, K translations per sentence.
 """
 
 import sys
@@ -8,6 +8,7 @@ import time
 
 import tensorflow as tf
 
+from tfmoe.models import Hypotheses, TranslationModel
 from tfmoe.ops.arguments import non_negative, positive, positive_or_none
 
 SECONDS_BETWEEN_REPORTS = 5
@@ -18,30 +19,32 @@ class Translator(tf.Module):
 
     Args:
         model: a built `TranslationModel`.
-        tokenizer: with `tokenize` and `detokenize` as of
-            `tensorflow_text.SentencepieceTokenizer`, without start and end.
-        languages: `{name: id}` of the symbols that ask for a target language; empty for a model of
-            one direction.
-        beam_size, length_penalty, coverage_penalty: as for `TranslationModel.translate`.
-        batch_sentences: sentences translated together by `translate_all`.
+        tokenizer: an object with the methods `tokenize` and `detokenize` of
+            `tensorflow_text.SentencepieceTokenizer`, which adds no start or end symbol.
+        languages: `{name: id}` of the symbols that select the target language; `None` for a model
+            with one direction.
+        beam_size: live hypotheses per sentence.
+        length_penalty: α of Wu et al. 2016.
+        coverage_penalty: β of Wu et al. 2016.
+        batch_sentences: sentences per batch in `translate_all`.
         num_best: K.
-        pruning: as for `TranslationModel.translate`.
+        pruning: see `TranslationModel.translate`.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
         self,
-        model,
+        model: TranslationModel,
         tokenizer,
-        languages=None,
-        beam_size=4,
-        length_penalty=0.2,
-        coverage_penalty=0.2,
-        batch_sentences=64,
-        num_best=1,
-        pruning=None,
+        languages: dict[str, int] | None = None,
+        beam_size: int = 4,
+        length_penalty: float = 0.2,
+        coverage_penalty: float = 0.2,
+        batch_sentences: int = 64,
+        num_best: int = 1,
+        pruning: float | None = None,
     ):
         super().__init__(name="translator")
         self.model = model
@@ -58,12 +61,14 @@ class Translator(tf.Module):
         if num_best > beam_size:
             raise ValueError(f"num_best must be at most beam_size={beam_size}, got {num_best}")
 
-    def language_id(self, language):
-        """The id of a target language's symbol; 0, for none, in a model of one direction.
+    def language_id(self, language: str | None) -> int:
+        """The id of a target language's symbol; 0 for a model with one direction.
+
+        Args:
+            language: name of the target language; ignored by a model with one direction.
 
         Raises:
-            ValueError: if the model does not translate into the language, or into several and none
-                is given.
+            ValueError: if a multilingual model does not translate into this language.
         """
         if not self.languages:
             return 0
@@ -82,23 +87,23 @@ class Translator(tf.Module):
 
         Args:
             sentences: `[B]` strings.
-            language_id: scalar int32, see the method of that name.
+            language_id: scalar int32, returned by the method `language_id`.
 
         Returns:
-            `[B, K]` strings, best first, and their scores `[B, K]` float32. An empty sentence has
-            the empty translation; where there are fewer than K, the score is `-inf`.
+            `[B, K]` strings, best first, and their scores `[B, K]` float32. The translation of an
+            empty sentence is empty. A missing translation has the score `-inf`.
         """
         tokens = self.tokenizer.tokenize(sentences)
         source = self.source(tokens, tf.fill([tf.size(sentences)], language_id))
-        found = self.model.translate(source, **self.search)
-        return self.texts(found, tf.equal(tokens.row_lengths(), 0))
+        hypotheses = self.model.translate(source, **self.search)
+        return self.texts(hypotheses, tf.equal(tokens.row_lengths(), 0))
 
-    def source(self, tokens, language_ids):
-        """What the model reads.
+    def source(self, tokens: tf.RaggedTensor, language_ids: tf.Tensor | None) -> tf.Tensor:
+        """The model's source inputs.
 
         Args:
             tokens: ragged `[B, subwords]` int32.
-            language_ids: `[B]` int32; not looked at in a model of one direction.
+            language_ids: `[B]` int32; ignored by a model with one direction.
 
         Returns:
             `[B, S]` int32, padded with 0, S at least 1.
@@ -108,47 +113,52 @@ class Translator(tf.Module):
         source = tokens.to_tensor()
         return tf.pad(source, [[0, 0], [0, tf.cast(tf.equal(tf.shape(source)[1], 0), tf.int32)]])
 
-    def texts(self, found, is_empty):
-        """The strings of what a search found.
+    def texts(self, hypotheses: Hypotheses, is_empty: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Converts hypotheses to strings.
 
         Args:
-            found: `Hypotheses`.
-            is_empty: `[B]` bool, sentences that have the empty translation.
+            hypotheses: `Hypotheses` of B sentences.
+            is_empty: `[B]` bool, whether the source sentence is empty.
 
         Returns:
-            As `translate`.
+            `[B, K]` strings and `[B, K]` float32 scores, as returned by `translate`.
         """
-        shape = tf.shape(found.ids)
+        shape = tf.shape(hypotheses.ids)
         ids = tf.RaggedTensor.from_tensor(
-            tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(found.lengths, [-1])
+            tf.reshape(hypotheses.ids, [-1, shape[2]]), tf.reshape(hypotheses.lengths, [-1])
         )
         text = tf.reshape(self.tokenizer.detokenize(ids), shape[:2])
         text = tf.where(is_empty[:, None], "", text)
-        only_one = tf.where(tf.range(shape[1]) == 0, 0.0, float("-inf"))
-        return text, tf.where(is_empty[:, None], only_one, found.scores)
+        scores_if_empty = tf.where(tf.range(shape[1]) == 0, 0.0, float("-inf"))
+        return text, tf.where(is_empty[:, None], scores_if_empty, hypotheses.scores)
 
-    def translate_all(self, sentences, language=None, label=None):
-        """Translates many sentences, those of similar length together.
+    def translate_all(
+        self, sentences: list[str], language: str | None = None, label: str | None = None
+    ) -> list[str]:
+        """Translates many sentences in batches of similar length.
 
         Args:
             sentences: list of strings.
-            language: the target language of a multilingual model.
-            label: what to call them in reports of progress, on standard error; `None` for no
+            language: target language of a multilingual model.
+            label: name of the sentences in progress reports on standard error; `None` for no
                 reports.
 
         Returns:
             List of the best translations, in the order of the sentences.
+
+        Raises:
+            ValueError: if a multilingual model does not translate into this language.
         """
         language_id = self.language_id(language)
         order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        translations, reported = [None] * len(sentences), time.monotonic()
+        translations, last_report = [None] * len(sentences), time.monotonic()
         for start in range(0, len(order), self.batch_sentences):
-            places = order[start : start + self.batch_sentences]
-            text, _ = self.translate([sentences[i] for i in places], language_id)
-            for place, best in zip(places, text[:, 0].numpy(), strict=True):
-                translations[place] = best.decode("utf-8", errors="replace")
-            if label and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                done = start + len(places)
+            batch = order[start : start + self.batch_sentences]
+            text, _ = self.translate([sentences[i] for i in batch], language_id)
+            for index, best in zip(batch, text[:, 0].numpy(), strict=True):
+                translations[index] = best.decode("utf-8", errors="replace")
+            if label and time.monotonic() - last_report > SECONDS_BETWEEN_REPORTS:
+                last_report = time.monotonic()
+                done = start + len(batch)
                 print(f"translating {label}: {done:,} of {len(order):,}", file=sys.stderr)
         return translations

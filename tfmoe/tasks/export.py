@@ -3,7 +3,7 @@
 import shlex
 
 from tfmoe.serving import saved_model
-from tfmoe.serving.exported import set_capacity_aside
+from tfmoe.serving.exported import remove_evaluation_capacity
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
@@ -46,7 +46,7 @@ def export_run(path, out, version=None, weights="best", half=False, options=None
         if name not in task.EXPORT_OPTIONS:
             raise ValueError(f"--{name} {value}: {path} is a run of a {config.model.name} model")
     print(f"exporting the {weights} weights of {path}")
-    for name in set_capacity_aside(model):
+    for name in remove_evaluation_capacity(model):
         print(f"{name}: the evaluation_capacity_factor is set aside: its experts take all tokens")
     change = measured_changes(config, vocabulary, model) if half else None
     exported = task.exported(vocabulary, model, half=half, **given)
@@ -64,7 +64,7 @@ def export_run(path, out, version=None, weights="best", half=False, options=None
             "change": change,
         },
         "tokenization": exported.tokenization,
-        "signatures": saved_model.described(signatures, concrete),
+        "signatures": saved_model.describe_signatures(signatures, concrete),
         "serving_default": exported.default,
         "metrics": metrics,
         "config": directory.config.read_text(encoding="utf-8"),
