@@ -90,9 +90,9 @@ def test_a_worker_has_a_group(windows, monkeypatch):
     processes = windows("tasks/processes.py")
     assert processes.ENDING == (signal.SIGTERM,)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
-    assert processes.in_a_group() == {"creationflags": 512}
+    assert processes.process_group_arguments() == {"creationflags": 512}
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert processes.in_a_group() == {"process_group": 0}
+    assert processes.process_group_arguments() == {"process_group": 0}
 
 
 @pytest.mark.parametrize(

@@ -22,20 +22,20 @@ def summary(**values):
 
 def test_report():
     paper = load_config("ablation/importance-0.0-load-0.0").paper.model_dump()
-    found = {
+    summaries = {
         "row": summary(paper=paper, perplexity_deviation=0.126),
         "mine": summary(train=dict.fromkeys(summary()["train"])),
     }
-    lines = [" ".join(line.split()) for line in report(found, seeds=3).splitlines()]
+    lines = [" ".join(line.split()) for line in report(summaries, seeds=3).splitlines()]
     assert lines == [
-        "Perplexity on the test text (mean ± standard deviation over 3 seeds); use of the experts "
-        "over the training batches of the last epoch, as in Table 6",
+        "Test perplexity (mean ± standard deviation over 3 seeds); load balance over the training "
+        "batches of the last epoch, as in Table 6",
         "config perplexity paper CV(Importance) paper CV(Load) paper max/mean load paper",
         "row 25.31 ± 0.13 39.8 0.06 3.04 0.05 3.01 1.14 17.80",
         "mine 25.31 - - - - - - -",
-        "paper: as printed in Table 6, for its own models and text",
+        "paper: printed in Table 6, for the paper's models and text",
         "",
-        "Use of the experts over the batches of the test text, at evaluation (without noise)",
+        "Load balance over the batches of the test text, at evaluation (without noise)",
         "config CV(Importance) CV(Load) max/mean load experts ops/timestep parameters seconds",
         "row 0.12 0.10 2.29 4 61,440 1,797,216 54",
         "mine 0.12 0.10 2.29 4 61,440 1,797,216 54",

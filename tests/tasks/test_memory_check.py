@@ -1,4 +1,4 @@
-"""A model that is too large is refused before it is allocated."""
+"""A model that is too large is rejected before it is allocated."""
 
 import pathlib
 
@@ -37,10 +37,10 @@ def one_device():
     return tf.distribute.get_strategy()
 
 
-def test_blocks_that_are_too_large_are_refused_with_the_figures(load, monkeypatch):
+def test_blocks_that_are_too_large(load, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         memory_check.check_blocks(load(*HUGE), one_device())
-    # 10^6 experts of 2·8·10^6 weights, gate and noise of 8 for each, and the LSTM: 64 TB twice.
+    # 10^6 experts of 2·8·10^6 weights, with 8 weights of gate and noise, and the LSTM: twice 64 TB.
     assert str(caught.value).startswith(
         "model.blocks[1]: training needs 128.00 TB of memory (weights 64.00 TB, gradients 64.00 "
         "TB), but this machine has "
@@ -50,7 +50,7 @@ def test_blocks_that_are_too_large_are_refused_with_the_figures(load, monkeypatc
     assert isinstance(memory_check.check_blocks(load(*HUGE), one_device()), GraphBuild)
 
 
-def test_what_fits_is_let_through(load):
+def test_a_model_that_fits(load):
     config = load()
     built = memory_check.check_blocks(config, one_device())
     assert built.layer.vocabulary_size == 100
@@ -64,7 +64,7 @@ def test_what_fits_is_let_through(load):
         (100, "data.batch_tokens=2_000_000_000", 10**12, r"data.batch_tokens: .*activations .* TB"),
     ],
 )
-def test_the_key_of_the_largest_part(load, vocabulary, override, positions, message):
+def test_error_names_the_key_of_the_largest_part(load, vocabulary, override, positions, message):
     config = load(override)
     built = GraphBuild(build_model(config, vocabulary))
     with pytest.raises(ConfigError, match=message):
@@ -74,8 +74,8 @@ def test_the_key_of_the_largest_part(load, vocabulary, override, positions, mess
 def test_devices_of_one_machine_share_its_memory(load):
     strategy = MixedStrategy(["CPU:0", "CPU:1"])
     assert memory_check.devices_here(strategy) == 2
-    # Each has half of the experts; the two have all of them, and the LSTM twice.
-    with pytest.raises(ConfigError, match=r"training needs 128.00 TB of memory of 2 devices"):
+    # Each device has half of the experts, and the LSTM.
+    with pytest.raises(ConfigError, match=r"training needs 128.00 TB of memory for 2 devices"):
         memory_check.check_blocks(load(*HUGE), strategy)
 
 
@@ -84,6 +84,6 @@ def test_weights_of_a_run(load, tmp_path):
     checkpoints.mkdir()
     memory_check.check_weights(load(), 100, checkpoints)
     with (checkpoints / "best.data-00000-of-00001").open("wb") as file:
-        file.truncate(2**43)  # 8 TB, of which the disk has none
+        file.truncate(2**43)  # a sparse file of 8 TB
     with pytest.raises(ConfigError, match=r"model.blocks\[1\]: this model needs 64.00 TB"):
         memory_check.check_weights(load(*HUGE), 100, pathlib.Path(checkpoints))

@@ -1,3 +1,5 @@
+"""Loading of runs, and folders of generated text."""
+
 import json
 
 import numpy as np
@@ -32,7 +34,7 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(config, tmp_path):
-    """A run as training leaves it, after 0 steps; and its weights."""
+    """A run after 0 training steps, with best weights."""
     run = RunDirectory(tmp_path / "run")
     vocabulary = Vocabulary(WORDS)
     vocabulary.save(run.vocabulary)
@@ -84,12 +86,12 @@ def test_vocabulary(run, config):
     run.vocabulary.write_text("\n".join([*WORDS[:3], "b", "a"]) + "\n")  # other ids
     with pytest.raises(ValueError, match=r"vocabulary\.txt is not the vocabulary of this run: its"):
         load_vocabulary(run, task_of(config))
-    with pytest.raises(ValueError, match=r"put the file back that the run began with$"):
+    with pytest.raises(ValueError, match=r"restore the file that the run was started with$"):
         load_run(run.path)
 
 
 def test_folder_of_generated_text(config, tmp_path, monkeypatch):
-    """By what the text is made of, not by how it is read."""
+    """Its name depends on the settings of the corpus, not on vocabulary and batches."""
     folder = corpus_directory(config.data)
     assert folder.parent == tmp_path / "cache" and folder.name.startswith("grammars-")
     same = load_config(tmp_path / "config.yaml", ["data.batch_tokens=7", "data.vocabulary.size=9"])
@@ -104,7 +106,7 @@ def test_folder_of_generated_text(config, tmp_path, monkeypatch):
     assert corpus_directory(config.data) == tmp_path / "home" / ".cache" / "tfmoe" / folder.name
 
 
-FOLDERS = {  # as in version 0.1.0, whose runs resume on the text that lies there
+FOLDERS = {  # as in version 0.1.0, whose runs must find their text when they resume
     "name: text, train: x, valid: [a, b]": "text-684e84bc0b2b",
     "name: lm1b, root: /x": "lm1b-03e93d7ccdba",
     "name: grammars": "grammars-d63582467b83",
@@ -135,7 +137,7 @@ PARALLEL_FOLDERS = {
         *(("demo/translation", *item) for item in PARALLEL_FOLDERS.items()),
     ],
 )
-def test_folders_of_before(path, data, folder):
+def test_folders_of_version_0_1(path, data, folder):
     assert corpus_directory(load_config(path, [f"data={{{data}}}"]).data).name == folder
 
 

@@ -1,14 +1,14 @@
-"""What people do with a config or a run: train, evaluate, translate, export, inspect, compare.
+"""What one does with a config or a run: train, evaluate, translate, export, inspect, compare.
 
-Names are imported when they are first used: the command line answers `--help` at once, and loads
-TensorFlow, without its chatter, when a command begins to work.
+Names are imported on first use: the command line answers `--help` at once, and loads TensorFlow
+(without its log messages) only when a command starts to work.
 """
 
 import importlib
 
 from tfmoe.tasks.tensorflow_import import import_tensorflow
 
-_HOMES = {
+_MODULES = {
     "build_batches": "tfmoe.tasks.language_modeling",
     "build_parallel_batches": "tfmoe.tasks.translation",
     "build_splits": "tfmoe.tasks.corpora",
@@ -45,18 +45,18 @@ _HOMES = {
     "train_run": "tfmoe.tasks.train",
     "translate_lines": "tfmoe.tasks.translate",
     "translator_of": "tfmoe.tasks.translate",
-    "where_to_go_on": "tfmoe.tasks.going_on",
+    "where_to_go_on": "tfmoe.tasks.resume_hint",
 }
 
-__all__ = ["import_tensorflow", *_HOMES]
+__all__ = ["import_tensorflow", *_MODULES]
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_tensorflow()
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

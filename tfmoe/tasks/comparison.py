@@ -1,4 +1,4 @@
-"""What the runs of a sweep measured, beside one another and the paper: table, files and plot."""
+"""Compares the runs of a sweep with each other and with the paper: table, files and plot."""
 
 import csv
 import statistics
@@ -9,21 +9,24 @@ from tfmoe.analysis.printable import cell
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.training.run_directory import RunDirectory
 
-# What a mixture reports of the use of its experts, as the schema's `paper` section calls it too.
+# A mixture's metrics of load balance, with their labels. The config section `paper` has the same
+# keys.
 BALANCE = {
     "cv_importance": "CV(Importance)",
     "cv_load": "CV(Load)",
     "max_over_mean_load": "max/mean load",
 }
-SAME_COST = 1.1  # the ops/timestep of Figure 2's models, 8.4 to 8.9 million, are 6% apart
+# Costs within this factor count as equal. Those of Figure 2's models, 8.4 to 8.9 million
+# ops/timestep, differ by 6%.
+SAME_COST = 1.1
 
 
-def measured(run):
-    """What a finished run measured: a row of `ablation.csv`.
+def measurements(run):
+    """The measurements of a finished run: a row of `ablation.csv`.
 
-    `train_` columns are means over the training batches of the last epoch, which is what Table 6
-    prints; `test_` columns over the batches of the test text. They are empty (`None`) for a model
-    without a mixture, and averaged over the mixtures of a model with several.
+    `train_` columns are means over the training batches of the last epoch, as in Table 6; `test_`
+    columns are means over the batches of the test text. For a model with several mixtures they are
+    averaged over the mixtures; for a model without one they are empty (`None`).
     """
     result = run.folder.read_json(run.folder.result)
     epochs = run.folder.read_history()
@@ -43,10 +46,11 @@ def measured(run):
 
 
 def mean_of_mixtures(logs, metric):
-    """The mean of a metric over the mixtures of a model, validation aside; `None` if it has none.
+    """The mean of a metric over the mixtures of a model, without validation metrics; `None` if the
+    model has no mixture.
 
     Args:
-        logs: `{"moe_1_cv_load": value, …}`, among others.
+        logs: metrics by name, among them `{"moe_1_cv_load": value, …}`.
         metric: such as `"cv_load"`.
     """
     return mean(
@@ -57,7 +61,7 @@ def mean_of_mixtures(logs, metric):
 
 
 def mean(values):
-    """The mean of the values that there are, `None` of none."""
+    """The mean of the values that are not `None`; `None` if there are none."""
     values = [value for value in values if value is not None]
     return statistics.fmean(values) if values else None
 
@@ -67,25 +71,25 @@ def compare(run_dir, rows, papers):
 
     Args:
         run_dir: the sweep's folder.
-        rows: list of what `measured` gives.
+        rows: list of the results of `measurements`.
         papers: `{name of a config: its paper section, or None}`.
     """
-    found = {name: summary_of(name, rows, paper) for name, paper in papers.items()}
-    seeds = len({row["seed"] for row in rows})
-    print(f"\n{report(found, seeds)}\n")
+    summaries = {name: summary_of(name, rows, paper) for name, paper in papers.items()}
+    num_seeds = len({row["seed"] for row in rows})
+    print(f"\n{report(summaries, num_seeds)}\n")
     with atomic_write(run_dir / "ablation.csv") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "config": cell(row["config"])} for row in rows)
-    plot(found, run_dir / "ablation.png")
-    summary = {"seeds": seeds, "configs": found}
-    RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: it is finished
+    plot(summaries, run_dir / "ablation.png")
+    summary = {"seeds": num_seeds, "configs": summaries}
+    RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # written last
     print(f"Runs, ablation.csv, ablation.png and summary.json are in {run_dir}")
 
 
 def summary_of(name, rows, paper):
-    """One config over its seeds, as in `summary.json`: means, and the sample standard deviation of
-    the perplexity (`None` for one seed).
+    """The results of one config in `summary.json`: means over its seeds, and the sample standard
+    deviation of the perplexity (`None` for one seed).
     """
     rows = [row for row in rows if row["config"] == name]
     perplexities = [row["perplexity"] for row in rows]
@@ -100,73 +104,74 @@ def summary_of(name, rows, paper):
     }
 
 
-def report(found, seeds):
+def report(summaries, seeds):
     """The tables that `tfmoe ablate` prints.
 
     Args:
-        found: `{name of a config: what summary_of gives}`.
-        seeds: how many there were.
+        summaries: `{name of a config: result of summary_of}`.
+        seeds: number of seeds.
     """
-    papers = [each["paper"] or {} for each in found.values()]
-    shown = {key for key in ("perplexity", *BALANCE) if any(paper.get(key) for paper in papers)}
+    papers = [summary["paper"] or {} for summary in summaries.values()]
+    printed = {key for key in ("perplexity", *BALANCE) if any(paper.get(key) for paper in papers)}
     heading = ["config"]
     for key, label in {"perplexity": "perplexity", **BALANCE}.items():
-        heading += [label, "paper"] if key in shown else [label]
-    in_training, in_test = [heading], [["config", *BALANCE.values(), "experts", "ops/timestep"]]
-    in_test[0] += ["parameters", "seconds"]
-    for (name, each), paper in zip(found.items(), papers, strict=True):
-        spread = each["perplexity_deviation"]
-        line = [f"{each['perplexity']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")]
-        line += [figure(paper.get("perplexity"), 1)] if "perplexity" in shown else []
+        heading += [label, "paper"] if key in printed else [label]
+    train_rows, test_rows = [heading], [["config", *BALANCE.values(), "experts", "ops/timestep"]]
+    test_rows[0] += ["parameters", "seconds"]
+    for (name, summary), paper in zip(summaries.items(), papers, strict=True):
+        deviation = summary["perplexity_deviation"]
+        perplexity = f"{summary['perplexity']:.2f}"
+        row = [perplexity if deviation is None else f"{perplexity} ± {deviation:.2f}"]
+        row += [figure(paper.get("perplexity"), 1)] if "perplexity" in printed else []
         for key in BALANCE:
-            line += [figure(each["train"][key])]
-            line += [figure(paper.get(key))] if key in shown else []
-        in_training.append([name, *line])
-        counts = [each["num_experts"], each["ops_per_timestep"], each["parameters"]]
-        in_test.append([name, *map(figure, each["test"].values()), *(f"{n:,}" for n in counts)])
-        in_test[-1].append(f"{each['seconds']:.0f}")
+            row += [figure(summary["train"][key])]
+            row += [figure(paper.get(key))] if key in printed else []
+        train_rows.append([name, *row])
+        counts = [summary["num_experts"], summary["ops_per_timestep"], summary["parameters"]]
+        row = [*map(figure, summary["test"].values()), *(f"{count:,}" for count in counts)]
+        test_rows.append([name, *row, f"{summary['seconds']:.0f}"])
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     parts = [
-        f"Perplexity on the test text ({over}); use of the experts over the training batches of "
-        "the last epoch, as in Table 6",
-        aligned(in_training, "<" + ">" * (len(heading) - 1)),
+        f"Test perplexity ({over}); load balance over the training batches of the last epoch, as "
+        "in Table 6",
+        aligned(train_rows, "<" + ">" * (len(heading) - 1)),
     ]
-    if shown:
+    if printed:
         tables = sorted({paper["table"] for paper in papers if paper})
-        parts.append(f"paper: as printed in {', '.join(tables)}, for its own models and text")
+        parts.append(f"paper: printed in {', '.join(tables)}, for the paper's models and text")
     parts += [
-        "\nUse of the experts over the batches of the test text, at evaluation (without noise)",
-        aligned(in_test, "<" + ">" * (len(in_test[0]) - 1)),
+        "\nLoad balance over the batches of the test text, at evaluation (without noise)",
+        aligned(test_rows, "<" + ">" * (len(test_rows[0]) - 1)),
     ]
     return "\n".join(parts)
 
 
 def figure(value, decimals=2):
-    """A figure in a table, `-` for none."""
+    """Formats a figure of a table, `-` for `None`."""
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def plot(found, path):
-    """Perplexity against the number of experts if that is what the configs differ in, else
-    perplexity and load of each.
+def plot(summaries, path):
+    """Plots perplexity against the number of experts if the configs differ in that number and cost
+    the same; perplexity and load of each config otherwise.
     """
     points = [
-        (each["num_experts"], each["perplexity"], each["perplexity_deviation"] or 0.0)
-        for each in found.values()
+        (summary["num_experts"], summary["perplexity"], summary["perplexity_deviation"] or 0.0)
+        for summary in summaries.values()
     ]
-    if differ_in_experts(found.values()):
-        ops = statistics.median_low(each["ops_per_timestep"] for each in found.values())
+    if differ_in_experts(summaries.values()):
+        ops = statistics.median_low(summary["ops_per_timestep"] for summary in summaries.values())
         perplexity_by_experts(points, path, f"More experts at {ops:,} ops/timestep")
     else:
         loads = {
-            label: [each[part]["max_over_mean_load"] for each in found.values()]
+            label: [summary[part]["max_over_mean_load"] for summary in summaries.values()]
             for label, part in (("training, last epoch", "train"), ("test text", "test"))
         }
-        perplexity_and_load(list(found), [point[1:] for point in points], loads, path)
+        perplexity_and_load(list(summaries), [point[1:] for point in points], loads, path)
 
 
 def differ_in_experts(summaries):
-    """Whether all are mixtures, of different numbers of experts, at nearly the same cost."""
-    numbers = {each["num_experts"] for each in summaries}
-    ops = [each["ops_per_timestep"] for each in summaries]
-    return len(numbers) > 1 and min(numbers) > 0 and max(ops) <= SAME_COST * min(ops)
+    """Whether all models are mixtures, differ in the number of experts, and cost the same."""
+    num_experts = {summary["num_experts"] for summary in summaries}
+    ops = [summary["ops_per_timestep"] for summary in summaries]
+    return len(num_experts) > 1 and min(num_experts) > 0 and max(ops) <= SAME_COST * min(ops)

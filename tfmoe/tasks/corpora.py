@@ -1,4 +1,4 @@
-"""Where the text of a config is."""
+"""Finds or generates the text of a config."""
 
 import hashlib
 import json
@@ -6,13 +6,16 @@ import os
 import pathlib
 
 from tfmoe.config.data_schema import corpus_of
+from tfmoe.config.schema import Config
+from tfmoe.data_pipelines import Splits
 
 
 def corpus_directory(data):
-    """Where text that a `data` section generates or converts lies, shared by all runs that use it.
+    """The folder of text that a `data` section generates or converts, shared by all runs that use
+    it.
 
-    A folder of `$TFMOE_CACHE`, or of `tfmoe` in `$XDG_CACHE_HOME` or `~/.cache`, named by those
-    settings of the corpus that decide on the text, not by how the text is used.
+    It is in `$TFMOE_CACHE`, or in the folder `tfmoe` of `$XDG_CACHE_HOME` or `~/.cache`. Its name
+    depends on the settings that determine the text, not on vocabulary or batches.
     """
     root = os.environ.get("TFMOE_CACHE")
     if not root:
@@ -23,16 +26,16 @@ def corpus_directory(data):
     return pathlib.Path(root) / f"{data.name}-{digest}"
 
 
-def build_splits(config, directory):
-    """The text of a config: found, or written where it is generated.
+def build_splits(config: Config, directory: str | os.PathLike) -> Splits:
+    """Finds the text of a config, and generates it first if the corpus is synthetic.
 
     Args:
         config: a `Config`.
-        directory: where generated text is written, and found again.
+        directory: folder for generated text. Text that is already there is used again.
 
     Returns:
-        `tfmoe.data_pipelines.Splits`: of paths for a language model, of
-        `tfmoe.data_pipelines.ParallelFiles`, one for each direction, for translation.
+        `tfmoe.data_pipelines.Splits`: for a language model, of paths; for a translation model, of
+        `tfmoe.data_pipelines.ParallelFiles`, one per direction.
 
     Raises:
         tfmoe.data_pipelines.TextError: if files are missing.
@@ -40,6 +43,6 @@ def build_splits(config, directory):
     return corpus_of(config.data).splits(directory)
 
 
-def find_splits(config):
-    """The text of a config as `build_splits` gives it, generated text from `corpus_directory`."""
+def find_splits(config: Config) -> Splits:
+    """`build_splits` with generated text in `corpus_directory`."""
     return build_splits(config, corpus_directory(config.data))

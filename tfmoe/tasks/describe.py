@@ -1,6 +1,8 @@
-"""What the model of a config costs."""
+"""Counts what the model of a config costs."""
 
 import contextlib
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,24 +14,27 @@ from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.loader import load_config
+from tfmoe.config.schema import Config
 
 
-def describe_config(name, overrides=(), devices=1):
+def describe_config(
+    name: str, overrides: Iterable[str] = (), devices: int = 1
+) -> tuple[Config, dict[str, Any]]:
     """Counts operations, parameters, memory and traffic of a config's model.
 
     Args:
         name: a YAML file, or the name of a shipped config.
-        overrides: of `--set`.
-        devices: R, that share the work.
+        overrides: values of `--set`.
+        devices: number of devices R that share the work.
 
     Returns:
-        The `Config`, and what `tfmoe describe --json` prints.
+        The `Config`, and the object that `tfmoe describe --json` prints.
 
     Raises:
-        ConfigError: for a config that cannot be used.
+        ConfigError: for an invalid config.
     """
-    with contextlib.suppress(RuntimeError):  # raised if the devices are in use already
-        tf.config.set_visible_devices([], "GPU")  # counting needs none
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow has initialized the devices
+        tf.config.set_visible_devices([], "GPU")  # counting needs no GPU
     config = load_config(name, overrides)
     model = build_model(config)
     built = GraphBuild(model)
@@ -43,17 +48,18 @@ def describe_config(name, overrides=(), devices=1):
         "tokens_per_device": tokens,
         "memory_per_device": memory,
         "mixtures": mixtures,
-        "bytes_sent_per_device": sum(each["bytes_sent"] for each in mixtures.values()),
+        "bytes_sent_per_device": sum(mixture["bytes_sent"] for mixture in mixtures.values()),
         "paper": config.paper.model_dump() if config.paper else None,
     }
 
 
-def description(config, result, changed=False):
-    """What `tfmoe describe` prints.
+def description(config: Config, result: dict[str, Any], changed: bool = False) -> str:
+    """The text that `tfmoe describe` prints.
 
     Args:
-        config, result: what `describe_config` gives.
-        changed: whether the config is no longer quite the table row that it names.
+        config: the `Config` of `describe_config`.
+        result: the dictionary of `describe_config`.
+        changed: whether `--set` changed the config of a table row.
     """
     optimizer = config.training.optimizer.name
     parts = [
@@ -66,12 +72,12 @@ def description(config, result, changed=False):
 
 
 def costs_of(config, counts, changed=False):
-    """Operations and parameters of a config's model by layer, below the table row that it stands
-    for.
+    """A table of the operations and parameters of a config's model by layer, with the figures of
+    the paper's table row if the config has one.
 
     Args:
         config: a `Config`.
-        counts: what `tfmoe.analysis.operations.describe` made of its model, or more.
+        counts: the result of `tfmoe.analysis.operations.describe` for its model.
         changed: as for `description`.
     """
     settings = list(map(settings_of, blocks_of(config.model)))
@@ -86,7 +92,7 @@ def costs_of(config, counts, changed=False):
 
 
 def sentence_length(config):
-    """Steps of the longest sentences of parallel text; `None` for text of one language."""
+    """The maximum length of the sentences of parallel text; `None` for monolingual text."""
     is_parallel = corpus_of(config.data).kind == "parallel"
     return config.data.max_length if is_parallel else None
 
@@ -97,7 +103,7 @@ def blocks_of(model):
 
 
 def settings_of(section):
-    """What a config says of a block: `"num_experts 256, gate noisy_top_k (k 4)"`."""
+    """The settings of a block as text: `"num_experts 256, gate noisy_top_k (k 4)"`."""
     parts = []
     for key in type(section).model_fields:
         if key == "name" or key not in section.model_fields_set:

@@ -1,4 +1,8 @@
-"""Evaluating a trained run."""
+"""Evaluates a trained run."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
 
 from tfmoe.config.loader import load_config
 from tfmoe.data_pipelines.changes import stamps, unchanged
@@ -9,20 +13,26 @@ from tfmoe.training.callbacks import Progress
 from tfmoe.training.run_directory import RunDirectory
 
 
-def evaluate_run(path, data=None, direction=None, weights="best"):
+def evaluate_run(
+    path: str | os.PathLike,
+    data: Sequence[str] | None = None,
+    direction: str | None = None,
+    weights: str = "best",
+) -> tuple[dict[str, Any], str]:
     """Evaluates the model of a run.
 
     Args:
         path: the run's folder.
-        data: paths, globs or prefixes of files; `None` for the run's own test text.
-        direction: `"en-fr"`, one of a multilingual model's; `None` for all, or the only one.
+        data: paths, globs or prefixes of files; `None` for the run's test text.
+        direction: a direction of a multilingual model, `"en-fr"`; `None` for all directions, or
+            for the only one.
         weights: `"best"` or `"last"`.
 
     Returns:
-        What the task's `evaluate` gives, and lines that say it.
+        The result of the task's `evaluate`, and a summary of it as text.
 
     Raises:
-        FileNotFoundError: if the folder is no run.
+        FileNotFoundError: if the folder has no run.
         ValueError: if there is no text, or the run cannot be evaluated on it.
     """
     run = RunDirectory(path)
@@ -30,9 +40,9 @@ def evaluate_run(path, data=None, direction=None, weights="best"):
     task = task_of(load_config(run.config))
     files = task.find_files(data, direction) if data or direction else task.splits.test
     if not files:
-        raise ValueError(f"{path} has no test text (data.test in its config): name one with --data")
+        raise ValueError(f"{path} has no test text (data.test in its config): give one with --data")
     with unchanged(stamps(task.names_of(files))):
-        task.survey(files)  # before a large model is loaded
+        task.survey(files)  # checks the text before a large model is loaded
         config, vocabulary, model = load_run(path, weights)
         model.compile(jit_compile=config.training.jit_compile)
         result = task.evaluate(model, vocabulary, files, [Progress()], verbosity())

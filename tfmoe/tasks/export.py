@@ -1,6 +1,10 @@
-"""Exporting a trained run as a SavedModel."""
+"""Exports a trained run as a SavedModel."""
 
+import os
+import pathlib
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from tfmoe.serving import saved_model
 from tfmoe.serving.exported import remove_evaluation_capacity
@@ -12,44 +16,52 @@ from tfmoe.training.callbacks import Progress
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import saved_step
 
-# `saved_model_cli` itself does not load tensorflow-text, whose operations tokenization needs.
+# `saved_model_cli` alone does not load tensorflow-text, which tokenization needs.
 SAVED_MODEL_CLI = (
     'python -c "import tensorflow_text; from tensorflow.python.tools import saved_model_cli; '
     'saved_model_cli.main()"'
 )
 
 
-def export_run(path, out, version=None, weights="best", half=False, options=None):
+def export_run(
+    path: pathlib.Path,
+    out: str | os.PathLike,
+    version: int | None = None,
+    weights: str = "best",
+    half: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Exports the model of a run.
 
     Args:
         path: the run's folder.
         out: folder of numbered versions.
-        version: the number to write; `None` for the one after the last.
+        version: the version to write; `None` for the one after the last.
         weights: `"best"` or `"last"`.
-        half: whether large weights are bfloat16.
-        options: `{name: value}` of `tokenization`, `top`, `beam`, `nbest`; `None` for the default.
+        half: whether to store large weights as bfloat16.
+        options: `{name: value}` for `tokenization`, `top`, `beam` and `nbest`; the value `None` is
+            the default.
 
     Returns:
-        Lines that say what was written, and how to try it.
+        Text that says what was written and how to try it.
 
     Raises:
-        FileNotFoundError: if the folder is no run.
-        ValueError: if the version is there already, or an option is one of another kind of model.
+        FileNotFoundError: if the folder has no run.
+        ValueError: if the version exists, or an option is for another kind of model.
     """
     version = saved_model.checked_version(out, version)
     config, vocabulary, model = load_run(path, weights)
     directory, task = RunDirectory(path), task_of(config)
     metrics = {"of_weights": "best", **directory.read_result()}
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    for name, value in given.items():
+    options = {name: value for name, value in (options or {}).items() if value is not None}
+    for name, value in options.items():
         if name not in task.EXPORT_OPTIONS:
             raise ValueError(f"--{name} {value}: {path} is a run of a {config.model.name} model")
     print(f"exporting the {weights} weights of {path}")
     for name in remove_evaluation_capacity(model):
-        print(f"{name}: the evaluation_capacity_factor is set aside: its experts take all tokens")
-    change = measured_changes(config, vocabulary, model) if half else None
-    exported = task.exported(vocabulary, model, half=half, **given)
+        print(f"{name}: evaluation_capacity_factor is ignored: its experts take all tokens")
+    change = rounding_changes(config, vocabulary, model) if half else None
+    exported = task.exported(vocabulary, model, half=half, **options)
     signatures = exported.functions.signatures()
     print(f"tracing {', '.join(signatures)}")
     module, concrete = saved_model.exported_module(signatures, exported.default, exported.resources)
@@ -81,18 +93,18 @@ def export_run(path, out, version=None, weights="best", half=False, options=None
 
 
 def megabytes(folder):
-    """The size of all files in a folder, in millions of bytes."""
+    """The total size of the files in a folder, in megabytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def measured_changes(config, vocabulary, model):
-    """What half size changes, for the manifest; `None`, and a line that says why, where it cannot
-    be measured.
+def rounding_changes(config, vocabulary, model):
+    """The effect of bfloat16 weights on quality, for the manifest. `None`, with a printed reason,
+    if it cannot be measured.
     """
     try:
         changes = rounded_quality(config, vocabulary, model, [Progress()], verbosity())
     except (ValueError, OSError) as error:
-        print(f"bfloat16: what it changes was not measured: {error}")
+        print(f"bfloat16: its effect on quality was not measured: {error}")
         return None
     for name in ("perplexity", "bleu"):
         if name in changes:
@@ -105,20 +117,20 @@ def measured_changes(config, vocabulary, model):
 
 
 def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
-    """Measures on the run's test text what weights of half size change, and leaves the model with
+    """Measures the effect of rounding weights to bfloat16 on the run's test text. The model keeps
     the rounded weights.
 
     Args:
         config, vocabulary, model: of a run.
-        callbacks, verbose: of `model.evaluate`.
+        callbacks, verbose: arguments of `model.evaluate`.
 
     Returns:
         Dictionary: `"perplexity"`, and for translation `"bleu"`, each `{"float32", "bfloat16"}`;
-        `"measured"`, on what.
+        `"measured"`, a sentence on how it was measured.
 
     Raises:
         ValueError: if the config has no test text.
-        tfmoe.data_pipelines.TextError: if it is missing.
+        tfmoe.data_pipelines.TextError: if a file of the test text is missing.
     """
     task = task_of(config)
     files = task.splits.test
@@ -126,25 +138,22 @@ def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
         raise ValueError("the config has no test text (data.test)")
     model.compile(jit_compile=config.training.jit_compile)
 
-    def measured():
-        return task.evaluate(model, vocabulary, files, callbacks, verbose)
-
-    whole = measured()
+    full = task.evaluate(model, vocabulary, files, callbacks, verbose)
     FrozenWeights(model, half=True).round_model()
-    rounded = measured()
-    figures = [name for name in ("perplexity", "bleu") if name in whole]
+    rounded = task.evaluate(model, vocabulary, files, callbacks, verbose)
+    names = [name for name in ("perplexity", "bleu") if name in full]
     return {
-        **{name: {"float32": whole[name], "bfloat16": rounded[name]} for name in figures},
+        **{name: {"float32": full[name], "bfloat16": rounded[name]} for name in names},
         "measured": "by `evaluate` on the run's test text, before and after rounding the weights",
     }
 
 
 def example_command(path, exported):
-    """A command line that asks the exported model something.
+    """A command that calls the exported model.
 
     Args:
-        path: of the version that was written.
-        exported: what the task's `exported` gave.
+        path: the folder of the exported version.
+        exported: the result of the task's `exported`.
     """
     program = "saved_model_cli" if exported.tokenization == "words" else SAVED_MODEL_CLI
     return (

@@ -1,12 +1,16 @@
-"""Training and evaluating a language model: from a config to text, batches and figures."""
+"""The task of a language model: text, batches, evaluation and export for a config."""
 
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfmoe import data_pipelines
-from tfmoe.data_pipelines import graph_tokenization
+from tfmoe.config.schema import Config
+from tfmoe.data_pipelines import Vocabulary, graph_tokenization
 from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
@@ -15,8 +19,8 @@ from tfmoe.tasks.corpora import corpus_directory
 from tfmoe.tasks.task import Task
 from tfmoe.tasks.vocabularies import build_vocabulary
 
-MOST_LABELLED_FILES = 30
-# How exported models make words of strings.
+MAX_LABELLED_FILES = 30
+# How an exported model splits strings into words.
 TOKENIZATIONS = {
     "words": graph_tokenization.split_words,
     "text": graph_tokenization.tokenize_text,
@@ -24,7 +28,7 @@ TOKENIZATIONS = {
 
 
 class LanguageTask(Task):
-    """The text of a config, and what a model makes of it. Reads nothing before it is asked.
+    """The task of a language model. Reads nothing before a method needs it.
 
     Args:
         config: a `Config` of a language model.
@@ -38,7 +42,9 @@ class LanguageTask(Task):
 
     @functools.cached_property
     def surveys(self):
-        """`{"train": data_pipelines.Survey, …}`: the whole text, read once and checked."""
+        """`{"train": data_pipelines.Survey, …}`: statistics of the text, which is read once and
+        checked.
+        """
         surveys = {part: self.survey(files) for part, files in vars(self.splits).items() if files}
         for line in self.corpus.check_surveys(surveys):
             print(line)
@@ -52,18 +58,18 @@ class LanguageTask(Task):
         return self._surveyed[key]
 
     def corpus_statistics(self):
-        """Reads the whole text, generated text having been written if it was not there.
+        """Reads the whole text. Generates it first if needed.
 
         Returns:
-            What a run notes of it: `{"train": {"files", "sentences", "words"}, …}`.
+            The statistics that a run stores: `{"train": {"files", "sentences", "words"}, …}`.
         """
         return {
             part: {
                 "files": getattr(self.splits, part),
-                "sentences": found.sentences,
-                "words": found.tokens,
+                "sentences": survey.sentences,
+                "words": survey.tokens,
             }
-            for part, found in self.surveys.items()
+            for part, survey in self.surveys.items()
         }
 
     def new_vocabulary(self):
@@ -72,18 +78,18 @@ class LanguageTask(Task):
 
     @staticmethod
     def vocabulary_file(run):
-        """Where a `RunDirectory` keeps the vocabulary."""
+        """The vocabulary file of a `RunDirectory`."""
         return run.vocabulary
 
     load_vocabulary = staticmethod(data_pipelines.Vocabulary.load)
 
     def report(self, vocabulary):
-        """Lines on the text: sentences, words, and how many of them have no id."""
-        for part, found in self.surveys.items():
-            known = sum(count for word, count in found.words.items() if word in vocabulary)
+        """Yields lines on the text: sentences, words, and the fraction out of the vocabulary."""
+        for part, survey in self.surveys.items():
+            known = sum(count for word, count in survey.words.items() if word in vocabulary)
             yield (
-                f"{part:<6} {found.sentences:>11,} sentences {found.tokens:>13,} words "
-                f"{1 - known / found.tokens:>7.2%} out of vocabulary"
+                f"{part:<6} {survey.sentences:>11,} sentences {survey.tokens:>13,} words "
+                f"{1 - known / survey.tokens:>7.2%} out of vocabulary"
             )
         yield f"vocabulary of {len(vocabulary):,}"
 
@@ -94,7 +100,7 @@ class LanguageTask(Task):
         return self.surveys[part].lengths
 
     def batches_per_epoch(self, vocabulary):
-        """Batches of one pass over the training text."""
+        """Number of batches of one pass over the training text."""
         data = self.config.data
         return data_pipelines.batches_per_pass(
             self.lengths("train", vocabulary),
@@ -103,7 +109,7 @@ class LanguageTask(Task):
         )
 
     def numbered_batches(self, vocabulary, files, sentences=None):
-        """Batches of text files that keep their line numbers, to inspect a model on: see
+        """Batches of text files with line numbers, for inspection: see
         `tfmoe.inspection.numbered_batches`.
         """
         data = self.config.data
@@ -116,18 +122,18 @@ class LanguageTask(Task):
         )
 
     def find_files(self, patterns, direction=None):
-        """The files to evaluate on that paths or globs mean."""
+        """The files of paths or globs, to evaluate on."""
         if direction is not None:
             raise ValueError("--direction is for translation models")
         return self.corpus.find_files(patterns, corpus_directory(self.config.data))
 
     def files_in_order(self, patterns, direction=None):
-        """The files to inspect on, in the order of the patterns; without any, the test text."""
+        """The files to inspect on, in the order of the patterns; the test text without patterns."""
         if not patterns and direction is None:
             return self.splits.test
-        groups = [[each] for each in patterns] or [[]]
-        found = (file for some in groups for file in self.find_files(some, direction))
-        return list(dict.fromkeys(found))
+        groups = [[pattern] for pattern in patterns] or [[]]
+        files = (file for group in groups for file in self.find_files(group, direction))
+        return list(dict.fromkeys(files))
 
     @staticmethod
     def names_of(files):
@@ -136,15 +142,15 @@ class LanguageTask(Task):
 
     @staticmethod
     def numbered_files(files):
-        """The paths whose lines `numbered_batches` numbers, in its order."""
+        """The files whose lines `numbered_batches` numbers, in order."""
         return files
 
     @staticmethod
-    def own_labels(files):
-        """Labels of all lines that the text has by itself, and what they are: the files' names, if
-        there are 2 to 30 files; else `(None, None)`.
+    def default_labels(files):
+        """The labels of all lines if no label files are given, and the kind of label: the files'
+        names if there are 2 to 30 files, `(None, None)` otherwise.
         """
-        if not 1 < len(files) <= MOST_LABELLED_FILES:
+        if not 1 < len(files) <= MAX_LABELLED_FILES:
             return None, None
         names = [pathlib.Path(file).name for file in files]
         if len(set(names)) < len(names):
@@ -152,17 +158,17 @@ class LanguageTask(Task):
         return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
 
     def exported(self, vocabulary, model, half=False, tokenization=None, top=10):
-        """What `tfmoe export` writes of a trained model.
+        """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Vocabulary`.
             model: the built model.
-            half: whether large weights are bfloat16.
-            tokenization: `"words"` or `"text"`; `None` for that of the corpus.
-            top: words that `next_token` gives.
+            half: whether to store large weights as bfloat16.
+            tokenization: `"words"` or `"text"`; `None` for the corpus' own.
+            top: number of words that `next_token` returns.
 
         Returns:
-            `tfmoe.tasks.serving.Exported`.
+            `tfmoe.serving.exported.Exported`.
         """
         if tokenization is None:
             tokenization = self.corpus.tokenization
@@ -177,9 +183,9 @@ class LanguageTask(Task):
             top=top,
         )
         resources = {"weights": weights.variables, "table": table}
-        words = [vocabulary.word(index) for index in range(3, min(100, len(vocabulary)))]
-        plain = [word for word in words if word.isalnum()] or ["a"]
-        example = f'sentences=["{" ".join(plain[:4])}"]'
+        frequent = [vocabulary.word(index) for index in range(3, min(100, len(vocabulary)))]
+        words = [word for word in frequent if word.isalnum()] or ["a"]
+        example = f'sentences=["{" ".join(words[:4])}"]'
         return Exported(functions, resources, "score", tokenization, example)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
@@ -189,30 +195,31 @@ class LanguageTask(Task):
             model: a compiled `LanguageModel`.
             vocabulary: its `Vocabulary`.
             files: list of paths.
-            callbacks, verbose: of `model.evaluate`.
+            callbacks, verbose: arguments of `model.evaluate`.
 
         Returns:
-            Dictionary: `perplexity`, `tokens` counted, `oov` of them, `loss` in nats per token, and
-            per mixture its metrics of use (`moe_1_cv_load`, …).
+            Dictionary: `perplexity`, number of `tokens` predicted, `oov` (tokens out of the
+            vocabulary), `loss` in nats per token, and the load metrics of each mixture
+            (`moe_1_cv_load`, …).
         """
-        found = self.survey(files)
-        batches = self.batches(files, vocabulary, training=False, lengths=found.lengths)
-        measured = evaluate_perplexity(model, batches, callbacks, verbose)
-        known = sum(count for word, count in found.words.items() if word in vocabulary)
+        survey = self.survey(files)
+        batches = self.batches(files, vocabulary, training=False, lengths=survey.lengths)
+        metrics = evaluate_perplexity(model, batches, callbacks, verbose)
+        known = sum(count for word, count in survey.words.items() if word in vocabulary)
         first = ("perplexity", "tokens")
         return {
-            **{key: measured.pop(key) for key in first},
-            "oov": found.tokens - known,
-            **measured,
+            **{key: metrics.pop(key) for key in first},
+            "oov": survey.tokens - known,
+            **metrics,
         }
 
     @staticmethod
     def summary(result):
-        """One line on what `evaluate` gave."""
+        """A line of text on the result of `evaluate`."""
         return (
             f"perplexity {result['perplexity']:.2f} ({result['loss']:.4f} nats) per token on "
-            f"{result['tokens']:,} tokens (end of sentence counted), {result['oov']:,} of them out "
-            "of vocabulary"
+            f"{result['tokens']:,} tokens (ends of sentences included), {result['oov']:,} of them "
+            "out of vocabulary"
         )
 
 
@@ -220,12 +227,12 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
     """Runs a model's `evaluate`.
 
     Returns:
-        Dictionary: `perplexity`, `tokens` counted, `loss` in nats per token, and per mixture those
-        metrics that were measured.
+        Dictionary: `perplexity`, number of `tokens` predicted, `loss` in nats per token, and the
+        load metrics of each mixture.
     """
     logs = model.evaluate(batches, return_dict=True, verbose=verbose, callbacks=callbacks)
     total, tokens = model.perplexity.total.numpy(), model.perplexity.count.numpy()
-    use = {
+    load_metrics = {
         name: float(value)
         for name, value in logs.items()
         if name not in ("loss", "perplexity", "words") and value == value  # NaN: not measured
@@ -234,18 +241,25 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
         "perplexity": float(logs["perplexity"]),
         "tokens": int(tokens),
         "loss": float(total / tokens),
-        **use,
+        **load_metrics,
     }
 
 
-def build_batches(config, files, vocabulary, *, training, **arguments):
-    """Batches of text files by the settings of a config.
+def build_batches(
+    config: Config,
+    files: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    training: bool,
+    **arguments: Any,
+) -> tf.data.Dataset:
+    """Builds the batches of text files with the settings of a config.
 
     Args:
         config: a `Config`.
-        files: one part of a `Splits`.
+        files: the files of one part of a `Splits`.
         vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
-        training: shuffled and without end; otherwise in order and once.
+        training: `True` for endless shuffled batches, `False` for one pass in order.
         **arguments: further arguments of `tfmoe.data_pipelines.language_model_batches`
             (`start_batch`, `lengths`, shards).
 

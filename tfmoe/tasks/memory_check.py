@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory of this machine, before any of it is allocated.
+"""Checks that a model fits into the memory of this machine, before any of it is allocated.
 
 Axes: R devices that share the work, T positions of a batch on one device.
 """
@@ -18,22 +18,21 @@ from tfmoe.config.model_schema import block_lists
 from tfmoe.config.problems import ConfigError, Problem, key_of
 from tfmoe.distribute.workers import is_mixed, num_workers
 
-# Set to 1, it lets a model begin that needs more memory than there is.
+# The environment variable that disables the check if it is 1.
 IGNORE = "TFMOE_IGNORE_MEMORY"
-SMALLEST_VOCABULARY = 5
-# No optimizer has as many slots: with less memory than this, nobody needs to count them.
-MOST_SLOTS = 10
+MIN_VOCABULARY = 5
+# More slots per weight than any optimizer has: if these fit, the real ones need not be counted.
+MAX_SLOTS = 10
 
 
-class Needs(NamedTuple):
+class MemoryNeeds(NamedTuple):
     """Bytes on one device.
 
     Attributes:
-        weights: by the key that they follow from, `{"model.blocks[1]": 4096, …}`.
-        gradients: of the blocks' weights. Those of embedding and softmax arrive as some of their
-            rows.
+        weights: by the config key that determines their size, `{"model.blocks[1]": 4096, …}`.
+        gradients: of the blocks' weights. The gradients of embedding and softmax are sparse.
         slots: of the optimizer.
-        activations: that the backward pass needs.
+        activations: kept for the backward pass.
     """
 
     weights: dict
@@ -47,11 +46,11 @@ class Needs(NamedTuple):
 
 
 def check_blocks(config, strategy):
-    """Checks that a training of a config's blocks fits, whatever its text and vocabulary.
+    """Checks that training a config's blocks fits into memory, before the text is read.
 
     Args:
         config: a `Config`.
-        strategy: of the training.
+        strategy: the strategy of the training.
 
     Returns:
         The `GraphBuild` of its model, with `data.vocabulary.size` words if that is given.
@@ -59,23 +58,24 @@ def check_blocks(config, strategy):
     Raises:
         ConfigError: if it does not fit.
     """
-    size = config.data.vocabulary.size or SMALLEST_VOCABULARY
+    size = config.data.vocabulary.size or MIN_VOCABULARY
     built = GraphBuild(build_model(config, size))
     devices = strategy.num_replicas_in_sync
     weights = weights_by_key(config, built, devices)
     weights.pop("data.vocabulary.size")
-    refuse_too_large(Needs(weights, sum(weights.values())), devices_here(strategy), "training")
+    needs = MemoryNeeds(weights, sum(weights.values()))
+    check_fits(needs, devices_here(strategy), "training")
     return built
 
 
 def check_training(config, built, strategy, positions):
-    """Checks that a training fits.
+    """Checks that a training fits into memory.
 
     Args:
         config: a `Config`.
         built: the `GraphBuild` of its model.
-        strategy: of the training.
-        positions: of the training text, padding aside.
+        strategy: the strategy of the training.
+        positions: number of positions of the training text, without padding.
 
     Raises:
         ConfigError: if it does not fit.
@@ -84,41 +84,41 @@ def check_training(config, built, strategy, positions):
     weights = weights_by_key(config, built, devices)
     tokens = min(-(-config.data.batch_tokens // devices), positions)
     gradients = sum(weights.values()) - weights["data.vocabulary.size"]
-    needs = Needs(weights, gradients, 0, activation_bytes(built.layer, tokens))
+    needs = MemoryNeeds(weights, gradients, 0, activation_bytes(built.layer, tokens))
     available = available_memory()
-    if available is None or here * (needs.total + MOST_SLOTS * sum(weights.values())) < available:
+    if available is None or here * (needs.total + MAX_SLOTS * sum(weights.values())) < available:
         return
     slots = built.slots(build_optimizer(config))
-    slots = sum(each.on_each_device(devices).bytes for each in slots)
-    refuse_too_large(needs._replace(slots=slots), here, "training")
+    slots = sum(slot.on_each_device(devices).bytes for slot in slots)
+    check_fits(needs._replace(slots=slots), here, "training")
 
 
 def check_weights(config, vocabulary_size, checkpoints):
-    """Checks that the weights of a trained model fit.
+    """Checks that the weights of a trained model fit into memory.
 
     Args:
         config: a `Config`.
-        vocabulary_size: words or subwords with an id.
-        checkpoints: the folder that has them.
+        vocabulary_size: number of words or subwords with an id.
+        checkpoints: the folder of the weights.
 
     Raises:
-        ConfigError: if they do not.
+        ConfigError: if they do not fit.
     """
     stored = sum(file.stat().st_size for file in checkpoints.glob("*"))
     available = available_memory()
     if available is None or stored < available:
         return
     built = GraphBuild(build_model(config, vocabulary_size))
-    refuse_too_large(Needs(weights_by_key(config, built, 1)), 1, "this model")
+    check_fits(MemoryNeeds(weights_by_key(config, built, 1)), 1, "this model")
 
 
 def weights_by_key(config, built, devices):
-    """Bytes of weights on the fullest of several devices: by block, and `data.vocabulary.size` for
-    embedding and softmax.
+    """Bytes of weights on the fullest device, by config key: one key per block, and
+    `data.vocabulary.size` for embedding and softmax.
     """
 
     def bytes_of(layer):
-        return sum(each.on_each_device(devices).bytes for each in built.variables(layer))
+        return sum(weight.on_each_device(devices).bytes for weight in built.variables(layer))
 
     model = built.layer
     keys = [
@@ -132,7 +132,7 @@ def weights_by_key(config, built, devices):
 
 
 def devices_here(strategy):
-    """How many of the R devices share the memory of this machine; 0 if they have their own."""
+    """The number of the R devices that share this machine's memory; 0 if they have their own."""
     if not is_mixed(strategy):
         return 0 if tf.config.list_physical_devices("GPU") else 1
     devices = strategy.extended.worker_devices
@@ -145,13 +145,13 @@ def devices_here(strategy):
     return len(devices) * hosts.count(hosts[strategy.worker])
 
 
-def refuse_too_large(needs, devices, what):
-    """Raises a ConfigError if several devices of this machine need more memory than there is.
+def check_fits(needs, devices, subject):
+    """Raises a ConfigError if this machine has less memory than its devices need.
 
     Args:
-        needs: `Needs` of one of them.
-        devices: how many.
-        what: needs it: "training".
+        needs: the `MemoryNeeds` of one device.
+        devices: number of devices.
+        subject: the subject of the error message: "training".
     """
     available, total = available_memory(), devices * needs.total
     if available is None or total <= available or os.environ.get(IGNORE) == "1":
@@ -163,14 +163,14 @@ def refuse_too_large(needs, devices, what):
         "activations": needs.activations,
     }
     figures = ", ".join(f"{name} {in_units(devices * n)}" for name, n in parts.items() if n)
-    here = f" of {devices} devices" if devices > 1 else ""
-    key, most = max(needs.weights.items(), key=lambda item: item[1])
-    share = f"the largest part, {in_units(devices * most)} of the weights, follows from this key"
+    on_devices = f" for {devices} devices" if devices > 1 else ""
+    key, largest = max(needs.weights.items(), key=lambda item: item[1])
+    cause = f"this key determines the largest part, {in_units(devices * largest)} of the weights"
     if needs.activations > needs.total / 2:
-        key, share = "data.batch_tokens", "the largest part follows from this key"
+        key, cause = "data.batch_tokens", "this key determines the largest part"
     message = (
-        f"{what} needs {in_units(total)} of memory{here} ({figures}), but this machine has "
-        f"{in_units(available)} available; {share}. Choose a smaller model or more machines, or "
-        f"set {IGNORE}=1 in the environment to try it all the same"
+        f"{subject} needs {in_units(total)} of memory{on_devices} ({figures}), but this machine "
+        f"has {in_units(available)} available; {cause}. Use a smaller model or more machines, or "
+        f"set {IGNORE}=1 in the environment to try anyway"
     )
     raise ConfigError([Problem("", key, message)])

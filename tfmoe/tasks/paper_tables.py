@@ -1,7 +1,8 @@
-"""The paper's tables of operations and parameters, computed again from the shipped configs."""
+"""Recomputes the operations and parameters of the paper's tables from the shipped configs."""
 
 import contextlib
 import difflib
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,121 +12,122 @@ from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.shipped import shipped_configs
 
-# The units that the tables print in, their decimals (or more, where the figure has more), and what
-# heads our columns.
+# Per column: the unit that the tables print, its decimals (or more if a figure has more), and our
+# heading.
 UNITS = {
     "ops_per_timestep": (10**6, 1, "ops/timestep M"),
     "parameters": (10**6, 1, "parameters M"),
     "total": (10**9, 1, "total B"),
 }
-# Table 1 repeats rows of Table 7, rounded to whole millions but for the smaller operations:
-# `(row, row of Table 7, ops/timestep, parameters, decimals of each)`. Its other columns, and the
-# best published perplexity after 100 epochs, are no accounting.
+# Table 1 repeats rows of Table 7, rounded to whole millions except for small numbers of operations:
+# `(row, row of Table 7, (ops/timestep, decimals), (parameters, decimals))`. Its other columns are
+# measurements.
 TABLE_1 = [
     ("2xLSTM-8192-1024 (best published)", "2xLSTM-8192-1024", (151, 0), (151, 0)),
     ("MoE-4096-h (low-budget)", "MoE-4096-h", (8.9, 1), (4303, 0)),
     ("MoE-34M (medium-budget)", "MoE-34M", (33.8, 1), (4313, 0)),
     ("MoE-143M (high-budget)", "MoE-143M", (142.7, 1), (4371, 0)),
 ]
-# What our blocks cannot express of GNMT (configs/wmt14/_gnmt.yaml), in its cost.
+# The rows of GNMT. Its cost here differs, see configs/wmt14/_gnmt.yaml.
 GNMT_ROWS = {
     "GNMT": ("Table 2", "Table 3", "Table 4"),
     "GNMT-Mono": ("Table 5",),
     "GNMT-Multi": ("Table 5",),
 }
 GNMT_OPS = (
-    "GNMT has 41.9 M that our blocks cannot express: the backward half of its first encoder "
-    "layer, 8.4, what the second reads of it, 4.2, and the context's way into seven more decoder "
-    "layers, 29.4; with them it is 213.9"
+    "GNMT has 41.9 M more, which our blocks cannot express: the backward direction of its first "
+    "encoder layer, 8.4, the second layer's weights for it, 4.2, and the attention's context as "
+    "input of seven more decoder layers, 29.4; with them the figure is 213.9"
 )
 GNMT_TOTAL = (
-    "GNMT has the 41.9 M that ops/timestep lacks; with a second embedding, for our two languages "
-    "share one, it is 283; what else the printed 278 counts otherwise is not in our reference"
+    "GNMT has the 41.9 M that ops/timestep lacks; with them, and with a second embedding where our "
+    "two languages share one, the total is 283 M; our copy of the paper does not explain the rest "
+    "of the difference to the printed 278 M"
 )
-# Why a figure of ours is not the printed one within rounding.
+# Why a figure differs from the printed one by more than rounding.
 REASONS = {
     (table, row, column): reason
     for row, tables in GNMT_ROWS.items()
     for table in tables
     for column, reason in (("ops_per_timestep", GNMT_OPS), ("total", GNMT_TOTAL))
 } | {
-    ("Table 7", "MoE-256", "ops_per_timestep"): "the rule that gives all other rows (every LSTM "
-    "matrix, 4 experts, both matrices of the gate) gives 8.65, which rounds to 8.7",
-    ("Table 7", "2xLSTM-8192-1024", "parameters"): "the matrices are 150.99; the biases of two "
-    "LSTMs of 8192 units, which the printed figure leaves out, add 0.07",
-    ("Table 7", "MoE-34M", "total"): "the printed parts, 4313.9 M and twice 793471 x 1024, make "
-    "5.94 too",
+    ("Table 7", "MoE-256", "ops_per_timestep"): "the formula that reproduces all other rows (all "
+    "matrices of the LSTMs, 4 experts, both matrices of the gate) gives 8.65, which rounds to 8.7",
+    ("Table 7", "2xLSTM-8192-1024", "parameters"): "the matrices have 150.99 M parameters; the "
+    "biases of two LSTMs of 8192 units, which the printed figure omits, add 0.07 M",
+    ("Table 7", "MoE-34M", "total"): "the printed parts, 4313.9 M and twice 793471 x 1024, also "
+    "add up to 5.94",
     ("Table 1", "MoE-34M (medium-budget)", "parameters"): "Table 7 prints 4313.9 for the same "
-    "model; here the decimal is cut off, not rounded",
+    "model; Table 1 truncates it instead of rounding",
 }
 # Tables 2 to 5 print ops/timestep in whole millions.
 DECIMALS = {(f"Table {number}", "ops_per_timestep"): 0 for number in (2, 3, 4, 5)}
-# What the paper's figure itself does not settle.
+# Settings that the paper does not give.
 NOTES = {
-    "Table 5": "ops/timestep: the vocabulary of 32K is 32,768 here; with 32,000 that of MoE-Multi "
-    "would be 101.3.",
-    "Table 8": "total: the size of the vocabulary is not in our reference; 100,000 is ours, and "
-    "the printed totals of all rows agree with 76 to 109 thousand.",
+    "Table 5": "ops/timestep: the vocabulary of 32K is 32,768 here; with 32,000 MoE-Multi would "
+    "have 101.3.",
+    "Table 8": "total: our copy of the paper does not give the vocabulary size; we use 100,000. "
+    "The printed totals of all rows are consistent with 76 to 109 thousand.",
 }
 TABLES = ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 7", "Table 8")
 
 
-def recompute_tables(number=None, row=None):
+def recompute_tables(table: str | None = None, row: str | None = None) -> list[dict[str, Any]]:
     """Counts the models of the paper's tables, and compares with the printed figures.
 
     Args:
-        number: of a table, such as `"7"`; `None` for all.
+        table: number of a table, such as `"7"`; `None` for all.
         row: name of a row; `None` for all.
 
     Returns:
-        List of what `recompute` returns.
+        List of the results of `recompute`.
 
     Raises:
         ValueError: if there is no such table or row.
     """
-    names = TABLES if number is None else (known_table(number),)
+    names = TABLES if table is None else (table_name(table),)
     configs = {
-        (each["table"], each["row"]): each["name"]
-        for each in shipped_configs()
-        if each["table"] in TABLES
+        (config["table"], config["row"]): config["name"]
+        for config in shipped_configs()
+        if config["table"] in TABLES
     }
-    rows = [(name, *each) for name in names for each in rows_of(name, configs)]
+    rows = [(name, *columns) for name in names for columns in rows_of(name, configs)]
     if row is not None:
-        check_row(row, [each[1] for each in rows])
-        rows = [each for each in rows if each[1] == row]
-    with contextlib.suppress(RuntimeError):  # raised if the devices are in use already
-        tf.config.set_visible_devices([], "GPU")  # counting needs none
-    return [recompute(*each) for each in rows]
+        check_row(row, [name for _, name, *_ in rows])
+        rows = [columns for columns in rows if columns[1] == row]
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow has initialized the devices
+        tf.config.set_visible_devices([], "GPU")  # counting needs no GPU
+    return [recompute(*columns) for columns in rows]
 
 
-def known_table(number):
+def table_name(number):
     """`"Table 7"` for `"7"` or `"table 7"`.
 
     Raises:
-        ValueError: if there is nothing to recompute in that table.
+        ValueError: if the table has no figures to recompute.
     """
     name = f"Table {str(number).lower().removeprefix('table').strip()}"
     if name not in TABLES:
         raise ValueError(
-            "--table must be 1 to 5, 7 or 8, the tables with operations and parameters of models "
-            f"that are shipped, got {number!r}"
+            "--table must be 1 to 5, 7 or 8, the tables with operations and parameters of shipped "
+            f"configs, got {number!r}"
         )
     return name
 
 
 def check_row(row, rows):
-    """Raises a ValueError that names the nearest row, if there is no such row."""
+    """Raises a ValueError that suggests the nearest row, if there is no such row."""
     if row in rows:
         return
-    by_lower_case = {each.lower(): each for each in rows}
+    by_lower_case = {name.lower(): name for name in rows}
     near = difflib.get_close_matches(row.lower(), by_lower_case, n=1)
     hint = f"did you mean {by_lower_case[near[0]]!r}?" if near else f"rows: {', '.join(rows)}"
     raise ValueError(f"--row: there is no row {row!r}; {hint}")
 
 
 def rows_of(name, configs):
-    """The rows of a table, as `(row, name of its config, {column: (printed, decimals)} or None)`;
-    `None` for what the config itself says of the paper.
+    """The rows of a table: list of `(row, name of its config, {column: (printed, decimals)})`, with
+    `None` for the printed figures if the config has them.
 
     Args:
         name: of the table.
@@ -133,20 +135,20 @@ def rows_of(name, configs):
     """
     if name == "Table 1":
         return [
-            (row, configs["Table 7", same], {"ops_per_timestep": ops, "parameters": parameters})
-            for row, same, ops, parameters in TABLE_1
+            (row, configs["Table 7", row_7], {"ops_per_timestep": ops, "parameters": parameters})
+            for row, row_7, ops, parameters in TABLE_1
         ]
     return [(row, config, None) for (table, row), config in configs.items() if table == name]
 
 
 def recompute(table, row, name, printed):
-    """One row, as `tfmoe tables --json` prints it.
+    """Recomputes one row: an item of the list that `tfmoe tables --json` prints.
 
     Args:
         table, row: of the paper.
-        name: of the config.
-        printed: `{column: (figure in the column's unit, decimals)}`, or `None` to take them from
-            the config.
+        name: name of the config.
+        printed: `{column: (figure in the column's unit, decimals)}`, or `None` to take the figures
+            from the config.
     """
     config = load_config(name)
     counts = describe(build_model(config))
@@ -182,51 +184,51 @@ def recompute(table, row, name, printed):
     return result
 
 
-def decimals_of(figure, least):
-    """The decimals of a printed figure: those of its column, or as many as it has."""
-    return max(least, len(str(figure).partition(".")[2].rstrip("0")))
+def decimals_of(figure, min_decimals):
+    """The number of decimals of a printed figure, at least `min_decimals`."""
+    return max(min_decimals, len(str(figure).partition(".")[2].rstrip("0")))
 
 
-def tables_report(results):
-    """What `tfmoe tables` prints.
+def tables_report(results: list[dict[str, Any]]) -> str:
+    """The text that `tfmoe tables` prints.
 
     Args:
-        results: what `recompute_tables` returns.
+        results: the result of `recompute_tables`.
     """
     parts, reasons = [], []
     for name in TABLES:
-        rows = [each for each in results if each["table"] == name]
+        rows = [row for row in results if row["table"] == name]
         if not rows:
             continue
-        columns = [column for column in UNITS if any(each[column] for each in rows)]
+        columns = [column for column in UNITS if any(row[column] for row in rows)]
         heading = ["row", "config"]
         for column in columns:
             heading += [UNITS[column][2], "paper", "difference"]
         lines = []
-        for each in rows:
-            line = [each["row"], each["config"]]
+        for row in rows:
+            line = [row["row"], row["config"]]
             for column in columns:
-                line += _cells(each[column], column, reasons)
+                line += _cells(row[column], column, reasons)
             lines.append(line)
         text = aligned([heading, *lines], "<<" + ">>>" * len(columns))
         parts.append("\n".join([name, text, *([NOTES[name]] if name in NOTES else [])]))
     if reasons:
         parts.append("\n".join(f"[{i}] {reason}" for i, reason in enumerate(reasons, start=1)))
     else:
-        parts.append("All within rounding.")
+        parts.append("All figures agree within rounding.")
     return "\n\n".join(parts)
 
 
 def _cells(entry, column, reasons):
-    """Ours, the paper's and the difference; a mark behind it where it is not within rounding, and
-    its reason added to `reasons`.
+    """Our figure, the paper's and the difference. A difference of more than rounding gets a
+    reference to its reason, which is added to `reasons`.
     """
     if entry is None:
         return ["", "", ""]
     unit, decimals, _ = UNITS[column]
     difference = f"{entry['difference'] / unit:+.{decimals + 2}f}"
     if entry["within_rounding"]:
-        difference += "    "  # where others have their mark
+        difference += "    "  # as wide as a reference
     else:
         if entry["reason"] not in reasons:
             reasons.append(entry["reason"])

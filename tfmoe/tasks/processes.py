@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine. Imports nothing of tfmoe."""
+"""Runs a cluster of processes on this machine. Imports nothing of tfmoe."""
 
 import contextlib
 import ctypes
@@ -12,100 +12,103 @@ import sys
 import time
 from typing import NamedTuple
 
-# How long the other workers may take to end by themselves when one has failed.
+# How long the other workers may run after one has failed.
 GRACE_SECONDS = 60
-# How many lines of a failed worker's output are shown.
+# Number of lines of a failed worker's output that are shown.
 LAST_LINES = 15
-# Signals of which Python, unlike SIGINT, makes no exceptions. Windows has no SIGHUP.
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-KILL_WHEN_PARENT_DIES = 1  # PR_SET_PDEATHSIG of Linux' prctl
+# Signals for which Python raises no exception. Windows has no SIGHUP.
+TERMINATION_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+PR_SET_PDEATHSIG = 1  # option of Linux' prctl: the signal to receive when the parent dies
 
 
 class Worker(NamedTuple):
     """A process of the cluster.
 
     Attributes:
-        number: from 0.
+        index: from 0.
         process: `subprocess.Popen`.
-        log: the file that has its output; `None` for worker 0, whose output is launch's.
+        log: the file of its output; `None` for worker 0, which writes to the output of launch.
     """
 
-    number: int
+    index: int
     process: subprocess.Popen
     log: pathlib.Path | None
 
 
 @contextlib.contextmanager
-def cluster(command, number, logs):
-    """Processes that are a cluster, none of which outlives the context.
+def cluster(command, num_workers, logs):
+    """Starts a cluster of processes. No process outlives the context.
 
     Args:
-        command: list of strings, the same for all.
-        number: of processes.
-        logs: folder for the output of all but the first.
+        command: list of strings, the same for all workers.
+        num_workers: number of processes.
+        logs: folder for the output of all workers but the first.
 
     Yields:
         List of `Worker`s.
     """
-    addresses = free_addresses(number)
+    addresses = free_addresses(num_workers)
     logs.mkdir(parents=True, exist_ok=True)
-    started = []
-    with ended_by_signals():
+    workers = []
+    with exit_on_signals():
         try:
-            for i in range(number):
-                log = logs / f"worker-{i}.log" if i else None
-                with signals_postponed():  # or a worker runs that nobody knows of
-                    process = start(command, environment(addresses, i), log)
-                    started.append(Worker(i, process, log))
-            yield started
+            for index in range(num_workers):
+                log = logs / f"worker-{index}.log" if index else None
+                with signals_postponed():  # between the start of a process and its registration
+                    process = start(command, environment(addresses, index), log)
+                    workers.append(Worker(index, process, log))
+            yield workers
         finally:
-            stop(started)
+            stop(workers)
 
 
 @contextlib.contextmanager
-def ended_by_signals():
-    """Lets SIGTERM and SIGHUP end this process as an exception does: blocks are left in order."""
-    with handled(ENDING, _exit):
+def exit_on_signals():
+    """Makes SIGTERM and SIGHUP raise `SystemExit`, so that contexts are exited."""
+    with handled_signals(TERMINATION_SIGNALS, _exit):
         yield
 
 
-def _exit(number, _frame):
-    raise SystemExit(128 + number)
+def _exit(signal_number, _frame):
+    raise SystemExit(128 + signal_number)
 
 
 @contextlib.contextmanager
 def signals_postponed():
-    """Lets the signals that end this process do so only when the block is over."""
-    came = []
+    """Postpones SIGINT, SIGTERM and SIGHUP to the end of the block."""
+    received = []
+    signals = (signal.SIGINT, *TERMINATION_SIGNALS)
     try:
-        with handled((signal.SIGINT, *ENDING), lambda number, _frame: came.append(number)):
+        with handled_signals(signals, lambda number, _frame: received.append(number)):
             yield
     finally:
-        for number in came[:1]:
+        for number in received[:1]:
             signal.raise_signal(number)
 
 
 @contextlib.contextmanager
-def handled(numbers, handler):
-    """Has a function handle signals, but for those that are ignored, as nohup has it."""
-    before = {each: signal.getsignal(each) for each in numbers}
-    before = {each: own for each, own in before.items() if own != signal.SIG_IGN}
-    for each in before:
-        signal.signal(each, handler)
+def handled_signals(signals, handler):
+    """Handles signals with a function, except those that are ignored (by nohup, for example)."""
+    original = {number: signal.getsignal(number) for number in signals}
+    original = {number: old for number, old in original.items() if old != signal.SIG_IGN}
+    for number in original:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for each, own in before.items():
-            signal.signal(each, own)
+        for number, old in original.items():
+            signal.signal(number, old)
 
 
-def free_addresses(number):
-    """Addresses `127.0.0.1:PORT` on which nothing listens now."""
+def free_addresses(count):
+    """Addresses `127.0.0.1:PORT` that no process listens on."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{bound.getsockname()[1]}" for bound in sockets]
 
 
 def environment(addresses, index):
@@ -118,18 +121,18 @@ def environment(addresses, index):
         **os.environ,
         "TF_CONFIG": json.dumps(task),
         "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONUNBUFFERED": "1",  # a log is whole, however its worker ends
+        "PYTHONUNBUFFERED": "1",  # keeps the log complete if the worker is killed
     }
 
 
 def start(command, environment, log):
-    """Starts a worker: in a process group of its own, so that Ctrl-C reaches launch alone, and such
-    that it is killed (on Linux) when launch is.
+    """Starts a worker. It is in a new process group, so that Ctrl-C only reaches launch. On Linux
+    it is killed when launch is killed.
 
     Args:
         command: list of strings.
         environment: dictionary.
-        log: file for its output; `None` for that of this process.
+        log: file for its output; `None` for the output of this process.
     """
     with open(log, "w", encoding="utf-8") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
@@ -138,12 +141,12 @@ def start(command, environment, log):
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if log else None,
-            **in_a_group(),
+            **process_group_arguments(),
         )
 
 
-def in_a_group():
-    """The arguments of `subprocess.Popen` for a process group, by the operating system."""
+def process_group_arguments():
+    """The arguments of `subprocess.Popen` for a new process group, on any operating system."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     if sys.platform != "linux":
@@ -151,58 +154,58 @@ def in_a_group():
     libc = ctypes.CDLL(None)
 
     def die_with_parent():
-        libc.prctl(KILL_WHEN_PARENT_DIES, signal.SIGKILL)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return {"process_group": 0, "preexec_fn": die_with_parent}
 
 
 def wait(workers):
-    """Waits until all workers have ended, or one has failed and the others' time is over.
+    """Waits until all workers have ended. After a failure, kills the others after a grace period.
 
     Returns:
-        `{Worker: how it ended}`, in the order in which they did.
+        `{Worker: how it ended}`, in the order in which they ended.
     """
-    ended, failed_at = {}, None
-    while len(ended) < len(workers):
-        running = [worker for worker in workers if worker not in ended]
+    outcomes, failed_at = {}, None
+    while len(outcomes) < len(workers):
+        running = [worker for worker in workers if worker not in outcomes]
         for worker in running:
             if worker.process.poll() is not None:
-                ended[worker] = how(worker.process.returncode)
+                outcomes[worker] = outcome(worker.process.returncode)
                 failed_at = failed_at or (worker.process.returncode and time.monotonic())
         if failed_at and time.monotonic() > failed_at + GRACE_SECONDS:
             stop(running)
             late = f"did not end within {GRACE_SECONDS} seconds, and was stopped"
-            return ended | {worker: late for worker in running if worker not in ended}
+            return outcomes | {worker: late for worker in running if worker not in outcomes}
         time.sleep(0.1)
-    return ended
+    return outcomes
 
 
 def stop(workers):
-    """Kills the workers that still run. What they saved is whole, as after any other kill."""
+    """Kills the workers that still run. Their saved files stay valid, as after any kill."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:
         worker.process.wait()
 
 
-def report(ended):
-    """Which worker ended how.
+def report(outcomes):
+    """Text that says how each worker ended.
 
     Args:
-        ended: as `wait` gives it.
+        outcomes: the result of `wait`.
     """
     lines = []
-    for worker, words in ended.items():
+    for worker, text in outcomes.items():
         where = f"its output is in {worker.log}" if worker.log else "its output is above"
-        lines.append(f"tfmoe: worker {worker.number} {words}; {where}")
+        lines.append(f"tfmoe: worker {worker.index} {text}; {where}")
         if worker.log and worker.process.returncode:
             text = worker.log.read_text(encoding="utf-8", errors="replace")
             lines += [f"  | {line}" for line in text.splitlines()[-LAST_LINES:]]
     return "\n".join(lines)
 
 
-def how(status):
-    """A process's end in words, from `subprocess`' return code."""
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}" if status else "finished"
+def outcome(returncode):
+    """How a process ended, in words, from `subprocess`' return code."""
+    if returncode < 0:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    return f"ended with exit status {returncode}" if returncode else "finished"

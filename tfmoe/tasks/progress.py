@@ -1,4 +1,4 @@
-"""How progress is shown."""
+"""Progress output."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ BEFORE_EPOCHS = 0.25  # of the time of a short training: building and tracing th
 
 
 def verbosity():
-    """Keras' `verbose`: a bar that moves on a terminal, a line per epoch in a file or a pipe."""
+    """Keras' `verbose`: a progress bar on a terminal, a line per epoch in a file or a pipe."""
     return 1 if sys.stdout.isatty() else 2
 
 

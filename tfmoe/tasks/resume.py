@@ -1,45 +1,45 @@
-"""Whether and where a training run goes on."""
+"""Resumes a training run: checks that it can be resumed, and restores its state."""
 
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import key_of
-from tfmoe.tasks.going_on import resume_command
+from tfmoe.tasks.resume_hint import resume_command
 
 
 def check_folder(config, run, resume):
-    """Checks that a run can begin in the folder, or that the one in it can go on."""
+    """Checks that a run can start in the folder, or that the run in it can be resumed."""
     if not run.begun():
         return
     if not resume:
         raise FileExistsError(
-            f"{run.path} has a run already: --resume goes on with it, --run-dir names another "
-            "folder"
+            f"{run.path} already has a run: resume it with --resume, or choose another folder with "
+            "--run-dir"
         )
     run.check()
-    was, now = load_config(run.config).model_dump(), config.model_dump()
+    old, new = load_config(run.config).model_dump(), config.model_dump()
     changed = [
         key
-        for key in differences(was, now)
+        for key in differences(old, new)
         if key != "training.epochs" and not key.startswith(("model.decoding.", "distribute."))
     ]
     if changed:
         raise ValueError(
-            f"{run.path} was begun with another config, different in {', '.join(changed)}. Resume "
-            f"with the same settings ({resume_command(run.path)}), or begin another run"
+            f"{run.path} was started with another config, which differs in {', '.join(changed)}. "
+            f"Resume with the same settings ({resume_command(run.path)}), or start another run"
         )
 
 
 def check_text(run, text):
-    """Checks that the text of a run is what it was, by its counts.
+    """Checks that the statistics of a run's text are unchanged.
 
     Args:
         run: a `RunDirectory`.
-        text: what `run.json` would now hold of the text.
+        text: the present statistics of the text, as `run.json` stores them.
     """
     changed = [key for key in differences(run.read_facts()["text"], text) if ".files" not in key]
     if changed:
         raise ValueError(
-            f"the text has changed since {run.path} began: {', '.join(changed)} differ from "
-            f"{run.facts}; put the text back, or begin another run"
+            f"the text has changed since {run.path} was started: {', '.join(changed)} differ from "
+            f"{run.facts}; restore the text, or start another run"
         )
 
 
@@ -52,30 +52,36 @@ def differences(a, b, path=()):
         pairs = [(index, *items) for index, items in enumerate(zip(a, b, strict=True))]
     else:
         return [] if a == b else [key_of(path)]
-    return [found for key, *values in pairs for found in differences(*values, (*path, key))]
+    return [inner for key, *values in pairs for inner in differences(*values, (*path, key))]
 
 
 def restore(state, config, run, steps):
-    """Restores a run's state, and says where it goes on.
+    """Restores a run's state, and prints where training resumes.
+
+    Args:
+        state: the `TrainingState`.
+        config: the `Config`.
+        run: the `RunDirectory`.
+        steps: batches per epoch.
 
     Raises:
-        ValueError: if the state is damaged or lost, or further than the config wants to go.
+        ValueError: if the state is damaged or lost, or has more epochs than the config.
     """
-    history = run.read_history()  # a broken one is better found now than after an epoch
+    history = run.read_history()  # fails now, not after an epoch, if the file is damaged
     if not state.restore():
         if len(history) > 1:  # the first row is written just before the first state
             raise ValueError(
-                f"{run.checkpoints} has no state to resume from, though {run.history.name} has "
-                "finished epochs: put the folder back, or begin another run"
+                f"{run.checkpoints} has no state to resume from, but {run.history.name} has "
+                "finished epochs: restore the folder, or start another run"
             )
-        print(f"{run.path} has no saved state yet: training begins\n", flush=True)
+        print(f"{run.path} has no saved state yet: training starts\n", flush=True)
         return
-    epoch, wanted = int(state.epoch), config.training.epochs
-    part = state.step - epoch * steps
-    if wanted < epoch + bool(part):
+    epoch, epochs = int(state.epoch), config.training.epochs
+    steps_done = state.step - epoch * steps
+    if epochs < epoch + bool(steps_done):
         raise ValueError(
-            f"training.epochs is {wanted}, but {run.path} has gone further: {epoch} epochs are "
-            f"finished{', and one is begun' if part else ''}"
+            f"training.epochs is {epochs}, but {run.path} has finished {epoch} epochs"
+            f"{' and started the next' if steps_done else ''}"
         )
-    where = f"step {part} of {steps} in epoch {epoch + 1}" if part else f"epoch {epoch}"
+    where = f"step {steps_done} of {steps} in epoch {epoch + 1}" if steps_done else f"epoch {epoch}"
     print(f"resuming {run.path} after {where}\n", flush=True)

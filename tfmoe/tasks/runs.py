@@ -1,5 +1,6 @@
-"""From a run's folder to what is in it."""
+"""Loads a trained run from its folder."""
 
+import os
 from typing import NamedTuple
 
 from tfmoe import data_pipelines
@@ -9,27 +10,36 @@ from tfmoe.config.schema import Config
 from tfmoe.models import LanguageModel, TranslationModel
 from tfmoe.tasks.memory_check import check_weights
 from tfmoe.tasks.registry import task_of
+from tfmoe.tasks.task import Task
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import load_weights
 
 
 class Run(NamedTuple):
-    """What a run's folder holds: see `load_run`."""
+    """A loaded run, see `load_run`.
+
+    Attributes:
+        config: its config.
+        vocabulary: its vocabulary of words or subwords.
+        model: the built model with its weights.
+    """
 
     config: Config
     vocabulary: data_pipelines.Vocabulary | data_pipelines.Subwords
     model: LanguageModel | TranslationModel
 
 
-def load_vocabulary(run, task):
-    """The vocabulary of a run, checked to be the one it was trained with.
+def load_vocabulary(
+    run: RunDirectory, task: Task
+) -> data_pipelines.Vocabulary | data_pipelines.Subwords:
+    """Loads the vocabulary of a run, and checks that the run was trained with it.
 
     Args:
         run: a `RunDirectory`.
         task: the task of its config.
 
     Raises:
-        ValueError: if the file is not the one that the run began with.
+        ValueError: if the file has changed since the run was started.
     """
     file = task.vocabulary_file(run)
     vocabulary = task.load_vocabulary(file)
@@ -37,25 +47,25 @@ def load_vocabulary(run, task):
     if vocabulary.fingerprint != expected:
         raise ValueError(
             f"{file} is not the vocabulary of this run: its SHA-256 is "
-            f"{vocabulary.fingerprint[:12]}…, {run.facts.name} says {expected[:12]}…; put the file "
-            "back that the run began with"
+            f"{vocabulary.fingerprint[:12]}…, {run.facts.name} has {expected[:12]}…; restore the "
+            "file that the run was started with"
         )
     return vocabulary
 
 
-def load_run(path, weights="best"):
+def load_run(path: str | os.PathLike, weights: str = "best") -> Run:
     """Loads a trained model from its run's folder.
 
     Args:
         path: the folder.
-        weights: `"best"` by validation perplexity, or `"last"`.
+        weights: `"best"` (by validation perplexity) or `"last"`.
 
     Returns:
         A `Run` of config, vocabulary and built model with its weights.
 
     Raises:
-        FileNotFoundError: if it is no run, or has no weights yet.
-        ValueError: if its parts do not fit together.
+        FileNotFoundError: if the folder has no run, or no weights yet.
+        ValueError: if config, vocabulary and weights do not match.
     """
     run = RunDirectory(path)
     run.check()

@@ -1,7 +1,10 @@
-"""Several configs trained over several seeds."""
+"""Trains several configs over several seeds."""
 
 import itertools
 import logging
+import os
+import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -10,7 +13,7 @@ from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.loader import load_config
 from tfmoe.config.shipped import find_config, shipped_configs
 from tfmoe.extras import require
-from tfmoe.tasks.comparison import BALANCE, compare, figure, measured
+from tfmoe.tasks.comparison import BALANCE, compare, figure, measurements
 from tfmoe.tasks.corpora import find_splits
 from tfmoe.tasks.resume import check_folder
 from tfmoe.tasks.train import train_run
@@ -22,8 +25,8 @@ class Run(NamedTuple):
 
     Attributes:
         name: of the config.
-        seed: of the training.
-        config: the `Config`, with that seed.
+        seed: seed of the training.
+        config: the `Config` with that seed.
         folder: the `RunDirectory`.
     """
 
@@ -33,21 +36,29 @@ class Run(NamedTuple):
     folder: object
 
 
-def run_sweep(configs, capacity, seeds, overrides, run_dir):
-    """Trains what is not trained yet of a sweep, and compares.
+def run_sweep(
+    configs: Sequence[str] | None,
+    capacity: bool,
+    seeds: int,
+    overrides: Sequence[str],
+    run_dir: str | os.PathLike,
+) -> None:
+    """Trains the unfinished runs of a sweep, and compares all runs.
 
     Args:
-        configs: paths or names of shipped configs; none for the shipped ones.
-        capacity: whether these are capacity/, instead of ablation/.
-        seeds: how many.
-        overrides: of `--set`, for all.
+        configs: paths or names of shipped configs; none for the configs of ablation/ or capacity/.
+        capacity: whether to use the configs of capacity/ instead of ablation/.
+        seeds: number of seeds.
+        overrides: values of `--set`, for all configs.
         run_dir: the sweep's folder.
 
     Raises:
         MissingExtra: if matplotlib is not installed.
-        ValueError: if a config has a mistake or no test text, or a folder has a run of another one.
+        ValueError: if a config is invalid or has no test text, or a folder has a run of another
+            config.
     """
     require("matplotlib")
+    run_dir = pathlib.Path(run_dir)
     names = named_configs(configs, capacity)
     runs = planned_runs(names, seeds, overrides, run_dir)
     rows = train_all(runs)
@@ -55,50 +66,50 @@ def run_sweep(configs, capacity, seeds, overrides, run_dir):
 
 
 def named_configs(configs, capacity):
-    """The configs of a sweep by the names of their folders.
+    """The configs of a sweep by name, which is also the name of their folder.
 
     Args:
-        configs: paths or names of shipped configs; none for the shipped ones.
-        capacity: whether the shipped ones are capacity/, instead of ablation/.
+        configs, capacity: as for `run_sweep`.
 
     Returns:
         `{name: path}`.
 
     Raises:
-        ValueError: if one is unknown, or two have the same name.
+        ValueError: if a config is unknown, or two have the same name.
     """
     if configs and capacity:
-        raise ValueError("--capacity names its configs itself: leave it or the CONFIGs out")
+        raise ValueError("--capacity chooses the configs: give either --capacity or CONFIGs")
     if not configs:
         folder = "capacity/" if capacity else "ablation/"
-        configs = [each["name"] for each in shipped_configs() if each["name"].startswith(folder)]
-    found = {}
+        names = (config["name"] for config in shipped_configs())
+        configs = [name for name in names if name.startswith(folder)]
+    paths = {}
     for config in configs:
         path = find_config(config)
         name = path.name.removesuffix(".yaml")
-        if name in found:
+        if name in paths:
             raise ValueError(
-                f"{found[name]} and {path} are both named {name}, and so would be their folder: "
-                "give each config once, or rename one"
+                f"{paths[name]} and {path} have the same name, {name}, and would have the same "
+                "folder: give each config once, or rename one"
             )
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def planned_runs(names, seeds, overrides, run_dir):
-    """All runs of a sweep, each seed with every config in turn; checked before any is trained.
+    """Plans all runs of a sweep: for each seed, every config. Checks them before any is trained.
 
     Args:
         names: `{name: path}` of the configs.
-        seeds: how many.
-        overrides: of `--set`.
+        seeds: number of seeds.
+        overrides: values of `--set`.
         run_dir: the sweep's folder.
 
     Returns:
         List of `Run`.
 
     Raises:
-        ValueError: if a config has a mistake or no test text, or a folder has a run of another one.
+        ValueError: as for `run_sweep`.
     """
     runs = []
     for seed, (name, path) in itertools.product(range(seeds), names.items()):
@@ -109,7 +120,7 @@ def planned_runs(names, seeds, overrides, run_dir):
     for name, config in {run.name: run.config for run in runs if not is_finished(run)}.items():
         if corpus_of(config.data).kind != "language":
             raise ValueError(
-                f"{name} is a {config.model.name}: a comparison is of language models so far"
+                f"{name} is a {config.model.name} model: only language models can be compared"
             )
         if not find_splits(config).test:
             raise ValueError(f"data.test: is empty in {name}, but a comparison needs test text")
@@ -117,46 +128,44 @@ def planned_runs(names, seeds, overrides, run_dir):
 
 
 def is_finished(run):
-    """Whether a run has been trained to its end and evaluated on test text. Its folder must have
-    been checked.
-    """
+    """Whether a run was trained to the end and evaluated on test text. Assumes `check_folder`."""
     if not (run.folder.begun() and run.folder.result.exists()):
         return False
     result = run.folder.read_json(run.folder.result)
-    wanted = {"epochs": run.config.training.epochs, "evaluated_on": "test"}
-    return all(result.get(key) == value for key, value in wanted.items())
+    expected = {"epochs": run.config.training.epochs, "evaluated_on": "test"}
+    return all(result.get(key) == value for key, value in expected.items())
 
 
 def train_all(runs):
-    """Trains what is not finished, with a line on each run.
+    """Trains the unfinished runs, and prints a line per run.
 
     Returns:
-        List of what `measured` gives, for each run.
+        List of the `measurements` of each run.
     """
-    logging.getLogger("tensorflow").addFilter(not_of_retracing)
+    logging.getLogger("tensorflow").addFilter(is_not_retracing_warning)
     rows = []
-    for number, run in enumerate(runs, 1):
+    for position, run in enumerate(runs, 1):
         finished = is_finished(run)
         if not finished:
-            print(f"\n== {number} of {len(runs)}: {run.name}, seed {run.seed} ==", flush=True)
+            print(f"\n== {position} of {len(runs)}: {run.name}, seed {run.seed} ==", flush=True)
             train_run(run.config, run.folder.path, resume=True)
-            keras.backend.clear_session()  # a sweep must not gather the graphs of all its models
-        row = measured(run)
+            keras.backend.clear_session()  # frees the graphs of the model
+        row = measurements(run)
         rows.append(row)
         balance = ", ".join(
             f"{label} {figure(row[f'train_{name}'])}" for name, label in BALANCE.items()
         )
-        took = "finished before" if finished else f"{row['seconds']:.0f} s of training"
+        time = "already finished" if finished else f"{row['seconds']:.0f} s of training"
         print(
-            f"[{number}/{len(runs)}] {run.name}, seed {run.seed}: test perplexity "
-            f"{row['perplexity']:.2f}; in training {balance}; {took}",
+            f"[{position}/{len(runs)}] {run.name}, seed {run.seed}: test perplexity "
+            f"{row['perplexity']:.2f}; in training {balance}; {time}",
             flush=True,
         )
     return rows
 
 
-def not_of_retracing(record):
-    """Whether a log record is none of TensorFlow's warnings that a function is traced repeatedly:
-    here every model has its own.
+def is_not_retracing_warning(record):
+    """Whether a log record is not TensorFlow's warning about retracing. In a sweep every model is
+    traced.
     """
     return "triggered tf.function retracing" not in record.getMessage()

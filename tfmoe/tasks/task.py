@@ -1,4 +1,4 @@
-"""What training every kind of model needs of its text."""
+"""Base class of tasks: the text of a config, and its batches."""
 
 import functools
 
@@ -8,7 +8,7 @@ from tfmoe.tasks.corpora import find_splits
 
 
 class Task:
-    """The text of a config, and what a model makes of it. Reads nothing before it is asked.
+    """Base class of tasks. Reads nothing before a method needs it.
 
     A subclass implements `names_of`, `batches` and `lengths`.
 
@@ -16,7 +16,7 @@ class Task:
         config: a `Config`.
 
     Attributes:
-        EXPORT_OPTIONS: names of the options of `tfmoe export` that its models have.
+        EXPORT_OPTIONS: names of the options of `tfmoe export` for its models.
     """
 
     EXPORT_OPTIONS: tuple[str, ...] = ()
@@ -35,19 +35,19 @@ class Task:
         return splits
 
     def unchanged_text(self):
-        """A context in which an error names the file of the text, if one changed since it was
-        found.
+        """A context that raises an error naming the file if a file of the text has changed since
+        `splits` was read.
         """
         return unchanged(self._stamps)
 
     @staticmethod
     def names_of(files):
-        """The names of all files of a part of the text, a list of strings."""
+        """The paths of all files of a part of the text, a list of strings."""
         raise NotImplementedError("a task must implement names_of(files)")
 
     def batches(self, files, vocabulary, *, training, **arguments):
-        """Batches of files by the settings of the config: shuffled and without end for training,
-        else in order and once.
+        """Builds batches of files with the settings of the config: endless and shuffled for
+        training, one pass in order otherwise.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement batches(files, …)")
 
@@ -56,7 +56,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must implement lengths(part, vocabulary)")
 
     def training_batches(self, vocabulary, start_batch):
-        """Endless batches of the training text, from one on."""
+        """Endless batches of the training text, beginning with the batch `start_batch`."""
         return self.batches(
             self.splits.train,
             vocabulary,
@@ -66,7 +66,7 @@ class Task:
         )
 
     def validation_batches(self, vocabulary):
-        """Batches of the validation text, or `None` without one."""
+        """Batches of the validation text, or `None` if there is none."""
         if not self.splits.valid:
             return None
         return self.batches(

@@ -1,7 +1,10 @@
-"""Training a run from a config, from its text to its result."""
+"""Trains a run: prepares the text, fits the model, and evaluates it."""
 
+import os
 import platform
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,6 +14,7 @@ from tfmoe.analysis.operations import describe
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer, build_strategy
 from tfmoe.config.loader import dump_config, load_config
+from tfmoe.config.schema import Config
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.distribute import (
     is_first_worker,
@@ -31,13 +35,16 @@ from tfmoe.training.run_lock import only_one_training
 from tfmoe.training.state import TrainingState, load_weights
 
 
-def train_config(name, overrides, run_dir, resume=False):
+def train_config(
+    name: str, overrides: Iterable[str], run_dir: str | os.PathLike, resume: bool = False
+) -> str | None:
     """Trains the model of a config; see `train_run`.
 
     Args:
         name: a YAML file, or the name of a shipped config.
-        overrides: of `--set`.
-        run_dir, resume: as for `train_run`.
+        overrides: values of `--set`.
+        run_dir: as for `train_run`.
+        resume: as for `train_run`.
 
     Returns:
         A summary of the result; `None` on all workers of a cluster but the first.
@@ -47,44 +54,49 @@ def train_config(name, overrides, run_dir, resume=False):
     return None if result is None else summary(task_of(config), result)
 
 
-def train_run(config, run_dir, resume=False, callbacks=()):
+def train_run(
+    config: Config,
+    run_dir: str | os.PathLike,
+    resume: bool = False,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+) -> dict[str, Any] | None:
     """Trains a model and evaluates its best weights.
 
     Args:
         config: a `Config`.
         run_dir: the run's folder.
-        resume: whether to resume a run that is there; if there is none yet, it begins.
-        callbacks: more Keras callbacks of `fit`.
+        resume: whether to resume the run in the folder. If the folder has none, a run is started.
+        callbacks: further Keras callbacks of `fit`.
 
     Returns:
-        What is written to `result.json`, see `finish`; `None` on all workers of a cluster but the
-        first, which writes everything.
+        The content of `result.json`, see `finish`; `None` on all workers of a cluster but the
+        first, which writes all files.
 
     Raises:
-        FileExistsError: if the folder has a run, and `resume` is false.
-        BlockingIOError: if another process trains there.
+        FileExistsError: if the folder has a run and `resume` is false.
+        BlockingIOError: if another process trains in the folder.
         OSError: if a file cannot be written. The last saved state is kept.
-        ValueError: if text, vocabulary, config or checkpoint cannot be used.
-        FloatingPointError: if the loss is not finite any more.
-        ConnectionError: if another worker of a cluster is gone.
+        ValueError: if text, vocabulary, config or checkpoint are invalid.
+        FloatingPointError: if the loss becomes infinite or NaN.
+        ConnectionError: if another worker of the cluster is gone.
     """
     with stopping_when_a_worker_is_gone(), full_disk_named(run_dir):
         strategy = build_strategy(config)
-        if not is_first_worker(strategy):  # the first one's lock is that of all
+        if not is_first_worker(strategy):  # the first worker holds the lock for all
             return train_on(strategy, config, run_dir, resume, callbacks)
         with only_one_training(run_dir):
             return train_on(strategy, config, run_dir, resume, callbacks)
 
 
 def train_on(strategy, config, run_dir, resume, callbacks):
-    """`train_run` on the devices of a strategy."""
+    """`train_run` under a strategy."""
     run = RunDirectory(run_dir)
     check_folder(config, run, resume)
-    begun_before = run.begun()
+    resumed = run.begun()
     built = check_blocks(config, strategy)
-    wait_for_workers(strategy)  # before anything is written that others look for
+    wait_for_workers(strategy)  # the files written below would change what `check_folder` sees
     task = task_of(config)
-    vocabulary = prepare_data(task, run, begun_before, writes=is_first_worker(strategy))
+    vocabulary = prepare_data(task, run, resumed, writes=is_first_worker(strategy))
 
     keras.utils.set_random_seed(config.training.seed)
     with strategy.scope():
@@ -98,20 +110,20 @@ def train_on(strategy, config, run_dir, resume, callbacks):
         model.build((None, None))
     steps = config.training.steps_per_epoch or task.batches_per_epoch(vocabulary)
     state = TrainingState(model, run.checkpoints)
-    if begun_before:
+    if resumed:
         restore(state, config, run, steps)
     callbacks = [*callbacks_of(task, run, model, vocabulary, state), *callbacks]
     if is_first_worker(strategy):
-        with atomic_write(run.config) as file:  # from here on, there is a run
+        with atomic_write(run.config) as file:  # from now on the folder has a run
             file.write(dump_config(config))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with task.unchanged_text():
         fit_epochs(task, run, model, vocabulary, state, steps, callbacks)
-    return finish(task, run, model, vocabulary, counts, time.perf_counter() - begun)
+    return finish(task, run, model, vocabulary, counts, time.perf_counter() - start)
 
 
 def callbacks_of(task, run, model, vocabulary, state):
-    """The Keras callbacks of a run; those that show or write something on the first worker only."""
+    """The Keras callbacks of a run. Only the first worker has those that print or write files."""
     training, distribute = task.config.training, task.config.distribute
     callbacks = [Throughput(state), SaveState(state, every_steps=training.checkpoint_every_steps)]
     if distribute.name == "cluster":
@@ -124,14 +136,14 @@ def callbacks_of(task, run, model, vocabulary, state):
 
 
 def fit_epochs(task, run, model, vocabulary, state, steps, callbacks):
-    """Trains from the restored state to the last epoch; of an epoch that is half done, its rest
-    first.
+    """Trains from the restored state to the last epoch. First finishes an epoch that was
+    interrupted.
 
     Args:
-        task, run, model, vocabulary: of the training.
+        task, run, model, vocabulary: of the run.
         state: its `TrainingState`.
-        steps: batches of an epoch.
-        callbacks: of `fit`.
+        steps: batches per epoch.
+        callbacks: argument of `fit`.
     """
     training = task.config.training
     is_first = is_first_worker(model.distribute_strategy)
@@ -155,7 +167,7 @@ def fit_epochs(task, run, model, vocabulary, state, steps, callbacks):
     steps_done = state.step - epoch * steps
     if epoch < epochs and is_first:
         run.result.unlink(missing_ok=True)
-    if steps_done:  # killed within an epoch
+    if steps_done:  # interrupted within an epoch
         fit(epoch, epoch + 1, steps - steps_done)
         epoch += 1
     if epoch < epochs:
@@ -163,29 +175,29 @@ def fit_epochs(task, run, model, vocabulary, state, steps, callbacks):
 
 
 def expert_summaries(task, run, model, vocabulary, sentences=200):
-    """The callback that writes what the experts do on a sample of the validation text."""
+    """The callback that writes summaries of the experts on a sample of the validation text."""
     files, sample = task.splits.valid, ()
     if files and has_all_experts(model):
         sample = task.numbered_batches(vocabulary, files, sentences)
     return ExpertSummaries(run.logs / "experts", sample, vocabulary)
 
 
-def prepare_data(task, run=None, begun=False, writes=True):
-    """Finds or writes the text, reads it to check and count it, and makes or reads the vocabulary.
+def prepare_data(task, run=None, resumed=False, writes=True):
+    """Finds or generates the text, checks and counts it, and builds or loads the vocabulary.
 
     Args:
         task: the task of a config.
-        run: the `RunDirectory` that keeps the vocabulary, or `None`.
-        begun: whether the run was there: then its vocabulary is read, and the text must be what it
-            was.
-        writes: whether this process is the one that writes to the run's folder.
+        run: the `RunDirectory` that stores the vocabulary, or `None`.
+        resumed: whether the run exists: then its vocabulary is loaded, and the text must be
+            unchanged.
+        writes: whether this process writes to the run's folder.
 
     Returns:
         The vocabulary.
     """
     print(f"reading {task.config.data.name} …", flush=True)
     text = task.corpus_statistics()
-    if begun:
+    if resumed:
         check_text(run, text)
         return load_vocabulary(run, task)
     vocabulary = task.new_vocabulary()
@@ -197,7 +209,7 @@ def prepare_data(task, run=None, begun=False, writes=True):
 
 
 def versions():
-    """What a run was trained with."""
+    """The versions of the software, for `run.json`."""
     return {
         "tfmoe": __version__,
         "python": platform.python_version(),
@@ -206,16 +218,16 @@ def versions():
     }
 
 
-def prepare_config(name, overrides=()):
-    """Does all that comes before training: writes generated text, checks and counts the text, makes
-    the vocabulary, and prints what would be trained.
+def prepare_config(name: str, overrides: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Does everything before training: generates text if needed, checks and counts it, builds the
+    vocabulary, and prints statistics of text and model.
 
     Args:
         name: a YAML file, or the name of a shipped config.
-        overrides: of `--set`.
+        overrides: values of `--set`.
 
     Returns:
-        `{"train": list of the names of files, …}`.
+        `{"train": list of paths, …}`.
     """
     task = task_of(load_config(name, overrides))
     vocabulary = prepare_data(task)
@@ -225,14 +237,14 @@ def prepare_config(name, overrides=()):
 
 
 def describe_model(task, model, vocabulary, built=None):
-    """Prints what will be trained on what.
+    """Prints statistics of the text and of the model.
 
     Args:
-        task, model, vocabulary: of the training.
-        built: the model's `GraphBuild`; `None` to make one.
+        task, model, vocabulary: of the run.
+        built: the model's `GraphBuild`; `None` to create one.
 
     Returns:
-        What `tfmoe.analysis.operations.describe` gives.
+        The result of `tfmoe.analysis.operations.describe`.
     """
     for line in task.report(vocabulary):
         print(line)
@@ -242,13 +254,18 @@ def describe_model(task, model, vocabulary, built=None):
 
 
 def finish(task, run, model, vocabulary, counts, seconds):
-    """Evaluates the best weights on the test text (else the validation text) and writes
-    `result.json`. All workers of a cluster must call it.
+    """Evaluates the best weights on the test text (on the validation text if there is none) and
+    writes `result.json`. All workers of a cluster must call it.
+
+    Args:
+        task, run, model, vocabulary: of the run.
+        counts: the result of `describe_model`.
+        seconds: duration of this process' training, validation included.
 
     Returns:
-        Dictionary: what the task's `evaluate` gives, `evaluated_on`, `ops_per_timestep`,
-            `parameters`, `words_trained`, `epochs`, `seconds` of training, `seconds_since_start` of
-            this process, validation included. `None` on all workers but the first.
+        Dictionary: the result of the task's `evaluate`, `evaluated_on`, `ops_per_timestep`,
+            `parameters`, `words_trained`, `epochs`, `seconds` of training over all processes, and
+            `seconds_since_start`. `None` on all workers but the first.
     """
     history = run.read_history()
     result = {
@@ -265,8 +282,8 @@ def finish(task, run, model, vocabulary, counts, seconds):
     if files:
         load_weights(model, run.checkpoints, "best")
         callbacks, verbose = ([Progress()], verbosity()) if is_first else ([], 0)
-        measured = task.evaluate(model, vocabulary, files, callbacks, verbose)
-        result = {**measured, "evaluated_on": evaluated_on, **result}
+        metrics = task.evaluate(model, vocabulary, files, callbacks, verbose)
+        result = {**metrics, "evaluated_on": evaluated_on, **result}
     if not is_first:
         return None
     run.write_json(run.result, result)
@@ -274,7 +291,7 @@ def finish(task, run, model, vocabulary, counts, seconds):
 
 
 def summary(task, result):
-    """One line on a finished run, or more."""
+    """Text on the result of a finished run."""
     if "perplexity" not in result:
         return "trained; no valid or test text to evaluate on"
     return f"{result['evaluated_on']}: {task.summary(result)}"

@@ -1,13 +1,18 @@
-"""Training and evaluating a translation model: from a config to text, batches and figures."""
+"""The task of a translation model: text, batches, evaluation and export for a config."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfmoe import data_pipelines
+from tfmoe.config.schema import Config
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.extras import require
 from tfmoe.inspection import count_lines, numbered_pairs
+from tfmoe.models import TranslationModel
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.translation import ServingTranslator
@@ -22,8 +27,7 @@ PACKAGES = "babel", "num2words", "sacrebleu", "sentencepiece", "tensorflow_text"
 
 
 class TranslationTask(Task):
-    """The parallel text of a config, and what a model makes of it. Reads nothing before it is
-    asked.
+    """The task of a translation model. Reads nothing before a method needs it.
 
     Args:
         config: a `Config` of a translation model.
@@ -37,36 +41,36 @@ class TranslationTask(Task):
     def __init__(self, config):
         require(*PACKAGES)
         super().__init__(config)
-        self._known_lengths = {}
+        self._lengths = {}
 
     @functools.cached_property
     def surveys(self):
-        """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: the whole text, read
-        and checked.
+        """`{"train": [data_pipelines.ParallelSurvey of each direction], …}`: statistics of the
+        text, which is read and checked.
         """
         return {part: self.survey(files) for part, files in vars(self.splits).items() if files}
 
     def survey(self, files):
-        """A `tfmoe.data_pipelines.ParallelSurvey` of each `ParallelFiles` of a list."""
+        """The `tfmoe.data_pipelines.ParallelSurvey` of each item of a list of `ParallelFiles`."""
         empty = self.corpus.empty_sides
-        return [data_pipelines.survey_parallel(each, empty=empty) for each in files]
+        return [data_pipelines.survey_parallel(direction, empty=empty) for direction in files]
 
     def corpus_statistics(self):
-        """Reads the whole text, generated text having been written if it was not there.
+        """Reads the whole text. Generates it first if needed.
 
         Returns:
-            What a run notes of it: `{"train": {"files", "sentences", "words"}, …}`, words of both
-            sides.
+            The statistics that a run stores: `{"train": {"files", "sentences", "words"}, …}`, with
+            the words of both sides.
         """
         return {
             part: {
                 "files": [
                     path
-                    for each in getattr(self.splits, part)
-                    for path in each.source + each.target
+                    for files in getattr(self.splits, part)
+                    for path in files.source + files.target
                 ],
-                "sentences": sum(found.pairs for found in surveys),
-                "words": sum(found.source_words + found.target_words for found in surveys),
+                "sentences": sum(survey.pairs for survey in surveys),
+                "words": sum(survey.source_words + survey.target_words for survey in surveys),
             }
             for part, surveys in self.surveys.items()
         }
@@ -77,25 +81,25 @@ class TranslationTask(Task):
 
     @staticmethod
     def vocabulary_file(run):
-        """Where a `RunDirectory` keeps the vocabulary."""
+        """The vocabulary file of a `RunDirectory`."""
         return run.subwords
 
     load_vocabulary = staticmethod(data_pipelines.Subwords.load)
 
     def report(self, vocabulary):
-        """Lines on the text, and how much of it is too long to train on."""
+        """Yields lines on the text: pairs, words, and the number of pairs too long to train on."""
         for part, surveys in self.surveys.items():
-            for files, found in zip(getattr(self.splits, part), surveys, strict=True):
-                empty = f", {found.empty:,} more have an empty side" if found.empty else ""
+            for files, survey in zip(getattr(self.splits, part), surveys, strict=True):
+                empty = f", {survey.empty:,} more have an empty side" if survey.empty else ""
                 yield (
-                    f"{part:<6} {found.pairs:>11,} pairs {found.source_words:>12,} words "
-                    f"{files.source_language} {found.target_words:>12,} {files.target_language}"
+                    f"{part:<6} {survey.pairs:>11,} pairs {survey.source_words:>12,} words "
+                    f"{files.source_language} {survey.target_words:>12,} {files.target_language}"
                     f"{empty}"
                 )
-        longest = self.config.data.max_length
-        left_out = data_pipelines.count_longer(self.lengths("train", vocabulary), longest)
-        if left_out:
-            yield f"{left_out:,} pairs for training are longer than max_length={longest}"
+        max_length = self.config.data.max_length
+        too_long = data_pipelines.count_longer(self.lengths("train", vocabulary), max_length)
+        if too_long:
+            yield f"{too_long:,} training pairs are longer than max_length={max_length}"
         yield f"vocabulary of {len(vocabulary):,} subwords"
 
     def batches(self, files, vocabulary, *, training, **arguments):
@@ -104,13 +108,13 @@ class TranslationTask(Task):
         )
 
     def lengths(self, part, vocabulary):
-        if part not in self._known_lengths:
+        if part not in self._lengths:
             files = getattr(self.splits, part)
-            self._known_lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
-        return self._known_lengths[part]
+            self._lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
+        return self._lengths[part]
 
     def batches_per_epoch(self, vocabulary):
-        """Batches of one pass over the training text."""
+        """Number of batches of one pass over the training text."""
         data = self.config.data
         return data_pipelines.parallel_batches_per_pass(
             self.lengths("train", vocabulary),
@@ -120,7 +124,7 @@ class TranslationTask(Task):
         )
 
     def numbered_batches(self, vocabulary, files, sentences=None):
-        """Batches of pairs that keep their line numbers, to inspect a model on: see
+        """Batches of sentence pairs with line numbers, for inspection: see
         `tfmoe.inspection.numbered_pairs`.
         """
         return numbered_pairs(
@@ -132,32 +136,30 @@ class TranslationTask(Task):
         )
 
     def count_pairs(self, files):
-        """How many pairs of sentences a `ParallelFiles` has."""
+        """The number of sentence pairs of a `ParallelFiles`."""
         pairs = data_pipelines.sentence_pairs(files, empty=self.corpus.empty_sides)
         return sum(1 for _ in pairs)
 
     def find_files(self, patterns, direction=None):
-        """The `ParallelFiles` to evaluate on that prefixes mean.
+        """The `ParallelFiles` of prefixes, to evaluate on.
 
         Args:
-            patterns: prefixes of text files, or files of records; none for the run's own test text.
-            direction: `"en-fr"`, or `None` if the model has one only.
+            patterns: prefixes of text files, or files of records; empty for the run's test text.
+            direction: `"en-fr"`; `None` for all directions, or for the only one.
         """
-        known = {"-".join(pair): pair for pair in self.corpus.language_pairs}
-        if direction is None and patterns and len(known) > 1:
-            raise ValueError(
-                f"--direction must say what to translate --data from and to: {', '.join(known)}"
-            )
-        if direction is not None and direction not in known:
-            raise ValueError(f"--direction must be one of {', '.join(known)}, got {direction!r}")
+        pairs = {"-".join(pair): pair for pair in self.corpus.language_pairs}
+        if direction is None and patterns and len(pairs) > 1:
+            raise ValueError(f"--direction must be given with --data: one of {', '.join(pairs)}")
+        if direction is not None and direction not in pairs:
+            raise ValueError(f"--direction must be one of {', '.join(pairs)}, got {direction!r}")
         if patterns:
-            pair = known[direction or next(iter(known))]
+            pair = pairs[direction or next(iter(pairs))]
             directory = corpus_directory(self.config.data)
             return [self.corpus.find_files(patterns, pair, directory)]
         return [
-            each
-            for name, some in data_pipelines.by_direction(self.splits.test).items()
-            for each in some
+            parallel_files
+            for name, group in data_pipelines.by_direction(self.splits.test).items()
+            for parallel_files in group
             if direction in (None, name)
         ]
 
@@ -167,44 +169,46 @@ class TranslationTask(Task):
 
     @staticmethod
     def names_of(files):
-        """The names of all files, a list of strings."""
-        return [path for each in files for path in (*each.source, *each.target)]
+        """The paths of all files, a list of strings."""
+        return [path for direction in files for path in (*direction.source, *direction.target)]
 
     def numbered_files(self, files):
-        """The paths whose lines `numbered_batches` numbers, in its order: the sources.
+        """The files whose lines `numbered_batches` numbers, in order: the sources.
 
         Raises:
-            ValueError: if pairs with an empty side are left out, so that lines and numbers differ.
+            ValueError: if the text has pairs with an empty side. They are skipped, so the line
+                numbers would not match.
         """
-        sources = [path for each in files for path in each.source]
+        sources = [path for direction in files for path in direction.source]
         if sum(map(self.count_pairs, files)) != sum(map(count_lines, sources)):
             raise ValueError(
-                "--labels: the text has pairs with an empty side, which are left out, so that the "
-                "lines of labels are of other pairs; remove these pairs from text and labels"
+                "--labels: the text has pairs with an empty side, which are skipped, so the lines "
+                "of the labels do not match; remove these pairs from the text and the labels"
             )
         return sources
 
-    def own_labels(self, files):
-        """Labels of all pairs that the text has by itself, and what they are: the direction, of a
-        text of several; else `(None, None)`.
+    def default_labels(self, files):
+        """The labels of all pairs if no label files are given, and the kind of label: the
+        directions if the text has several, `(None, None)` otherwise.
         """
-        names = [f"{each.source_language}-{each.target_language}" for each in files]
+        names = [f"{pair.source_language}-{pair.target_language}" for pair in files]
         if len(set(names)) < 2:
             return None, None
-        return np.repeat(names, [self.count_pairs(each) for each in files]).tolist(), "direction"
+        return np.repeat(names, [self.count_pairs(pair) for pair in files]).tolist(), "direction"
 
     def exported(self, vocabulary, model, half=False, beam=None, nbest=1):
-        """What `tfmoe export` writes of a trained model.
+        """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Subwords`.
             model: the built model.
-            half: whether large weights are bfloat16.
-            beam: hypotheses that are followed; `None` for the config's, at least `nbest`.
-            nbest: translations of each sentence.
+            half: whether to store large weights as bfloat16.
+            beam: number of hypotheses kept per step; `None` for the config's beam size, or for
+                `nbest` if that is larger.
+            nbest: number of translations per sentence.
 
         Returns:
-            `tfmoe.tasks.serving.Exported`.
+            `tfmoe.serving.exported.Exported`.
         """
         beam = beam or max(nbest, self.config.model.decoding.beam_size)
         translator = build_translator(
@@ -226,54 +230,56 @@ class TranslationTask(Task):
             model: a compiled `TranslationModel`.
             vocabulary: its `Subwords`.
             files: list of `ParallelFiles`.
-            callbacks, verbose: of `model.evaluate`.
+            callbacks, verbose: arguments of `model.evaluate`.
 
         Returns:
             Dictionary: `bleu`, `signature`, `chrf`, `chrf_signature`, `multi_bleu` (the paper's),
-            `sentences`, `perplexity` per subword, `tokens` counted, `loss` in nats per token, and
-            per mixture its metrics of use. With several directions `bleu`, `chrf` and `multi_bleu`
-            are means over them, and `directions` has the figures of each. Only the first worker of
-            a cluster translates; the others return what is left.
+            `sentences`, `perplexity` per subword, number of `tokens` predicted, `loss` in nats per
+            token, and the load metrics of each mixture. With several directions `bleu`, `chrf` and
+            `multi_bleu` are means over the directions, and `directions` has their figures. Only the
+            first worker of a cluster translates; the other workers return the rest.
         """
         batches = self.batches(files, vocabulary, training=False)
-        measured = evaluate_perplexity(model, batches, callbacks, verbose)
+        metrics = evaluate_perplexity(model, batches, callbacks, verbose)
         strategy = model.distribute_strategy
         if is_mixed(strategy):
             model = on_one_device(model)
             if not is_first_worker(strategy):
-                return measured
+                return metrics
         translator = build_translator(self.config, vocabulary, model)
         directions = {}
-        for name, some in data_pipelines.by_direction(files).items():
+        for name, group in data_pipelines.by_direction(files).items():
             pairs = [
                 pair
-                for each in some
-                for pair in data_pipelines.sentence_pairs(each, empty=self.corpus.empty_sides)
+                for parallel_files in group
+                for pair in data_pipelines.sentence_pairs(
+                    parallel_files, empty=self.corpus.empty_sides
+                )
             ]
             sources, references = map(list, zip(*pairs, strict=True))
-            language = some[0].target_language
-            found = translator.translate_all(sources, language, label=name)
+            language = group[0].target_language
+            translations = translator.translate_all(sources, language, label=name)
             directions[name] = {
-                **bleu(found, references, language),
-                "multi_bleu": multi_bleu(found, references),
+                **bleu(translations, references, language),
+                "multi_bleu": multi_bleu(translations, references),
             }
         quality = dict(next(iter(directions.values())))
         if len(directions) > 1:
             for key in ("bleu", "chrf", "multi_bleu"):
-                values = [each[key] for each in directions.values()]
+                values = [scores[key] for scores in directions.values()]
                 quality[key] = sum(values) / len(values)
-            quality["sentences"] = sum(each["sentences"] for each in directions.values())
-            signatures = sorted({each["signature"] for each in directions.values()})
+            quality["sentences"] = sum(scores["sentences"] for scores in directions.values())
+            signatures = sorted({scores["signature"] for scores in directions.values()})
             quality["signature"] = " and ".join(signatures)
             quality["directions"] = directions
-        return {**quality, **measured}
+        return {**quality, **metrics}
 
     @staticmethod
     def summary(result):
-        """Lines on what `evaluate` gave."""
+        """Text on the result of `evaluate`."""
         lines = [
-            f"{name}: BLEU {each['bleu']:.2f} ({each['signature']}), chrF {each['chrf']:.2f}"
-            for name, each in result.get("directions", {}).items()
+            f"{name}: BLEU {scores['bleu']:.2f} ({scores['signature']}), chrF {scores['chrf']:.2f}"
+            for name, scores in result.get("directions", {}).items()
         ]
         mean = "mean " if lines else ""
         lines.append(
@@ -284,14 +290,21 @@ class TranslationTask(Task):
         return "\n".join(lines)
 
 
-def build_parallel_batches(config, files, subwords, *, training, **arguments):
-    """Batches of parallel text by the settings of a config.
+def build_parallel_batches(
+    config: Config,
+    files: Sequence[data_pipelines.ParallelFiles],
+    subwords: data_pipelines.Subwords,
+    *,
+    training: bool,
+    **arguments: Any,
+) -> tf.data.Dataset:
+    """Builds the batches of parallel text with the settings of a config.
 
     Args:
         config: a `Config` of a translation model.
         files: list of `tfmoe.data_pipelines.ParallelFiles`.
         subwords: a `tfmoe.data_pipelines.Subwords`.
-        training: shuffled and without end; otherwise in order and once.
+        training: `True` for endless shuffled batches, `False` for one pass in order.
         **arguments: further arguments of `tfmoe.data_pipelines.parallel_batches` (`start_batch`,
             `lengths`).
 
@@ -311,14 +324,19 @@ def build_parallel_batches(config, files, subwords, *, training, **arguments):
     )
 
 
-def build_translator(config, subwords, model, **changes):
-    """A `tfmoe.serving.translator.Translator` by the settings of a config.
+def build_translator(
+    config: Config, subwords: data_pipelines.Subwords, model: TranslationModel, **changes: Any
+) -> Translator:
+    """Builds a translator with the settings of a config.
 
     Args:
         config: a `Config` of a translation model.
         subwords: its `Subwords`.
         model: the built model.
-        **changes: other values for its `model.decoding`.
+        **changes: values that override those of `model.decoding`.
+
+    Returns:
+        `tfmoe.serving.translator.Translator`.
     """
     languages = {language: subwords.language_id(language) for language in subwords.languages}
     decoding = {**config.model.decoding.model_dump(), **changes}

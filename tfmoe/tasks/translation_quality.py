@@ -8,10 +8,10 @@ from tfmoe.extras import optional
 
 locales, metrics = optional("babel.core"), optional("sacrebleu.metrics")
 
-# Scripts that put no spaces between words, so that "13a" would count whole phrases as words.
-# sacreBLEU's "zh" splits Chinese characters and nothing else; "char" splits all. Its tokenizers by
-# words need further packages (MeCab for Japanese). Korean has spaces, and "13a" counts what stands
-# between them, as for every other script; sacreBLEU's "ko-mecab" needs MeCab too.
+# Scripts without spaces between words, for which "13a" would count whole phrases as words.
+# sacreBLEU's "zh" splits Chinese characters only; "char" splits all characters. Its word tokenizers
+# need more packages (MeCab for Japanese and Korean). Korean has spaces, so it uses "13a" like every
+# other script.
 TOKENIZERS = {
     **dict.fromkeys(["Hani", "Hans", "Hant"], "zh"),
     **dict.fromkeys(["Hira", "Hrkt", "Jpan", "Kana"], "char"),
@@ -21,21 +21,22 @@ DEFAULT_TOKENIZER = "13a"
 
 
 def bleu(translations, references, target_language=None):
-    """sacreBLEU and chrF with their default settings, one reference per sentence.
+    """sacreBLEU's BLEU and chrF with default settings, one reference per sentence.
+
+    BLEU on characters (Japanese) is higher than BLEU on words; do not compare the two.
 
     Args:
-        translations, references: lists of plain text (not tokenised), one string per sentence.
-        target_language: see `tokenizer_of`.
+        translations: list of plain text (not tokenised), one string per sentence.
+        references: the same for the references.
+        target_language: language code that chooses the tokenizer, see `tokenizer_of`.
 
     Returns:
-        Dictionary of `bleu` and `chrf`, from 0 to 100, `signature` and `chrf_signature`, which
-        name the settings (`tok` is the tokenizer) and the version, and `sentences`, their number.
+        Dictionary: `bleu` and `chrf`, from 0 to 100; `signature` and `chrf_signature`, sacreBLEU's
+        settings (`tok` is the tokenizer) and version; `sentences`, the number of sentences.
 
     Raises:
         TypeError: unless both are lists of strings.
-        ValueError: if there are no sentences, or not as many references as translations.
-
-    BLEU by characters (Japanese) is higher than BLEU by words: compare it only with its like.
+        ValueError: if there are no sentences, or the lists differ in length.
     """
     translations, references = _checked(translations, references)
     words = metrics.BLEU(tokenize=tokenizer_of(target_language))
@@ -50,13 +51,13 @@ def bleu(translations, references, target_language=None):
 
 
 def tokenizer_of(language):
-    """The name of sacreBLEU's tokenizer for a language: that of the script it is written in.
+    """The name of sacreBLEU's tokenizer for a language, chosen by the language's script.
 
     Args:
-        language: an ISO 639-1 or 639-3 code, a script and a region if wanted, as BCP 47 or POSIX
-            write them: `"zh"`, `"zho_Hans"`, `"yue"`, `"zh-TW"`, `"ja-Latn"`. Case does not count.
-            A code without a script has the most likely one of CLDR. `None` and unknown codes have
-            the default.
+        language: an ISO 639-1 or 639-3 code, optionally with script and region, in BCP 47 or POSIX
+            notation: `"zh"`, `"zho_Hans"`, `"yue"`, `"zh-TW"`, `"ja-Latn"`. Case is ignored. A code
+            without a script gets CLDR's most likely one. `None` and unknown codes get the default
+            tokenizer.
     """
     language, *subtags = re.split("[-_.@]", language or "")
     language = language.lower()
@@ -67,37 +68,37 @@ def tokenizer_of(language):
 
 
 def multi_bleu(translations, references):
-    """The paper's figure: BLEU of Moses' `multi-bleu.perl`.
+    """The paper's metric: BLEU of Moses' `multi-bleu.perl`.
+
+    The script reads bytes, so only ASCII white space separates tokens: a no-break space, as in
+    French before a colon, or an ideographic space is part of a token. sacreBLEU splits at both.
+    Therefore each distinct token is replaced by an integer first.
 
     Args:
-        translations, references: lists of text that the Moses tokenizer has split, with spaces
-            between tokens. Nothing is split further, and case counts.
+        translations: list of text tokenised by Moses, with spaces between tokens. Nothing is split
+            further, and case matters.
+        references: the same for the references.
 
     Returns:
-        BLEU from 0 to 100. As in the script nothing is smoothed: 0 where no four tokens in a row
-        are right.
+        BLEU from 0 to 100, not smoothed: 0 if no sequence of four tokens is right.
 
     Raises:
         TypeError: unless both are lists of strings.
-        ValueError: if there are no sentences, or not as many references as translations.
-
-    The script reads bytes, so that only ASCII white space separates tokens: a no-break space, as
-    French has before a colon, or an ideographic one is part of a token. sacreBLEU splits at both,
-    so it is given a number in place of each distinct token.
+        ValueError: if there are no sentences, or the lists differ in length.
     """
     translations, references = _checked(translations, references)
-    numbers = {}
+    token_ids = {}
     translations, references = (
-        [_numbered(text, numbers) for text in texts] for texts in (translations, references)
+        [_with_ids(text, token_ids) for text in texts] for texts in (translations, references)
     )
     tokens = metrics.BLEU(tokenize="none", smooth_method="none", force=True)
     return tokens.corpus_score(translations, [references]).score
 
 
-def _numbered(text, numbers):
-    """A text with its tokens replaced by numbers; `numbers`, of each token, grows."""
-    tokens = text.encode("utf-8", errors="surrogatepass").split()  # of bytes: at ASCII white space
-    return " ".join(str(numbers.setdefault(token, len(numbers))) for token in tokens)
+def _with_ids(text, token_ids):
+    """Replaces the tokens of a text by their ids. Adds new tokens to `token_ids`."""
+    tokens = text.encode("utf-8", errors="surrogatepass").split()  # bytes split at ASCII spaces
+    return " ".join(str(token_ids.setdefault(token, len(token_ids))) for token in tokens)
 
 
 def _checked(translations, references):
@@ -105,17 +106,17 @@ def _checked(translations, references):
     references = _sentences("references", references)
     if not translations or len(translations) != len(references):
         raise ValueError(
-            "translations and references must be equally many and at least 1, got"
-            f" {len(translations)} translations and {len(references)} references"
+            "translations and references must have the same length, at least 1, got "
+            f"{len(translations)} translations and {len(references)} references"
         )
     return translations, references
 
 
 def _sentences(name, texts):
-    """A list of strings.
+    """`texts` as a list of strings.
 
     Raises:
-        TypeError: for anything else; a lone string would be a list of its characters.
+        TypeError: for anything else, also for a single string.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TypeError(
@@ -123,10 +124,10 @@ def _sentences(name, texts):
             "put a single sentence into a list"
         )
     texts = list(texts)
-    for number, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(
                 f"{name} must be a list of strings, one per sentence, got {reprlib.repr(text)} at "
-                f"{name}[{number}]"
+                f"{name}[{index}]"
             )
     return texts

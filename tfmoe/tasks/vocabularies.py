@@ -1,27 +1,31 @@
-"""From a config and its training text to the vocabulary."""
+"""Builds the vocabulary of a config from its training text."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 
 from tfmoe import data_pipelines
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.problems import ConfigError, Problem
+from tfmoe.config.schema import Config
 
 
-def build_vocabulary(config, counts=None):
-    """The vocabulary of a config.
+def build_vocabulary(
+    config: Config, counts: Mapping[str, int] | None = None
+) -> data_pipelines.Vocabulary:
+    """Builds the vocabulary of a config, or loads it from `data.vocabulary.file`.
 
     Args:
         config: a `Config` of a language model.
-        counts: words of the training text and how often they occur, `survey(splits.train).words`.
-            Not needed with `data.vocabulary.file`.
+        counts: the words of the training text and their counts, `survey(splits.train).words`. Not
+            needed with `data.vocabulary.file`.
 
     Returns:
         `tfmoe.data_pipelines.Vocabulary`.
 
     Raises:
-        ConfigError: if the file has another number of words than `data.vocabulary.size` says, or
-            `data.vocabulary.min_count` leaves no word.
-        tfmoe.data_pipelines.TextError: if the file is missing or is no vocabulary.
+        ConfigError: if the size of the file differs from `data.vocabulary.size`, or no word has
+            `data.vocabulary.min_count` occurrences.
+        tfmoe.data_pipelines.TextError: if the file is missing or not a vocabulary.
     """
     settings = config.data.vocabulary
     if settings.file is None:
@@ -32,8 +36,10 @@ def build_vocabulary(config, counts=None):
     return _with_size(data_pipelines.Vocabulary.load(settings.file), settings, "words")
 
 
-def build_subwords(config, files):
-    """The subword vocabulary of a config.
+def build_subwords(
+    config: Config, files: Sequence[data_pipelines.ParallelFiles]
+) -> data_pipelines.Subwords:
+    """Trains the subword vocabulary of a config, or loads it from `data.vocabulary.file`.
 
     Args:
         config: a `Config` of a translation model.
@@ -43,9 +49,10 @@ def build_subwords(config, files):
         `tfmoe.data_pipelines.Subwords`.
 
     Raises:
-        ConfigError: if the file has another size or other languages than the config.
-        tfmoe.data_pipelines.TextError: if the file is missing or is no such model.
-        ValueError: if the text has too many characters for the size.
+        ConfigError: if size or languages of the file differ from the config's, or the text has too
+            many distinct characters for the size.
+        tfmoe.data_pipelines.TextError: if the file is missing or not a SentencePiece model.
+        ValueError: if training fails for another reason.
     """
     settings, corpus = config.data.vocabulary, corpus_of(config.data)
     if settings.file is None:
@@ -54,7 +61,7 @@ def build_subwords(config, files):
     if sorted(subwords.languages) != corpus.target_languages:
         message = (
             f"{settings.file} has symbols for the languages {subwords.languages}, but this config "
-            f"translates into {corpus.target_languages}; set it to null to train a new one"
+            f"translates into {corpus.target_languages}; set it to null to train a new model"
         )
         raise ConfigError([Problem("", "data.vocabulary.file", message)])
     return subwords
@@ -63,8 +70,8 @@ def build_subwords(config, files):
 def _train_subwords(settings, corpus, files):
     sentences = (
         sentence
-        for each in data_pipelines.without_reversed(files)
-        for pair in data_pipelines.sentence_pairs(each, empty=corpus.empty_sides)
+        for parallel_files in data_pipelines.without_reversed(files)
+        for pair in data_pipelines.sentence_pairs(parallel_files, empty=corpus.empty_sides)
         for sentence in pair
     )
     with _key_named("size"):
@@ -78,7 +85,7 @@ def _train_subwords(settings, corpus, files):
 
 @contextlib.contextmanager
 def _key_named(name):
-    """Makes a `ValueError` that begins with an argument's name one of its key."""
+    """Turns a `ValueError` that begins with an argument's name into a `ConfigError` of its key."""
     try:
         yield
     except ValueError as error:
@@ -89,7 +96,7 @@ def _key_named(name):
 
 
 def _with_size(vocabulary, settings, unit):
-    """A vocabulary of a file, if it has the size that the config says."""
+    """Returns the vocabulary of a file. Raises a ConfigError if its size is not the config's."""
     if settings.size is not None and len(vocabulary) != settings.size:
         message = f"is {settings.size}, but {settings.file} has {len(vocabulary)} {unit}"
         problem = Problem("", "data.vocabulary.size", f"{message}; set it to null")

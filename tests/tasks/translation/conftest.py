@@ -1,4 +1,4 @@
-"""A folder with the small texts, for every test."""
+"""A folder with the small texts, the current directory of every test."""
 
 import pytest
 from tasks.translation.small_corpora import TEXT

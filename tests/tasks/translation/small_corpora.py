@@ -1,4 +1,4 @@
-"""Configs and small texts: what the tests of translation share."""
+"""Configs and small texts for the tests of translation."""
 
 import keras
 import tensorflow as tf

@@ -9,7 +9,7 @@ def test_embedded_translation(folder):
     config = load(EMBEDDED)
     task = task_of(config)
     facts = task.corpus_statistics()
-    assert {part: each["sentences"] for part, each in facts.items()} == {
+    assert {part: counts["sentences"] for part, counts in facts.items()} == {
         "train": 90, "valid": 12, "test": 15,
     }  # fmt: skip
     assert all(path.startswith(str(folder / "cache")) for path in facts["train"]["files"])
@@ -19,7 +19,7 @@ def test_embedded_translation(folder):
     (files,) = task.find_files([], "en-ja")
     result = task.evaluate(model, vocabulary, [files], [])
     assert result["sentences"] == 5 and "tok:char" in result["signature"]
-    # Found again, also with other settings of use.
+    # The text is used again, also with another batch size.
     again = task_of(load(EMBEDDED, "data.batch_tokens=128"))
     assert again.corpus_statistics() == facts
     other = task_of(load(EMBEDDED, "data.seed=1"))

@@ -14,7 +14,7 @@ from tfmoe.tasks.translation import TranslationTask, build_translator
 
 
 def pairs_of(batches, vocabulary):
-    """Sorted `(source, target)` texts of batches, which are checked."""
+    """Checks batches, and returns their sorted `(source, target)` texts."""
     pairs = []
     for (source, target), targets in batches:
         assert source.dtype == target.dtype == targets.dtype == np.int32
@@ -25,7 +25,7 @@ def pairs_of(batches, vocabulary):
     return sorted(pairs)
 
 
-def test_task_of_a_config_reads_nothing():
+def test_creating_a_task_reads_nothing():
     config = load(ONE, "data.train=nowhere")
     task = task_of(config)
     assert isinstance(task, TranslationTask)
@@ -33,14 +33,14 @@ def test_task_of_a_config_reads_nothing():
         task.corpus_statistics()
 
 
-def test_facts_and_report():
+def test_statistics_and_report():
     task = task_of(load(ONE))
     assert task.corpus_statistics() == {
         "train": {"files": ["train.en", "train.de"], "sentences": 12, "words": 48},
         "valid": {"files": ["valid.en", "valid.de"], "sentences": 2, "words": 6},
         "test": {"files": ["test.en", "test.de"], "sentences": 3, "words": 8},
     }
-    json.dumps(task.corpus_statistics())  # as a run keeps them
+    json.dumps(task.corpus_statistics())  # as a run stores them
     vocabulary = task.new_vocabulary()
     lines = [" ".join(line.split()) for line in task.report(vocabulary)]
     assert lines == [
@@ -52,14 +52,14 @@ def test_facts_and_report():
     assert len(vocabulary) <= 60 and vocabulary.languages == []
 
 
-def test_report_of_pairs_that_are_too_long():
+def test_report_of_too_long_pairs():
     task = task_of(load(ONE, "data.max_length=4"))
     vocabulary = task.new_vocabulary()
     sides = [TEXT[name].splitlines() for name in ("train.en", "train.de")]
     pairs = list(zip(*map(vocabulary.encoded_lengths, sides), strict=True))
     too_long = sum(max(pair) > 4 for pair in pairs)
     assert 0 < too_long < 12
-    line = f"{too_long} pairs for training are longer than max_length=4"
+    line = f"{too_long} training pairs are longer than max_length=4"
     assert list(task.report(vocabulary))[-2] == line
 
 
@@ -108,7 +108,7 @@ def test_evaluate():
         "encoder_moe_1_dropped", "encoder_moe_1_experts_per_token", "encoder_moe_1_unrouted",
     }  # fmt: skip
     assert result["sentences"] == 3
-    # Every subword of the targets and the three ends.
+    # All subwords of the targets, and three ends of sentences.
     assert result["tokens"] == sum(vocabulary.encoded_lengths(TEXT["test.de"].splitlines())) + 3
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-6)
     assert "tok:13a" in result["signature"]
@@ -135,7 +135,7 @@ def test_a_perfect_translator_has_bleu_100(monkeypatch):
     assert result["chrf"] == pytest.approx(100)
 
 
-def test_translator_by_the_config():
+def test_translator_has_the_settings_of_the_config():
     config = load(ONE, "model.decoding.pruning=3")
     vocabulary = task_of(config).new_vocabulary()
     translator = build_translator(config, vocabulary, built(config, vocabulary), num_best=2)

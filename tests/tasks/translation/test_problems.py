@@ -1,4 +1,4 @@
-"""Configs whose fields do not go together."""
+"""Errors of translation configs."""
 
 import pytest
 from tasks.translation.small_corpora import EMBEDDED, ONE, SEVERAL, load
@@ -84,15 +84,14 @@ def problems(data, *overrides):
             ONE,
             ["model.decoder[0]={name: lstm, units: 8}"],
             "--set model.decoder[0]={name: lstm, units: 8}: model.decoder[0].name: must be "
-            "attention_lstm: the first block of the decoder, and no other, feeds the attention; "
-            "got lstm",
+            "attention_lstm: the first block of a decoder feeds the attention; got lstm",
         ),
         (
             ONE,
             ["model.decoder[1].name=attention_lstm"],
             "--set model.decoder[1].name=attention_lstm: model.decoder[1].name: must not be "
-            "attention_lstm: the first block of the decoder, and no other, feeds the attention; "
-            "got attention_lstm",
+            "attention_lstm: only the first block of a decoder feeds the attention; got "
+            "attention_lstm",
         ),
         (
             ONE,
@@ -116,8 +115,8 @@ def problems(data, *overrides):
         (
             ONE,
             ["model.decoder[0].projection_units=null"],
-            "config.yaml:8: model.decoder[0].units: the block's output is 12 wide, but must be as "
-            "wide as its input, model.d_model=8; set projection_units: 8",
+            "config.yaml:8: model.decoder[0].units: the block's output has width 12, but must have "
+            "the width of its input, model.d_model=8; set projection_units: 8",
         ),
         (
             ONE,
@@ -154,7 +153,7 @@ def test_no_languages_at_all():
     assert all("is missing; or give the key directions for several" in line for line in lines)
 
 
-def test_data_for_translation_under_a_language_model():
+def test_parallel_text_for_a_language_model():
     with open("config.yaml", "w") as file:
         file.write("model: {d_model: 8, blocks: [{name: lstm, units: 8}]}\n" + ONE)
     with pytest.raises(ConfigError) as caught:

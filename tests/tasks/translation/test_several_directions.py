@@ -11,7 +11,7 @@ from tfmoe.tasks import task_of
 from tfmoe.tasks.translation import TranslationTask
 
 
-def test_facts_and_report_of_several_directions():
+def test_statistics_and_report_of_several_directions():
     task = task_of(load(SEVERAL))
     facts = task.corpus_statistics()
     assert facts["train"] == {
@@ -58,7 +58,7 @@ def test_find_files_of_several_directions():
     assert files.file_pairs == [("test.de", "test.en")]
     (files,) = task.find_files(["valid"], "de-en")
     assert files.file_pairs == [("valid.de", "valid.en")]
-    message = "--direction must say what to translate --data from and to: en-de, de-en, en-fr"
+    message = "--direction must be given with --data: one of en-de, de-en, en-fr"
     with pytest.raises(ValueError, match=message):
         task.find_files(["valid"])
     with pytest.raises(ValueError, match="--direction must be one of en-de, de-en, en-fr, got 'x'"):
@@ -73,9 +73,9 @@ def test_evaluate_several_directions():
     result = task.evaluate(model, vocabulary, task.splits.test, [])
     assert list(result["directions"]) == ["en-de", "de-en", "en-fr"]
     for key in ("bleu", "chrf", "multi_bleu"):
-        mean = np.mean([each[key] for each in result["directions"].values()])
+        mean = np.mean([scores[key] for scores in result["directions"].values()])
         assert result[key] == pytest.approx(mean)
-    assert [each["sentences"] for each in result["directions"].values()] == [3, 3, 4]
+    assert [scores["sentences"] for scores in result["directions"].values()] == [3, 3, 4]
     assert result["sentences"] == 10
     assert json.loads(json.dumps(result)) == result
     lines = TranslationTask.summary(result).split("\n")
@@ -87,21 +87,21 @@ def test_evaluate_several_directions():
     assert one["bleu"] == pytest.approx(result["directions"]["en-de"]["bleu"])
 
 
-def test_target_languages_are_sorted_and_of_several_directions_only():
+def test_target_languages_are_sorted_and_empty_for_one_direction():
     assert task_of(load(SEVERAL)).corpus.target_languages == ["de", "en", "fr"]
     assert task_of(load(ONE)).corpus.target_languages == []
     assert task_of(load(EMBEDDED)).corpus.target_languages == ["en", "fr", "ja"]
     assert task_of(load(EMBEDDED, "data.pairs=[en-ja]")).corpus.target_languages == []
 
 
-def test_text_of_both_directions_is_read_once_for_the_vocabulary():
+def test_the_vocabulary_is_trained_on_one_of_two_reversed_directions():
     files = task_of(load(SEVERAL)).splits.train
     kept = data_pipelines.without_reversed(files)
     assert kept == [files[0], files[2]]
 
 
 def test_two_corpora_of_one_direction():
-    """The results of a direction are kept by its name."""
+    """Results are grouped by direction."""
     config = load(
         SEVERAL,
         "data.directions[1]={source_language: en, target_language: de, train: valid, test: valid}",

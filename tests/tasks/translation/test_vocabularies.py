@@ -9,7 +9,7 @@ from tfmoe.tasks import task_of
 from tfmoe.tasks.vocabularies import build_subwords
 
 
-def test_vocabulary_of_a_file(folder):
+def test_vocabulary_from_a_file(folder):
     task = task_of(load(ONE))
     task.new_vocabulary().save(folder / "v.model")
     subwords = task.load_vocabulary(folder / "v.model")
@@ -35,21 +35,21 @@ def test_vocabulary_of_a_file(folder):
         task_of(load(ONE, same[0])).new_vocabulary()
 
 
-def test_vocabulary_that_is_too_small_for_the_characters():
+def test_size_too_small_for_the_characters():
     with pytest.raises(ConfigError) as caught:
         task_of(load(ONE, "data.vocabulary.size=8")).new_vocabulary()
     assert str(caught.value).startswith("data.vocabulary.size: must be at least ")
 
 
 def test_character_coverage():
-    """SentencePiece takes 0.98 to 1."""
+    """SentencePiece allows 0.98 to 1."""
     config = load(ONE, "data.vocabulary.character_coverage=0.98")
     assert len(task_of(config).new_vocabulary()) <= 60
     with pytest.raises(ConfigError, match=r"data\.vocabulary\.character_coverage"):
         task_of(load(ONE, "data.vocabulary.character_coverage=0.5")).new_vocabulary()
 
 
-def test_no_size_and_no_file_of_a_vocabulary():
-    """Schema: "null for that of `file`". Without a file there is nothing to take it from."""
+def test_neither_size_nor_file():
+    """`size: null` means the size of `file`, so it needs a file."""
     with pytest.raises(ConfigError, match=r"data\.vocabulary\.size"):
         task_of(load(ONE, "data.vocabulary.size=null")).new_vocabulary()
