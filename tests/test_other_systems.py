@@ -17,7 +17,7 @@ import pytest
 from test_imports import EVERY_FILE, named
 
 import tfmoe
-import tfmoe.cli.endings  # and Typer, which looks at the system when it is imported
+import tfmoe.cli.exit_status  # and Typer, which looks at the system when it is imported
 
 PACKAGE = pathlib.Path(tfmoe.__file__).parent
 POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
@@ -112,7 +112,7 @@ def test_a_process_is_asked_for_without_a_signal(windows, monkeypatch, handle, w
 
 
 def test_the_command_line_is_there(windows):
-    assert windows("cli/endings.py").PIPE_CLOSED == 141
+    assert windows("cli/exit_status.py").PIPE_CLOSED == 141
     windows("__main__.py")
 
 

@@ -1,4 +1,4 @@
-"""A tiny corpus and a run trained on it, which the tests of this folder share."""
+"""Fixtures: a tiny corpus, a run trained on it, and functions that run commands."""
 
 import contextlib
 import fcntl
@@ -45,7 +45,7 @@ training: {epochs: 4, checkpoint_every_steps: 3}
 
 
 class Finished(NamedTuple):
-    """A finished run, and what its command wrote."""
+    """A finished run, and the output of its command."""
 
     path: pathlib.Path
     out: str
@@ -54,26 +54,26 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A function that makes a folder once for all processes of the session: it gives the path of
-    the folder `name` beside the file `name.json`, which holds what `make(path)` returned.
+    """A function that creates a folder once for all processes of the session. It returns the path
+    of the folder `name`, and the result of `make(path)`, which is stored in `name.json`.
     """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def shared(name, make):
-        path, made = base / name, base / f"{name}.json"
+        path, result = base / name, base / f"{name}.json"
         with open(base / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not made.exists():
-                made.write_text(json.dumps(make(path)))
-        return path, json.loads(made.read_text())
+            if not result.exists():
+                result.write_text(json.dumps(make(path)))
+        return path, json.loads(result.read_text())
 
     return shared
 
 
 @pytest.fixture(scope="session")
 def corpus(shared):
-    """A folder with train.txt, valid.txt, test.txt and tiny.yaml. Not to be changed."""
+    """A folder with train.txt, valid.txt, test.txt and tiny.yaml. Tests must not change it."""
 
     def make(folder):
         folder.mkdir()
@@ -87,7 +87,7 @@ def corpus(shared):
 
 @pytest.fixture(scope="session")
 def finished(corpus, shared):
-    """A `Finished` run of `tfmoe train tiny.yaml`, by a process of its own. Not to be changed."""
+    """A `Finished` run of `tfmoe train tiny.yaml` in a subprocess. Tests must not change it."""
 
     def make(path):
         process = subprocess.run(
@@ -106,7 +106,7 @@ def finished(corpus, shared):
 
 @pytest.fixture(scope="session")
 def train():
-    """A function that trains a config in its folder, in this process. It gives a `Finished` run."""
+    """A function that trains a config in its folder, in this process, and returns a `Finished`."""
 
     def train(config, path):
         out, err = io.StringIO(), io.StringIO()
@@ -129,7 +129,7 @@ TFMOE = [sys.executable, "-m", "tfmoe"]
 
 
 def environment(cache):
-    """For a process that runs this tfmoe: its generated text goes to the folder `cache`."""
+    """The environment of a subprocess that runs this tfmoe, with generated text in `cache`."""
     root = str(pathlib.Path(tfmoe.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": root, "TFMOE_CACHE": str(cache)}
 
@@ -153,13 +153,13 @@ def start():
 
 @pytest.fixture
 def command(corpus, capfd, caplog, monkeypatch, tmp_path):
-    """A function that runs a `tfmoe` command in this process and the corpus' folder, and gives
-    `(exit status, standard output, standard error)`.
+    """A function that runs a `tfmoe` command in this process and in the folder of the corpus, and
+    returns `(exit status, standard output, standard error)`.
     """
     monkeypatch.chdir(corpus)
     monkeypatch.setenv("TFMOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TFMOE_DEBUG", raising=False)
-    # TensorFlow warns where many models of one process are traced.
+    # TensorFlow warns if a process traces many models.
     caplog.set_level(logging.ERROR, logger="tensorflow")
 
     def command(*arguments):
@@ -167,7 +167,7 @@ def command(corpus, capfd, caplog, monkeypatch, tmp_path):
         with pytest.raises(SystemExit) as caught:
             main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
-        # If a test imported TensorFlow before the command could, its C++ side is not silent.
+        # TensorFlow's C++ code logs messages if a test imported it before the command.
         err = re.sub(r"(?m)^[IWE]\d{4} \d\d:.*\n", "", err)
         return caught.value.code or 0, out, err
 
@@ -176,8 +176,8 @@ def command(corpus, capfd, caplog, monkeypatch, tmp_path):
 
 @pytest.fixture
 def refused(command):
-    """A function that runs a command which must fail before training: with exit status 2, one line
-    on standard error, and no traceback. Gives that line.
+    """A function that runs a command which must fail before training, with exit status 2, one line
+    on standard error and no traceback. Returns that line.
     """
 
     def refused(*arguments):

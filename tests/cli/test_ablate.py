@@ -1,3 +1,5 @@
+"""`tfmoe ablate`."""
+
 import csv
 import json
 import shutil
@@ -27,7 +29,7 @@ FILES = ("ablation.csv", "ablation.png", "summary.json")
 
 @pytest.fixture
 def folder(corpus, tmp_path, command, monkeypatch):
-    """The corpus, and the configs of a sweep: moe-0.1.yaml of the paper, and dense.yaml."""
+    """The corpus, and the configs of a sweep: moe-0.1.yaml, a row of the paper, and dense.yaml."""
     for file in corpus.iterdir():
         shutil.copy(file, tmp_path)
     (tmp_path / "moe-0.1.yaml").write_text(PAPER)
@@ -37,7 +39,7 @@ def folder(corpus, tmp_path, command, monkeypatch):
 
 
 def stop_in_third_epoch(monkeypatch):
-    """Stops after the third epoch of all is saved: the first one of the second run."""
+    """Stops after the third epoch in total is saved: the first epoch of the second run."""
     epochs = []
 
     def on_epoch_end(*_):
@@ -52,13 +54,13 @@ def contents(sweep):
     return [(sweep / file).read_bytes() for file in FILES]
 
 
-def test_stopped_then_finished_then_more_seeds(command, refused, folder, monkeypatch):
+def test_stop_then_finish_then_add_seeds(command, refused, folder, monkeypatch):
     sweep = folder / "sweep"
     ablate = ["ablate", "moe-0.1.yaml", "dense.yaml", "--run-dir", sweep]
     with monkeypatch.context() as patch:
         stop_in_third_epoch(patch)
         status, out, err = command(*ablate)
-    assert (status, err) == (130, "\ntfmoe: stopped; the same command goes on with it\n")
+    assert (status, err) == (130, "\ntfmoe: stopped; repeat the command to resume\n")
     assert "[1/2] moe-0.1, seed 0: test perplexity " in out
     assert {path.name for path in sweep.iterdir()} == {"moe-0.1", "dense"}
     trained = (sweep / "moe-0.1" / "seed-0" / "result.json").stat().st_mtime_ns
@@ -68,7 +70,7 @@ def test_stopped_then_finished_then_more_seeds(command, refused, folder, monkeyp
     lines = out.splitlines()
     assert (sweep / "moe-0.1" / "seed-0" / "result.json").stat().st_mtime_ns == trained
     assert f"resuming {sweep}/dense/seed-0 after epoch 1" in lines
-    # The second epoch of the dense run, and two of each run with the other seed.
+    # The second epoch of the dense run, and two epochs of each run with the other seed.
     assert [line for line in lines if line[:6] == "Epoch "] == [
         "Epoch 2/2",
         *["Epoch 1/2", "Epoch 2/2"] * 2,
@@ -78,10 +80,10 @@ def test_stopped_then_finished_then_more_seeds(command, refused, folder, monkeyp
         "[1/4] moe-0.1, seed 0", "[2/4] dense, seed 0", "[3/4] moe-0.1, seed 1",
         "[4/4] dense, seed 1",
     ]  # fmt: skip
-    assert progress[0].endswith("; finished before") and progress[3].endswith(" s of training")
+    assert progress[0].endswith("; already finished") and progress[3].endswith(" s of training")
     check_files(sweep)
 
-    # A run of a sweep is the run that it would be alone.
+    # A run of a sweep equals the same run on its own.
     alone = folder / "alone"
     seed = ["--set", "training.seed=1", "--run-dir", alone]
     assert command("train", "moe-0.1.yaml", *seed)[0] == 0
@@ -95,38 +97,39 @@ def test_stopped_then_finished_then_more_seeds(command, refused, folder, monkeyp
     before = contents(sweep)
     status, again, err = command(*ablate, "--seeds", "2")
     assert (status, err) == (0, "")
-    assert "Epoch" not in again and again.count("; finished before\n") == 4
+    assert "Epoch" not in again and again.count("; already finished\n") == 4
     assert again.splitlines()[4:] == lines[lines.index(progress[3]) + 1 :]
     assert contents(sweep) == before
 
     err = refused(*ablate, "--set", "training.optimizer.learning_rate=1e-4")
-    assert "moe-0.1/seed-0 was begun with another config, different in training.optimizer." in err
+    message = "moe-0.1/seed-0 was started with another config, which differs in training.optimizer."
+    assert message in err
     assert contents(sweep) == before
 
 
 def check_files(sweep):
-    """ablation.csv and summary.json are what the four runs measured."""
+    """Checks that ablation.csv and summary.json have the results of the four runs."""
     with open(sweep / "ablation.csv", newline="") as file:
         rows = {(row["config"], row["seed"]): row for row in csv.DictReader(file)}
     assert list(rows) == [(name, seed) for seed in "01" for name in ("moe-0.1", "dense")]
     summary = json.loads((sweep / "summary.json").read_text())
     assert summary["seeds"] == 2 and list(summary["configs"]) == ["moe-0.1", "dense"]
-    for name, found in summary["configs"].items():
+    for name, config in summary["configs"].items():
         runs = [RunDirectory(sweep / name / f"seed-{seed}") for seed in (0, 1)]
         results = [run.read_json(run.result) for run in runs]
         perplexities = [result["perplexity"] for result in results]
         assert perplexities == [float(rows[name, seed]["perplexity"]) for seed in "01"]
-        assert found["perplexity"] == pytest.approx(sum(perplexities) / 2)
-        assert found["perplexity_deviation"] == pytest.approx(statistics.stdev(perplexities))
+        assert config["perplexity"] == pytest.approx(sum(perplexities) / 2)
+        assert config["perplexity_deviation"] == pytest.approx(statistics.stdev(perplexities))
         last = [run.read_history()[-1] for run in runs]
         for metric in ("cv_importance", "cv_load", "max_over_mean_load"):
             for part, logs in (("train", last), ("test", results)):
-                values = [each.get(f"moe_0_{metric}") for each in logs]
+                values = [metrics.get(f"moe_0_{metric}") for metrics in logs]
                 texts = [rows[name, seed][f"{part}_{metric}"] for seed in "01"]
                 if name == "dense":
-                    assert (found[part][metric], texts) == (None, ["", ""])
+                    assert (config[part][metric], texts) == (None, ["", ""])
                 else:
-                    assert found[part][metric] == pytest.approx(sum(values) / 2)
+                    assert config[part][metric] == pytest.approx(sum(values) / 2)
                     assert values == [float(text) for text in texts]
     moe, dense = summary["configs"].values()
     assert (moe["num_experts"], dense["num_experts"]) == (4, 0)
@@ -151,13 +154,13 @@ def test_shipped_sweeps():
     [
         (["--seeds", "0"], "--seeds must be from 1 to 1,000, got 0"),
         (["tiny.yaml", "nowhere.yaml"], "nowhere.yaml: no such file, and no shipped config"),
-        (["tiny.yaml", "./tiny.yaml"], "are both named tiny"),
-        (["tiny.yaml", "--capacity"], "--capacity names its configs itself"),
-        (["tiny.yaml", "--set", "training.seed=3"], "the seeds of a sweep are those of --seeds"),
+        (["tiny.yaml", "./tiny.yaml"], "have the same name, tiny, and would have the same folder"),
+        (["tiny.yaml", "--capacity"], "--capacity chooses the configs: give either --capacity or"),
+        (["tiny.yaml", "--set", "training.seed=3"], "choose the seeds of a sweep with --seeds"),
         (["tiny.yaml", "dense.yaml", "--set", "data.test=[]"], "data.test: is empty in tiny"),
         (["tiny.yaml", "dense.yaml", "--set", "model.blocks[0].k=1"], "model.blocks[0].k"),
     ],
 )
-def test_mistakes_before_any_training(refused, folder, arguments, message):
+def test_errors_before_any_training(refused, folder, arguments, message):
     assert message in refused("ablate", *arguments)
     assert not (folder / "runs").exists()

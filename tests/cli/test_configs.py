@@ -1,3 +1,5 @@
+"""`tfmoe configs`, and commands that do not load TensorFlow."""
+
 import json
 import os
 import pathlib
@@ -23,13 +25,13 @@ def test_json(capsys, tmp_path, monkeypatch):
     status, out, err = run(capsys, "configs", "--json")
     assert (status, err) == (0, "")
     listed = json.loads(out)
-    (moe,) = [each for each in listed if each["row"] == "MoE-256"]
+    (moe,) = [item for item in listed if item["row"] == "MoE-256"]
     assert moe["name"] == "lm1b/moe-256" and moe["table"] == "Table 7"
     assert moe["path"].endswith("configs/lm1b/moe-256.yaml")
     assert load_config(moe["path"]) == load_config(moe["name"])
-    (largest,) = [each for each in listed if each["row"] == "MoE-131072-h"]
+    (largest,) = [item for item in listed if item["row"] == "MoE-131072-h"]
     assert (largest["name"], largest["table"]) == ("news100b/moe-131072-h", "Table 8")
-    assert sum(each["table"] == "Table 6" for each in listed) == 6
+    assert sum(item["table"] == "Table 6" for item in listed) == 6
 
 
 def test_table(capsys):
@@ -74,7 +76,7 @@ def test_keys_that_do_not_exist(capsys, command, message):
     "command",
     [["configs"], ["--help"], ["describe", "--help"], ["tables", "--help"], ["--version"]],
 )
-def test_answers_without_tensorflow(command):
+def test_without_tensorflow(command):
     script = (
         "import sys\n"
         "from tfmoe.cli import main\n"
@@ -99,7 +101,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"tfmoe {tfmoe.__version__}\n", "")
 
 
-def test_help_teaches(capsys):
+def test_help_has_examples(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0
     assert "tfmoe describe demo/language_model" in out

@@ -1,3 +1,5 @@
+"""`tfmoe describe`."""
+
 import json
 import os
 import pathlib
@@ -43,7 +45,7 @@ def test_json_and_nothing_else(tmp_path):
     assert counts["vocabulary_size"] == 793_471
 
 
-def test_table_beside_the_paper(capfd):
+def test_table_with_the_papers_figures(capfd):
     status, out, _ = run(capfd, "describe", "lm1b/moe-256-h")
     assert status == 0
     lines = [line.split("  ") for line in out.splitlines()]
@@ -56,7 +58,7 @@ def test_table_beside_the_paper(capfd):
     assert "num_experts 256" in moe and "groups 16" in moe and "k 2" in moe
 
 
-def test_a_changed_row_says_so(capfd):
+def test_changed_row(capfd):
     _, out, _ = run(capfd, "describe", "lm1b/moe-4", "--set", "model.dropout=0.2")
     assert out.startswith("Table 7, MoE-4 (changed by --set)\n")
 
@@ -82,7 +84,7 @@ def test_memory_and_traffic(capfd):
     assert status == 0
     assert (counts["devices"], counts["tokens_per_device"]) == (16, 18_750)
     memory = counts["memory_per_device"]
-    # 16 of 256 experts of 2·512·1024, and all of the rest.
+    # 16 of 256 experts of 2·512·1024, and everything else.
     assert memory["experts"]["weights"] == 4 * 16 * 2**20
     replicated = 2 * 406_257_152 + 793_471 + 2 * 2_099_200 + 2 * 512 * 256
     assert memory["weights"] == memory["gradients"] == 4 * (16 * 2**20 + replicated)
@@ -90,11 +92,11 @@ def test_memory_and_traffic(capfd):
     # Two matrices of 512 + 1024 for each expert.
     factored = memory["optimizer_slots_by_optimizer"]["factored_adam"]
     assert factored == 4 * (16 * 2 * 1536 + 2 * replicated)
-    # The hidden activations of 4 experts for each position.
+    # The hidden activations of 4 experts per position.
     kept = memory["activations_without_recompute"]
     assert kept - memory["activations_with_recompute"] == 4 * 18_750 * 4 * 1024
     assert memory["activations"] == kept
-    # k·b·R/n; four experts, 512 numbers, four ways, 15/16 to other devices.
+    # k·b·R/n; four experts, 512 features, four transfers, 15/16 to other devices.
     sent = 4 * 4 * 18_750 * 512 * 4 * 15 // 16
     assert counts["mixtures"]["moe_1"] == {
         "experts_per_device": 16,
@@ -122,7 +124,7 @@ def test_137_billion_parameters(capfd):
     assert "this config (factored_adam, its own settings): " in out
 
 
-def test_slots_follow_the_optimizer_settings(capfd):
+def test_slots_depend_on_the_optimizer_settings(capfd):
     slots = []
     for rule in ("experts", "matrices", "none"):
         _, out, _ = run(
@@ -134,8 +136,8 @@ def test_slots_follow_the_optimizer_settings(capfd):
     by_optimizer = experts["optimizer_slots_by_optimizer"]
     assert experts["optimizer_slots"] == by_optimizer["factored_adam"]
     assert none["optimizer_slots"] == by_optimizer["adam"] == 2 * none["weights"]
-    # Only biases keep full slots: 2 · (100000 + 2 · 2048). Factors: embedding and softmax 100512
-    # each, LSTMs twice 2 · 2560, gates twice 544, experts 32 · 2 · 1536.
+    # Only biases have full slots: 2 · (100000 + 2 · 2048). Factors: 100512 each for embedding and
+    # softmax, twice 2 · 2560 for the LSTMs, twice 544 for the gates, 32 · 2 · 1536 for the experts.
     factors = 2 * 100_512 + 4 * 2_560 + 2 * 544 + 32 * 3_072
     assert matrices["optimizer_slots"] == 4 * (2 * 104_096 + factors)
 
@@ -148,13 +150,13 @@ def test_a_dense_model_sends_nothing(capfd):
     assert counts["mixtures"] == {} and counts["bytes_sent_per_device"] == 0
 
 
-def test_a_row_without_these_figures_shows_none(capfd):
+def test_row_without_printed_figures(capfd):
     _, out, _ = run(capfd, "describe", "ablation/importance-0.1-load-0.1")
     assert out.startswith("Table 6, w_importance 0.1, w_load 0.1\n")
     assert "the paper" not in out
 
 
-def test_translation_beside_the_paper(capfd):
+def test_translation_with_the_papers_figures(capfd):
     status, out, _ = run(capfd, "describe", "wmt14/en-fr-moe-2048", "--devices", "64")
     assert status == 0
     lines = [line.split("  ") for line in out.splitlines()]
@@ -173,8 +175,7 @@ def test_translation_on_four_devices(capfd):
     status, out, _ = run(capfd, "describe", "demo/translation", "--devices", "4", "--json")
     counts = json.loads(out)
     assert status == 0
-    # 4·2·256² for an LSTM and half as much again for the context; 2 experts of 2·256·512; 4000
-    # subwords.
+    # 4·2·256² for an LSTM, 4·256² more for the context; 2 experts of 2·256·512; 4000 subwords.
     assert counts["ops_by_layer"] == {
         "encoder_lstm_0": 524_288,
         "encoder_lstm_1": 524_288,
@@ -187,7 +188,7 @@ def test_translation_on_four_devices(capfd):
     assert counts["ops_of_softmax"] == 1_024_000
     assert counts["ops_per_timestep"] == sum(counts["ops_by_layer"].values()) + 1_024_000
     assert (counts["devices"], counts["tokens_per_device"]) == (4, 512)
-    # Of 512 positions 256 are the source's: 2·256·4/16 for an expert.
+    # 256 of 512 positions are the source's: 2·256·4/16 per expert.
     for mixture in ("encoder_moe_2", "decoder_moe_1"):
         assert counts["mixtures"][mixture]["expert_batch"] == 128
         assert counts["mixtures"][mixture]["bytes_sent"] == 4 * 2 * 256 * 256 * 4 * 3 // 4
@@ -197,14 +198,14 @@ def test_translation_on_four_devices(capfd):
     assert memory["weights"] == experts + 4 * (counts["parameters"]["total"] - experts)
 
 
-def test_attention_weights_follow_the_longest_sentences(capfd):
+def test_attention_weights_depend_on_max_length(capfd):
     activations = []
     for length in (80, 81):
         _, out, _ = run(
             capfd, "describe", "demo/translation", "--set", f"data.max_length={length}", "--json"
         )
         activations.append(json.loads(out)["memory_per_device"]["activations"])
-    assert activations[1] - activations[0] == 1024 * 2 * 4  # two weights for a target position
+    assert activations[1] - activations[0] == 1024 * 2 * 4  # two weights per target position
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_attention_weights_follow_the_longest_sentences(capfd):
         ([], "CONFIG"),
     ],
 )
-def test_mistakes(capfd, monkeypatch, arguments, message):
+def test_errors(capfd, monkeypatch, arguments, message):
     monkeypatch.delenv("TFMOE_DEBUG", raising=False)
     status, out, err = run(capfd, "describe", *arguments)
     assert (status, out) == (2, "")

@@ -1,3 +1,5 @@
+"""`tfmoe evaluate` of a language model."""
+
 import gzip
 import json
 import math
@@ -9,7 +11,7 @@ from tfmoe.config import dump_config, load_config
 from tfmoe.training.run_directory import RunDirectory
 
 
-def test_the_same_as_at_the_end_of_training(command, finished):
+def test_same_result_as_at_the_end_of_training(command, finished):
     status, out, _ = command("evaluate", finished.path, "--json")
     assert status == 0
     assert out.count("\n") == 1
@@ -23,7 +25,7 @@ def test_the_same_as_at_the_end_of_training(command, finished):
 
 
 def test_other_text(command, finished, tmp_path):
-    """Two files of 5 and 4 words in 2 and 1 sentences; z, z and </S> are no words with an id."""
+    """Two files of 5 and 4 words in 2 and 1 sentences. z, z and </S> have no id."""
     (tmp_path / "one.txt").write_text("a b z\r\n\r\nz c\r\n")
     with gzip.open(tmp_path / "two.txt.gz", "wt") as file:
         file.write("a b c </S>")  # no line end
@@ -33,26 +35,26 @@ def test_other_text(command, finished, tmp_path):
     measured = json.loads(out)
     assert (measured["tokens"], measured["oov"]) == (9 + 3, 3)
     assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]), rel=1e-12)
-    # Keras' bar is on standard error, where it does no harm.
+    # Keras' progress bar is on standard error.
     assert "perplexity" in err and "Traceback" not in err
 
     status, out, _ = command("evaluate", finished.path, *other, "--weights", "last")
     assert status == 0
     assert out == (
         f"perplexity {measured['perplexity']:.2f} ({measured['loss']:.4f} nats) per token on "
-        "12 tokens (end of sentence counted), 3 of them out of vocabulary\n"
+        "12 tokens (ends of sentences included), 3 of them out of vocabulary\n"
     )
 
 
 def test_a_sentence_longer_than_a_row(command, finished, tmp_path):
-    """Every word counts once, whatever the batches: 20 words are three rows of at most 8."""
+    """Every word is predicted once: 20 words are three rows of at most 8."""
     (tmp_path / "long.txt").write_text("a b c d " * 5 + "\n")
     status, out, _ = command("evaluate", finished.path, "--data", tmp_path / "long.txt", "--json")
     assert status == 0
     assert json.loads(out)["tokens"] == 21
 
 
-def test_a_run_that_was_moved(command, finished, tmp_path):
+def test_a_moved_run(command, finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "elsewhere" / "run")
     status, out, _ = command("evaluate", tmp_path / "elsewhere" / "run", "--json")
     result = RunDirectory(finished.path).read_json(finished.path / "result.json")
@@ -65,7 +67,7 @@ def test_weights_that_do_not_exist(command, name):
     assert status == 2 and "'--weights'" in err and "'x' is not one of 'best', 'last'" in err
 
 
-def test_mistakes(refused, finished, tmp_path):
+def test_errors(refused, finished, tmp_path):
     run = finished.path
     assert "is not the folder of a run: it has no config.yaml" in refused("evaluate", tmp_path)
     assert "no file matches this glob" in refused("evaluate", run, "--data", "no*")
@@ -97,7 +99,7 @@ def empty_data(run):
         (empty_data, "best-16 is damaged"),
         (set_key("model.blocks[0].hidden_units=5"), "shape (4, 4, 5) in the model and shape (4, 4"),
         (set_key("data.test=nowhere.txt"), "nowhere.txt: no such file"),
-        (set_key("data.test=[]"), "has no test text (data.test in its config): name one with"),
+        (set_key("data.test=[]"), "has no test text (data.test in its config): give one with"),
     ],
 )
 def test_damaged_run(command, finished, tmp_path, damage, message):

@@ -1,3 +1,5 @@
+"""`tfmoe export`."""
+
 import json
 import shutil
 import subprocess
@@ -11,20 +13,20 @@ from tfmoe.tasks import load_run, task_of
 from tfmoe.tasks.export import example_command
 from tfmoe.training.run_directory import RunDirectory
 
-# What a server has: TensorFlow, and nothing of ours.
+# A server with TensorFlow and without tfmoe.
 SERVER = """
 import json, sys
-class Nothing:
+class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("tfmoe", "data_pipelines"):
             raise ImportError(name)
-sys.meta_path.insert(0, Nothing())
+sys.meta_path.insert(0, Blocker())
 import tensorflow as tf
 signatures = tf.saved_model.load(sys.argv[1]).signatures
-found = signatures["score"](sentences=tf.constant(json.loads(sys.argv[2])))
-found = {name: value.numpy() for name, value in found.items()}
-found["tokens"] = found["tokens"].astype("U")
-print(json.dumps({name: value.tolist() for name, value in found.items()}))
+outputs = signatures["score"](sentences=tf.constant(json.loads(sys.argv[2])))
+outputs = {name: value.numpy() for name, value in outputs.items()}
+outputs["tokens"] = outputs["tokens"].astype("U")
+print(json.dumps({name: value.tolist() for name, value in outputs.items()}))
 assert not {"tfmoe", "data_pipelines"} & set(sys.modules)
 """
 TEST = ["a b c d", "x a", "c y"]  # the sentences of `finished`'s test text
@@ -40,7 +42,7 @@ def exported(start, finished, tmp_path_factory):
     return out / "1", stdout, stderr
 
 
-def test_the_score_of_evaluate_without_tfmoe(exported, finished, tmp_path):
+def test_score_without_tfmoe_equals_evaluate(exported, finished, tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", SERVER, str(exported[0]), json.dumps(TEST)],
         cwd=tmp_path,
@@ -49,12 +51,12 @@ def test_the_score_of_evaluate_without_tfmoe(exported, finished, tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert "custom gradients" not in process.stderr
-    found = json.loads(process.stdout)
+    outputs = json.loads(process.stdout)
     result = RunDirectory(finished.path).read_json(finished.path / "result.json")
-    assert found["token_count"] == [5, 3, 3] and result["tokens"] == 11
-    perplexity = np.exp(-sum(found["log_probability"]) / 11)
+    assert outputs["token_count"] == [5, 3, 3] and result["tokens"] == 11
+    perplexity = np.exp(-sum(outputs["log_probability"]) / 11)
     assert perplexity == pytest.approx(result["perplexity"], rel=1e-5)
-    assert found["tokens"][1] == ["<UNK>", "a", "</S>", "", ""]
+    assert outputs["tokens"][1] == ["<UNK>", "a", "</S>", "", ""]
 
 
 def test_manifest(exported, finished):
@@ -74,7 +76,7 @@ def test_manifest(exported, finished):
     assert manifest["files"]["saved_model.pb"] == sha256(path / "saved_model.pb")
 
 
-def test_the_command_that_it_prints_works(exported):
+def test_the_printed_command_works(exported):
     path, out, _ = exported
     assert out.startswith(f"{path}: score, next_token, generate, route; ")
     command = out.splitlines()[-1].strip()
@@ -89,8 +91,8 @@ def test_the_command_that_it_prints_works(exported):
 @pytest.mark.slow
 def test_the_command_with_tokenization(exported, finished):
     config, vocabulary, model = load_run(finished.path)
-    asked = task_of(config).exported(vocabulary, model, tokenization="text")
-    command = example_command(exported[0], asked)
+    text_model = task_of(config).exported(vocabulary, model, tokenization="text")
+    command = example_command(exported[0], text_model)
     assert command.startswith('python -c "import tensorflow_text; ')
     command = command.replace("python", sys.executable, 1)
     process = subprocess.run(command, shell=True, capture_output=True, text=True)
@@ -127,7 +129,7 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
         (["--nbest", "2"], "--nbest 2: "),
     ],
 )
-def test_mistakes(command, finished, tmp_path, arguments, message):
+def test_errors(command, finished, tmp_path, arguments, message):
     status, _, err = command("export", finished.path, tmp_path / "out", *arguments)
     assert status == 2 and "Traceback" not in err
     assert message in err

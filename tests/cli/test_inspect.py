@@ -1,3 +1,5 @@
+"""`tfmoe inspect`."""
+
 import csv
 import html.parser
 import json
@@ -12,7 +14,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-    """Reads a page strictly: every tag is closed in its turn. Keeps text, tags and attributes."""
+    """Parses a page, and checks that all tags are closed. Stores texts, tags and attributes."""
 
     def __init__(self, text):
         super().__init__()
@@ -46,11 +48,11 @@ def inspected(command, finished):
     return inspected
 
 
-def test_numbers(inspected):
-    """The test text has 8 words in 3 sentences, each begun by <S>: 11 tokens with 2 experts."""
-    found = inspected()
-    assert (found["sentences"], found["labels"]) == (3, None)
-    layer = found["layers"]["moe_0"]
+def test_json(inspected):
+    """The test text has 8 words in 3 sentences that begin with <S>: 11 tokens with 2 experts."""
+    report = inspected()
+    assert (report["sentences"], report["labels"]) == (3, None)
+    layer = report["layers"]["moe_0"]
     assert (layer["experts"], layer["tokens"], layer["experts_per_token"]) == (4, 11, 2)
     assert sum(layer["load"]) == 22
     assert sum(layer["importance"]) == pytest.approx(11, rel=1e-5)
@@ -60,7 +62,7 @@ def test_numbers(inspected):
     assert layer["information_on_labels"] is None
 
 
-def test_the_whole_of_it(command, finished, tmp_path):
+def test_text_page_and_csv(command, finished, tmp_path):
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
     arguments = ["--expert", 2, "--html", page, "--csv", table]
     status, out, err = command("inspect", finished.path, *arguments)
@@ -82,22 +84,22 @@ def test_labels(inspected, tmp_path):
     (tmp_path / "two.txt").write_text("e a\n")
     (tmp_path / "one.label").write_text("x\n\ny\n")
     (tmp_path / "two.label").write_text("<b>\n")
-    # Not in alphabetical order: labels belong to the text in the same place.
+    # Not in alphabetical order: labels and texts must be in the same order.
     text = ["--data", tmp_path / "two.txt", "--data", tmp_path / "one.txt"]
     by_file = inspected(*text)
     assert by_file["labels"] == "file"
     names = by_file["layers"]["moe_0"]["labels"]["names"]
     assert names == ["one.txt", "two.txt"]
     labels = ["--labels", tmp_path / "two.label", "--labels", tmp_path / "one.label"]
-    found = inspected(*text, *labels)
-    assert found["labels"] == "label"
-    layer = found["layers"]["moe_0"]
+    report = inspected(*text, *labels)
+    assert report["labels"] == "label"
+    layer = report["layers"]["moe_0"]
     assert layer["labels"]["names"] == ["<b>", "x", "y"]
     assert layer["labels"]["share_of_text"] == pytest.approx([1 / 3] * 3)
     assert layer["information_on_labels"]["entropy_of_labels"] == pytest.approx(1.585, abs=1e-3)
 
 
-def test_the_page_is_whole_and_keeps_to_itself(command, finished, tmp_path):
+def test_the_page_is_complete_and_self_contained(command, finished, tmp_path):
     run = shutil.copytree(finished.path, tmp_path / "<run> & more")
     (tmp_path / "a&b.txt").write_text("a b c\nb c d\n" * 9)
     label = "<script>alert(1)</script> $\\frac{$ \x1b[31m"
@@ -139,7 +141,7 @@ def test_a_run_without_history(command, finished, tmp_path):
 
 
 def test_best_and_last_weights(command, finished, tmp_path):
-    """The same step twice has nothing to compare; another step has."""
+    """The weights are compared if they are of different steps."""
     run = RunDirectory(shutil.copytree(finished.path, tmp_path / "run"))
     best, last = (
         sorted(folder.glob(f"{name}-*.index"))[-1]
@@ -147,29 +149,29 @@ def test_best_and_last_weights(command, finished, tmp_path):
     )
     same = best.stem.split("-")[1] == last.stem.split("-")[1]
     status, out, _ = command("inspect", run.path, "--json")
-    found = json.loads(out)
+    report = json.loads(out)
     assert status == 0
-    assert found["compared_with"] == (None if same else "last")
+    assert report["compared_with"] == (None if same else "last")
     for part in (".index", ".data-00000-of-00001"):
         best.with_suffix(part).rename(best.with_name(f"best-1{part}"))
     checkpoint = run.checkpoints / "best" / "checkpoint"
     checkpoint.write_text(checkpoint.read_text().replace(best.stem, "best-1"))
     status, out, err = command("inspect", run.path, "--json")
     assert status == 0, err
-    found = json.loads(out)
-    assert found["compared_with"] == "last"
-    consistency = found["layers"]["moe_0"]["consistency"]
+    report = json.loads(out)
+    assert report["compared_with"] == "last"
+    consistency = report["layers"]["moe_0"]["consistency"]
     assert consistency["tokens"] == 11
     assert 0 <= consistency["same_experts"] <= consistency["jaccard"] <= 1
     status, out, _ = command("inspect", run.path)
     assert status == 0 and "best and last" in out
 
 
-def test_what_training_wrote(finished):
+def test_summaries_of_training(finished):
     assert list((RunDirectory(finished.path).logs / "experts").glob("events.*"))
 
 
-def test_mistakes(refused, finished, corpus, tmp_path):
+def test_errors(refused, finished, corpus, tmp_path):
     run = finished.path
     assert "is not the folder of a run: it has no config.yaml" in refused("inspect", tmp_path)
     assert "is a folder: give the name of a file" in refused("inspect", run, "--html", tmp_path)
@@ -195,4 +197,4 @@ def test_nothing_to_inspect(command, refused, corpus, tmp_path):
     arguments = ["--set", setting, "--set", "training.epochs=1", "--set", "data.test=[]"]
     status, _, err = command("train", "tiny.yaml", "--run-dir", run, *arguments)
     assert status == 0, err
-    assert "is a model without a mixture of experts" in refused("inspect", run)
+    assert "the model has no mixture of experts" in refused("inspect", run)

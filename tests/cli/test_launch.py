@@ -1,4 +1,4 @@
-"""`tfmoe launch`: a cluster of processes, and what happens to it."""
+"""`tfmoe launch`: a cluster of processes, failures and signals."""
 
 import contextlib
 import json
@@ -13,15 +13,17 @@ import pytest
 
 from tfmoe.tasks import processes
 
-# Training that is the same on any number of workers: nothing is drawn while it runs.
-SAME = ["model.dropout=0", "model.num_sampled=null", "model.blocks[0].gate.noise=false"]
-SAME = [word for setting in SAME for word in ("--set", setting)]
-SECONDS = 600  # after which a process that a test waits for is killed
+# Settings without random numbers, so that training is the same on any number of workers.
+DETERMINISTIC = ["model.dropout=0", "model.num_sampled=null", "model.blocks[0].gate.noise=false"]
+DETERMINISTIC = [argument for setting in DETERMINISTIC for argument in ("--set", setting)]
+TIMEOUT = 600  # seconds until a process that a test waits for is killed
 
 
 @pytest.fixture(autouse=True)
 def default_signals():
-    """Processes inherit what is ignored: under `nohup` SIGHUP, in the background Ctrl-C."""
+    """Resets ignored signals, which processes inherit: SIGHUP under `nohup`, Ctrl-C in the
+    background.
+    """
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
@@ -30,18 +32,18 @@ def default_signals():
 
 
 def run(process):
-    """`(exit status, standard output, standard error)` of a process, which has an end."""
+    """`(exit status, standard output, standard error)` of a process, with a timeout."""
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        process.kill()  # and its workers with it
+        process.kill()  # kills its workers too
         raise
     return process.returncode, out, err
 
 
 @contextlib.contextmanager
 def started(process):
-    """Leaves no process behind, whatever fails."""
+    """Kills the process at the end, whatever fails."""
     try:
         yield process
     finally:
@@ -56,12 +58,12 @@ def perplexity(path):
 def workers_of(process):
     """The process ids of the workers that launch has started, in order."""
     path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(each) for each in path.read_text().split()]
+    return [int(pid) for pid in path.read_text().split()]
 
 
 def until(condition, process):
     """Waits for a condition while a process runs."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
@@ -69,7 +71,7 @@ def until(condition, process):
 
 
 def gone(pid):
-    """Whether a process has ended, and not only stopped."""
+    """Whether a process has ended."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -77,19 +79,20 @@ def gone(pid):
     return stat.rpartition(")")[2].split()[0] == "Z"
 
 
-def test_two_workers_train_what_one_process_does(command, start, corpus, tmp_path):
-    same = [*SAME, "--set", "training.epochs=2"]
-    train = ["train", corpus / "tiny.yaml", *same, "--run-dir", tmp_path / "one"]
+def test_two_workers_equal_one_process(command, start, corpus, tmp_path):
+    settings = [*DETERMINISTIC, "--set", "training.epochs=2"]
+    train = ["train", corpus / "tiny.yaml", *settings, "--run-dir", tmp_path / "one"]
     assert command(*train)[0] == 0
-    arguments = ["launch", "--workers", "2", "tiny.yaml", *same, "--run-dir", str(tmp_path / "two")]
+    arguments = ["launch", "--workers", "2", "tiny.yaml", *settings]
+    arguments += ["--run-dir", str(tmp_path / "two")]
     with started(start(corpus, *arguments)) as process:
         status, out, err = run(process)
     assert status == 0, err
-    assert "Epoch 2/2" in out and "Everything is in" in out
+    assert "Epoch 2/2" in out and "The run is in" in out
     assert perplexity(tmp_path / "two") == pytest.approx(perplexity(tmp_path / "one"), rel=1e-5)
     log = (tmp_path / "two" / "logs" / "worker-1.log").read_text()
-    assert "of these in experts" in log and "Everything is in" not in log
-    # One process loads what the two have saved.
+    assert "of these in experts" in log and "The run is in" not in log
+    # One process loads the weights that the two have saved.
     status, out, _ = command("evaluate", tmp_path / "two", "--json")
     assert status == 0
     assert json.loads(out)["perplexity"] == pytest.approx(perplexity(tmp_path / "two"), rel=1e-5)
@@ -105,7 +108,7 @@ def test_two_workers_train_what_one_process_does(command, start, corpus, tmp_pat
         (["tiny.yaml", "--set", "distribute.devices=2"], "distribute.devices"),
     ],
 )
-def test_mistakes_are_found_before_anything_starts(command, tmp_path, arguments, message):
+def test_errors_before_anything_starts(command, tmp_path, arguments, message):
     status, _, err = command("launch", *arguments, "--run-dir", tmp_path / "run")
     assert status == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
@@ -113,14 +116,14 @@ def test_mistakes_are_found_before_anything_starts(command, tmp_path, arguments,
 
 def test_a_run_in_the_folder_is_not_overwritten(refused, finished):
     err = refused("launch", "tiny.yaml", "--run-dir", finished.path)
-    assert err.startswith(f"tfmoe: {finished.path} has a run already: --resume goes on with it")
+    assert err.startswith(f"tfmoe: {finished.path} already has a run: resume it with --resume")
 
 
-# A worker's process in a few lines, so that a cluster's life takes no TensorFlow.
+# A worker without TensorFlow, to test clusters quickly.
 WORKER = """\
 import json, os, time
-number = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-print("worker", number, "begins", flush=True)
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+print("worker", index, "starts", flush=True)
 {}
 """
 
@@ -129,8 +132,8 @@ def process_of(body):
     return [sys.executable, "-c", WORKER.format(body)]
 
 
-def ended(body, number, logs):
-    with processes.cluster(process_of(body), number, logs) as workers:
+def outcomes_of(body, num_workers, logs):
+    with processes.cluster(process_of(body), num_workers, logs) as workers:
         return processes.wait(workers)
 
 
@@ -138,15 +141,16 @@ def test_environment_of_workers(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
     body = "print(os.environ['TF_CONFIG'], os.environ['TF_NUM_INTRAOP_THREADS'])"
-    assert set(ended(body, 3, tmp_path / "logs").values()) == {"finished"}
-    found = [capfd.readouterr().out, *map(pathlib.Path.read_text, sorted(tmp_path.glob("*/*.log")))]
-    assert len(found) == 3
+    assert set(outcomes_of(body, 3, tmp_path / "logs").values()) == {"finished"}
+    logs = [path.read_text() for path in sorted(tmp_path.glob("*/*.log"))]
+    outputs = [capfd.readouterr().out, *logs]
+    assert len(outputs) == 3
     clusters = []
-    for number, text in enumerate(found):
-        assert text.startswith(f"worker {number} begins\n")
+    for index, text in enumerate(outputs):
+        assert text.startswith(f"worker {index} starts\n")
         config, _, threads = text.splitlines()[1].rpartition(" ")
         assert threads == "2"
-        assert json.loads(config)["task"] == {"type": "worker", "index": number}
+        assert json.loads(config)["task"] == {"type": "worker", "index": index}
         clusters.append(json.loads(config)["cluster"])
     assert clusters[0] == clusters[1] == clusters[2]
     assert len(set(clusters[0]["worker"])) == 3
@@ -155,27 +159,27 @@ def test_environment_of_workers(tmp_path, capfd, monkeypatch):
 
 
 def test_report_of_a_failure(tmp_path):
-    body = "time.sleep(number); print('no luck'); os._exit(3) if number else os.abort()"
-    found = ended(body, 2, tmp_path)
-    assert list(found.values()) == ["was ended by SIGABRT", "ended with exit status 3"]
+    body = "time.sleep(index); print('an error'); os._exit(3) if index else os.abort()"
+    outcomes = outcomes_of(body, 2, tmp_path)
+    assert list(outcomes.values()) == ["was ended by SIGABRT", "ended with exit status 3"]
     log = tmp_path / "worker-1.log"
-    assert processes.report(found).splitlines() == [
+    assert processes.report(outcomes).splitlines() == [
         "tfmoe: worker 0 was ended by SIGABRT; its output is above",
         f"tfmoe: worker 1 ended with exit status 3; its output is in {log}",
-        "  | worker 1 begins",
-        "  | no luck",
+        "  | worker 1 starts",
+        "  | an error",
     ]
 
 
 def test_a_worker_that_does_not_end_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "GRACE_SECONDS", 1)
-    body = "os._exit(2) if number == 1 else time.sleep(600)"
-    before = time.monotonic()
-    found = ended(body, 3, tmp_path)
-    assert time.monotonic() - before < 60
+    body = "os._exit(2) if index == 1 else time.sleep(600)"
+    start = time.monotonic()
+    outcomes = outcomes_of(body, 3, tmp_path)
+    assert time.monotonic() - start < 60
     late = "did not end within 1 seconds, and was stopped"
-    assert list(found.values()) == ["ended with exit status 2", late, late]
-    assert all(worker.process.poll() is not None for worker in found)
+    assert list(outcomes.values()) == ["ended with exit status 2", late, late]
+    assert all(worker.process.poll() is not None for worker in outcomes)
 
 
 LAUNCHER = f"""\
@@ -202,9 +206,9 @@ def test_no_orphans(tmp_path, sent):
         file = tmp_path / "pids"
         until(lambda: file.exists() and file.read_text().count("\n") == 2, process)
         pids = [int(line) for line in file.read_text().splitlines()]
-        until(lambda: "begins" in (tmp_path / "worker-1.log").read_text(), process)
+        until(lambda: "starts" in (tmp_path / "worker-1.log").read_text(), process)
         process.send_signal(sent)
-        assert process.wait(SECONDS) != 0
+        assert process.wait(TIMEOUT) != 0
         end = time.monotonic() + 30
         while not all(map(gone, pids)) and time.monotonic() < end:
             time.sleep(0.05)
@@ -228,34 +232,36 @@ def test_ctrl_c(start, corpus, tmp_path):
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_signal_while_a_worker_starts(monkeypatch, tmp_path, number, error):
-    """It has come before anybody could know the worker, which is ended all the same."""
-    begun = []
+    """The signal comes before the worker is registered. The worker is killed all the same."""
+    started_processes = []
 
     def start(*_):
-        begun.append(subprocess.Popen(["sleep", "100"]))
+        started_processes.append(subprocess.Popen(["sleep", "100"]))
         signal.raise_signal(number)
-        return begun[-1]
+        return started_processes[-1]
 
     monkeypatch.setattr(processes, "start", start)
     try:
         with pytest.raises(error), processes.cluster([], 2, tmp_path):
             pytest.fail("the block was entered")
-        assert len(begun) == 1 and begun[0].returncode == -signal.SIGKILL
+        (process,) = started_processes
+        assert process.returncode == -signal.SIGKILL
     finally:
-        for process in begun:
+        for process in started_processes:
             process.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_killed_worker_then_resumed(command, start, corpus, tmp_path, victim):
-    """Killed with -9 in mid-epoch, and resumed by two workers, or by one process: both end where a
-    run does that was never killed.
+    """A worker is killed within an epoch, and the run is resumed by two workers, or by one process.
+    Both give the result of an uninterrupted run.
     """
-    same = [*SAME, "--set", "training.epochs=8"]
-    assert command("train", corpus / "tiny.yaml", *same, "--run-dir", tmp_path / "whole")[0] == 0
+    settings = [*DETERMINISTIC, "--set", "training.epochs=8"]
+    train = ["train", corpus / "tiny.yaml", *settings]
+    assert command(*train, "--run-dir", tmp_path / "whole")[0] == 0
     path = tmp_path / "run"
-    arguments = ["--workers", "2", "tiny.yaml", *same, "--run-dir", str(path)]
+    arguments = ["--workers", "2", "tiny.yaml", *settings, "--run-dir", str(path)]
     with started(start(corpus, "launch", *arguments)) as process:
         until((path / "history.csv").exists, process)
         time.sleep(0.3)
@@ -272,14 +278,14 @@ def test_a_killed_worker_then_resumed(command, start, corpus, tmp_path, victim):
 
     alone = tmp_path / "alone"
     subprocess.run(["cp", "-r", path, alone], check=True)
-    assert command("train", corpus / "tiny.yaml", *same, "--run-dir", alone, "--resume")[0] == 0
+    assert command(*train, "--run-dir", alone, "--resume")[0] == 0
     with started(start(corpus, "launch", *arguments, "--resume")) as process:
         status, out, err = run(process)
     assert status == 0, err
     assert "resuming" in out
-    for each in (path, alone):
-        assert losses(each)[-1] == pytest.approx(losses(tmp_path / "whole")[-1], rel=1e-5)
-        assert perplexity(each) == pytest.approx(perplexity(tmp_path / "whole"), rel=1e-5)
+    for resumed in (path, alone):
+        assert losses(resumed)[-1] == pytest.approx(losses(tmp_path / "whole")[-1], rel=1e-5)
+        assert perplexity(resumed) == pytest.approx(perplexity(tmp_path / "whole"), rel=1e-5)
 
 
 def losses(path):

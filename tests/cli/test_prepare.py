@@ -1,3 +1,5 @@
+"""`tfmoe prepare`."""
+
 import pytest
 
 from tfmoe.config import load_config
@@ -21,8 +23,8 @@ def test_files(command, corpus):
     ]  # fmt: skip
 
 
-def test_generated_text_is_written_once(command, tmp_path):
-    """A sentence has two marker words, three symbols and its end."""
+def test_text_is_generated_once(command, tmp_path):
+    """A sentence has two marker words, three symbols and </S>."""
     prepare = ["prepare", "tiny.yaml", "--set", GRAMMARS]
     status, out, err = command(*prepare)
     assert (status, err) == (0, "")
@@ -42,7 +44,7 @@ def test_no_valid_and_test_text(command):
     status, out, _ = command(
         "prepare", "tiny.yaml", "--set", "data.valid=[]", "--set", "data.test="
     )
-    assert status == 2  # data.test= is null, which is no list
+    assert status == 2  # data.test= is null, which is not a list
     flags = ["--set", "data.valid=[]", "--set", "data.test=[]"]
     status, out, _ = command("prepare", "tiny.yaml", *flags)
     assert status == 0
@@ -58,12 +60,12 @@ def test_no_valid_and_test_text(command):
         ("data.batch_token=2", "batch_tokens"),
     ],
 )
-def test_mistakes(refused, setting, message):
+def test_errors(refused, setting, message):
     assert message in refused("prepare", "tiny.yaml", "--set", setting)
 
 
-def test_the_published_test_text_is_recognised_or_refused(command, tmp_path):
-    """6,075 sentences are the test set: they have 153,583 words, or were changed."""
+def test_the_published_test_text_is_recognised_or_rejected(command, tmp_path):
+    """A test text of 6,075 sentences is the published one, and must have 153,583 words."""
     training = tmp_path / "lm1b/training-monolingual.tokenized.shuffled"
     held_out = tmp_path / "lm1b/heldout-monolingual.tokenized.shuffled"
     training.mkdir(parents=True)
@@ -72,7 +74,7 @@ def test_the_published_test_text_is_recognised_or_refused(command, tmp_path):
     (held_out / "news.en.heldout-00001-of-00050").write_text("a b\n")
     words = [25] * 6074 + [153_583 - 25 * 6074]
     test = held_out / "news.en.heldout-00000-of-00050"
-    test.write_text("".join("a " * number + "\n" for number in words))
+    test.write_text("".join("a " * count + "\n" for count in words))
     data = f"data={{name: lm1b, root: {tmp_path}/lm1b}}"
     prepare = ["prepare", "tiny.yaml", "--set", data]
     status, out, err = command(*prepare)

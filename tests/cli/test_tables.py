@@ -1,3 +1,5 @@
+"""`tfmoe tables`."""
+
 import contextlib
 import io
 import json
@@ -6,7 +8,7 @@ import pytest
 
 from tfmoe.cli import main
 
-# All that is not within rounding.
+# All figures that differ by more than rounding.
 EXPECTED = {
     ("Table 1", "MoE-34M (medium-budget)", "parameters"),
     ("Table 7", "2xLSTM-8192-1024", "parameters"),
@@ -28,7 +30,7 @@ def run(capfd, *arguments):
 
 @pytest.fixture(scope="module")
 def rows():
-    """All rows, as `--json` gives them."""
+    """All rows of `--json`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main(["tables", "--json"])
@@ -36,9 +38,9 @@ def rows():
 
 
 def row_of(rows, table, name):
-    """One row of a table, by its number."""
-    (found,) = (row for row in rows if (row["table"], row["row"]) == (f"Table {table}", name))
-    return found
+    """One row of a table, by the table's number and the row's name."""
+    (only,) = (row for row in rows if (row["table"], row["row"]) == (f"Table {table}", name))
+    return only
 
 
 def test_every_row(rows):
@@ -51,8 +53,7 @@ def test_every_row(rows):
         for row in rows
         for column in ("ops_per_timestep", "parameters", "total")
     }
-    # Table 1 has no total, Tables 2 to 5 no parameters without embedding and softmax; every other
-    # figure is there.
+    # Table 1 has no total, Tables 2 to 5 have no parameters without embedding and softmax.
     missing = {"Table 1": "total"} | {f"Table {n}": "parameters" for n in (2, 3, 4, 5)}
     assert {key for key, entry in entries.items() if entry is None} == {
         (row["table"], row["row"], missing[row["table"]]) for row in rows if row["table"] in missing
@@ -80,12 +81,12 @@ def test_every_row(rows):
     ],
 )
 def test_printed_figures(rows, table, row, ops, parameters):
-    found = row_of(rows, table, row)
-    assert found["ops_per_timestep"]["paper"] == pytest.approx(ops * 1e6)
-    assert found["parameters"]["paper"] == pytest.approx(parameters * 1e6)
+    entry = row_of(rows, table, row)
+    assert entry["ops_per_timestep"]["paper"] == pytest.approx(ops * 1e6)
+    assert entry["parameters"]["paper"] == pytest.approx(parameters * 1e6)
 
 
-# 5 LSTMs of 4·1024·2048 + 2048·512, the context's 4·512·2048, the softmax's 512·32768.
+# 5 LSTMs of 4·1024·2048 + 2048·512, 4·512·2048 for the context, 512·32768 for the softmax.
 WITHOUT_MIXTURES = 47_185_920 + 4_194_304 + 16_777_216
 
 
@@ -100,27 +101,27 @@ WITHOUT_MIXTURES = 47_185_920 + 4_194_304 + 16_777_216
     ],
 )
 def test_translation(rows, table, row, paper, mixtures):
-    found = row_of(rows, table, row)
+    entry = row_of(rows, table, row)
     ours = WITHOUT_MIXTURES + mixtures
-    assert found["parameters"] is None
-    assert found["ops_per_timestep"] == {
+    assert entry["parameters"] is None
+    assert entry["ops_per_timestep"] == {
         "ours": ours,
         "paper": paper * 10**6,
         "difference": ours - paper * 10**6,
         "within_rounding": True,
         "reason": None,
     }
-    assert found["total"]["paper"] == 8_700_000_000 and found["total"]["within_rounding"]
+    assert entry["total"]["paper"] == 8_700_000_000 and entry["total"]["within_rounding"]
 
 
 @pytest.mark.parametrize(("table", "row", "paper"), [("3", "GNMT", 214), ("5", "GNMT-Mono", 212)])
 def test_gnmt(rows, table, row, paper):
-    found = row_of(rows, table, row)
-    # 15 LSTMs of 4·2048·1024, one that reads the context too, the softmax's 1024·32768.
+    entry = row_of(rows, table, row)
+    # 15 LSTMs of 4·2048·1024, one that also reads the context, 1024·32768 for the softmax.
     ours = 15 * 8_388_608 + 12_582_912 + 33_554_432
-    # A second LSTM in the first layer, 1024 more inputs of the second, and of 7 in the decoder.
+    # A second LSTM in the first layer; 1024 more inputs of the second and of 7 decoder layers.
     missing = 8_388_608 + 8 * 4 * 1024 * 1024
-    ops, total = found["ops_per_timestep"], found["total"]
+    ops, total = entry["ops_per_timestep"], entry["total"]
     assert (ops["ours"], ops["paper"]) == (ours, paper * 10**6)
     assert round((ours + missing) / 1e6, 1) == 213.9 and "213.9" in ops["reason"]
     assert (total["paper"], total["within_rounding"]) == (278_000_000, False)
@@ -151,7 +152,7 @@ def test_text(capfd):
             "-0.004", "1.086", "1.1", "-0.014"] in lines  # fmt: skip
     assert [line[0] for line in lines[-3:]] == ["[1]", "[2]", "[3]"]
     _, out, _ = run(capfd, "--table", "8")
-    assert out.endswith("All within rounding.\n") and "Table 7" not in out
+    assert out.endswith("All figures agree within rounding.\n") and "Table 7" not in out
     _, out, _ = run(capfd, "--table", "5")
     lines = [line.split() for line in out.splitlines()]
     assert ["MoE-Multi", "multilingual/moe-multi", "101.712", "102.0", "-0.288", "8.677", "8.7",
@@ -170,7 +171,7 @@ def test_text(capfd):
         (["--table", "8", "--row", "zzz"], "rows: 4xLSTM-512, MoE-32, MoE-256-h"),
     ],
 )
-def test_mistakes(capfd, monkeypatch, arguments, message):
+def test_errors(capfd, monkeypatch, arguments, message):
     monkeypatch.delenv("TFMOE_DEBUG", raising=False)
     status, out, err = run(capfd, *arguments)
     assert (status, out) == (2, "")

@@ -1,3 +1,5 @@
+"""`tfmoe train` of a language model."""
+
 import csv
 import json
 import math
@@ -16,13 +18,13 @@ from tfmoe.tasks.resume import differences
 
 
 class Killed(BaseException):
-    """Ends training as a kill does: nothing of ours handles it."""
+    """Ends training like a kill: tfmoe does not handle it."""
 
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """A function that raises an error after a training step, where Keras calls its TensorBoard
-    callback (the last one).
+    """A function that raises an error after a training step, in Keras' TensorBoard callback (the
+    last one).
     """
     original = keras.callbacks.TensorBoard.on_train_batch_end
 
@@ -38,7 +40,7 @@ def stop_at(monkeypatch):
 
 
 def same_state(run, other):
-    """Asserts that two runs have the same last state, bit by bit, and the same best weights."""
+    """Asserts that two runs have the same last state and the same best weights, bit by bit."""
     for folder in ("checkpoints", "checkpoints/best"):
         one, two = (tf.train.load_checkpoint(str(path / folder)) for path in (run, other))
         names = set(one.get_variable_to_shape_map())
@@ -50,7 +52,7 @@ def same_state(run, other):
 
 
 def history(run):
-    """Rows of history.csv as text, without what is measured by the clock."""
+    """Rows of history.csv as text, without durations."""
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -59,9 +61,9 @@ def history(run):
 
 
 def result(run):
-    """result.json without what is measured by the clock."""
-    found = json.loads((run / "result.json").read_text())
-    return {name: value for name, value in found.items() if not name.startswith("seconds")}
+    """result.json without durations."""
+    content = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in content.items() if not name.startswith("seconds")}
 
 
 def copy(run, path):
@@ -69,8 +71,7 @@ def copy(run, path):
 
 
 def test_files_of_a_run(finished):
-    found = {path.name for path in finished.path.iterdir()}
-    assert found == {
+    assert {path.name for path in finished.path.iterdir()} == {
         "config.yaml", "run.json", "vocabulary.txt", "checkpoints", "history.csv", "logs",
         "result.json",
     }  # fmt: skip
@@ -85,7 +86,7 @@ def test_output_of_a_run(finished):
     assert finished.err == ""
     assert "\b" not in finished.out and "\r" not in finished.out
     lines = finished.out.splitlines()
-    # 30 · 3 + 30 positions; 4 of the 90 words, "rare", are not among the 5 most frequent.
+    # 4 of the 90 words, "rare", are not among the 5 most frequent.
     words = [" ".join(line.split()) for line in lines]
     assert words[1] == "train 30 sentences 90 words 4.44% out of vocabulary"
     assert words[3] == "test 3 sentences 8 words 25.00% out of vocabulary"
@@ -93,21 +94,22 @@ def test_output_of_a_run(finished):
     assert [lines[index] for index in epochs] == [f"Epoch {epoch}/4" for epoch in (1, 2, 3, 4)]
     for index in epochs:
         assert " - loss: " in lines[index + 1] and " - val_perplexity: " in lines[index + 1]
-    assert lines[-2].endswith("on 11 tokens (end of sentence counted), 2 of them out of vocabulary")
-    assert lines[-1] == f"Everything is in {finished.path}"
+    summary = "on 11 tokens (ends of sentences included), 2 of them out of vocabulary"
+    assert lines[-2].endswith(summary)
+    assert lines[-1] == f"The run is in {finished.path}"
 
 
 def test_result_and_history(finished):
-    measured = json.loads((finished.path / "result.json").read_text())
-    assert measured["evaluated_on"] == "test"
-    assert (measured["tokens"], measured["oov"]) == (8 + 3, 2)
-    assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]), rel=1e-12)
-    # A token goes to 2 experts of 2·4·4 and 2 gates of 4·4 (the noise's is computed too).
-    assert measured["ops_per_timestep"] == 2 * 32 + 2 * 16
-    assert measured["parameters"]["experts"] == 4 * 32
-    assert measured["parameters"]["total"] == 2 * 8 * 4 + 8 + 4 * 32 + 2 * 16
-    assert measured["words_trained"] == 4 * (90 + 30)
-    assert measured["epochs"] == 4
+    content = json.loads((finished.path / "result.json").read_text())
+    assert content["evaluated_on"] == "test"
+    assert (content["tokens"], content["oov"]) == (8 + 3, 2)
+    assert content["perplexity"] == pytest.approx(math.exp(content["loss"]), rel=1e-12)
+    # Per token: 2 experts of 2·4·4, and the gate's two matrices of 4·4 (one for the noise).
+    assert content["ops_per_timestep"] == 2 * 32 + 2 * 16
+    assert content["parameters"]["experts"] == 4 * 32
+    assert content["parameters"]["total"] == 2 * 8 * 4 + 8 + 4 * 32 + 2 * 16
+    assert content["words_trained"] == 4 * (90 + 30)
+    assert content["epochs"] == 4
     rows = history(finished.path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert {row["words"] for row in rows} == {"120"}
@@ -121,8 +123,8 @@ def test_result_and_history(finished):
     assert last.get_tensor("best") == best
 
 
-def test_a_mistake_then_killed_then_stopped_then_finished(command, refused, stop_at, finished):
-    """30 rows of 8 positions, 64 in a batch, are 4 steps an epoch, 16 in all."""
+def test_error_then_kill_then_stop_then_finish(command, refused, stop_at, finished):
+    """30 rows of 8 positions in batches of 64 are 4 steps per epoch, 16 in total."""
     run = finished.path.parent / "interrupted"
     train = ["train", "tiny.yaml", "--run-dir", run]
     assert "nowhere.txt" in refused(*train, "--set", "data.test=nowhere.txt")
@@ -133,13 +135,13 @@ def test_a_mistake_then_killed_then_stopped_then_finished(command, refused, stop
         command(*train)
     assert not (run / "history.csv").exists()
 
-    stop_at(11, KeyboardInterrupt())  # in the third epoch, after steps of which 9 was saved
+    stop_at(11, KeyboardInterrupt())  # in the third epoch; step 9 was saved
     status, _, err = command(*train, "--resume")
     resume = f"tfmoe train {run}/config.yaml --run-dir {run} --resume"
-    assert (status, err) == (130, f"\ntfmoe: stopped training; to go on with it: {resume}\n")
+    assert (status, err) == (130, f"\ntfmoe: stopped training; resume with: {resume}\n")
     assert [row["epoch"] for row in history(run)] == ["1", "2"]
 
-    # What a kill while step 12 is being saved leaves behind.
+    # The files that a kill leaves behind while step 12 is being saved.
     checkpoints = run / "checkpoints"
     (checkpoints / "last-12_temp").mkdir()
     (checkpoints / "last-12_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"x")
@@ -174,16 +176,16 @@ def test_stopped_anywhere(command, stop_at, monkeypatch, finished, every_steps, 
     def stop(*_, **__):
         raise Killed
 
-    for place in ("on_test_begin", "on_epoch_end", "on_train_end"):
+    for method in ("on_test_begin", "on_epoch_end", "on_train_end"):
         with monkeypatch.context() as patch:
-            patch.setattr(keras.callbacks.TensorBoard, place, stop)
+            patch.setattr(keras.callbacks.TensorBoard, method, stop)
             with pytest.raises(Killed):
                 command(*train)
     assert command(*train)[0] == 0
     same_state(tmp_path / "run", finished.path)
     assert history(tmp_path / "run") == history(finished.path)
     assert result(tmp_path / "run") == result(finished.path)
-    # Finished already: only evaluated again.
+    # The run is finished: it is only evaluated again.
     before = (tmp_path / "run" / "history.csv").read_text()
     assert command(*train)[0] == 0
     assert (tmp_path / "run" / "history.csv").read_text() == before
@@ -193,7 +195,7 @@ def test_stopped_anywhere(command, stop_at, monkeypatch, finished, every_steps, 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_signals(command, start, corpus, tmp_path, sent):
-    """Real signals at some moment of training, with a recurrence too."""
+    """Real signals at some time during training, of a model with an LSTM."""
     train = ["train", corpus / "tiny.yaml", "--set", "training.epochs=30"]
     train += ["--set", "model.blocks=[{name: lstm, units: 4}, {name: moe, num_experts: 4, "]
     train[-1] += "hidden_units: 4, gate: {name: noisy_top_k, k: 2}}]"
@@ -217,7 +219,7 @@ def test_signals(command, start, corpus, tmp_path, sent):
 
 def test_a_run_in_the_folder_is_not_overwritten(refused, finished):
     err = refused("train", "tiny.yaml", "--run-dir", finished.path)
-    assert err.startswith(f"tfmoe: {finished.path} has a run already: --resume goes on with it")
+    assert err.startswith(f"tfmoe: {finished.path} already has a run: resume it with --resume")
 
 
 @pytest.mark.parametrize(
@@ -228,18 +230,18 @@ def test_a_run_in_the_folder_is_not_overwritten(refused, finished):
         ("training.optimizer.schedule.name=warmup_inverse_sqrt", "training.optimizer.schedule."),
     ],
 )
-def test_another_config_cannot_go_on(refused, finished, setting, key):
+def test_another_config_cannot_resume(refused, finished, setting, key):
     err = refused("train", "tiny.yaml", "--run-dir", finished.path, "--resume", "--set", setting)
-    assert f"begun with another config, different in {key}" in err
+    assert f"was started with another config, which differs in {key}" in err
 
 
-def test_fewer_epochs_than_there_are(refused, finished):
+def test_fewer_epochs_than_are_finished(refused, finished):
     fewer = ["--set", "training.epochs=3"]
     err = refused("train", "tiny.yaml", "--run-dir", finished.path, "--resume", *fewer)
-    assert "training.epochs is 3" in err and "4 epochs are finished" in err
+    assert "training.epochs is 3" in err and "has finished 4 epochs" in err
 
 
-def test_text_that_has_changed(refused, finished, corpus, tmp_path, monkeypatch):
+def test_changed_text(refused, finished, corpus, tmp_path, monkeypatch):
     for file in ("tiny.yaml", "train.txt", "valid.txt", "test.txt"):
         shutil.copy(corpus / file, tmp_path)
     with open(tmp_path / "train.txt", "a") as file:
@@ -284,7 +286,7 @@ def test_damaged_run(refused, finished, tmp_path, file, content, message):
     ],
 )
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_text_that_cannot_be_used(refused, tmp_path, part, content, message):
+def test_bad_text(refused, tmp_path, part, content, message):
     if content is not None:
         (tmp_path / "broken.txt").write_bytes(content)
     file, run = tmp_path / "broken.txt", tmp_path / "run"
@@ -293,7 +295,7 @@ def test_text_that_cannot_be_used(refused, tmp_path, part, content, message):
     assert not run.exists()
 
 
-def test_other_mistakes(refused, tmp_path):
+def test_other_errors(refused, tmp_path):
     train = ["train", "tiny.yaml", "--run-dir", tmp_path / "run"]
     assert "no file matches this glob" in refused(*train, "--set", "data.valid=no*.txt")
     assert "model.d_mode" in refused(*train, "--set", "model.d_mode=4")
@@ -303,7 +305,7 @@ def test_other_mistakes(refused, tmp_path):
     assert str(tmp_path / "run") in refused(*train)
 
 
-def test_a_loss_that_is_not_finite(refused, tmp_path):
+def test_loss_that_is_not_finite(refused, tmp_path):
     run = tmp_path / "run"
     err = refused(
         "train", "tiny.yaml", "--run-dir", run, "--set", "training.optimizer.learning_rate=1e30"
@@ -319,13 +321,14 @@ def test_neither_valid_nor_test_text(command, tmp_path):
     status, out, err = command("train", "tiny.yaml", "--run-dir", run, *flags)
     assert (status, err) == (0, "")
     assert "trained; no valid or test text to evaluate on" in out
-    measured = json.loads((run / "result.json").read_text())
-    assert measured["words_trained"] == 120
-    assert "perplexity" not in measured and "evaluated_on" not in measured
+    content = json.loads((run / "result.json").read_text())
+    assert content["words_trained"] == 120
+    assert "perplexity" not in content and "evaluated_on" not in content
     (row,) = history(run)
     assert not [name for name in row if name.startswith("val_")]
-    same = [tf.train.latest_checkpoint(str(run / f)) for f in ("checkpoints", "checkpoints/best")]
-    assert [pathlib.Path(path).name for path in same] == ["last-4", "best-4"]
+    folders = ("checkpoints", "checkpoints/best")
+    latest = [tf.train.latest_checkpoint(str(run / folder)) for folder in folders]
+    assert [pathlib.Path(path).name for path in latest] == ["last-4", "best-4"]
 
 
 def test_differences():

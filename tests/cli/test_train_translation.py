@@ -74,12 +74,12 @@ USE = {
 
 
 class Killed(BaseException):
-    """Ends training as a kill does: nothing of ours handles it."""
+    """Ends training like a kill: tfmoe does not handle it."""
 
 
 @pytest.fixture(scope="module")
 def parallel(tmp_path_factory):
-    """A folder with the text, one.yaml and several.yaml. Not to be changed."""
+    """A folder with the text, one.yaml and several.yaml. Tests must not change it."""
     folder = tmp_path_factory.mktemp("parallel")
     for name, text in {**TEXT, "one.yaml": CONFIG, "several.yaml": SEVERAL}.items():
         (folder / name).write_text(text)
@@ -95,18 +95,18 @@ def tfmoe(command, parallel, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(train, parallel, tmp_path_factory):
-    """A finished run of one.yaml. Not to be changed."""
+    """A finished run of one.yaml. Tests must not change it."""
     return train(parallel / "one.yaml", tmp_path_factory.mktemp("runs") / "one")
 
 
 @pytest.fixture(scope="module")
 def several(train, parallel, tmp_path_factory):
-    """A finished run of several.yaml. Not to be changed."""
+    """A finished run of several.yaml. Tests must not change it."""
     return train(parallel / "several.yaml", tmp_path_factory.mktemp("runs") / "several")
 
 
 def history(run):
-    """Rows of history.csv as text, without what is measured by the clock."""
+    """Rows of history.csv as text, without durations."""
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -115,13 +115,13 @@ def history(run):
 
 
 def result(run):
-    """result.json without what is measured by the clock."""
-    found = json.loads((run / "result.json").read_text())
-    return {name: value for name, value in found.items() if not name.startswith("seconds")}
+    """result.json without durations."""
+    content = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in content.items() if not name.startswith("seconds")}
 
 
 def same_state(run, other):
-    """Asserts that two runs have the same last state, bit by bit, and the same best weights."""
+    """Asserts that two runs have the same last state and the same best weights, bit by bit."""
     for folder in ("checkpoints", "checkpoints/best"):
         one, two = (tf.train.load_checkpoint(str(path / folder)) for path in (run, other))
         names = set(one.get_variable_to_shape_map())
@@ -157,7 +157,7 @@ def test_output_of_a_run(run):
     assert [line for line in lines if line.startswith("Epoch ")] == ["Epoch 1/2", "Epoch 2/2"]
     assert lines[-2].startswith("test: BLEU ")
     assert lines[-2].endswith(" per subword, on 3 sentences")
-    assert lines[-1] == f"Everything is in {run.path}"
+    assert lines[-1] == f"The run is in {run.path}"
 
 
 def test_result_and_history(run):
@@ -179,13 +179,13 @@ def test_result_and_history(run):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {int(row["words"]) for row in rows} == {source + target + 24}
     for name, value in ((name, value) for row in rows for name, value in row.items()):
-        # In an evaluation there is no batchwise mask to compare thresholds with.
+        # At evaluation there is no batchwise mask to compare the thresholds with.
         assert math.isfinite(float(value)) != name.startswith("val_encoder_moe_0_threshold"), name
-    # An LSTM of 4·(2·8 + 8)·8, 2 of 4 experts; the paper counts the softmax here, but no gates.
+    # An LSTM of 4·(2·8 + 8)·8, 2 of 4 experts, and the softmax. The paper does not count gates.
     assert measured["ops_per_timestep"] == 768 + 2 * 128 + 8 * len(subwords)
 
 
-def test_interrupted_and_resumed_is_as_never_interrupted(tfmoe, run, monkeypatch):
+def test_resumed_run_equals_uninterrupted_run(tfmoe, run, monkeypatch):
     path = run.path.parent / "interrupted"
     train = ["train", "one.yaml", "--run-dir", path]
     original = keras.callbacks.TensorBoard.on_train_batch_end
@@ -208,7 +208,7 @@ def test_interrupted_and_resumed_is_as_never_interrupted(tfmoe, run, monkeypatch
     assert result(path) == result(run.path)
 
 
-def test_evaluate_gives_what_the_run_gave(tfmoe, run):
+def test_evaluate_equals_the_result_of_the_run(tfmoe, run):
     status, out, err = tfmoe("evaluate", run.path, "--json")
     assert status == 0, err
     measured = json.loads(out)
@@ -230,7 +230,7 @@ def test_evaluate_other_text(tfmoe, run):
 
 
 def test_evaluate_without_reading_the_text_of_training(tfmoe, run, parallel, tmp_path, monkeypatch):
-    """A run that was brought to another machine, with text of its own."""
+    """A run that was copied to another machine, which has another text."""
     for name in ("en", "de"):
         shutil.copy(parallel / f"valid.{name}", tmp_path / f"mine.{name}")
     monkeypatch.chdir(tmp_path)
@@ -252,7 +252,7 @@ def refused(tfmoe):
     return refused
 
 
-def test_evaluate_mistakes(refused, run):
+def test_evaluate_errors(refused, run):
     assert "nowhere.en: no such file" in refused("evaluate", run.path, "--data", "nowhere")
     message = "--direction must be one of en-de, got 'de-en'"
     assert message in refused("evaluate", run.path, "--direction", "de-en")
@@ -285,7 +285,7 @@ def test_damaged_run(refused, run, tmp_path, file, content, message):
         ("model.decoder[0].name=lstm", "model.decoder[0].name: must be attention_lstm"),
     ],
 )
-def test_train_mistakes(refused, tmp_path, setting, message):
+def test_train_errors(refused, tmp_path, setting, message):
     train = ["train", "one.yaml", "--run-dir", tmp_path / "run", "--set", setting]
     assert message in refused(*train)
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -329,7 +329,7 @@ def test_data_of_a_model_of_several_directions(tfmoe, several):
 
 def test_data_needs_a_direction(refused, several):
     err = refused("evaluate", several.path, "--data", "valid")
-    assert "--direction must say what to translate --data from and to: en-de, de-en" in err
+    assert "--direction must be given with --data: one of en-de, de-en" in err
 
 
 def test_direction_is_for_translation_models(command, finished):

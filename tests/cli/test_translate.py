@@ -1,5 +1,6 @@
-"""`tfmoe translate`, on a run trained for a moment: what it says does not matter here,
-but for the length penalty it would say nothing."""
+"""`tfmoe translate`, on a briefly trained run. The length penalty keeps its translations from being
+empty.
+"""
 
 import gzip
 import io
@@ -42,7 +43,7 @@ def translator(train, tmp_path_factory):
 
 @pytest.fixture
 def translate(command, monkeypatch):
-    """A function that runs the command on some standard input."""
+    """A function that runs the command with a text as standard input."""
 
     def translate(run, *arguments, text=""):
         stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
@@ -52,8 +53,8 @@ def translate(command, monkeypatch):
     return translate
 
 
-def test_a_line_for_a_line(translate, translator, tmp_path):
-    text = "one two\n\n  \nthree\ttwo\none two"  # the last without an end
+def test_one_line_per_line(translate, translator, tmp_path):
+    text = "one two\n\n  \nthree\ttwo\none two"  # without a final line end
     status, out, _ = translate(translator, text=text)
     assert status == 0
     lines = out.split("\n")
@@ -87,12 +88,12 @@ def test_several_translations(translate, translator):
         (["--input", "nowhere.txt"], "--input nowhere.txt: no such file"),
     ],
 )
-def test_mistakes(refused, translator, arguments, message):
+def test_errors(refused, translator, arguments, message):
     assert message in refused("translate", translator, *arguments)
 
 
 def test_a_language_model_does_not_translate(refused, finished):
-    assert "is a run of a language_model" in refused("translate", finished.path)
+    assert "is a run of a language_model model" in refused("translate", finished.path)
 
 
 def test_help(command):
@@ -106,8 +107,8 @@ def test_lines_are_read_as_in_training():
     assert plain_sentence(b" \r\n") == b""
 
 
-def test_output_that_nobody_reads_to_its_end(start, translator):
-    """`tfmoe translate RUN < long | head -1` ends without a complaint."""
+def test_a_closed_pipe(start, translator):
+    """`tfmoe translate RUN < long | head -1` ends without an error message."""
     source = translator.parent / "long.txt"
     source.write_text("one two three\n" * 2000)
     process = start(translator.parent, "translate", "run", "--input", str(source))

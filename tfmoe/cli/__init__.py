@@ -1,6 +1,6 @@
-"""The command line, one file per subcommand: options, help, and a call of `tfmoe.tasks`.
+"""The command line, one file per command: options, help, and a call of `tfmoe.tasks`.
 
-Nothing here imports TensorFlow: `tfmoe.tasks` loads it when a command begins to work.
+Nothing here imports TensorFlow: `tfmoe.tasks` loads it when a command starts to work.
 """
 
 import sys
@@ -25,8 +25,8 @@ from tfmoe.cli import (
     train,
     translate,
 )
-from tfmoe.cli.endings import Commands, interruptions_noted
-from tfmoe.cli.output import leave_pipe, show_all_characters
+from tfmoe.cli.exit_status import Commands, interruptions_recorded
+from tfmoe.cli.output import discard_output, escape_unencodable
 
 app = typer.Typer(
     name="tfmoe",
@@ -53,8 +53,8 @@ app.command()(demo.demo)
 app.command()(ablate.ablate)
 
 
-def _version(wanted: bool):
-    if wanted:
+def _version(is_given: bool):
+    if is_given:
         print(f"tfmoe {__version__}")
         raise typer.Exit
 
@@ -65,38 +65,39 @@ def tfmoe(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ):
-    """Sparsely-gated mixtures of experts: language models and translation, from text to perplexity
-    and BLEU.
+    """Train, evaluate and export sparsely-gated mixtures of experts: language models and
+    translation models.
 
     \b
-    A first look:
-      tfmoe demo                                 mixtures and dense models, in a few minutes
-      tfmoe configs                              what there is to train
-      tfmoe describe demo/language_model         what a model costs
-      tfmoe tables                               the same for the paper's models, beside its figures
-      tfmoe doctor runs/demo/moe                 what goes wrong in a run, and what to change
-      tfmoe COMMAND --help                       options, with examples
+    Examples:
+      tfmoe demo                            compare mixtures with dense models of the same cost
+      tfmoe configs                         list the shipped configs
+      tfmoe train demo/grammars             train a model
+      tfmoe doctor runs/grammars            show what is wrong with a run, and what to change
+      tfmoe describe demo/language_model    count the operations and parameters of a model
+      tfmoe tables                          compare such counts with the paper's tables
+      tfmoe COMMAND --help                  show the options of a command, with examples
 
-    CONFIG is a YAML file or the name of a shipped config. Any key of it can be changed on the
-    command line: --set model.d_model=128 --set "model.blocks[1].num_experts=64".
+    CONFIG is a YAML file or the name of a shipped config. --set changes any key of it:
+    --set model.d_model=128 --set "model.blocks[1].num_experts=64".
 
-    Mistakes are reported on standard error with exit status 2, a full disk with 1;
-    TFMOE_DEBUG=1 adds the traceback. Ctrl-C ends a command with 130.
+    Exit status: 0 for success, 2 for an error in the input, 1 for a full disk, 130 after Ctrl-C.
+    Errors are printed on standard error; TFMOE_DEBUG=1 adds the traceback.
     """
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit status.
 
     Args:
-        arguments: list of strings; `None` for those of the process.
+        arguments: list of strings; `None` for the arguments of the process.
     """
-    show_all_characters(sys.stdout, sys.stderr)
-    with interruptions_noted():
+    escape_unencodable(sys.stdout, sys.stderr)
+    with interruptions_recorded():
         try:
             app(args=arguments, prog_name="tfmoe")
         finally:
             try:
                 sys.stdout.flush()
             except BrokenPipeError:
-                leave_pipe()
+                discard_output()

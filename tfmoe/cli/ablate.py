@@ -1,4 +1,4 @@
-"""`tfmoe ablate`: several configs trained over several seeds, and compared in one table."""
+"""`tfmoe ablate`: trains several configs over several seeds, and compares them in one table."""
 
 import pathlib
 from typing import Annotated
@@ -7,14 +7,14 @@ import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.cli.endings import resumable
+from tfmoe.cli.exit_status import resumable
 
 Configs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG",
         show_default=False,
-        help="YAML files or names of shipped configs; the six rows of Table 6 if none is given.",
+        help="YAML files or names of shipped configs. Default: the six rows of Table 6.",
     ),
 ]
 
@@ -23,7 +23,9 @@ def ablate(
     configs: Configs = None,
     capacity: Annotated[
         bool,
-        typer.Option("--capacity", help="The shipped configs of 4 to 256 experts at one cost."),
+        typer.Option(
+            "--capacity", help="Train the shipped configs of 4 to 256 experts at equal cost."
+        ),
     ] = False,
     seeds: Annotated[
         int, typer.Option(metavar="N", help="Train each config with the seeds 0 to N-1.")
@@ -33,31 +35,31 @@ def ablate(
         pathlib.Path | None,
         typer.Option(
             show_default=False,
-            help="The folder for all; runs/ablation if not given, runs/capacity with --capacity.",
+            help="Folder of all runs. Default: runs/ablation, or runs/capacity with --capacity.",
         ),
     ] = None,
 ):
-    """Train several configs over several seeds, and compare perplexity and use of the experts.
+    """Train several configs over several seeds, and compare perplexity and load balance.
 
-    Prints test perplexity, CV(Importance), CV(Load) and max/mean load of every config, beside what
-    the paper printed. The folder gets a run for each (CONFIG/seed-0, …), ablation.csv (a row per
-    run), ablation.png and summary.json. Where the configs differ in the number of experts and cost
-    the same, the plot is of perplexity against that number (Figure 2, left).
+    Prints test perplexity, CV(Importance), CV(Load) and max/mean load of every config, next to the
+    paper's figures. The folder gets one run per config and seed (CONFIG/seed-0, …), ablation.csv
+    (one row per run), ablation.png and summary.json. If the configs differ in the number of experts
+    at equal cost, the plot shows perplexity against the number of experts (Figure 2, left).
 
-    What is finished is not trained again: after a kill the same command goes on, and a larger
-    --seeds adds to the runs that are there. --set is for all configs.
+    Finished runs are not trained again: repeat the command to resume an interrupted sweep, or with
+    a larger --seeds to add runs. --set applies to all configs.
 
     \b
     Examples:
       tfmoe ablate                                  Table 6: the balancing losses
       tfmoe ablate --seeds 3                        with standard deviations
-      tfmoe ablate --capacity --seeds 3             Figure 2: 4 to 256 experts at one cost
+      tfmoe ablate --capacity --seeds 3             Figure 2: 4 to 256 experts at equal cost
       tfmoe ablate my/a.yaml my/b.yaml --set training.epochs=2 --run-dir runs/mine
     """
     arguments.check_range("--seeds", seeds, 1, 1000)
     overrides = set_ or []
-    if any(each.partition("=")[0].strip() == "training.seed" for each in overrides):
-        raise ValueError("--set training.seed: the seeds of a sweep are those of --seeds")
+    if any(override.partition("=")[0].strip() == "training.seed" for override in overrides):
+        raise ValueError("--set training.seed: choose the seeds of a sweep with --seeds")
     run_dir = run_dir or pathlib.Path("runs") / ("capacity" if capacity else "ablation")
-    with resumable(lambda: "stopped; the same command goes on with it"):
+    with resumable(lambda: "stopped; repeat the command to resume"):
         tasks.run_sweep(configs, capacity, seeds, overrides, run_dir)

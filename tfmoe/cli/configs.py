@@ -1,4 +1,4 @@
-"""`tfmoe configs`."""
+"""`tfmoe configs`: lists the shipped configs."""
 
 from typing import Annotated
 
@@ -23,9 +23,9 @@ Of = Annotated[
     ),
 ]
 
-
 def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
-    """List the shipped configs and the table row each stands for, or all keys of a config.
+    """List the shipped configs and the rows of the paper's tables that they reproduce, or all keys
+    of a config.
 
     \b
     Examples:
@@ -36,8 +36,8 @@ def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
       tfmoe configs --keys noisy_top_k            the keys of this gate
       tfmoe configs --keys importance_weight      this key, wherever it occurs
 
-    With --json: a list of {"path", "name", "table", "row"}. Both path and name can be given as
-    CONFIG to the other commands, from any directory.
+    With --json: a list of {"path", "name", "table", "row"}. Other commands take path or name as
+    CONFIG, from any directory.
 
     With --keys and --json: a list of {"key", "name" (of the section that has the key, or null),
     "type", "required", "default", "choices", "meaning"}.
@@ -48,9 +48,9 @@ def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
         sections = tasks.config_keys(of)
         print_json(tasks.keys_as_json(sections), 1) if json else print(tasks.keys_text(sections))
         return
-    listed = shipped_configs()
+    shipped = shipped_configs()
     if json:
-        print_json(listed, indent=1)
+        print_json(shipped, indent=1)
         return
-    rows = [[each["name"], each["table"] or "-", each["row"] or "-"] for each in listed]
+    rows = [[item["name"], item["table"] or "-", item["row"] or "-"] for item in shipped]
     print(aligned([["config", "table", "row"], *rows], "<<<"))

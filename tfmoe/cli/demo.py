@@ -7,7 +7,7 @@ import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.cli.endings import resumable
+from tfmoe.cli.exit_status import resumable
 
 
 def demo(

@@ -1,4 +1,4 @@
-"""`tfmoe describe`."""
+"""`tfmoe describe`: counts what a model costs."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ Devices = Annotated[
         min=1,
         max=1_000_000,
         metavar="R",
-        help="Devices that share the work, each with its part of data.batch_tokens.",
+        help="Number of devices that share the experts and each batch of data.batch_tokens.",
     ),
 ]
 
@@ -28,14 +28,15 @@ def describe(
 ):
     """Count a model's multiply-adds, parameters, memory and traffic.
 
-    No weight is allocated: the largest models are counted in seconds. ops/timestep is the paper's
-    count: for a language model without embedding and softmax, for a translation model encoder,
-    decoder and softmax, gates and the attention's own matrices aside. Where the config stands for a
-    row of the paper's tables, its printed figures are shown beside ours.
+    No weights are allocated: the largest models are counted in seconds. ops/timestep is counted as
+    in the paper: for a language model without embedding and softmax; for a translation model with
+    encoder, decoder and softmax, without gates and the matrices of the attention. If the config
+    reproduces a row of the paper's tables, the printed figures are shown next to ours.
 
-    Memory is that of a training step on each of R devices: experts and their optimizer slots are
-    sharded over them, the rest is replicated, and a batch is divided among them. Of a translation
-    model's batch half is taken to be source, half target, in sentences of data.max_length.
+    Memory is that of a training step on each of R devices. Experts and their optimizer slots are
+    sharded over the devices, everything else is replicated, and a batch is split. For a translation
+    model, half of the batch is assumed to be source and half target, in sentences of
+    data.max_length.
 
     \b
     Examples:
@@ -52,10 +53,10 @@ def describe(
     "gradients", "optimizer_slots", "optimizer_slots_by_optimizer", "experts", "activations",
     "activations_without_recompute", "activations_with_recompute", "total"}, "mixtures":
     {LAYER: {"experts_per_device", "expert_batch", "bytes_sent", "compute_to_communication",
-    "multiply_adds_per_byte_sent"}}, "bytes_sent_per_device", "paper"}; memory and traffic in
-    bytes.
+    "multiply_adds_per_byte_sent"}}, "bytes_sent_per_device", "paper"}. Memory and traffic are
+    in bytes.
     """
-    find_config(config)  # before the wait, in case it is not there
+    find_config(config)  # fails before TensorFlow is loaded
     loaded, result = tasks.describe_config(config, set_ or (), devices)
     if json:
         print_json(result, indent=1)

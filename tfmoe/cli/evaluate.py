@@ -1,4 +1,4 @@
-"""`tfmoe evaluate`: perplexity and BLEU of a trained model."""
+"""`tfmoe evaluate`: measures perplexity and BLEU of a trained model."""
 
 import contextlib
 import sys
@@ -17,11 +17,11 @@ def evaluate(
 ):
     """Measure a trained model: perplexity per word or subword, and BLEU of translations.
 
-    Perplexity is by the full softmax. By the 1B Word protocol the end of every sentence is
-    predicted and counted, its beginning never is; words out of the vocabulary are predicted as
-    <UNK>, and count. Translations are made by beam search as the config's model.decoding says;
-    BLEU and chrF are sacreBLEU's, with its signature: "tok" is the tokenizer, which the target
-    language's script decides. Without --data, the run's own test text is used.
+    Perplexity uses the full softmax. As in the 1 Billion Word protocol, the end of every sentence
+    is predicted and counted, its beginning is not; words out of the vocabulary are predicted as
+    <UNK> and counted. Translations use beam search with the config's model.decoding. BLEU and chrF
+    are sacreBLEU's, with its signature; the target language's script determines the tokenizer
+    ("tok"). Without --data, the run's test text is used.
 
     \b
     Examples:
@@ -31,11 +31,11 @@ def evaluate(
       tfmoe evaluate runs/multilingual --data my/newstest --direction en-fr
 
     \b
-    With --json, for a language model: {"perplexity", "tokens" (predictions), "oov" (of these, out
-    of vocabulary), "loss" (nats per token)}; for translation: {"bleu", "signature", "chrf",
-    "chrf_signature", "multi_bleu" (of text that is tokenised already, as the paper's),
-    "sentences", "perplexity" (per subword), "tokens", "loss", and, if there are several,
-    "directions"}. Both: how each mixture used its experts.
+    With --json, for a language model: {"perplexity", "tokens" (predictions), "oov" (predictions
+    out of vocabulary), "loss" (nats per token)}; for translation: {"bleu", "signature", "chrf",
+    "chrf_signature", "multi_bleu" (the paper's metric, for tokenised text), "sentences",
+    "perplexity" (per subword), "tokens", "loss", and "directions" if there are several}. Both
+    include the load metrics of each mixture.
     """
     with contextlib.redirect_stdout(sys.stderr):
         result, summary = tasks.evaluate_run(run, data, direction, weights)

@@ -1,4 +1,4 @@
-"""`tfmoe export`: a trained model as a SavedModel."""
+"""`tfmoe export`: writes a trained model as a SavedModel."""
 
 import contextlib
 import pathlib
@@ -12,43 +12,43 @@ from tfmoe.cli import arguments
 
 Out = Annotated[
     pathlib.Path,
-    typer.Argument(metavar="OUT", help="A folder of numbered versions; made if missing."),
+    typer.Argument(metavar="OUT", help="A folder of numbered versions, created if missing."),
 ]
 Version = Annotated[
     int | None,
-    typer.Option(metavar="N", help="The version to write; else the one after the last."),
+    typer.Option(metavar="N", help="The version to write. Default: the one after the last."),
 ]
 Half = Annotated[
     bool,
     typer.Option(
         "--half",
-        help="Matrices in bfloat16, half the size; measures on the run's test text what that "
-        "changes. Gates and biases stay float32.",
+        help="Store matrices in bfloat16, half the size, and measure the effect on the run's test "
+        "text. Gates and biases stay float32.",
     ),
 ]
 Tokenization = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Of a language model: text (running text, which is put in lower case and split as "
-        "the embedded text was; the default for it) or words (separated by white space; the "
-        "default for all others).",
+        help="Input of a language model: text (running text, which is lower-cased and split like "
+        "the embedded text; the default for it) or words (separated by white space; the default "
+        "for all other corpora).",
     ),
 ]
 Top = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Words that next_token gives; 10 by default."),
+    typer.Option(metavar="N", help="Number of words that next_token returns. Default: 10."),
 ]
 Beam = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Hypotheses that translate follows; else as in the config, at least --nbest.",
+        help="Beam size of translate. Default: the config's, or --nbest if that is larger.",
     ),
 ]
 NBest = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Translations of each sentence; 1 by default."),
+    typer.Option(metavar="N", help="Number of translations per sentence. Default: 1."),
 ]
 
 
@@ -65,28 +65,29 @@ def export(
 ):
     """Write a trained model as a SavedModel that takes strings.
 
-    It is written to OUT/1, OUT/2, … as TensorFlow Serving reads them; an existing version is never
-    overwritten, and one that is there is complete. It needs TensorFlow, and tensorflow-text for
-    running text and translation, but nothing of tfmoe: vocabulary and tokenization are inside.
+    Versions are written to OUT/1, OUT/2, …, the layout of TensorFlow Serving. An existing version
+    is never overwritten, and an incomplete one never appears. A SavedModel contains vocabulary and
+    tokenization. It needs TensorFlow, and tensorflow-text for running text and translation, but not
+    tfmoe.
 
     \b
-    Signatures of a language model (each has the outputs' types and shapes in manifest.json):
+    Signatures of a language model (manifest.json has the types and shapes of the outputs):
       score       sentences → log_probability, token_log_probabilities, tokens, token_count
       next_token  prefix → words, probabilities
       generate    prefix, length, temperature, seed → text, words, word_count, ended
       route       sentences → tokens, and experts and gate values of each mixture
-    Of a translation model:
+    Signatures of a translation model:
       translate   sentences (, language) → translations, scores, truncated
       route       sentences (, language) → source_tokens, target_tokens, experts, gate values
     serving_default is score or translate.
 
-    Any number of sentences can be given, none too. Answers are those of the model at evaluation,
-    and do not depend on the rest of the batch: gates draw no noise, Batchwise takes its learned
-    thresholds, and an evaluation_capacity_factor is set aside. Sentences for a language model may
-    have any length (beyond data.max_length they go on as in `tfmoe evaluate`); of a sentence to
-    translate 500 subwords are read.
+    A batch may have any number of sentences, also none. The outputs are those of the model at
+    evaluation, and do not depend on the rest of the batch: gates draw no noise, Batchwise uses its
+    learned thresholds, and an evaluation_capacity_factor is ignored. Sentences for a language model
+    may have any length (beyond data.max_length they continue as in `tfmoe evaluate`); sentences to
+    translate are truncated to 500 subwords.
 
-    manifest.json beside the model has the config, versions, the run's measured results, the
+    manifest.json in the version's folder has the config, software versions, the run's results, the
     signatures, and the SHA-256 of every file.
 
     \b
@@ -98,12 +99,12 @@ def export(
     options = {"top": top, "tokenization": tokenization, "beam": beam, "nbest": nbest}
     check_options(**options)
     with contextlib.redirect_stdout(sys.stderr):
-        done = tasks.export_run(run, out, version, weights, half, options)
-    print(done)
+        message = tasks.export_run(run, out, version, weights, half, options)
+    print(message)
 
 
 def check_options(top, tokenization, beam, nbest):
-    """Raises a ValueError for an option out of its range, before TensorFlow is loaded."""
+    """Raises a ValueError for an option out of range, before TensorFlow is loaded."""
     arguments.check_range("--top", top, 1)
     arguments.check_beam(beam, nbest)
     if tokenization not in (None, "text", "words"):

@@ -1,4 +1,4 @@
-"""`tfmoe inspect`: what the experts of a trained model do."""
+"""`tfmoe inspect`: shows which tokens the experts of a trained model specialise in."""
 
 import contextlib
 import pathlib
@@ -12,36 +12,38 @@ from tfmoe.analysis.printable import printable
 from tfmoe.cli import arguments
 from tfmoe.cli.output import print_json
 
-MOST_SHUFFLES = 10_000  # more take hours, and change no digit that is shown
+MAX_SHUFFLES = 10_000  # more take hours and change no printed digit
 Labels = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE",
-        help="A label a line (a domain, a language…), beside each line of the text: a file for "
-        "each of the text's files, in their order.",
+        help="A file with one label (a domain, a language, …) for each line of the text. Repeat "
+        "it for each file of the text, in order.",
     ),
 ]
 Sentences = Annotated[
-    int, typer.Option(metavar="N", help="Read at most so many, evenly spread over the text.")
+    int,
+    typer.Option(metavar="N", help="Read at most N sentences, evenly spread over the text."),
 ]
 Expert = Annotated[
     list[int] | None,
     typer.Option(
         metavar="N",
-        help="Show the contexts that this expert weighs highest. May be given repeatedly.",
+        help="Show the contexts with the highest gate values of this expert. Can be repeated.",
     ),
 ]
 Shuffles = Annotated[
-    int, typer.Option(metavar="N", help="Shuffles for the baselines of information.")
+    int,
+    typer.Option(metavar="N", help="Number of shuffles for the baselines of mutual information."),
 ]
 Html = Annotated[
     pathlib.Path | None,
-    typer.Option(metavar="FILE", help="Write everything as one page, with plots."),
+    typer.Option(metavar="FILE", help="Write the report as a page with plots."),
 ]
 Csv = Annotated[
     pathlib.Path | None,
     typer.Option(
-        metavar="FILE", help="Write the routing: a row for each token and expert it goes to."
+        metavar="FILE", help="Write the routing table: a row for each token and selected expert."
     ),
 ]
 
@@ -59,15 +61,16 @@ def inspect(
     csv: Csv = None,
     json: arguments.Json = False,
 ):
-    """Show which experts a trained model uses, and for what.
+    """Show which tokens each expert of a trained model specialises in.
 
-    The text is followed through the model at evaluation, a translation model's on the reference
-    translations. Of each mixture: how evenly the experts are used, the words that go to each more
-    than elsewhere, which experts are chosen together, and how much the choice tells, as mutual
-    information in bits: on the token, and on a label of its line. Beside it stands what shuffled
-    text gives, which a small text makes more than 0. Without --labels, a text of several directions
-    or files is labelled by these. If the run has both best and last weights, of different steps,
-    their routings are compared. Without --data, the run's own test text is used.
+    Routes the text through the model at evaluation; a translation model reads the reference
+    translations. For each mixture, prints how evenly the load is balanced, the characteristic words
+    of each expert, which experts are selected together, and the mutual information in bits between
+    the expert and the token, and between the expert and the line's label. The baseline is the
+    mutual information of shuffled text, which is above 0 for a small text. Without --labels, the
+    labels are the directions or the files of the text, if there are several. If the best and the
+    last weights are of different steps, their routings are compared. Without --data, the run's test
+    text is used.
 
     \b
     Examples:
@@ -80,11 +83,11 @@ def inspect(
     With --json: {"files", "sentences", "labels", "layers": {NAME: {"experts", "load",
     "importance", "cv_load", …, "information_on_tokens": {"bits", "baseline_mean", …},
     "information_on_labels", "consistency", "pairs", "characteristic_words", "contexts"}}}.
-    The columns of --csv: sentence, position, token, layer, expert, gate, rank. A token that a
-    spreadsheet would take for a formula, or that begins with ', has one more ' before it.
+    Columns of --csv: sentence, position, token, layer, expert, gate, rank. A token that begins
+    with ', or that a spreadsheet would read as a formula, is prefixed with '.
     """
     arguments.check_range("--sentences", sentences, 1)
-    arguments.check_range("--shuffles", shuffles, 2, MOST_SHUFFLES)
+    arguments.check_range("--shuffles", shuffles, 2, MAX_SHUFFLES)
     if csv is not None and html is not None and csv.resolve() == html.resolve():
         raise ValueError(f"--csv and --html must be different files, got {csv} for both")
     with contextlib.redirect_stdout(sys.stderr):

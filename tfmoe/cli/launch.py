@@ -1,4 +1,4 @@
-"""`tfmoe launch`: a cluster on this machine, for trying things."""
+"""`tfmoe launch`: trains on a cluster of processes on this machine, for testing."""
 
 import pathlib
 import sys
@@ -8,27 +8,27 @@ import typer
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.cli.endings import resumable
+from tfmoe.cli.exit_status import resumable
 from tfmoe.config.shipped import find_config
 
 
 def launch(
     config: arguments.Config,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="How many processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes.")] = 2,
     set_: arguments.Set = None,
     run_dir: arguments.RunDir = None,
     resume: arguments.Resume = False,
 ):
-    """Train on a cluster of processes on this machine, to try what a real cluster would do.
+    """Train on a cluster of processes on this machine, to test training on a cluster.
 
-    Starts `tfmoe train CONFIG --set distribute.name=cluster` once for each worker, with a TF_CONFIG
-    of free ports on 127.0.0.1. The workers share the cores of this machine and use no GPU, so this
-    is no faster than `tfmoe train`; for the GPUs of this machine, train with
+    Starts `tfmoe train CONFIG --set distribute.name=cluster` once per worker, with a TF_CONFIG of
+    free ports on 127.0.0.1. The workers share the cores of this machine and use no GPU, so this is
+    not faster than `tfmoe train`. To use the GPUs of this machine, train with
     distribute.name=local.
 
-    Worker 0 writes here, the others into logs/worker-1.log, … of the run's folder. If one fails or
-    is killed, the others end within a minute, and --resume goes on, with any number of workers. So
-    does `tfmoe train … --resume`, with none.
+    Worker 0 writes to this terminal, the others to logs/worker-1.log, … in the run's folder. If a
+    worker fails or is killed, the others end within a minute. --resume then resumes the run, with
+    any number of workers; `tfmoe train … --resume` resumes it on one device.
 
     \b
     Examples:
@@ -37,9 +37,9 @@ def launch(
       tfmoe launch --workers 2 demo/language_model --run-dir runs/three --resume
     """
     run_dir = run_dir or pathlib.Path("runs") / find_config(config).stem
-    again = tasks.launch_command(workers, config, set_ or (), run_dir)
-    with resumable(lambda: f"stopped all workers; to go on: {again}"):
+    command = tasks.launch_command(workers, config, set_ or (), run_dir)
+    with resumable(lambda: f"stopped all workers; resume with: {command}"):
         failure = tasks.launch_workers(workers, config, set_ or (), run_dir, resume)
     if failure:
-        print(f"\n{failure}\nTo go on: {again}", file=sys.stderr)
+        print(f"\n{failure}\nResume with: {command}", file=sys.stderr)
         raise typer.Exit(1)

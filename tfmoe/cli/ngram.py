@@ -1,4 +1,4 @@
-"""`tfmoe ngram`: the n-gram baseline of a language model."""
+"""`tfmoe ngram`: measures the n-gram baseline of a language model."""
 
 import contextlib
 import json as json_format
@@ -10,7 +10,9 @@ import typer
 from tfmoe import tasks
 from tfmoe.cli import arguments
 
-Order = Annotated[int, typer.Option(min=1, metavar="N", help="Words of the longest n-grams.")]
+Order = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of words of the longest n-grams.")
+]
 
 
 def ngram(
@@ -19,14 +21,14 @@ def ngram(
     order: Order = 5,
     json: arguments.Json = False,
 ):
-    """Count the n-grams of a config's training text, and measure their perplexity.
+    """Measure the perplexity of an n-gram model on the text of a config.
 
-    Interpolated Kneser-Ney with three discounts for each order (Chen and Goodman 1998), the 5-gram
-    model that the paper's Tables 7 and 8 begin with. Text, vocabulary and counting are those of the
-    config's language model: its test text (else its validation text), the end of every sentence
-    predicted, words out of the vocabulary predicted as <UNK>. The model of the config is neither
-    built nor trained, and nothing is written but generated text. All n-grams are kept in memory,
-    about 150 bytes for each word of the training text.
+    The model is interpolated Kneser-Ney with three discounts per order (Chen and Goodman 1998), the
+    5-gram baseline of the paper's Tables 7 and 8. Text, vocabulary and predicted tokens are those
+    of the config's language model: the test text (or the validation text if there is none),
+    including the end of every sentence, with <UNK> for words out of the vocabulary. The model of
+    the config is not trained. Nothing is written except generated text. All n-grams are kept in
+    memory, about 150 bytes per word of the training text.
 
     \b
     Examples:
@@ -36,8 +38,8 @@ def ngram(
         --set data.valid=my/valid.txt --set data.test=my/test.txt
 
     \b
-    With --json: {"perplexity", "tokens" (predictions), "oov" (of these, out of vocabulary), "loss"
-    (nats per token), "evaluated_on", "order", "ngrams" (of each order), "parameters" (all
+    With --json: {"perplexity", "tokens" (predictions), "oov" (predictions out of vocabulary),
+    "loss" (nats per token), "evaluated_on", "order", "ngrams" (of each order), "parameters" (all
     n-grams), "ops_per_timestep", "seconds" (of counting)}.
     """
     with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):

@@ -1,14 +1,14 @@
-"""`tfmoe prepare`: everything before training."""
+"""`tfmoe prepare`: does everything before training."""
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
 
 
 def prepare(config: arguments.Config, set_: arguments.Set = None):
-    """Check a config and its text, write generated text, count words; train no model.
+    """Check a config and its text, generate text if needed, and count words, without training.
 
-    `tfmoe train` does the same first. Use it to find mistakes, or to write the embedded text,
-    before a long run.
+    `tfmoe train` does the same first. Use `prepare` to find errors or to generate text before a
+    long run.
 
     \b
     Examples:

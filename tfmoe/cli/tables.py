@@ -1,4 +1,4 @@
-"""`tfmoe tables`."""
+"""`tfmoe tables`: recomputes the paper's tables of operations and parameters."""
 
 from typing import Annotated
 
@@ -23,11 +23,11 @@ Row = Annotated[
 def tables(number: Number = None, row: Row = None, json: arguments.Json = False):
     """Recompute the paper's operations and parameters from the shipped configs.
 
-    For every model of Tables 1 to 5, 7 and 8: ours, the paper's printed figure, and the difference.
-    ops/timestep and parameters are without embedding and softmax, in millions (of translation
-    models, Tables 2 to 5, ops/timestep has the softmax but no gates); the total is with them, in
-    billions. A figure that does not round to the printed one is marked, with the reason
-    below. Nothing is allocated.
+    Prints our figure, the paper's figure and the difference for every model of Tables 1 to 5, 7 and
+    8. ops/timestep and parameters exclude embedding and softmax, in millions (ops/timestep of
+    translation models, Tables 2 to 5, includes the softmax and excludes gates); the total includes
+    them, in billions. A figure that does not round to the printed one has a reference to the
+    reason. No weights are allocated.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def tables(number: Number = None, row: Row = None, json: arguments.Json = False)
 
     \b
     With --json: a list of {"table", "row", "config", "ops_per_timestep", "parameters", "total"};
-    each of the last three is null where nothing is printed, or {"ours", "paper", "difference"
+    each of the last three is null if the paper prints no figure, or {"ours", "paper", "difference"
     (numbers of operations or parameters), "within_rounding", "reason" (null, or why not)}.
     """
     results = tasks.recompute_tables(number, row)

@@ -1,12 +1,12 @@
-"""`tfmoe train`: from a config to a run's folder."""
+"""`tfmoe train`: trains a model."""
 
 import pathlib
 
 from tfmoe import tasks
 from tfmoe.cli import arguments
-from tfmoe.cli.endings import resumable
+from tfmoe.cli.exit_status import resumable
 from tfmoe.config.shipped import find_config
-from tfmoe.tasks.going_on import where_to_go_on
+from tfmoe.tasks.resume_hint import where_to_go_on
 
 
 def train(
@@ -15,19 +15,20 @@ def train(
     run_dir: arguments.RunDir = None,
     resume: arguments.Resume = False,
 ):
-    """Train a model, evaluate it, and keep everything in a folder.
+    """Train a model, evaluate it, and store everything in a folder.
 
-    The folder gets config.yaml (resolved), vocabulary.txt (or .model, of subwords), checkpoints/
-    (the best weights and the state to resume from), history.csv (a row per epoch), logs/ (for
-    TensorBoard) and result.json (perplexity on the test text; of a translation model also BLEU).
+    The folder gets config.yaml (with all defaults), vocabulary.txt (vocabulary.model for subwords),
+    checkpoints/ (the best weights, and the state to resume from), history.csv (one row per epoch),
+    logs/ (for TensorBoard) and result.json (perplexity on the test text; for translation also
+    BLEU).
 
-    Killed at any moment, --resume goes on from the last finished epoch, or from the last of every
-    N steps with training.checkpoint_every_steps=N, and ends with the weights of a run that was
-    never killed. A resumed run may have more training.epochs, another model.decoding and another
-    distribute; nothing else may differ.
+    A run can be killed at any time. --resume resumes it from the last epoch, or from the last
+    checkpoint with training.checkpoint_every_steps=N, and ends with the same weights as an
+    uninterrupted run. A resumed run may change training.epochs, model.decoding and distribute,
+    nothing else.
 
-    distribute.name=local trains on all GPUs of this machine, experts sharded over them;
-    distribute.name=cluster on the workers that TF_CONFIG names, of which each runs this command.
+    distribute.name=local trains on all GPUs of this machine, with experts sharded over them.
+    distribute.name=cluster trains on the workers that TF_CONFIG lists; run this command on each.
 
     \b
     Examples:
@@ -41,4 +42,4 @@ def train(
     with resumable(lambda: f"stopped {where_to_go_on(run_dir)}"):
         summary = tasks.train_config(config, set_ or (), run_dir, resume)
     if summary:
-        print(f"\n{summary}\nEverything is in {run_dir}")
+        print(f"\n{summary}\nThe run is in {run_dir}")

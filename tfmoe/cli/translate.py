@@ -1,4 +1,4 @@
-"""`tfmoe translate`: lines in, translated lines out."""
+"""`tfmoe translate`: translates lines of text."""
 
 import contextlib
 import gzip
@@ -22,7 +22,7 @@ def translate(
         typer.Option(
             "--input",
             metavar="FILE",
-            help="Text, one sentence a line, plain or .gz; else standard input.",
+            help="Text, one sentence per line, plain or .gz. Default: standard input.",
         ),
     ] = None,
     to: Annotated[
@@ -33,20 +33,20 @@ def translate(
         int | None,
         typer.Option(
             metavar="N",
-            help="Hypotheses that are followed; else as in the config, at least --nbest.",
+            help="Beam size. Default: the config's, or --nbest if that is larger.",
         ),
     ] = None,
     nbest: Annotated[
-        int, typer.Option(metavar="N", help="Translations of each line, with their scores.")
+        int, typer.Option(metavar="N", help="Number of translations per line, with their scores.")
     ] = 1,
     weights: arguments.Weights = "best",
 ):
     """Translate text with a trained model.
 
-    A line of output for each line of input, in order, as soon as a batch of lines
-    (model.decoding.batch_sentences) is translated; an empty line stays empty. Reports go to
-    standard error. With --nbest N there are up to N lines for each, best first: the number of the
-    input line from 1, the score, the translation, separated by tabs.
+    Prints one line per input line, in order, after each batch of model.decoding.batch_sentences
+    lines. An empty line stays empty. Progress is printed on standard error. With --nbest N, prints
+    up to N lines per input line, best first: the number of the input line (from 1), the score and
+    the translation, separated by tabs.
 
     \b
     Examples:

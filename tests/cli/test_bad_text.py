@@ -1,5 +1,5 @@
-"""Text that cannot be used is refused by name before anything is trained. `prepare` does all that
-`train` does before it.
+"""Invalid text is rejected, with the name of the file, before anything is trained. `prepare` does
+everything that `train` does before training.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from tfmoe.data_pipelines import TextError, Vocabulary, language_model_batches, 
 from tfmoe.data_pipelines.changes import stamps, unchanged
 
 GOOD = gzip.compress(b"a b\n")
-# What stands at a path, and what is said of it.
+# Content of a file (or a function that creates it), and the expected error message.
 FILES = {
     "empty.txt": (b"", "empty.txt: the file is empty; it must hold one sentence a line"),
     "empty.gz": (b"", "empty.gz: the file is empty"),
@@ -75,7 +75,7 @@ data:
 
 @pytest.fixture
 def parallel(tmp_path, monkeypatch):
-    """A folder with a config and parallel text, of which `bad.en` and `bad.de` are validated on."""
+    """A folder with a config and parallel text. `bad.en` and `bad.de` are its validation text."""
     for name in ("good", "bad"):
         (tmp_path / f"{name}.en").write_text("one\ntwo\n")
         (tmp_path / f"{name}.de").write_text("eins\nzwei\n")
@@ -117,19 +117,19 @@ def test_parallel_text_without_subwords(refused, parallel, text, message):
 def test_a_file_that_changes(tmp_path):
     path = str(tmp_path / "a.txt")
 
-    def read(later):
-        """Reads twenty batches of a file that was counted, and then is something else."""
+    def read(change):
+        """Counts a file, changes it, and reads twenty batches of it."""
         (tmp_path / "a.txt").write_text("a b\n" * 20)
         with unchanged(stamps([path])):
-            found = survey(path)
+            counts = survey(path)
             batches = language_model_batches(
                 path,
-                Vocabulary.from_counts(found.words),
+                Vocabulary.from_counts(counts.words),
                 batch_tokens=20,
                 max_length=8,
-                lengths=found.lengths,
+                lengths=counts.lengths,
             )
-            later()
+            change()
             return sum(1 for _ in batches.take(20))
 
     assert read(lambda: None) == 20

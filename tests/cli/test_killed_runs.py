@@ -1,5 +1,5 @@
-"""Commands that are killed at random moments, and at file operations, and then run again: the
-result is that of a command that was never killed, nothing is left over, nothing hangs.
+"""Commands are killed at random times and at file operations, and run again. The result must equal
+that of an uninterrupted command, without leftover files, and nothing may hang.
 """
 
 import csv
@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from forked_commands import run
 
-MOMENTS = 20  # spread over the time that a command takes
-OPERATIONS = 10
+KILLS_BY_TIME = 20  # spread over the duration of a command
+KILLS_BY_OPERATION = 10
 TRANSLATION = """\
 model:
   name: translation
@@ -59,7 +59,7 @@ def text(request, corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(text):
-    """The folder of a run that was never killed."""
+    """The folder of an uninterrupted run."""
     path = text.parent / "trained"
     trial = Trial(text, text.parent, "trained")
     ended = trial.run(["train", "config.yaml", "--run-dir", path])
@@ -68,7 +68,7 @@ def trained(text):
 
 
 class Ended:
-    """A process that has ended, and what it wrote."""
+    """A process that has ended, and its output."""
 
     def __init__(self, status, seconds, output):
         self.status, self.seconds = status, seconds
@@ -82,21 +82,21 @@ class Trial:
 
     Args:
         text: the folder of config and text.
-        folder: in which the trial makes its own.
+        folder: the parent folder of the trial's output.
         name: of the trial.
     """
 
     def __init__(self, text, folder, name):
         self.text, self.folder = text, folder
         self.output = folder / f"{name}-output"
-        self.number = 0
+        self.runs = 0
 
-    def run(self, arguments, **how):
-        """Runs a command, as `forked_commands.run`; gives an `Ended`."""
-        self.number += 1
-        output = self.output / str(self.number)
+    def run(self, arguments, **kill):
+        """Runs a command with `forked_commands.run`; returns an `Ended`."""
+        self.runs += 1
+        output = self.output / str(self.runs)
         output.mkdir(parents=True)
-        return Ended(*run(arguments, self.text, output, self.folder, **how), output)
+        return Ended(*run(arguments, self.text, output, self.folder, **kill), output)
 
 
 def campaign(text, folder, command, again, facts):
@@ -104,62 +104,64 @@ def campaign(text, folder, command, again, facts):
 
     Args:
         text: the folder of config and text.
-        folder: for all trials.
+        folder: the folder of all trials.
         command: function from the path of a trial's result to the arguments of the command.
         again: the same for the command that is run after the kill.
-        facts: function from the path of a result and the last process to what must be equal.
+        facts: function from the path of a result and the last process to the facts that must equal
+            those of an uninterrupted command.
 
     Returns:
-        List of how a command was killed and what was wrong then.
+        List of failures: how the command was killed, and the difference.
     """
     whole = Trial(text, folder, "whole")
-    ended = [whole.run(command(folder / f"whole-{number}")) for number in range(3)]
-    assert [each.status for each in ended] == [0, 0, 0], ended[0].err
-    expected, same = (facts(folder / f"whole-{number}", ended[number]) for number in (0, 1))
-    assert expected == same
-    seconds, ended = min(each.seconds for each in ended), ended[-1]
+    ended = [whole.run(command(folder / f"whole-{index}")) for index in range(3)]
+    assert [process.status for process in ended] == [0, 0, 0], ended[0].err
+    expected, repeated = (facts(folder / f"whole-{index}", ended[index]) for index in (0, 1))
+    assert expected == repeated
+    seconds, ended = min(process.seconds for process in ended), ended[-1]
     generator = random.Random(command(folder)[0])
-    hows = [{"seconds": generator.uniform(0, seconds)} for _ in range(MOMENTS)]
-    steps = range(1, ended.operations + 1)
-    hows += [{"dies_at": at} for at in generator.sample(steps, min(OPERATIONS, len(steps)))]
-    wrong, killed = [], 0
-    for number, how in enumerate(hows):
-        trial, path = Trial(text, folder, number), folder / str(number)
-        first = trial.run(command(path), **how)
+    kills = [{"seconds": generator.uniform(0, seconds)} for _ in range(KILLS_BY_TIME)]
+    operations = range(1, ended.operations + 1)
+    num_kills = min(KILLS_BY_OPERATION, len(operations))
+    kills += [{"dies_at": at} for at in generator.sample(operations, num_kills)]
+    failures, killed = [], 0
+    for index, kill in enumerate(kills):
+        trial, path = Trial(text, folder, index), folder / str(index)
+        first = trial.run(command(path), **kill)
         killed += first.status != 0
         last = trial.run(again(path))
         if first.status not in (0, -9) or "Traceback" in first.err + last.err or last.status:
-            wrong.append((how, first.status, first.err, last.status, last.err))
+            failures.append((kill, first.status, first.err, last.status, last.err))
         elif facts(path, last) != expected:
-            wrong.append((how, facts(path, last), expected))
-    what = f"{text.parent.name}, {command(folder)[0]}"
-    print(f"\n{what}: {len(hows)} tried, {killed} killed before their end, {len(wrong)} failed")
-    return wrong
+            failures.append((kill, facts(path, last), expected))
+    name = f"{text.parent.name}, {command(folder)[0]}"
+    print(f"\n{name}: {len(kills)} tried, {killed} killed before the end, {len(failures)} failed")
+    return failures
 
 
 def files_of(path):
-    """The names of all files and folders of a result but TensorBoard's, which have times in them;
-    temporary ones also there.
+    """The names of all files and folders of a result, without TensorBoard's, which contain times;
+    also of temporary ones in its folder.
     """
-    names = (each.relative_to(path).as_posix() for each in path.rglob("*"))
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
     return sorted(n for n in names if not n.startswith("logs") or "tmp" in n or "/." in n)
 
 
 def facts_of_run(path, _process):
-    """Weights, history and result of a run, without what is measured by the clock."""
-    found = {"files": files_of(path)}
+    """Weights, history and result of a run, without durations."""
+    facts = {"files": files_of(path)}
     for folder in (path / "checkpoints", path / "checkpoints" / "best"):
         reader = tf.train.load_checkpoint(str(folder))
         for name in reader.get_variable_to_shape_map():
             if name != "seconds":
-                found[folder.name, name] = reader.get_tensor(name).tobytes()
+                facts[folder.name, name] = reader.get_tensor(name).tobytes()
     with open(path / "history.csv", newline="") as file:
-        found["history"] = [
+        facts["history"] = [
             {name: value for name, value in row.items() if name not in TIMES}
             for row in csv.DictReader(file)
         ]
     result = json.loads((path / "result.json").read_text())
-    return found | {name: value for name, value in result.items() if name not in TIMES}
+    return facts | {name: value for name, value in result.items() if name not in TIMES}
 
 
 @pytest.mark.slow
@@ -174,17 +176,17 @@ def test_training(text, tmp_path):
 
 @pytest.mark.slow
 def test_exporting(text, trained, tmp_path):
-    """The version that the second command writes; the killed one may have been ready."""
+    """The killed command may have finished its version; then the second one writes another."""
 
     def command(path):
         return ["export", trained, path]
 
     def facts(path, _process):
         versions = sorted(path.iterdir())
-        assert [each.name for each in versions] in (["1"], ["1", "2"])
-        manifests = [json.loads((each / "manifest.json").read_text()) for each in versions]
+        assert [version.name for version in versions] in (["1"], ["1", "2"])
+        manifests = [json.loads((version / "manifest.json").read_text()) for version in versions]
         for manifest, version in zip(manifests, versions, strict=True):
-            names = {each for each in files_of(version) if (version / each).is_file()}
+            names = {name for name in files_of(version) if (version / name).is_file()}
             assert names == {*manifest["files"], "manifest.json"}
             for name in ("saved_model.pb", "fingerprint.pb"):
                 del manifest["files"][name]
