@@ -1,11 +1,11 @@
-"""The training step that `distribution.py` times and in which `distribution_bytes.py` counts.
+"""The training step that `distribution.py` times and `distribution_bytes.py` measures.
 
 Symbols: R devices, D model, H hidden, K experts per position.
 
-The model is a language model, LSTM → mixture → LSTM with a sampled softmax, trained by Adam on a
-global batch of 8192 positions, whatever R is: D = 128, 32 experts of H = 256. Its mixture is flat
+The model is a language model, LSTM → mixture → LSTM with a sampled softmax, trained with Adam on a
+global batch of 8192 positions for every R: D = 128, 32 experts of H = 256. Its mixture is flat
 (`NoisyTopK(k=4)`), hierarchical (8 groups, `NoisyTopK(k=2)` at both levels) or strictly balanced
-(`Batchwise(k=4)`). The devices are parts of one CPU.
+(`Batchwise(k=4)`). The devices are virtual devices of one CPU.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SENTENCES, LENGTH = 256, 32
 POSITIONS = SENTENCES * LENGTH
 VOCABULARY, SAMPLED = 10000, 1024
 BALANCED = {"importance_weight": 0.1, "load_weight": 0.1}
-MIXTURES = {  # functions: making a gate uses TensorFlow, and the devices must be divided before
+MIXTURES = {  # functions, because creating a gate before the virtual devices would fail
     "flat": lambda: {"gate": NoisyTopK(k=K, **BALANCED)},
     "hierarchical": lambda: {"gate": NoisyTopK(k=2, **BALANCED), "groups": GROUPS},
     "batchwise": lambda: {"gate": Batchwise(k=K, importance_weight=0.1)},
@@ -40,30 +40,30 @@ MIXTURES = {  # functions: making a gate uses TensorFlow, and the devices must b
 
 
 def options_of(description):
-    """A parser with the options that both benchmarks have; `description` is their docstring."""
+    """A parser with the options of both benchmarks."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--mixtures", nargs="+", choices=MIXTURES, default=list(MIXTURES))
-    parser.add_argument("--json", action="store_true", help="one JSON object, nothing else")
+    parser.add_argument("--json", action="store_true", help="print one JSON object only")
     return parser
 
 
 def strategy_of(devices):
-    """A `MixedStrategy` of so many parts of the CPU, into which it divides it; `None` for 0."""
+    """A `MixedStrategy` over virtual devices of the CPU, which it creates; `None` for 0."""
     return MixedStrategy(logical_cpus(devices)) if devices else None
 
 
 class Trainer:
-    """A model and what `model.fit` would run of it in a step.
+    """A model, and the training step of its `fit`.
 
     Args:
         mixture: key of `MIXTURES`.
         strategy: a `MixedStrategy`, or `None`.
-        changed: context manager in which the step is traced.
+        tracing: context manager in which the step is traced.
     """
 
-    def __init__(self, mixture, strategy, changed=contextlib.nullcontext):
+    def __init__(self, mixture, strategy, tracing=contextlib.nullcontext):
         keras.utils.set_random_seed(0)
         with strategy.scope() if strategy else contextlib.nullcontext():
             layers = [
@@ -84,7 +84,7 @@ class Trainer:
             batch = strategy.experimental_distribute_dataset(batch)
         self.iterator = iter(batch)
         self.model.make_train_function()
-        with changed():
+        with tracing():
             self.step()
 
     def step(self):
@@ -95,10 +95,10 @@ def report(cases, columns, as_json, **settings):
     """Prints a table, or one JSON object.
 
     Args:
-        cases: a dictionary for each row.
+        cases: list of dictionaries, one per row.
         columns: `{name: format}` of the table.
         as_json: whether to print JSON.
-        settings: what else the JSON object says.
+        **settings: further items of the JSON object.
     """
     if as_json:
         model = {"d": D, "h": H, "experts": EXPERTS, "positions": POSITIONS}
@@ -108,8 +108,11 @@ def report(cases, columns, as_json, **settings):
 
 
 def print_table(cases, columns):
-    """A row for each case; what it lacks is a dash."""
+    """Prints one row per case, with a dash for missing values."""
     print(" ".join(f"{name:>13}" for name in columns))
     for case in cases:
-        cells = (format(case[name], how) if name in case else "-" for name, how in columns.items())
+        cells = (
+            format(case[name], number_format) if name in case else "-"
+            for name, number_format in columns.items()
+        )
         print(" ".join(f"{cell:>13}" for cell in cells), flush=True)

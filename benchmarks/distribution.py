@@ -1,25 +1,25 @@
-"""A training step with the experts sharded over R devices, against the same step on one.
+"""Times a training step with the experts sharded over R devices, and the same step on one device.
 
-Symbols: R devices. The step is that of `distributed_training.py`. The devices are parts of one CPU:
-they share its cores, so that R devices together can do no more than one. What R costs is what the
-throughput loses.
+Symbols: R devices. `distributed_training.py` has the step. The devices are virtual devices of one
+CPU. They share its cores, so R devices cannot be faster than one: the loss of throughput is the
+overhead of R devices.
 
-Each R has a process of its own; their steps take turns. Times are medians over the rounds, ratios
-medians over the ratios within a round.
+Each R runs in its own process, and the processes take turns. Times are medians over the rounds,
+ratios are medians over the ratios within a round.
 
 Columns:
     R               devices; `none` is a model without a strategy
-    step_ms         median milliseconds of a step; cpu_ms the same for processor time
+    step_ms         median milliseconds per step; cpu_ms the same for processor time
     words_per_s     positions of the global batch over step_ms
     vs_none, vs_1   throughput relative to no strategy, and to `MixedStrategy` with R = 1
     cpu_vs_none     the same for processor time, which other processes disturb less
-    collectives     share of the step that is gone without any collective operation; cpu_collectives
+    collectives     fraction of the step time saved without collective operations; cpu_collectives
                     the same for processor time
 
-The share is an ablation. Beside the step runs another one of equal shapes in which nothing is sent:
-an all-to-all gives each device its own rows back, and sums, those of gradients too, are what a
-device has itself. The ablation removes the waiting of devices for one another as well as the work.
-A device's experts see only the device's own positions, so their batches differ a little.
+The fraction is an ablation: a second step of equal shapes sends nothing. Its all-to-all returns a
+device's own rows, and its sums (also of gradients) are those of one device. The ablation removes
+both the work and the time that devices wait for each other. An expert sees the positions of its own
+device only, so batch sizes differ slightly.
 
     python benchmarks/distribution.py                  # all cases: minutes
     python benchmarks/distribution.py --mixtures flat --devices 2 --rounds 20
@@ -64,23 +64,23 @@ def main():
 def parse_arguments():
     parser = options_of(__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4], metavar="R")
-    parser.add_argument("--rounds", type=int, default=9, help="timed steps of a case; default: 9")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps per case; default: 9")
     parser.add_argument(
-        "--no-ablation", action="store_true", help="leaves out the share of collectives"
+        "--no-ablation", action="store_true", help="omit the columns of collectives"
     )
     return parser.parse_args()
 
 
 def measure(mixture, options):
-    """The rows of the table for one mixture, a dictionary for each number of devices."""
+    """The rows of the table for one mixture, one dictionary per number of devices."""
     processes = {devices: Process(mixture, devices, options) for devices in (0, *options.devices)}
     keys = [(devices, kind) for devices, process in processes.items() for kind in process.ready()]
     wall = {key: [] for key in keys}
     processor = {key: [] for key in keys}
-    for i in range(options.rounds + 1):  # one to warm up
+    for round_index in range(options.rounds + 1):  # one to warm up
         for devices, kind in keys:
             seconds, processor_seconds = processes[devices].step(kind)
-            if i >= 1:
+            if round_index >= 1:
                 wall[devices, kind].append(seconds)
                 processor[devices, kind].append(processor_seconds)
     for process in processes.values():
@@ -97,30 +97,31 @@ def case_of(mixture, devices, wall, processor):
         wall, processor: `{(devices, kind of step): seconds of all rounds}`.
     """
 
-    def ratio(times, one, other):
-        return float(np.median(np.divide(times[one], times[other])))
+    def ratio(times, first, second):
+        return float(np.median(np.divide(times[first], times[second])))
 
-    none, one, whole, alone = (0, "whole"), (1, "whole"), (devices, "whole"), (devices, "alone")
-    seconds = float(np.median(wall[whole]))
+    none, single = (0, "full"), (1, "full")
+    full, ablation = (devices, "full"), (devices, "ablation")
+    seconds = float(np.median(wall[full]))
     case = {
         "mixture": mixture,
         "R": devices or "none",
         "step_ms": 1e3 * seconds,
-        "cpu_ms": 1e3 * float(np.median(processor[whole])),
+        "cpu_ms": 1e3 * float(np.median(processor[full])),
         "words_per_s": POSITIONS / seconds,
-        "vs_none": ratio(wall, none, whole),
-        "cpu_vs_none": ratio(processor, none, whole),
+        "vs_none": ratio(wall, none, full),
+        "cpu_vs_none": ratio(processor, none, full),
     }
-    if one in wall:
-        case["vs_1"] = ratio(wall, one, whole)
-    if alone in wall:
-        case["collectives"] = 1 - ratio(wall, alone, whole)
-        case["cpu_collectives"] = 1 - ratio(processor, alone, whole)
+    if single in wall:
+        case["vs_1"] = ratio(wall, single, full)
+    if ablation in wall:
+        case["collectives"] = 1 - ratio(wall, ablation, full)
+        case["cpu_collectives"] = 1 - ratio(processor, ablation, full)
     return case
 
 
 class Process:
-    """A process with R devices, and no more, that takes steps when asked.
+    """A process with R virtual devices that runs steps on request.
 
     Args:
         mixture: key of `MIXTURES`.
@@ -129,23 +130,23 @@ class Process:
     """
 
     def __init__(self, mixture, devices, options):
-        kinds = ["whole"]
+        kinds = ["full"]
         if devices > 1 and not options.no_ablation:
-            kinds.append("alone")
+            kinds.append("ablation")
         context = multiprocessing.get_context("spawn")
-        self.pipe, there = context.Pipe()
+        self.pipe, child_pipe = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(there, mixture, devices, kinds), daemon=True
+            target=serve, args=(child_pipe, mixture, devices, kinds), daemon=True
         )
         self.process.start()
-        there.close()  # so that reading fails if the process ends
+        child_pipe.close()  # so that reading fails if the process ends
 
     def ready(self):
-        """Waits, and gives the names of its kinds of steps."""
+        """Waits until the process is ready. Returns its kinds of steps."""
         return self.pipe.recv()
 
     def step(self, kind):
-        """Takes a step; returns its seconds, by the clock and of processor time."""
+        """Runs a step. Returns its duration and its processor time in seconds."""
         self.pipe.send(kind)
         return self.pipe.recv()
 
@@ -155,10 +156,10 @@ class Process:
 
 
 def serve(pipe, mixture, devices, kinds):
-    """What a `Process` runs."""
+    """The main function of a `Process`."""
     strategy = strategy_of(devices)
-    changes = {"whole": contextlib.nullcontext, "alone": without_collectives}
-    trainers = {kind: Trainer(mixture, strategy, changes[kind]) for kind in kinds}
+    tracing = {"full": contextlib.nullcontext, "ablation": without_collectives}
+    trainers = {kind: Trainer(mixture, strategy, tracing[kind]) for kind in kinds}
     pipe.send(kinds)
     while (kind := pipe.recv()) is not None:
         start, processor_start = time.perf_counter(), time.process_time()
@@ -168,10 +169,10 @@ def serve(pipe, mixture, devices, kinds):
 
 @contextlib.contextmanager
 def without_collectives():
-    """Collective operations traced in here send nothing; shapes stay what they are."""
+    """Collective operations traced in this context send nothing. They keep their shapes."""
 
-    def collective(name, x, found):
-        return tf.repeat(x, found.num_replicas_in_sync, axis=0) if name == "gather" else x + 0
+    def collective(name, x, context):
+        return tf.repeat(x, context.num_replicas_in_sync, axis=0) if name == "gather" else x + 0
 
     def all_reduce(self, reduce_op, value, options=None):
         return value

@@ -1,14 +1,15 @@
-"""Peak memory and time of training steps of one mixture of experts: the paper's way (App. D),
-FactoredAdam and recomputed hidden activations, against Keras' Adam with all activations kept.
+"""Measures peak memory and time of training steps of one mixture of experts: with the paper's
+design (App. D), FactoredAdam and recomputed hidden activations, and with Keras' Adam and all
+activations kept.
 
-    python benchmarks/expert_memory.py                  128 experts of 1M weights, both designs
-    python benchmarks/expert_memory.py --billion        1024 experts of 1M weights, the paper's way
+    python benchmarks/expert_memory.py              128 experts of 1M weights, both designs
+    python benchmarks/expert_memory.py --billion    1024 experts of 1M weights, the paper's design
 
-Each case runs in a process of its own. Its memory is the highest resident size of the process
-(VmHWM in /proc, so Linux only): framework, weights and their initialisation, gradients, slots,
-activations, everything. "Needed" is what must be there at once in a step: weights, gradients and
-slots, 4 bytes a number. Times of a step are medians over the steps after the first, which builds
-the graph: on the clock, and of all cores together, which depends less on what else runs.
+Each case runs in its own process. Its memory is the peak resident size of the process (VmHWM in
+/proc, Linux only): framework, weights and their initialisation, gradients, slots and activations.
+"Needed" is the memory that a step needs at once for weights, gradients and slots, 4 bytes per
+number. Times are medians over all steps but the first, which builds the graph: the duration, and
+the processor time of all cores, which other processes disturb less.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import time
 
 D_MODEL, HIDDEN = 512, 1024  # an expert of 2 · 512 · 1024 = 1,048,576 weights
 BILLION = 1024
-# Numbers of the size of the weights: weights, gradients, slots.
+# Memory of weights, gradients and slots, in multiples of the weights.
 NEEDED = {"factored_adam": 2 + (D_MODEL + HIDDEN) / (D_MODEL * HIDDEN), "adam": 4}
 DESIGNS = (("factored_adam", True), ("adam", False))
 
@@ -31,15 +32,15 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--experts", type=_positive, default=128, help="default 128")
-    parser.add_argument("--tokens", type=_positive, default=8192, help="in a batch; default 8192")
-    parser.add_argument("--k", type=_positive, default=4, help="experts of a token; default 4")
+    parser.add_argument("--tokens", type=_positive, default=8192, help="per batch; default 8192")
+    parser.add_argument("--k", type=_positive, default=4, help="experts per token; default 4")
     parser.add_argument("--steps", type=_positive, default=5, help="timed steps; default 5")
     parser.add_argument(
         "--billion",
         action="store_true",
-        help="1024 experts, 1,073,741,824 weights, and no Adam; needs about 16 GB",
+        help="1024 experts, 1,073,741,824 weights, without Adam; needs about 16 GB",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
@@ -53,7 +54,7 @@ def main():
         print(f"measuring {describe(case)} ...", file=sys.stderr, flush=True)
         cases.append({**case, **run(case)})
     weights = experts * 2 * D_MODEL * HIDDEN
-    needed = {name: round(numbers * 4 * weights) for name, numbers in NEEDED.items()}
+    needed = {name: round(multiple * 4 * weights) for name, multiple in NEEDED.items()}
     if arguments.json:
         print(json.dumps({"expert_weights": weights, "needed_bytes": needed, "cases": cases}))
         return
@@ -78,11 +79,11 @@ def describe(case):
 def run(case):
     """Measures a case in a new process."""
     command = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        killed = " (killed, probably for want of memory)" if done.returncode == -9 else ""
-        sys.exit(f"{describe(case)} ended with status {done.returncode}{killed}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        killed = " (killed, probably out of memory)" if result.returncode == -9 else ""
+        sys.exit(f"{describe(case)} ended with status {result.returncode}{killed}")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def measure(optimizer, recompute, experts, tokens, k, steps):
@@ -114,10 +115,10 @@ def measure(optimizer, recompute, experts, tokens, k, steps):
     x, y = (rng.standard_normal((tokens, D_MODEL), dtype="float32") for _ in range(2))
     seconds, cpu_seconds, losses = [], [], []
     for step in range(steps + 1):
-        begin, cpu_begin = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         losses.append(float(model.train_on_batch(x, y)[0]))
-        seconds.append(time.perf_counter() - begin)
-        cpu_seconds.append(time.process_time() - cpu_begin)
+        seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
         print(f"  step {step}: {seconds[-1]:.2f} s, loss {losses[-1]:.4f}", file=sys.stderr)
     return {
         "framework_bytes": framework,
@@ -130,7 +131,7 @@ def measure(optimizer, recompute, experts, tokens, k, steps):
 
 
 def memory(name):
-    """Bytes of a line of /proc/self/status: VmRSS is resident, VmHWM was at most."""
+    """Bytes of a line of /proc/self/status: VmRSS is the resident size, VmHWM its peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(name))
     return int(line.split()[1]) * 1024

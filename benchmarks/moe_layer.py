@@ -1,25 +1,26 @@
-"""The mixture-of-experts layer's training step against a dense layer of the same multiply-adds.
+"""Times a training step of the mixture-of-experts layer and of a dense layer with the same number
+of multiply-adds.
 
 Axes: T tokens, E experts, K selected experts per token, D model, H hidden units of one expert.
 
-A step is forward and backward: `MoE(E, H, gate=NoisyTopK(k=K))` with noise and both balancing
-losses, gradients for the inputs, the experts and the gate, against a ReLU network `D → K·H → D`,
-gradients for the inputs and the weights. No optimizer. Both run in turn in one process; ratios are
-medians over the pairs. D = 512, H = 1024, K = 4, float32.
+A step is a forward and a backward pass without optimizer: of `MoE(E, H, gate=NoisyTopK(k=K))` with
+noise and both balancing losses, with gradients of the inputs, the experts and the gate; and of a
+ReLU network `D → K·H → D`, with gradients of the inputs and the weights. Both take turns in one
+process; ratios are medians over the pairs. D = 512, H = 1024, K = 4, float32.
 
-Routing: `uniform` is the gate as it starts, all experts equally likely. `zipf` adds to the logits
-`-s·ln(rank)`, with s such that the largest load is about 10 times the mean (6 times for 32 experts,
-where 8 is the most there can be; 4 experts are all selected always). The noise routes anew in each
+Routing: `uniform` is the initial gate, with all experts equally likely. `zipf` adds `-s·ln(rank)`
+to the logits, with s such that the largest load is about 10 times the mean (6 times for 32 experts,
+where the maximum is 8; with 4 experts all are always selected). Noise changes the routing in each
 step.
 
 Columns:
     skew            largest load over mean load, as routed
-    dense_ms, moe_ms    median milliseconds of a step
+    dense_ms, moe_ms    median milliseconds per step
     ratio           median of moe over dense, paired by round
     cpu_ratio       the same for processor time, which other processes disturb less
-    gflops          12·T·D·K·H over the layer's median: what it achieved; dense_gflops likewise
-    peak_mb, dense_peak_mb      peak memory of a process that runs only this (weights and framework
-                    included)
+    gflops          12·T·D·K·H over the median time of the mixture; dense_gflops of the dense layer
+    peak_mb, dense_peak_mb      peak memory of a process that only runs this layer (weights and
+                    framework included)
 
     python benchmarks/moe_layer.py                 # all cases: about 10 minutes on 2 quiet cores
     python benchmarks/moe_layer.py --experts 32 --tokens 1024 --rounds 40
@@ -100,10 +101,10 @@ def parse_arguments():
     parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=ROUTINGS)
     parser.add_argument("--rounds", type=int, help="timed pairs per case; default: 15")
     parser.add_argument("--quick", action="store_true", help="4 and 32 experts, 1024, 3 rounds")
-    parser.add_argument("--no-memory", action="store_true", help="leaves out the peak memory")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="one JSON object, nothing else")
-    output.add_argument("--csv", action="store_true", help="comma-separated values")
+    output.add_argument("--json", action="store_true", help="print one JSON object only")
+    output.add_argument("--csv", action="store_true", help="print comma-separated values")
     parser.add_argument("--memory-of", metavar="KIND/E/T/ROUTING", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.experts = options.experts or ([4, 32] if options.quick else [4, 32, 256])
@@ -119,11 +120,11 @@ def measure(num_experts, num_tokens, routing, rounds):
     wall = {kind: [] for kind in steps}
     processor = {kind: [] for kind in steps}
     skews = []
-    for i in range(rounds + 2):  # two to trace and warm up
+    for round_index in range(rounds + 2):  # two to trace and warm up
         for kind, step in steps.items():
             start, processor_start = time.perf_counter(), time.process_time()
             skew = step()
-            if i >= 2:
+            if round_index >= 2:
                 wall[kind].append(time.perf_counter() - start)
                 processor[kind].append(time.process_time() - processor_start)
                 if kind == "moe":
@@ -167,14 +168,15 @@ def dense_step(num_tokens):
 
 
 def moe_step(num_experts, num_tokens, routing):
-    """A function without arguments that runs one training step of the mixture and returns its
-    largest load over the mean."""
+    """A function without arguments that runs one training step of the mixture, and returns its
+    largest load over the mean load.
+    """
     x, dy = random_tokens(num_tokens), tf.random.normal([num_tokens, D])
     gate = NoisyTopK(k=K, importance_weight=0.1, load_weight=0.1)
     layer = MoE(num_experts, H, gate=gate, name="moe")
     layer.build(x.shape)
     if routing == "zipf":
-        # The first feature of each token is 1, so that its row in W_g is a bias.
+        # The first feature of each token is 1, so its row of W_g is a bias.
         kernel = np.zeros([D, num_experts], np.float32)
         kernel[0] = zipf_logits(num_experts)
         layer.gate.kernels["gate_kernel"].assign(kernel)
@@ -202,7 +204,7 @@ def random_tokens(num_tokens):
 
 
 def zipf_logits(num_experts):
-    """`[E]`: `-s·ln(rank)`, ranks shuffled, s for the skew that the head of the file states."""
+    """`[E]`: `-s·ln(rank)`, with shuffled ranks, and s for the skew of the module docstring."""
     target = min(10, 0.75 * num_experts / K)
     random = np.random.default_rng(0)
     noise = NOISE_STDDEV * random.standard_normal([4096, num_experts])
@@ -217,7 +219,7 @@ def zipf_logits(num_experts):
 
 
 def peak_of(kind, num_experts, num_tokens, routing):
-    """Peak memory of this process in MB after three steps of one kind."""
+    """Peak memory of this process in MB, after three steps of one kind."""
     num_tokens = int(num_tokens)
     moe = kind == "moe"
     step = moe_step(int(num_experts), num_tokens, routing) if moe else dense_step(num_tokens)

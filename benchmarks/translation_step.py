@@ -1,10 +1,10 @@
-"""Where the time of a translation model's training step goes.
+"""Measures the time of the parts of a translation model's training step.
 
-Forward and backward passes are timed in turn, in one process, on random sentences of one length: of
-the config's model, of the model without its mixtures, of the model with a vocabulary of 100 words
-(softmax and embedding), and of the decoder's first LSTM with and without attention. What a part
-costs is a difference. Processor time, which other processes disturb less than the clock; the least
-of all rounds. No optimizer.
+Times forward and backward passes, without optimizer, on random sentences of one length: of the
+config's model, of the model without mixtures, of the model with a vocabulary of 100 words (for
+softmax and embedding), and of the decoder's first LSTM with and without attention. They take turns
+in one process. The time of a part is a difference. Times are processor times, which other processes
+disturb less, and minima over the rounds.
 
     python benchmarks/translation_step.py                     # demo/translation
     python benchmarks/translation_step.py wmt14/en-fr-moe-32 --rounds 3
@@ -25,31 +25,31 @@ import tensorflow as tf
 from tfmoe.config import build_model, load_config
 from tfmoe.layers import ProjectedLSTM
 
-FEW_WORDS = 100
+SMALL_VOCABULARY = 100
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("config", nargs="?", default="demo/translation")
-    parser.add_argument("--length", type=int, default=16, help="subwords of a sentence")
+    parser.add_argument("--length", type=int, default=16, help="subwords per sentence")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     config = load_config(arguments.config)
     pairs = max(1, config.data.batch_tokens // (2 * arguments.length))
-    steps = {name: traced(make(config, pairs, arguments.length)) for name, make in MEASURED.items()}
+    steps = {name: traced(make(config, pairs, arguments.length)) for name, make in CASES.items()}
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(arguments.rounds):
         for name, step in steps.items():
-            begun = time.process_time()
+            start = time.process_time()
             step()
-            best[name] = min(best[name], time.process_time() - begun)
+            best[name] = min(best[name], time.process_time() - start)
     whole = best["whole"]
     parts = {
         "mixtures": whole - best["without mixtures"],
         "attention": best["attention LSTM"] - best["plain LSTM"],
-        "softmax and embedding": whole - best["few words"],
+        "softmax and embedding": whole - best["small vocabulary"],
     }
-    parts["LSTMs and all else"] = whole - sum(parts.values())
+    parts["LSTMs and the rest"] = whole - sum(parts.values())
     words = 2 * pairs * arguments.length
     print(f"{arguments.config}: {pairs} pairs of {arguments.length} + {arguments.length} subwords")
     print(f"{'processor time':<22}{1e3 * whole:8.1f} ms {words / whole:12,.0f} words/s")
@@ -94,24 +94,24 @@ def attention_lstm(config, pairs, length):
 def plain_lstm(config, pairs, length):
     first = config.model.decoder[0]
     layer = ProjectedLSTM(first.units, first.projection_units, return_sequences=True)
-    # As wide as the attention LSTM's input, a vector and its context.
+    # As wide as the input of the attention LSTM, a vector and its context.
     x = tf.random.stateless_normal([pairs, length, 2 * config.model.d_model], [0, 0])
     return lambda: tf.reduce_sum(layer(x)), layer
 
 
-MEASURED = {
+CASES = {
     "whole": whole_model,
     "without mixtures": without_mixtures,
-    "few words": lambda *arguments: whole_model(*arguments, words=FEW_WORDS),
+    "small vocabulary": lambda *arguments: whole_model(*arguments, words=SMALL_VOCABULARY),
     "attention LSTM": attention_lstm,
     "plain LSTM": plain_lstm,
 }
 
 
-def traced(measured):
-    """A function that runs one forward and backward pass."""
-    loss, layer = measured
-    loss()  # builds a layer
+def traced(loss_and_layer):
+    """A function that runs one forward and one backward pass."""
+    loss, layer = loss_and_layer
+    loss()  # builds the layer
 
     @tf.function
     def step():
