@@ -1,5 +1,5 @@
-"""Divides the CPU into four devices, for the tests of `tfmoe.distribute`: TensorFlow allows it only
-before its first use in a process. Keeps the memory of a long session small.
+"""Splits the CPU into four virtual devices, for the tests of `tfmoe.distribute`: TensorFlow allows
+this only before its first use in a process. Limits the memory of a long session.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from tensorflow_graphs import custom_gradients, forget_custom_gradients
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
-# The same examples in every run, so that a change fails its own tests and no others.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("same")
+# The same examples in every run, so that tests only fail because of a change.
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("deterministic")
 
 
 def pytest_collection_finish():
-    """Spares the garbage collector all that the imports made: with it, a fifth of the session's
-    time went into collections.
+    """Excludes the objects of imports from garbage collection, which otherwise takes a fifth of the
+    session's time.
     """
     gc.collect()
     gc.freeze()
@@ -30,7 +30,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def free_graphs():
-    """Lets the graphs that a test traced go with the test."""
+    """Frees the graphs that a test traced after the test."""
     before = custom_gradients()
     yield
     forget_custom_gradients(custom_gradients() - before)
@@ -38,15 +38,15 @@ def free_graphs():
 
 @pytest.fixture
 def full_disk():
-    """A context in which no file can grow beyond a number of bytes, as on a disk that fills up."""
+    """A context in which no file can grow beyond a number of bytes, as on a full disk."""
 
     @contextlib.contextmanager
-    def full_disk(most):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    def full_disk(max_bytes):
+        original = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, original[1]))
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            resource.setrlimit(resource.RLIMIT_FSIZE, original)
 
     return full_disk

@@ -1,34 +1,35 @@
-"""What the backward pass reads of the forward pass, counted in a traced gradient.
+"""Counts the tensors of the forward pass that the backward pass reads, in a traced gradient.
 
 Axes: B batch, S steps, M source steps, D width.
 """
 
 import tensorflow as tf
 
-# Weights, sums of gradients, inputs, and other views of tensors that are counted anyway.
+# Weights, sums of gradients, inputs, and views of tensors that are counted anyway.
 UNCOUNTED = ("Const", "ReadVariableOp", "AddN", "Reshape", "Placeholder")
 
 
 def read_by_gradient(layer, *inputs, call, by_hand=False):
-    """What the gradient of a built layer reads of the forward pass, in numbers: `{tensor: size}`,
-    but for the inputs themselves.
+    """The tensors of the forward pass that the gradient of a built layer reads, without the inputs:
+    `{name: size}`.
 
     Args:
-        inputs: float32 arrays.
-        call: a function of these inputs, with which the layer is called.
-        by_hand: whether gradients are written by hand: their operations are outside of the layer's
-            scope, and read views of tensors that nothing else reads.
+        layer: the layer.
+        *inputs: float32 arrays.
+        call: a function of the inputs that calls the layer.
+        by_hand: whether the layer has hand-written gradients: their operations are outside of the
+            layer's scope, and read views of tensors that nothing else reads.
     """
 
     def gradient(*inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             loss = tf.reduce_sum(call(*inputs)) + sum(layer.losses)
-        variables = [each.value for each in layer.trainable_variables]
-        found = tape.gradient(loss, [*inputs, *variables])
-        return [tf.convert_to_tensor(each) for each in found if each is not None]
+        variables = [variable.value for variable in layer.trainable_variables]
+        gradients = tape.gradient(loss, [*inputs, *variables])
+        return [tf.convert_to_tensor(value) for value in gradients if value is not None]
 
-    specs = [tf.TensorSpec(each.shape, tf.float32) for each in inputs]
+    specs = [tf.TensorSpec(array.shape, tf.float32) for array in inputs]
     function = tf.compat.v1.wrap_function(gradient, specs)
 
     def is_of_gradient(op):
@@ -47,21 +48,21 @@ def read_by_gradient(layer, *inputs, call, by_hand=False):
         if is_of_gradient(op) and not is_of_gradient(viewed(tensor).op)
         if tensor.dtype == tf.float32 and viewed(tensor).op.type not in UNCOUNTED
     }
-    with function.graph.as_default():  # some have as many rows as experts get
+    with function.graph.as_default():  # the number of rows may depend on the routing
         sizes = {name: tf.size(tensor) for name, tensor in read.items()}
     feeds = function.inputs[: len(inputs)]
-    found = function.prune(feeds, sizes)(*map(tf.constant, inputs))
-    return {name: int(size) for name, size in found.items()}
+    sizes = function.prune(feeds, sizes)(*map(tf.constant, inputs))
+    return {name: int(size) for name, size in sizes.items()}
 
 
 def step_by_step(layer):
-    """A function that calls a layer in steps; in a loop its tensors would be hidden in lists.
+    """A function that calls a layer step by step. A loop would hide its tensors in lists.
 
     Args:
         layer: a `tfmoe.layers.Block`.
 
     Returns:
-        A function of inputs `[B, S, D]`, and of a memory `[B, M, D]` if the layer needs one.
+        A function of inputs `[B, S, D]`, and of a memory `[B, M, D]` if the layer reads one.
     """
 
     def call(inputs, *memory):
@@ -77,9 +78,9 @@ def step_by_step(layer):
 
 
 def kept(layer, inputs, memory=None, recompute=False):
-    """What a layer says that it keeps for a batch, in float32 numbers."""
+    """The number of float32 values that a layer reports to keep for the backward pass."""
     batch, steps, width = inputs.shape
     attended = (inputs if memory is None else memory).shape[1]
-    of_position = layer.kept_for_backward(width, attended).total(recompute)
-    of_source = attended * layer.kept_of_source(width)
-    return batch * (steps * of_position + of_source) / 4
+    position_bytes = layer.kept_for_backward(width, attended).total(recompute)
+    source_bytes = attended * layer.kept_of_source(width)
+    return batch * (steps * position_bytes + source_bytes) / 4

@@ -1,5 +1,5 @@
-"""TensorFlow keeps the gradient of every `tf.custom_gradient` in a graph for as long as the process
-lives, and with it the graph: 30 MB for a training of some tests. This is private to TensorFlow.
+"""Frees graphs. TensorFlow keeps the gradient of every `tf.custom_gradient` in a graph, and with it
+the graph, until the process ends: 30 MB for the training of some tests. Uses private TensorFlow.
 """
 
 from tensorflow.python.framework import ops
@@ -13,6 +13,6 @@ def custom_gradients():
 
 
 def forget_custom_gradients(names):
-    """Lets graphs go. Those that live on can be called, but no longer differentiated."""
+    """Frees graphs. Graphs that are still referenced can be called, but not differentiated."""
     for name in names:
         del REGISTRY[name]

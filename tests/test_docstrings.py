@@ -1,4 +1,4 @@
-"""The examples of docstrings must run, each by itself, with the names that users import."""
+"""The examples of docstrings run, each on its own, with the names that users import."""
 
 import doctest
 import importlib
@@ -15,16 +15,16 @@ PACKAGES = ["distribute", "gating", "inspection", "layers", "models", "optimizer
 
 
 def names():
-    """What an example may use: the libraries, and what `from tfmoe.PACKAGE import NAME` gives."""
-    found = {"keras": keras, "np": np, "tf": tf}
-    for name in PACKAGES:
-        package = importlib.import_module(f"tfmoe.{name}")
-        found |= {each: getattr(package, each) for each in package.__all__}
-    return found
+    """The names that an example may use: libraries, and public names of `PACKAGES`."""
+    globals_of_examples = {"keras": keras, "np": np, "tf": tf}
+    for package_name in PACKAGES:
+        package = importlib.import_module(f"tfmoe.{package_name}")
+        globals_of_examples |= {name: getattr(package, name) for name in package.__all__}
+    return globals_of_examples
 
 
 def examples():
-    """The docstrings of public modules, classes and functions that have examples."""
+    """Yields the docstrings of public modules, classes and functions that have examples."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     for info in pkgutil.walk_packages(tfmoe.__path__, "tfmoe."):
         if any(part.startswith("_") for part in info.name.split(".")):
@@ -37,7 +37,7 @@ def examples():
 
 
 def run(test):
-    """What went wrong in an example, as text; "" if nothing did."""
+    """Runs an example. Returns the error as text, "" if it succeeds."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     messages = []
     test.globs = names()
@@ -68,6 +68,6 @@ def test_example(test):
         (">>> FeedForward(4).depth\n1", ""),
     ],
 )
-def test_the_reading_of_examples(text, message):
-    found = run(doctest.DocTestParser().get_doctest(text, {}, "example", None, None))
-    assert message in found and bool(found) == bool(message)
+def test_running_of_examples(text, message):
+    error = run(doctest.DocTestParser().get_doctest(text, {}, "example", None, None))
+    assert message in error and bool(error) == bool(message)

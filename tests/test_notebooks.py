@@ -1,5 +1,5 @@
-"""The notebooks run from beginning to end, and are committed as they read best: executed, small,
-and without anything of the machine that ran them.
+"""The notebooks run from start to end. They are committed with outputs, small, and without traces
+of the machine that ran them.
 """
 
 import ast
@@ -13,9 +13,9 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-QUICK = {"5_scaling_out"}  # under a minute: run by `make test` too
-MOST_KILOBYTES = 400
-MOST_LINES = 60  # of the text of an output: no progress bar of a training
+QUICK = {"5_scaling_out"}  # under a minute: also run by `make test`
+MAX_KILOBYTES = 400
+MAX_LINES = 60  # of an output, which must not contain a progress bar of training
 ABSOLUTE = re.compile(r"(?<![\w.~])/(?:home|root|tmp|work|usr|var|opt|private|Users)/|[A-Z]:\\")
 NOISE = ("WARNING", "Warning:", "INFO:tensorflow", "ms/step", "cuda", "oneDNN", "\x1b[", "\r")
 PRINTING = {"print", "display", "show"}
@@ -30,16 +30,16 @@ def code_cells(notebook):
 
 
 def syntax(cell):
-    """The tree of a cell without IPython's own lines."""
+    """The syntax tree of a cell without IPython's magic lines."""
     lines = cell.source.split("\n")
     return ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines))
 
 
-def shows_something(cell):
-    """Whether a cell prints, draws or ends with a variable; `None` if it ends with a call, of which
-    one cannot know. What is in a function is not the cell's own.
+def has_output(cell):
+    """Whether a cell prints, draws or ends with a variable; `None` if it ends with a call, whose
+    result is unknown. Function definitions are ignored.
     """
-    statements = [each for each in syntax(cell).body if not isinstance(each, ast.FunctionDef)]
+    statements = [node for node in syntax(cell).body if not isinstance(node, ast.FunctionDef)]
     calls = {
         getattr(node.func, "id", getattr(node.func, "attr", None))
         for statement in statements
@@ -65,7 +65,7 @@ def output_texts(cell):
 
 
 def check_outputs(notebook):
-    """Asserts what is true of a notebook that was run once, from the top, without a mishap."""
+    """Asserts that a notebook was run once, from the top, without errors."""
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
@@ -73,14 +73,14 @@ def check_outputs(notebook):
         kinds = {output.output_type for output in cell.outputs}
         assert "error" not in kinds, start
         assert all(output.get("name") != "stderr" for output in cell.outputs), start
-        assert shows_something(cell) in (None, bool(cell.outputs)), start
+        assert has_output(cell) in (None, bool(cell.outputs)), start
         for text in output_texts(cell):
-            assert len(text.splitlines()) <= MOST_LINES, start
+            assert len(text.splitlines()) <= MAX_LINES, start
             assert not ABSOLUTE.search(text), ABSOLUTE.search(text)
             assert not [word for word in NOISE if word in text], start
-        pictures = [each for each in cell.outputs if "image/png" in each.get("data", {})]
-        is_figure = [each for each in output_texts(cell) if each.startswith("<Figure")]
-        assert len(is_figure) <= len(pictures), f"{start}: a figure is named, but not shown"
+        images = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        figures = [text for text in output_texts(cell) if text.startswith("<Figure")]
+        assert len(figures) <= len(images), f"{start}: a figure has no image"
 
 
 by_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -91,7 +91,7 @@ def test_there_are_five():
 
 
 @by_notebook
-def test_the_beginning_says_what_and_how_long(path):
+def test_title_and_duration(path):
     first = read(path).cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith(f"# {path.stem[0]}. ")
@@ -105,11 +105,11 @@ def test_committed_outputs(path):
 
 @by_notebook
 def test_committed_files_are_small(path):
-    assert path.stat().st_size < 1000 * MOST_KILOBYTES
+    assert path.stat().st_size < 1000 * MAX_KILOBYTES
 
 
 @by_notebook
-def test_nothing_of_a_machine_in_the_cells(path):
+def test_no_absolute_paths(path):
     for cell in read(path).cells:
         assert not ABSOLUTE.search(cell.source), cell.source
 
@@ -122,7 +122,7 @@ def test_no_models_are_defined(path):
 
 
 @by_notebook
-def test_links_lead_somewhere(path):
+def test_links_exist(path):
     for cell in read(path).cells:
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", cell.source):
@@ -137,7 +137,7 @@ def test_links_lead_somewhere(path):
     ],
 )
 def test_runs(path, tmp_path):
-    """From the repository's root; the committed outputs are of runs in notebooks/."""
+    """Runs in the root of the repository. The committed outputs are of runs in notebooks/."""
     before = {folder: set(folder.iterdir()) for folder in (ROOT, ROOT / "notebooks")}
     notebook = read(path)
     for cell in code_cells(notebook):
@@ -172,8 +172,8 @@ def test_runs(path, tmp_path):
         ("f(x)", None),
     ],
 )
-def test_what_shows_something(source, expected):
-    assert shows_something(nbformat.v4.new_code_cell(source)) is expected
+def test_has_output(source, expected):
+    assert has_output(nbformat.v4.new_code_cell(source)) is expected
 
 
 def failing(outputs, source="print(1)", count=1):
@@ -195,6 +195,6 @@ def failing(outputs, source="print(1)", count=1):
         failing([nbformat.v4.new_output("display_data", {"text/plain": "<Figure size 1x1>"})]),
     ],
 )
-def test_bad_outputs_are_found(notebook):
+def test_bad_outputs_are_detected(notebook):
     with pytest.raises(AssertionError):
         check_outputs(notebook)

@@ -88,7 +88,7 @@ def test_the_memory_is_not_known(windows, tmp_path):
 
 def test_a_worker_has_a_group(windows, monkeypatch):
     processes = windows("tasks/processes.py")
-    assert processes.ENDING == (signal.SIGTERM,)
+    assert processes.TERMINATION_SIGNALS == (signal.SIGTERM,)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
     assert processes.process_group_arguments() == {"creationflags": 512}
     monkeypatch.setattr(sys, "platform", "darwin")

@@ -1,3 +1,5 @@
+"""Freeing of graphs with custom gradients."""
+
 import gc
 import weakref
 
