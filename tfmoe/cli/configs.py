@@ -23,6 +23,7 @@ Of = Annotated[
     ),
 ]
 
+
 def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
     """List the shipped configs and the rows of the paper's tables that they reproduce, or all keys
     of a config.
