@@ -184,7 +184,7 @@ def test_errors(refused, finished, corpus, tmp_path):
     assert "--expert must be from 0 to 3, got 4" in refused("inspect", run, "--expert", 4)
     assert "nowhere.txt" in refused("inspect", run, "--data", "nowhere.txt")
     assert "nowhere.txt" in refused("inspect", run, "--labels", "nowhere.txt")
-    assert "test.txt has 4: it must have one label a line" in refused(
+    assert "test.txt has 4: it must have one label for each line" in refused(
         "inspect", run, "--labels", corpus / "valid.txt"
     )
     assert "--direction is for translation" in refused("inspect", run, "--direction", "en-fr")

@@ -1,4 +1,4 @@
-"""Small models whose routing is known: what tests of the inspection share."""
+"""Small models with known routing, shared by the tests of the inspection."""
 
 import keras
 import numpy as np
@@ -8,10 +8,10 @@ from tfmoe.gating import NoisyTopK
 from tfmoe.inspection import mixtures_of
 from tfmoe.layers import MoE
 
-LOGITS = np.array(  # of 3 experts, for the words 0 to 4
+LOGITS = np.array(  # of words 0 to 4, for 3 experts
     [[0, 0, 9], [2, 1, 0], [9, 8, 7], [0, 1, 3], [0, 5, 4]], np.float32
 )
-EXPERTS = np.array([[2, 0], [0, 1], [0, 1], [2, 1], [1, 2]])  # of the words 0 to 4, the best first
+EXPERTS = np.array([[2, 0], [0, 1], [0, 1], [2, 1], [1, 2]])  # of words 0 to 4, best first
 TOKENS = np.array([[1, 3, 4], [1, 3, 0]], np.int32)
 RNG = np.random.default_rng(0)
 
@@ -26,15 +26,15 @@ def embedding(**options):
     )
 
 
-def see_words(model):
-    """Lets the gates of the mixtures take their inputs for logits."""
+def use_inputs_as_logits(model):
+    """Sets the gate matrices of all mixtures to the identity."""
     for layer in mixtures_of(model).values():
         layer.gate.weights[0].assign(np.eye(3))
     return model
 
 
 def assert_routed(routed, tokens, lines, positions):
-    """Checks a `RoutedText` of known words."""
+    """Checks the `RoutedText` of known words."""
     assert routed.tokens.tolist() == tokens
     assert routed.lines.tolist() == lines
     assert routed.positions.tolist() == positions

@@ -1,22 +1,30 @@
-"""Inspection of mixtures that run several times, in loops and functions, or not at all."""
+"""Inspection of mixtures that are called repeatedly, in loops and functions, or not at all."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from inspection.small_models import ALL, RNG, TOKENS, assert_routed, embedding, mixture, see_words
+from inspection.small_models import (
+    ALL,
+    RNG,
+    TOKENS,
+    assert_routed,
+    embedding,
+    mixture,
+    use_inputs_as_logits,
+)
 
 from tfmoe.inspection import mixtures_of, route_batches, route_text
 
 
-def test_a_layer_that_runs_twice():
+def test_layer_called_twice():
     inputs = keras.Input([None], dtype="int32")
     layer = mixture()
     model = keras.Model(inputs, layer(layer(embedding()(inputs))))
-    found = route_text(see_words(model), [TOKENS])
-    assert list(found) == ["moe", "moe (call 2)"]
-    assert_routed(found["moe"], *ALL)
-    assert found["moe (call 2)"].tokens.tolist() == ALL[0]
+    routed = route_text(use_inputs_as_logits(model), [TOKENS])
+    assert list(routed) == ["moe", "moe (call 2)"]
+    assert_routed(routed["moe"], *ALL)
+    assert routed["moe (call 2)"].tokens.tolist() == ALL[0]
 
 
 class Cell(keras.layers.Layer):
@@ -40,10 +48,10 @@ def test_steps_of_a_recurrent_layer(eager):
     recurrent = keras.layers.RNN(Cell(), return_sequences=True, unroll=True)
     model = keras.Sequential([keras.Input([3], dtype="int32"), embedding(), recurrent])
     model.compile("sgd", "mse", run_eagerly=eager)
-    assert_routed(route_text(see_words(model), [TOKENS])["moe"], *ALL)
+    assert_routed(route_text(use_inputs_as_logits(model), [TOKENS])["moe"], *ALL)
 
 
-def test_a_loop_hides_its_routing():
+def test_routing_in_a_loop_cannot_be_recorded():
     model = keras.Sequential(
         [keras.Input([3], dtype="int32"), embedding(), keras.layers.RNN(Cell())]
     )
@@ -52,7 +60,7 @@ def test_a_loop_hides_its_routing():
 
 
 class Loop(keras.layers.Layer):
-    """Runs a mixture on each row, in a loop of TensorFlow."""
+    """Runs a mixture on each row, in a TensorFlow loop."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +78,7 @@ class Loop(keras.layers.Layer):
         return outputs.concat()
 
 
-def test_an_eager_loop_hides_nothing():
+def test_routing_in_an_eager_loop_is_recorded():
     x = RNG.standard_normal((2, 3)).astype(np.float32)
     model = keras.Sequential([keras.Input([3]), Loop()])
     with pytest.raises(ValueError, match=r"moe runs in a loop .*compile\(run_eagerly=True\)"):
@@ -83,7 +91,7 @@ def test_an_eager_loop_hides_nothing():
 
 
 class Traced(keras.layers.Layer):
-    """Calls a mixture in a function of its own."""
+    """Calls a mixture in a `tf.function`."""
 
     def __init__(self):
         super().__init__()
@@ -97,10 +105,10 @@ class Traced(keras.layers.Layer):
         return self.mixture(inputs)
 
 
-def test_a_function_that_was_traced_before_hides_its_routing():
+def test_function_traced_before_warns():
     x = np.ones((2, 3), np.float32)
     model = keras.Sequential([keras.Input([3]), Traced()])
-    with pytest.warns(UserWarning, match="nothing was seen of moe: .*that was traced before"):
+    with pytest.warns(UserWarning, match="no routing was recorded for moe: .*traced before"):
         assert route_batches(model, [x]) == {}
     tf.config.run_functions_eagerly(True)
     try:
@@ -112,14 +120,14 @@ def test_a_function_that_was_traced_before_hides_its_routing():
 class InTraining(keras.Model):
     def __init__(self):
         super().__init__()
-        self.always, self.sometimes = mixture("always"), mixture("sometimes")
+        self.always, self.training_only = mixture("always"), mixture("training_only")
 
     def call(self, x, training=False):
-        return self.always(x) + (self.sometimes(x) if training else 0)
+        return self.always(x) + (self.training_only(x) if training else 0)
 
 
-def test_a_mixture_that_does_not_run():
+def test_mixture_that_does_not_run_warns():
     model, x = InTraining(), np.ones((2, 3), np.float32)
     model(x, training=True)
-    with pytest.warns(UserWarning, match="nothing was seen of sometimes: "):
+    with pytest.warns(UserWarning, match="no routing was recorded for training_only: "):
         assert list(route_batches(model, [x])) == ["always"]

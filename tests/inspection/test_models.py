@@ -1,4 +1,4 @@
-"""Inspection of Keras models of any make."""
+"""Inspection of all kinds of Keras models."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from inspection.small_models import (
     assert_routed,
     embedding,
     mixture,
-    see_words,
+    use_inputs_as_logits,
 )
 
 from tfmoe.inspection import (
@@ -81,11 +81,11 @@ def subclassed(**options):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("eager", [False, True])
 def test_text(make, masked, eager):
-    """Without a mask every position is real, and with one those that are not the word 0."""
-    model = see_words(make(mask_zero=masked))
+    """Without a mask, all positions are routed; with a mask, those whose word is not 0."""
+    model = use_inputs_as_logits(make(mask_zero=masked))
     model.compile("sgd", "mse", run_eagerly=eager)
     assert_routed(route_text(model, [(TOKENS, None)])["moe"], *(REAL if masked else ALL))
-    # Row 1 is line 7, row 2 is line 2 from position 2 on.
+    # Row 1 is line 7, row 2 starts at position 2 of line 2.
     numbered = NumberedBatch(TOKENS, np.array([7, 2]), np.array([0, 2]))
     one, other = ([1, 3], [2, 2], [2, 3]), ([1, 3, 4], [7, 7, 7], [0, 1, 2])
     if not masked:
@@ -94,9 +94,9 @@ def test_text(make, masked, eager):
     assert_routed(route_text(model, [numbered])["moe"], *expected)
 
 
-def test_batches_of_differing_shapes_are_one_text():
+def test_batches_of_different_shapes_are_concatenated():
     batches = [(TOKENS, None), (TOKENS[:1, :2], None), (TOKENS[:, :2], None)]
-    routed = TextRouter(see_words(sequential(mask_zero=True)))(batches)["moe"]
+    routed = TextRouter(use_inputs_as_logits(sequential(mask_zero=True)))(batches)["moe"]
     tokens, lines, positions = REAL
     assert_routed(
         routed,
@@ -106,8 +106,8 @@ def test_batches_of_differing_shapes_are_one_text():
     )
 
 
-def test_batches_come_as_for_fit_and_predict():
-    model = see_words(sequential())
+def test_batches_in_the_formats_of_fit_and_predict():
+    model = use_inputs_as_logits(sequential())
     expected = route_text(model, [(TOKENS, None)])["moe"]
     data = tf.data.Dataset.from_tensor_slices((TOKENS.astype(np.int64), TOKENS))
     for batches in ([TOKENS], [(TOKENS, TOKENS, np.ones(2))], data.batch(1)):
@@ -116,14 +116,14 @@ def test_batches_come_as_for_fit_and_predict():
 
 
 def test_use_of_words():
-    """Words 1, 3, 4, 1, 3, see EXPERTS: loads are 2, 5 and 3."""
-    (use,) = expert_use(see_words(functional(mask_zero=True)), [(TOKENS, None)]).values()
+    """By `EXPERTS`, words 1, 3, 4, 1, 3 give loads of 2, 5 and 3."""
+    (use,) = expert_use(use_inputs_as_logits(functional(mask_zero=True)), [(TOKENS, None)]).values()
     assert use.load.tolist() == [2, 5, 3]
     assert use.words.matrix(3, 5).tolist() == [[0, 2, 0, 0, 0], [0, 2, 0, 2, 1], [0, 0, 0, 2, 1]]
 
 
-def test_mixtures_of_the_same_name():
-    """Names are those of their metrics; where nothing tells two apart, they have numbers."""
+def test_mixtures_with_the_same_name():
+    """Mixtures are named like their metrics; indistinguishable names are numbered."""
     inputs = keras.Input([3])
     one = Block(mixture(), name="one")
     two = Block(Block(mixture(), name="same"), name="two")
@@ -135,21 +135,22 @@ def test_mixtures_of_the_same_name():
     x = RNG.standard_normal((4, 3)).astype(np.float32)
     logs = model.evaluate(x, x, verbose=0, return_dict=True)
     assert {f"{name}_cv_load" for name in mixtures_of(model)} <= set(logs)
-    found = route_batches(model, [x])
-    assert list(found) == ["one_moe", "same_moe", "alone"]
-    tokens, experts, _ = (each.numpy() for each in one.inner.route(x).assignments.by_token())
-    assert sorted(zip(found["one_moe"].places, found["one_moe"].experts, strict=True)) == sorted(
+    routings = route_batches(model, [x])
+    assert list(routings) == ["one_moe", "same_moe", "alone"]
+    tokens, experts, _ = (tensor.numpy() for tensor in one.inner.route(x).assignments.by_token())
+    routed = routings["one_moe"]
+    assert sorted(zip(routed.places, routed.experts, strict=True)) == sorted(
         zip(tokens, experts, strict=True)
     )
-    alike = LanguageModel(5, 3, residual_blocks([mixture(), mixture()]))
-    assert list(mixtures_of(alike)) == ["residual_moe_moe", "residual_moe_moe (2)"]
-    quiet = keras.Sequential([Residual(mixture(metrics=False), name=n) for n in "ab"])
-    quiet(x)
-    assert list(route_batches(quiet, [x])) == ["moe", "moe (2)"]
+    same_names = LanguageModel(5, 3, residual_blocks([mixture(), mixture()]))
+    assert list(mixtures_of(same_names)) == ["residual_moe_moe", "residual_moe_moe (2)"]
+    without_metrics = keras.Sequential([Residual(mixture(metrics=False), name=n) for n in "ab"])
+    without_metrics(x)
+    assert list(route_batches(without_metrics, [x])) == ["moe", "moe (2)"]
 
 
 def test_images():
-    """Positions are numbered row by row, and there are no words."""
+    """Positions of images are numbered row by row."""
     model = keras.Sequential(
         [keras.Input([4, 4, 1]), keras.layers.Conv2D(3, 3), mixture(), keras.layers.Flatten(),
          keras.layers.Dense(2)]
@@ -161,7 +162,7 @@ def test_images():
     assert routed.lines.tolist() == np.repeat(range(1, 6), 4).tolist()
     assert routed.positions.tolist() == routed.tokens.tolist() == list(range(4)) * 5
     expected = model.layers[1].route(model.layers[0](x)).assignments
-    tokens, experts, gates = (each.numpy() for each in expected.by_token())
+    tokens, experts, gates = (tensor.numpy() for tensor in expected.by_token())
     order = np.lexsort((-gates, tokens))
     assert routed.places.tolist() == tokens.tolist()
     assert routed.experts.tolist() == experts[order].tolist()
@@ -171,13 +172,13 @@ def test_images():
     assert use.words.matrix(3, 4).sum() == 5 * 4 * 2
     assert co_selection(routed).pairs.counts.sum() == 5 * 4
     assert routing_consistency(routed, BatchRouter(model)(batches)["moe"]).same_experts == 1
-    with pytest.raises(ValueError, match=r"moe sees positions of shape \[2, 2, 2\].* got none: "):
+    with pytest.raises(ValueError, match=r"moe processes .* shape \[2, 2, 2\].* got none: "):
         route_text(model, batches)
 
 
-def test_words_of_features_are_numbers():
-    """`route_batches` differs from `route_text` in the ids alone."""
-    model = see_words(sequential(mask_zero=True))
+def test_token_ids_of_features_are_position_numbers():
+    """`route_batches` differs from `route_text` in the token ids only."""
+    model = use_inputs_as_logits(sequential(mask_zero=True))
     text = route_text(model, [(TOKENS, None)])["moe"]
     batches = route_batches(model, [(TOKENS, None)])["moe"]
     assert batches.tokens.tolist() == [0, 1, 2, 0, 1]
@@ -186,7 +187,7 @@ def test_words_of_features_are_numbers():
 
 
 class Flat(keras.Model):
-    """Its mixture sees the real tokens `[T, D]` or all `[B·S, D]`."""
+    """A model whose mixture processes the real tokens `[T, D]` or all tokens `[B·S, D]`."""
 
     def __init__(self, real):
         super().__init__()
@@ -199,64 +200,64 @@ class Flat(keras.Model):
         return self.mixture(tf.reshape(features, [-1, 3]))
 
 
-def test_a_mixture_of_flat_tokens():
+def test_mixture_with_flat_inputs():
     model = Flat(real=False)
     model(TOKENS)
-    assert_routed(route_text(see_words(model), [TOKENS])["moe"], *ALL)
+    assert_routed(route_text(use_inputs_as_logits(model), [TOKENS])["moe"], *ALL)
     numbered = route_batches(model, [TOKENS, TOKENS])["moe"]
     assert numbered.lines.tolist() == list(range(1, 13))
     model = Flat(real=True)
     model(TOKENS)
-    routed = route_batches(see_words(model), [TOKENS])["moe"]
+    routed = route_batches(use_inputs_as_logits(model), [TOKENS])["moe"]
     assert (routed.lines.tolist(), routed.positions.tolist()) == ([1, 2, 3, 4, 5], [0] * 5)
     assert routed.experts.tolist() == EXPERTS[REAL[0]].ravel().tolist()
-    with pytest.raises(ValueError, match=r"of shape \[5\].*got \[2, 3\]: say by tokens="):
+    with pytest.raises(ValueError, match=r"of shape \[5\].*got \[2, 3\]: pass tokens="):
         route_text(model, [TOKENS])
 
 
 def pair_model():
-    """Two texts, each with its own mixture, the second behind the first."""
+    """A model of two texts, each with a mixture; the second text is added to the pooled first."""
     names = ("source", "target")
     inputs = {name: keras.Input([None], dtype="int32", name=name) for name in names}
     source, target = (
         mixture(f"moe_{name}")(embedding(mask_zero=True)(inputs[name])) for name in names
     )
     pooled = keras.layers.GlobalAveragePooling1D(keepdims=True)(source)
-    return see_words(keras.Model(inputs, keras.layers.Add()([pooled, target])))
+    return use_inputs_as_logits(keras.Model(inputs, keras.layers.Add()([pooled, target])))
 
 
-def test_several_inputs_of_words():
-    """The shapes tell them apart, or the argument `tokens`."""
+def test_several_inputs_of_token_ids():
+    """Inputs are distinguished by their shapes or by the argument `tokens`."""
     model = pair_model()
-    differ = {"source": TOKENS, "target": np.array([[3, 4], [4, 0]])}
-    found = route_text(model, [(differ, None)])
-    assert_routed(found["moe_source"], *REAL)
-    assert_routed(found["moe_target"], [3, 4, 4], [1, 1, 2], [0, 1, 0])
+    different = {"source": TOKENS, "target": np.array([[3, 4], [4, 0]])}
+    routings = route_text(model, [(different, None)])
+    assert_routed(routings["moe_source"], *REAL)
+    assert_routed(routings["moe_target"], [3, 4, 4], [1, 1, 2], [0, 1, 0])
     same = {"source": TOKENS, "target": np.array([[3, 4, 4], [4, 0, 0]])}
     with pytest.raises(
-        ValueError, match=r"moe_\w+ sees .*\[2, 3\].*got \[2, 3\], \[2, 3\]: say by"
+        ValueError, match=r"moe_\w+ processes .*\[2, 3\].*got \[2, 3\], \[2, 3\]: pass"
     ):
         route_text(model, [(same, None)])
 
     def tokens(name, inputs):
         return inputs[name.removeprefix("moe_")]
 
-    found = route_text(model, [(same, None)], tokens)
-    assert_routed(found["moe_source"], *REAL)
-    assert_routed(found["moe_target"], [3, 4, 4, 4], [1, 1, 1, 2], [0, 1, 2, 0])
+    routings = route_text(model, [(same, None)], tokens)
+    assert_routed(routings["moe_source"], *REAL)
+    assert_routed(routings["moe_target"], [3, 4, 4, 4], [1, 1, 1, 2], [0, 1, 2, 0])
     assert expert_use(model, [(same, None)], tokens)["moe_target"].load.sum() == 8
 
 
-def test_a_model_of_the_package_within_another():
+def test_language_model_within_another_model():
     inner = LanguageModel(5, 3, residual_blocks([mixture()]))
     inner.build((None, None))
     inner.embedding.embeddings.assign(LOGITS)
     inputs = keras.Input([None], dtype="int32")
-    model = see_words(keras.Model(inputs, keras.layers.Dense(1)(inner(inputs))))
+    model = use_inputs_as_logits(keras.Model(inputs, keras.layers.Dense(1)(inner(inputs))))
     assert_routed(route_text(model, [TOKENS])["moe"], *REAL)
 
 
-def test_nothing_to_follow():
+def test_without_mixtures_or_batches():
     dense = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
     assert route_batches(dense, [np.ones((2, 3))]) == route_text(dense, [TOKENS]) == {}
     assert route_batches(sequential(), []) == {}
@@ -266,7 +267,7 @@ def test_nothing_to_follow():
         route_batches(keras.Sequential([mixture()], name="later"), [])
 
 
-def test_metrics_and_weights_stay_as_they_are():
+def test_routing_does_not_change_metrics_and_weights():
     model = sequential()
     model.compile("sgd", "mse")
     model.fit(TOKENS, np.ones((2, 3, 2)), verbose=0)

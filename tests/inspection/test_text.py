@@ -10,7 +10,7 @@ VOCABULARY = data_pipelines.Vocabulary.from_counts({"a": 9, "b": 5, "c": 3})  # 
 
 
 def rows_of(batches):
-    """`{(line, start): tokens without padding}` of the inputs of some batches."""
+    """`{(line, start): tokens without padding}` of the inputs of batches."""
     return {
         (int(line), int(start)): [int(token) for token in tokens if token]
         for inputs, lines, starts in batches
@@ -19,21 +19,21 @@ def rows_of(batches):
 
 
 def test_lines_are_numbered_through_all_files(tmp_path):
-    """Blank lines count, and so does the blank end of the first file; a row is at most 3 long."""
+    """Blank lines count, also at the end of the first file. Rows have at most 3 tokens."""
     (tmp_path / "z.txt").write_text("a b\n\nc c c c\n\n")
     with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
-        file.write("b z")  # no line end
+        file.write("b z")  # no line break
     files = [tmp_path / "z.txt", tmp_path / "a.txt.gz"]
     assert [count_lines(file) for file in files] == [4, 1]
     assert rows_of(numbered_batches(files, VOCABULARY, max_length=3)) == {
         (1, 0): [1, 3, 4],
         (3, 0): [1, 5, 5],
         (3, 3): [5, 5],
-        (5, 0): [1, 4, 2],  # z is unknown
+        (5, 0): [1, 4, 2],  # z is not in the vocabulary
     }
 
 
-def test_rows_are_those_of_evaluation(tmp_path):
+def test_rows_equal_those_of_evaluation(tmp_path):
     generator = np.random.default_rng(0)
     lines = [" ".join(generator.choice(["a", "b", "c", "x"], n)) for n in range(1, 40)]
     (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
@@ -49,8 +49,8 @@ def test_rows_are_those_of_evaluation(tmp_path):
     assert sorted(rows_of(batches).values()) == sorted(expected)
 
 
-def test_a_few_sentences_spread_evenly(tmp_path):
-    """4 of 10 sentences: those numbered 0, 10/4 = 2.5, 5 and 7.5, rounded down, from 0."""
+def test_sentences_are_sampled_evenly(tmp_path):
+    """4 of 10 sentences: the indices are 0, 10/4 = 2.5, 5 and 7.5, rounded down."""
     (tmp_path / "text.txt").write_text("a\n" * 10)
     batches = numbered_batches(tmp_path / "text.txt", VOCABULARY, sentences=4)
     assert sorted(line for line, _ in rows_of(batches)) == [1, 3, 6, 8]
@@ -66,21 +66,21 @@ def test_pairs(tmp_path):
         (tmp_path / f"text.{name}").write_text(text)
     words = ["one two", "three", "un deux", "trois"] * 20
     subwords = data_pipelines.Subwords.train(words, 40, languages=["en", "fr"])
-    there = data_pipelines.find_parallel(tmp_path / "text", "en", "fr")
-    back = data_pipelines.find_parallel(tmp_path / "text", "fr", "en")
-    found = {}
-    for (source, target), lines, starts in numbered_pairs([there, back], subwords):
+    en_fr = data_pipelines.find_parallel(tmp_path / "text", "en", "fr")
+    fr_en = data_pipelines.find_parallel(tmp_path / "text", "fr", "en")
+    pairs = {}
+    for (sources, targets), lines, starts in numbered_pairs([en_fr, fr_en], subwords):
         assert not starts.any()
-        for each in zip(source.tolist(), target.tolist(), lines.tolist(), strict=True):
-            found[each[2]] = [[token for token in tokens if token] for tokens in each[:2]]
+        for *pair, line in zip(sources.tolist(), targets.tolist(), lines.tolist(), strict=True):
+            pairs[line] = [[token for token in tokens if token] for tokens in pair]
     to_english, to_french = subwords.language_id("en"), subwords.language_id("fr")
-    assert found == {
+    assert pairs == {
         1: [[to_french, *subwords.encode("one two")], [1, *subwords.encode("un deux")]],
         2: [[to_french, *subwords.encode("three")], [1, *subwords.encode("trois")]],
         3: [[to_english, *subwords.encode("un deux")], [1, *subwords.encode("one two")]],
         4: [[to_english, *subwords.encode("trois")], [1, *subwords.encode("three")]],
     }
-    (one,) = numbered_pairs(there, subwords, sentences=1)
+    (one,) = numbered_pairs(en_fr, subwords, sentences=1)
     assert one.lines.tolist() == [1]
 
 
@@ -92,9 +92,9 @@ def test_labels(tmp_path):
     texts = [tmp_path / "text.txt", tmp_path / "more.txt"]
     labels = [tmp_path / "text.label", tmp_path / "more.label"]
     assert read_labels(labels, texts) == ["news", "", "Märchen"]
-    with pytest.raises(ValueError, match=r"as many files as the text: got 1 for 2 \(.*more.txt"):
+    with pytest.raises(ValueError, match=r"one file for each text file: got 1 for 2 \(.*more.txt"):
         read_labels(labels[:1], texts)
-    message = r"more.label has 1 lines, but .*text.txt has 2: it must have one label a line"
+    message = r"more.label has 1 lines, but .*text.txt has 2: it must have one label for each line"
     with pytest.raises(ValueError, match=message):
         read_labels(labels[::-1], texts)
     (tmp_path / "more.label").write_bytes(b"\xff")

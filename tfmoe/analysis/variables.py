@@ -80,7 +80,7 @@ class GraphBuild:
 
     def __init__(self, layer: keras.Layer, input_shape: tuple = (None, None)):
         self._graph = tf.Graph()
-        self._units = {}
+        self._units: dict[str, int | None] = {}
         with self._scope():
             self.layer = unbuilt_copy(layer)
             self.layer.build(input_shape)

@@ -1,8 +1,7 @@
-"""What a trained mixture of experts does: which experts it uses, for which words, and together with
-which others.
+"""Analysis of trained mixtures: the use of experts, their words, and co-selected experts.
 
-Text becomes batches that keep their line numbers (`text`); any Keras model says where each token
-goes (`calls`, `routing`); the other modules are arithmetic on that, in NumPy.
+`text` reads text into batches with line numbers; `calls` and `routing` record the experts of each
+token in any Keras model; the other modules compute statistics of these routings in NumPy.
 """
 
 from tfmoe.inspection.consistency import Consistency, routing_consistency

@@ -1,18 +1,24 @@
-"""The words around the tokens that an expert weighs highest (Table 9)."""
+"""The contexts of the tokens with the largest gate values of an expert (Table 9)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from tfmoe.data_pipelines import Subwords, Vocabulary
+from tfmoe.inspection.routing import RoutedText
+
 
 class Context(NamedTuple):
-    """A token that an expert got, in its line.
+    """A token routed to an expert, and its context.
 
     Attributes:
-        sentence: number of the line.
-        position: of the token in it.
+        sentence: line number.
+        position: position of the token in the line.
         gate: `G(x)_i`.
-        before, token, after: the text of the token, and of those around it.
+        before: text before the token.
+        token: text of the token.
+        after: text after the token.
     """
 
     sentence: int
@@ -23,21 +29,26 @@ class Context(NamedTuple):
     after: str
 
 
-def contexts(routed, expert, vocabulary, number=8, around=5):
-    """Table 9 of the paper: positions sorted by `G(x)_i` of an expert, the highest first, with the
-    words around them.
+def contexts(
+    routed: RoutedText,
+    expert: int,
+    vocabulary: Vocabulary | Subwords,
+    number: int = 8,
+    around: int = 5,
+) -> list[Context]:
+    """The tokens with the largest gate values `G(x)_i` of an expert, with their contexts (Table 9).
 
-    A context that reads like one before it is left out.
+    Repeated contexts are skipped.
 
     Args:
         routed: a `RoutedText`.
         expert: i.
         vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`.
-        number: of contexts at most.
-        around: tokens to show on either side.
+        number: maximum number of contexts.
+        around: tokens shown on each side.
 
     Returns:
-        List of `Context`; empty if the expert got no token.
+        Contexts, largest gate value first; empty if the expert received no token.
 
     Raises:
         ValueError: if there is no such expert.
@@ -46,43 +57,54 @@ def contexts(routed, expert, vocabulary, number=8, around=5):
         raise ValueError(
             f"expert must be a number from 0 to {routed.num_experts - 1}, got {expert}"
         )
-    mine = np.flatnonzero(routed.experts == expert)
-    # Gate values of 1 are frequent where tokens have one expert: equal ones in a random order.
-    mine = np.random.default_rng(0).permutation(mine)
-    mine = mine[np.argsort(-routed.gates[mine], kind="stable")]
-    found, seen = [], set()
-    for pair in mine:
-        place = int(routed.places[pair])
-        begin, end = bounds_of_line(routed, place)
-        before = routed.tokens[max(begin, place - around) : place]
-        after = routed.tokens[place + 1 : min(end, place + 1 + around)]
-        texts = tuple(join(vocabulary, ids) for ids in (before, routed.tokens[[place]], after))
+    pairs = np.flatnonzero(routed.experts == expert)
+    # Equal gate values are in random order: with one expert per token, many are 1.
+    pairs = np.random.default_rng(0).permutation(pairs)
+    pairs = pairs[np.argsort(-routed.gates[pairs], kind="stable")]
+    result, seen = [], set()
+    for pair in pairs:
+        index = int(routed.places[pair])
+        start, end = line_bounds(routed, index)
+        before = routed.tokens[max(start, index - around) : index]
+        after = routed.tokens[index + 1 : min(end, index + 1 + around)]
+        texts = tuple(
+            join_tokens(vocabulary, ids) for ids in (before, routed.tokens[[index]], after)
+        )
         if texts[:2] in seen:
             continue
         seen.add(texts[:2])
-        line, position = int(routed.lines[place]), int(routed.positions[place])
-        found.append(Context(line, position, float(routed.gates[pair]), *texts))
-        if len(found) == number:
+        line, position = int(routed.lines[index]), int(routed.positions[index])
+        result.append(Context(line, position, float(routed.gates[pair]), *texts))
+        if len(result) == number:
             break
-    return found
+    return result
 
 
-def bounds_of_line(routed, place):
-    """Where in a `RoutedText` the line of a token begins and ends."""
-    line = routed.lines[place]
+def line_bounds(routed, index):
+    """The start and end of a token's line, as indices of tokens.
+
+    Args:
+        routed: a `RoutedText`.
+        index: index of the token.
+    """
+    line = routed.lines[index]
     return np.searchsorted(routed.lines, line), np.searchsorted(routed.lines, line, side="right")
 
 
-def spelling(vocabulary):
-    """The function from an id to its word or piece."""
+def spelling(vocabulary: Vocabulary | Subwords) -> Callable[[int], str]:
+    """The function from an id to its word or subword.
+
+    Args:
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`.
+    """
     return vocabulary.piece if hasattr(vocabulary, "piece") else vocabulary.word
 
 
-def join(vocabulary, ids):
-    """Text of some ids. Pieces are joined as they are, `▁` made the space that it stands for; so a
-    part of a word is seen to be one.
+def join_tokens(vocabulary, ids):
+    """The text of ids. Subwords are concatenated with `▁` replaced by a space, so parts of words
+    stay recognisable.
     """
-    spelled = [spelling(vocabulary)(int(index)) for index in ids]
+    words = [spelling(vocabulary)(int(index)) for index in ids]
     if hasattr(vocabulary, "piece"):
-        return "".join(spelled).replace("▁", " ")
-    return " ".join(spelled)
+        return "".join(words).replace("▁", " ")
+    return " ".join(words)

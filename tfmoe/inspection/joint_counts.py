@@ -1,59 +1,70 @@
-"""How often two things occur together, counted sparsely.
+"""Sparse counts of pairs.
 
-With 65,536 experts and 793,471 words a table of all pairs would have 5·10¹⁰ cells; those that occur
-are at most as many as there are observations.
+With 65,536 experts and 793,471 words, a table of all pairs would have 5·10¹⁰ cells. The number of
+pairs that occur is at most the number of observations.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# A table of so many cells is counted as it is, which is faster than sorting.
+# Up to this number of cells, counting in a dense table is faster than sorting.
 SMALL_TABLE = 1 << 20
 
 
 class JointCounts(NamedTuple):
-    """Which pairs occur, and how often, sorted by row and column.
+    """The pairs that occur and their counts, sorted by row and column.
 
     Attributes:
         rows: `[N]` int64.
         columns: `[N]` int64.
-        counts: `[N]` int64, or float64 where observations had weights.
+        counts: `[N]` int64, or float64 for weighted observations.
     """
 
     rows: np.ndarray
     columns: np.ndarray
     counts: np.ndarray
 
-    def row(self, number):
-        """Columns and counts of one row: two arrays."""
-        begin, end = np.searchsorted(self.rows, [number, number + 1])
-        return self.columns[begin:end], self.counts[begin:end]
+    def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The columns and counts of a row.
 
-    def matrix(self, num_rows, num_columns):
-        """The full table, `[num_rows, num_columns]`, where that is small."""
+        Args:
+            number: index of the row.
+        """
+        start, end = np.searchsorted(self.rows, [number, number + 1])
+        return self.columns[start:end], self.counts[start:end]
+
+    def matrix(self, num_rows: int, num_columns: int) -> np.ndarray:
+        """The dense table of counts.
+
+        Args:
+            num_rows: number of rows of the table.
+            num_columns: number of columns of the table.
+
+        Returns:
+            `[num_rows, num_columns]`.
+        """
         table = np.zeros((num_rows, num_columns), self.counts.dtype)
         table[self.rows, self.columns] = self.counts
         return table
 
 
-def joint_counts(rows, columns, num_columns, weights=None):
+def joint_counts(
+    rows: np.ndarray, columns: np.ndarray, num_columns: int, weights: np.ndarray | None = None
+) -> JointCounts:
     """Counts pairs.
 
     Args:
         rows: `[A]` non-negative integers.
         columns: `[A]` integers in `[0, num_columns)`.
-        num_columns: integer.
-        weights: `[A]`, how much each pair counts; `None` for 1.
-
-    Returns:
-        `JointCounts`.
+        num_columns: upper bound of `columns`.
+        weights: `[A]`, weights of the pairs; `None` for weights of 1.
     """
     keys = np.asarray(rows).astype(np.int64) * num_columns + columns
     if len(keys) and keys.max() < SMALL_TABLE:
-        seen = np.bincount(keys)
-        present = np.flatnonzero(seen)
-        counts = seen if weights is None else np.bincount(keys, weights)
+        occurrences = np.bincount(keys)
+        present = np.flatnonzero(occurrences)
+        counts = occurrences if weights is None else np.bincount(keys, weights)
         counts = counts[present]
     elif weights is None:
         present, counts = np.unique(keys, return_counts=True)

@@ -1,17 +1,19 @@
-"""The noise that a gate has learned."""
+"""The learned noise of a gate."""
 
 import tensorflow as tf
 
+from tfmoe.gating import Gate
 
-def noise_deviation(gate, inputs):
+
+def noise_deviation(gate: Gate, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
     """The mean standard deviation of a gate's noise, `softplus(x·W_noise) + noise_floor` (eq 4).
 
     Args:
         gate: the built gate of a mixture.
-        inputs: `[T, D]` tokens, in the gate's type.
+        inputs: `[T, D]` tokens, in the gate's dtype.
 
     Returns:
-        `{"noise": float32 scalar}`; of a hierarchical gate `{"primary_noise", "secondary_noise"}`,
-        the latter over the tokens of each selected group. Empty for a gate without noise.
+        `{"noise": float32 scalar}`; for a hierarchical gate `{"primary_noise", "secondary_noise"}`,
+        the latter over the tokens of each selected group; empty for a gate without noise.
     """
     return gate.noise_deviation(tf.convert_to_tensor(inputs))

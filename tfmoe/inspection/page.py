@@ -1,6 +1,6 @@
-"""What `tfmoe inspect` found out, as one HTML page that needs nothing else: no script, no network.
+"""The report of `tfmoe inspect` as a single HTML page, without scripts or external files.
 
-Every text goes through `html.escape`; plots are images within the page.
+Every text goes through `html.escape`; plots are embedded images.
 """
 
 import base64
@@ -18,7 +18,7 @@ from tfmoe.inspection.plots import (
     label_map,
     load_and_importance,
 )
-from tfmoe.inspection.summary import figures, headline, most_used, visible
+from tfmoe.inspection.summary import headline, measure_rows, top_expert_rows, visible
 
 STYLE = """
 :root { color-scheme: light; }
@@ -61,21 +61,26 @@ th { font-weight: 600; white-space: nowrap; }
 
 
 def write(report, path):
-    """Writes the page of a `Report`."""
+    """Writes a `Report` as an HTML page.
+
+    Args:
+        report: a `Report`.
+        path: path of the HTML file.
+    """
     text = page(report)
     with atomic_write(path) as file:
         file.write(text)
 
 
 def page(report):
-    """The page of a `Report`, a string."""
+    """The HTML page of a `Report`, a string."""
     name = report.run.path.resolve().name
     history = report.run.read_history()
     parts = [
         f"<h1>What the experts of {escape(name)} do</h1>",
-        f'<p class="quiet">On {escape(named(report.files))}</p>',
-        facts(report, history),
-        learning(history),
+        f'<p class="quiet">On {escape(file_names(report.files))}</p>',
+        run_facts(report, history),
+        training_section(history),
         *(layer_section(layer, report) for layer in report.layers),
     ]
     return (
@@ -87,15 +92,20 @@ def page(report):
     )
 
 
-def named(files, most=4):
-    """The names of some files: without their folders, which are nobody else's business."""
+def file_names(files, max_names=4):
+    """The names of files without their folders, which may be private.
+
+    Args:
+        files: list of paths.
+        max_names: maximum number of names; further files are counted only.
+    """
     names = list(dict.fromkeys(pathlib.Path(file).name for file in files))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
 
 
-def facts(report, history):
-    """What the run is: a list of names and values."""
+def run_facts(report, history):
+    """A list of facts about the run."""
     cost, result = report.cost, report.result
     values = {
         "weights": report.weights,
@@ -118,18 +128,18 @@ def facts(report, history):
     return f"<dl>\n{chr(10).join(items)}\n</dl>"
 
 
-def learning(history):
-    """The learning curves, if there is a history."""
+def training_section(history):
+    """The section with learning curves."""
     if not history:
         return '<p class="quiet">The run has no history of its epochs.</p>'
     plots = [
         figure(
             perplexity_curves({"this run": history}, size=(5, 3.4)),
-            "Perplexity on the validation text while the model trained.",
+            "Validation perplexity during training.",
         ),
         figure(
             balance_curves(history),
-            "How evenly the experts were used in batches of training and of validation: 1 is even.",
+            "Largest expert load over the mean load in training and validation batches: 1 is even.",
         ),
     ]
     return f'<h2>Training</h2>\n<div class="plots">\n{"".join(plots)}</div>'
@@ -140,66 +150,69 @@ def layer_section(layer, report):
     plots = [
         figure(
             load_and_importance(layer.use),
-            "Tokens that each expert gets (load), and the sum of its gate values (importance).",
+            "Tokens that each expert receives (load), and the sum of their gate values "
+            "(importance).",
         )
     ]
     if len(layer.pairs.pairs.counts):
         plots.append(
             figure(
                 co_selection_map(layer.pairs),
-                "How many times as often as by chance two experts get the same token: red is more "
-                "often, blue less.",
+                "Tokens that two experts share, relative to chance: red is more often than by "
+                "chance, blue less often.",
             )
         )
     if layer.labels:
-        names, shares, of_text = layer.labels
+        names, shares, text_shares = layer.labels
         if len(names) <= 30:
             kind = report.label_kind
             caption = (
-                f"Which {kind} the tokens of an expert have more often (red) or less often (blue) "
-                "than the whole text."
+                f"Share of each {kind} in an expert's tokens, relative to the whole text: red is "
+                "more often, blue less often."
             )
-            plots.append(figure(label_map(names, shares, of_text), caption))
+            plots.append(figure(label_map(names, shares, text_shares), caption))
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n'
-        for name, value in figures(layer, report)
+        for name, value in measure_rows(layer, report)
     )
     parts = [
         f"<h2>{escape(layer.name)}</h2>",
         f'<p class="quiet">{escape(headline(layer, report))}</p>',
         f'<div class="wide"><table class="figures">\n{rows}</table></div>',
-        '<p class="quiet">Information is mutual information: of a position of the text and one of '
-        "its experts, drawn by gate value, how many bits does the expert tell? Shuffled is the "
-        "same after shuffling tokens over positions, or labels over lines: what chance alone gives "
-        "on so much text.</p>",
+        '<p class="quiet">Bits are mutual information: choose a random position of the text and '
+        "one of its experts in proportion to the gate values; this is how many bits the expert "
+        "reveals about the token or label. Shuffled is the same after shuffling tokens over "
+        "positions, or labels over lines: the value that chance alone gives on a text of this "
+        "length.</p>",
         f'<div class="plots">\n{"".join(plots)}</div>',
         "<h3>What special experts weigh highest</h3>",
-        "<p>The positions of the text with the largest gate value G(x) of an expert, and the words "
-        "around them, as in Table 9 of the paper. A context that occurs again is left out.</p>",
+        "<p>The positions of the text with the largest gate values G(x) of an expert, and the "
+        "words around them, as in Table 9 of the paper. Repeated contexts are omitted.</p>",
         '<div class="experts">',
-        *(contexts(expert, found, layer) for expert, found in layer.contexts.items()),
+        *(context_section(expert, contexts, layer) for expert, contexts in layer.contexts.items()),
         "</div>",
         "<h3>Words that go to an expert more than elsewhere</h3>",
-        experts_table(layer),
+        expert_table(layer),
     ]
     return "\n".join(parts)
 
 
-def contexts(expert, found, layer):
+def context_section(expert, contexts, layer):
     """Table 9 for one expert."""
     load = over_mean(layer.use.load)[expert]
     words = " ".join(layer.words[expert])
     head = f"<div><h4>Expert {expert}</h4>\n" + (
         f'<p class="quiet">Load {load:.2f} of the mean. {escape(words)}</p>'
     )
-    if not found:
-        return f"{head}\n<p>It got no token.</p></div>"
+    if not contexts:
+        return f"{head}\n<p>It received no token.</p></div>"
     rows = "".join(
-        f'<tr><td class="number">{each.gate:.3f}</td>'
-        f'<td class="number">{each.sentence}</td>'
-        f'<td class="before">{escape(each.before)}</td>'
-        f"<td><b>{escape(visible(each.token))}</b></td><td>{escape(each.after)}</td></tr>\n"
-        for each in found
+        f'<tr><td class="number">{context.gate:.3f}</td>'
+        f'<td class="number">{context.sentence}</td>'
+        f'<td class="before">{escape(context.before)}</td>'
+        f"<td><b>{escape(visible(context.token))}</b></td>"
+        f"<td>{escape(context.after)}</td></tr>\n"
+        for context in contexts
     )
     return (
         f'{head}\n<div class="wide"><table class="contexts">\n'
@@ -208,16 +221,18 @@ def contexts(expert, found, layer):
     )
 
 
-def experts_table(layer):
-    """The most used experts, with load, importance and characteristic words."""
-    found, left = most_used(layer)
+def expert_table(layer):
+    """The experts with the largest loads, with load, importance and characteristic words."""
+    expert_rows, num_omitted = top_expert_rows(layer)
     rows = "".join(
         "<tr>"
         + "".join(f'<td class="number">{number}</td>' for number in numbers)
         + f"<td>{escape(words)}</td></tr>\n"
-        for *numbers, words in found
+        for *numbers, words in expert_rows
     )
-    more = f'\n<p class="quiet">and {left:,} experts with less load</p>' if left else ""
+    more = ""
+    if num_omitted:
+        more = f'\n<p class="quiet">and {num_omitted:,} experts with less load</p>'
     return (
         '<div class="wide"><table>\n<tr><th class="number">expert</th>'
         '<th class="number">load</th><th class="number">importance</th><th>words</th></tr>\n'
@@ -225,10 +240,10 @@ def experts_table(layer):
     )
 
 
-def figure(drawn, caption):
-    """A plot with its caption; the caption is also what a screen reader says."""
+def figure(plot, caption):
+    """A plot with its caption, which is also the alternative text for screen readers."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="svg", metadata={"Date": None})
+    plot.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
         f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
@@ -237,5 +252,5 @@ def figure(drawn, caption):
 
 
 def escape(text):
-    """Text as HTML that shows it as it is, control characters as escape sequences."""
+    """Escapes text for HTML; control characters become escape sequences."""
     return html.escape(printable(str(text)))

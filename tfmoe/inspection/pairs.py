@@ -1,6 +1,6 @@
-"""Which experts are chosen together for a token.
+"""Co-selection: pairs of experts that are selected for the same token.
 
-Axes: E experts, P different pairs of them that occur.
+Axes: E experts, P distinct pairs that occur.
 """
 
 from typing import NamedTuple
@@ -8,12 +8,20 @@ from typing import NamedTuple
 import numpy as np
 
 from tfmoe.inspection.joint_counts import JointCounts, joint_counts
+from tfmoe.inspection.routing import RoutedText
 
-PAIRS_AT_A_TIME = 1 << 22
+PAIRS_PER_CHUNK = 1 << 22
 
 
 class Pair(NamedTuple):
-    """Two experts, how many tokens have both, and how many would by chance."""
+    """Two experts that are selected together.
+
+    Attributes:
+        first: the smaller expert.
+        second: the larger expert.
+        count: number of tokens that have both.
+        expected: number of tokens expected by chance, see `CoSelection`.
+    """
 
     first: int
     second: int
@@ -24,16 +32,15 @@ class Pair(NamedTuple):
 class CoSelection(NamedTuple):
     """Pairs of experts that share tokens.
 
-    What chance would give: as many pairs in all, each made of two different experts that are drawn
-    in proportion to how often they occur in pairs. (A product of loads would expect too many: an
-    expert is never chosen twice for a token.)
+    The chance model draws the same total number of pairs of two different experts, and every
+    expert occurs in as many pairs as in the data (quasi-independence). A product of loads would
+    expect too many pairs, because an expert is never selected twice for a token.
 
     Attributes:
         num_experts: E.
-        pairs: `JointCounts` of the pairs, the smaller expert first.
-        in_pairs: `[E]` int64, in how many pairs each expert is.
-        chance: `[E]` float64: by chance experts i and j would be in `chance[i]·chance[j]` pairs,
-            which makes each be in as many as it is (quasi-independence).
+        pairs: `JointCounts` of the pairs, the smaller expert as the row.
+        in_pairs: `[E]` int64, number of pairs that contain each expert.
+        chance: `[E]` float64. Experts i and j are expected in `chance[i]·chance[j]` pairs.
     """
 
     num_experts: int
@@ -41,46 +48,51 @@ class CoSelection(NamedTuple):
     in_pairs: np.ndarray
     chance: np.ndarray
 
-    def expected(self, first, second):
-        """How often two different experts would be chosen together by chance.
+    def expected(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The number of tokens that two different experts share by chance.
 
         Args:
-            first, second: arrays of experts of one shape.
+            first: array of experts.
+            second: array of experts, of the same shape.
+
+        Returns:
+            float64 array of the same shape.
         """
         return self.chance[first] * self.chance[second]
 
-    def lift(self, experts):
-        """How many times as often as by chance experts are chosen together.
+    def lift(self, experts: np.ndarray) -> np.ndarray:
+        """The ratio of observed to expected pairs.
 
         Args:
             experts: `[N]` ids.
 
         Returns:
-            `[N, N]` float64, symmetric; NaN on the diagonal and where chance expects nothing.
+            `[N, N]` float64, symmetric; NaN on the diagonal and if no pairs are expected.
         """
         experts = np.asarray(experts)
-        place = np.full(self.num_experts, -1)
-        place[experts] = np.arange(len(experts))
-        rows, columns = place[self.pairs.rows], place[self.pairs.columns]
-        shown = (rows >= 0) & (columns >= 0)
+        index = np.full(self.num_experts, -1)
+        index[experts] = np.arange(len(experts))
+        rows, columns = index[self.pairs.rows], index[self.pairs.columns]
+        included = (rows >= 0) & (columns >= 0)
         counts = np.zeros((len(experts), len(experts)))
-        counts[rows[shown], columns[shown]] = self.pairs.counts[shown]
+        counts[rows[included], columns[included]] = self.pairs.counts[included]
         expected = self.expected(experts[:, None], experts[None, :])
         np.fill_diagonal(expected, 0)
         return np.divide(
             counts + counts.T, expected, out=np.full_like(expected, np.nan), where=expected > 0
         )
 
-    def strongest(self, number=8, at_least=10):
-        """The pairs that stand out most: by the excess over chance, in its standard deviations
-        (`(count - expected) / √expected`).
+    def strongest(self, number: int = 8, at_least: int = 10) -> list[Pair]:
+        """The pairs with the largest excess over chance, in standard deviations.
+
+        The excess is `(count - expected) / √expected`.
 
         Args:
-            number: of pairs to return at most.
-            at_least: how many tokens must have both.
+            number: maximum number of pairs.
+            at_least: minimum number of tokens that have both experts.
 
         Returns:
-            List of `Pair`.
+            Pairs with a positive excess, largest first.
         """
         first, second, counts = self.pairs
         expected = self.expected(first, second)
@@ -93,67 +105,66 @@ class CoSelection(NamedTuple):
         ]
 
 
-def co_selection(routed):
-    """Counts how often experts are chosen together for a token.
+def co_selection(routed: RoutedText) -> CoSelection:
+    """Counts the pairs of experts that are selected for the same token.
 
     Args:
         routed: a `RoutedText`.
 
     Returns:
-        `CoSelection`; without pairs, where every token goes to one expert.
+        `CoSelection`, without pairs if every token has only one expert.
     """
     num_experts = routed.num_experts
-    counted = JointCounts(*(np.zeros(0, np.int64),) * 3)
-    for first, second in pairs_of_tokens(routed):
-        new = joint_counts(first, second, num_experts)
-        counted = merged(counted, new, num_experts)
+    pairs = JointCounts(*(np.zeros(0, np.int64),) * 3)
+    for first, second in token_pairs(routed):
+        pairs = add_counts(pairs, joint_counts(first, second, num_experts), num_experts)
     in_pairs = np.zeros(num_experts, np.int64)
-    for experts in (counted.rows, counted.columns):
-        np.add.at(in_pairs, experts, counted.counts)
-    return CoSelection(num_experts, counted, in_pairs, chances(in_pairs))
+    for experts in (pairs.rows, pairs.columns):
+        np.add.at(in_pairs, experts, pairs.counts)
+    return CoSelection(num_experts, pairs, in_pairs, chance_factors(in_pairs))
 
 
-def chances(in_pairs, rounds=1000):
-    """Solves `q_i · Σ_{j≠i} q_j = in_pairs_i`.
+def chance_factors(in_pairs, max_iterations=1000):
+    """Solves `q_i · Σ_{j≠i} q_j = in_pairs_i` by iteration.
 
     Args:
         in_pairs: `[E]`.
-        rounds: of the iteration at most. An expert that is in all pairs has no finite solution, but
-            the products come close.
+        max_iterations: maximum number of iterations. If one expert is in all pairs, there is no
+            finite solution, but the products converge.
 
     Returns:
         `[E]` float64.
     """
-    wanted = np.asarray(in_pairs, np.float64)
-    q = wanted / np.sqrt(max(wanted.sum(), 1.0))
-    for _ in range(rounds):
+    targets = np.asarray(in_pairs, np.float64)
+    q = targets / np.sqrt(max(targets.sum(), 1.0))
+    for _ in range(max_iterations):
         others = q.sum() - q
-        better = np.sqrt(q * np.divide(wanted, others, out=np.zeros_like(q), where=others > 0))
-        if np.allclose(better, q, rtol=1e-9, atol=0):
+        update = np.sqrt(q * np.divide(targets, others, out=np.zeros_like(q), where=others > 0))
+        if np.allclose(update, q, rtol=1e-9, atol=0):
             break
-        q = better
+        q = update
     return q
 
 
-def pairs_of_tokens(routed):
-    """Yields arrays of the smaller and of the larger expert of each pair in a token, not too many
-    at a time.
+def token_pairs(routed):
+    """Yields all pairs of experts of a token in chunks: arrays of the smaller and of the larger
+    expert.
     """
-    sizes = np.bincount(routed.places, minlength=len(routed.tokens))
-    begins = np.cumsum(sizes) - sizes
-    for size in np.unique(sizes[sizes > 1]):
+    num_experts = np.bincount(routed.places, minlength=len(routed.tokens))
+    starts = np.cumsum(num_experts) - num_experts
+    for size in np.unique(num_experts[num_experts > 1]):
         first, second = np.triu_indices(size, 1)
-        tokens = begins[sizes == size]
-        step = max(1, PAIRS_AT_A_TIME // len(first))
-        for begin in range(0, len(tokens), step):
-            some = tokens[begin : begin + step, None] + np.arange(size)
-            experts = np.sort(routed.experts[some], axis=1)
+        token_starts = starts[num_experts == size]
+        step = max(1, PAIRS_PER_CHUNK // len(first))
+        for start in range(0, len(token_starts), step):
+            indices = token_starts[start : start + step, None] + np.arange(size)
+            experts = np.sort(routed.experts[indices], axis=1)
             yield experts[:, first].ravel(), experts[:, second].ravel()
 
 
-def merged(one, other, num_columns):
+def add_counts(one, other, num_columns):
     """The sum of two `JointCounts`."""
-    keys = np.concatenate([each.rows * num_columns + each.columns for each in (one, other)])
+    keys = np.concatenate([pairs.rows * num_columns + pairs.columns for pairs in (one, other)])
     counts = np.concatenate([one.counts, other.counts])
     present, inverse = np.unique(keys, return_inverse=True)
     sums = np.zeros(len(present), np.int64)

@@ -1,4 +1,4 @@
-"""What an inspection of a run holds, and as JSON."""
+"""The report of an inspected run, and its JSON form."""
 
 from typing import Any, NamedTuple
 
@@ -21,19 +21,20 @@ SPECIAL_EXPERTS = 6
 
 
 class LayerReport(NamedTuple):
-    """What was found out about one mixture.
+    """The statistics of one mixture.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         routed: `RoutedText`.
         use: `ExpertUse`.
         pairs: `CoSelection`.
-        on_tokens: `MutualInformation` of expert and token.
-        on_labels: the same of expert and label; `None` without labels.
-        labels: what `label_shares` gives; `None` without labels.
-        consistency: `Consistency` with the other weights of the run; `None` if there are none.
-        words: `{expert: its characteristic words}`.
-        contexts: `{expert: list of Context}` of the most special experts, or of those asked for.
+        on_tokens: `MutualInformation` between expert and token.
+        on_labels: `MutualInformation` between expert and label; `None` without labels.
+        labels: the output of `label_shares`; `None` without labels.
+        consistency: `Consistency` with the run's other weights; `None` without other weights.
+        words: `{expert: list of characteristic words}`.
+        contexts: `{expert: list of Context}` of the most specialised experts, or of the experts in
+            `Options`.
     """
 
     name: str
@@ -49,18 +50,20 @@ class LayerReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was found out about a run.
+    """The report of an inspected run.
 
     Attributes:
         run: a `RunDirectory`.
-        vocabulary: of the run.
-        weights, other_weights: which were inspected (`"best"`), and with which they were compared
-            (`"last"`, or `None`).
-        files: list of the names of the text's files.
-        sentences: how many were read.
-        label_kind: what the labels are: `"label"`, `"direction"`, `"file"` or `None`.
-        cost: what `accounting.describe` gives.
-        result: what `result.json` holds; `{}` for other weights than the best, of which it is.
+        vocabulary: the run's vocabulary.
+        weights: the inspected weights, such as `"best"`.
+        other_weights: the weights that they are compared with, such as `"last"`; `None` for no
+            comparison.
+        files: names of the text files.
+        sentences: number of sentences.
+        label_kind: kind of the labels: `"label"`, `"direction"`, `"file"` or `None`.
+        cost: the output of `tfmoe.analysis.operations.describe`.
+        result: the contents of `result.json`, measured with the best weights; `{}` for other
+            weights.
         layers: list of `LayerReport`.
     """
 
@@ -77,12 +80,13 @@ class Report(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What to look for in a mixture.
+    """Options of an inspection.
 
     Attributes:
-        experts: ids of the experts to show contexts of; empty for the most special ones.
-        shuffles, seed: for the baselines of information.
-        most_words: of how many experts to find characteristic words.
+        experts: ids of the experts whose contexts are shown; empty for the most specialised ones.
+        shuffles: number of shuffles for the baselines of mutual information.
+        seed: seed of the shuffles.
+        most_words: number of experts with characteristic words.
     """
 
     experts: tuple
@@ -92,19 +96,19 @@ class Options(NamedTuple):
 
 
 def layer_report(name, routed, vocabulary, options, labels=None, other=None):
-    """The `LayerReport` of one mixture.
+    """Computes the `LayerReport` of one mixture.
 
     Args:
-        name: of the layer.
-        routed: its `RoutedText`, with at least one token that goes to an expert.
-        vocabulary: of the run.
+        name: name of the layer.
+        routed: its `RoutedText`, with at least one token that has an expert.
+        vocabulary: the run's vocabulary.
         options: `Options`.
-        labels: of all lines of the text; `None` without labels.
-        other: the `RoutedText` by the run's other weights; `None` without.
+        labels: labels of all lines of the text; `None` without labels.
+        other: the `RoutedText` of the run's other weights; `None` for no comparison.
     """
     use = use_of_experts(routed)
-    shown = options.experts or special_experts(routed, SPECIAL_EXPERTS)
-    named = dict.fromkeys([*by_load(use)[: options.most_words], *shown])
+    with_contexts = options.experts or special_experts(routed, SPECIAL_EXPERTS)
+    with_words = dict.fromkeys([*by_load(use)[: options.most_words], *with_contexts])
     baseline = options.shuffles, options.seed
     return LayerReport(
         name=name,
@@ -115,25 +119,25 @@ def layer_report(name, routed, vocabulary, options, labels=None, other=None):
         on_labels=labels and information_on_labels(routed, labels, *baseline),
         labels=labels and label_shares(routed, labels),
         consistency=other and routing_consistency(routed, other, options.seed),
-        words={expert: characteristic_words(use, expert, vocabulary) for expert in named},
+        words={expert: characteristic_words(use, expert, vocabulary) for expert in with_words},
         contexts={
             expert: contexts(routed, expert, vocabulary)
-            for expert in shown
+            for expert in with_contexts
             if expert < routed.num_experts
         },
     )
 
 
 def characteristic_words(use, expert, vocabulary):
-    """The characteristic words of an expert, as strings; none of one that does not exist."""
+    """The characteristic words of an expert, as strings; empty if the expert does not exist."""
     if expert >= len(use.load):
         return []
-    spelled = spelling(vocabulary)
-    return [spelled(word) for word in use.characteristic_words(expert)]
+    to_word = spelling(vocabulary)
+    return [to_word(word) for word in use.characteristic_words(expert)]
 
 
 def inspection_as_json(report):
-    """A `Report` as what `json.dumps` takes."""
+    """Converts a `Report` to JSON values."""
     return {
         "run": str(report.run.path),
         "weights": report.weights,
@@ -146,7 +150,7 @@ def inspection_as_json(report):
 
 
 def layer_as_json(layer):
-    """A `LayerReport` as what `json.dumps` takes."""
+    """Converts a `LayerReport` to JSON values."""
     use, routed = layer.use, layer.routed
     return {
         "experts": routed.num_experts,
@@ -167,17 +171,17 @@ def layer_as_json(layer):
         "pairs": [pair._asdict() for pair in layer.pairs.strongest()],
         "characteristic_words": {str(expert): words for expert, words in layer.words.items()},
         "contexts": {
-            str(expert): [context._asdict() for context in found]
-            for expert, found in layer.contexts.items()
+            str(expert): [context._asdict() for context in expert_contexts]
+            for expert, expert_contexts in layer.contexts.items()
         },
     }
 
 
-def information_as_json(found):
-    """A `MutualInformation` as a dictionary, with what follows from it."""
+def information_as_json(information):
+    """Converts a `MutualInformation` to a dictionary that includes its properties."""
     return {
-        **found._asdict(),
-        "excess": found.excess,
-        "share_of_experts": found.share_of_experts,
-        "share_of_labels": found.share_of_labels,
+        **information._asdict(),
+        "excess": information.excess,
+        "share_of_experts": information.share_of_experts,
+        "share_of_labels": information.share_of_labels,
     }

@@ -1,12 +1,14 @@
-"""Where a model's mixtures send each token, at evaluation.
+"""The experts of each token in a model's mixtures, in inference mode.
 
-Axes: B rows of a batch, S steps, N rows of a call of a mixture, P positions in each of them, T real
-tokens of the text, A pairs of a token and an expert that it goes to.
+Axes: B rows of a batch, S steps, N rows of a call of a mixture, P positions in each of these rows,
+T real tokens of the text, A pairs of a token and one of its experts.
 """
 
 import warnings
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,20 +18,20 @@ from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class RoutedText(NamedTuple):
-    """A text, and where one mixture sends each of its tokens. Of inputs that are no text
-    (`route_batches`), tokens are the positions of a row, and their ids are position numbers.
+    """The tokens of a text and their experts in one mixture.
 
-    Tokens are in the order of the text. Pairs are in the order of their tokens, those of a token by
-    their gate values, the largest first.
+    Tokens are in the order of the text. Pairs of a token and an expert are in the order of their
+    tokens, and for each token in descending order of gate values. For other inputs than text (see
+    `route_batches`), tokens are the positions of a row, and their ids are position numbers.
 
     Attributes:
         num_experts: E.
-        lines: `[T]` int64, the number of each token's line.
-        positions: `[T]` int64, its place in the line, from 0.
-        tokens: `[T]` int32, its id.
-        places: `[A]` int64, of each pair the token, its index in the above.
-        experts: `[A]` int32.
-        gates: `[A]` float32, `G(x)_i`.
+        lines: `[T]` int64, line number of each token.
+        positions: `[T]` int64, position of each token in its line, from 0.
+        tokens: `[T]` int32, id of each token.
+        places: `[A]` int64, index of each pair's token, from 0 to T - 1.
+        experts: `[A]` int32, expert of each pair.
+        gates: `[A]` float32, `G(x)_i` of each pair.
     """
 
     num_experts: int
@@ -41,23 +43,29 @@ class RoutedText(NamedTuple):
     gates: np.ndarray
 
     @property
-    def shares(self):
-        """`[A]` float64, gate values as shares of their token's, which sum to 1."""
+    def shares(self) -> np.ndarray:
+        """`[A]` float64, gate values normalised to sum to 1 for each token."""
         gates = self.gates.astype(np.float64)
         return gates / np.bincount(self.places, gates, len(self.tokens))[self.places]
 
     @property
-    def ranks(self):
-        """`[A]` int64, the rank of each pair among those of its token, from 1."""
+    def ranks(self) -> np.ndarray:
+        """`[A]` int64, rank of each pair among its token's pairs, from 1."""
         first = np.searchsorted(self.places, self.places)
         return np.arange(len(self.places)) - first + 1
 
 
 class BatchRouter:
-    """Follows batches through a model; one that is used again needs no new tracing.
+    """Routes batches through a model; tracing is reused between calls.
 
     Args:
-        model: as for `route_batches`.
+        model: a built Keras model, see `route_batches`.
+
+    Call arguments:
+        batches: batches of inputs, see `route_batches`.
+
+    Returns:
+        `{name of the layer: RoutedText}`, as returned by `route_batches`.
 
     Attributes:
         mixtures: `{name: MoE}`, see `mixtures_of`.
@@ -66,68 +74,80 @@ class BatchRouter:
         ValueError: if the model is not built.
     """
 
-    def __init__(self, model):
-        self._calls = MixtureCalls(model, decision)
+    def __init__(self, model: keras.Model):
+        self._calls = MixtureCalls(model, decision_of)
         self.mixtures = self._calls.mixtures
 
-    def __call__(self, batches):
-        """Follows batches. Arguments and returned value are those of `route_batches`."""
-        parts, num_rows = {}, 0
+    def __call__(self, batches: Iterable) -> dict[str, RoutedText]:
+        """Routes batches, see `route_batches`."""
+        parts: dict[str, list[RoutedText]] = {}
+        num_rows = 0
         for batch in batches if self.mixtures else ():
-            batch = numbered(batch, num_rows)
+            batch = as_numbered_batch(batch, num_rows)
             num_rows += len(batch.lines)
-            for mixture, decisions in self._calls(batch.inputs).items():
-                decisions = [Decision(*(each.numpy() for each in call)) for call in decisions]
-                for name, made in named(mixture, decisions, len(batch.lines)):
-                    of_name = parts.setdefault(name, [])
-                    of_name.append(self._part(mixture, made, batch, of_name))
+            for mixture, calls in self._calls(batch.inputs).items():
+                decisions = [Decision(*(tensor.numpy() for tensor in call)) for call in calls]
+                for name, decision in named_decisions(mixture, decisions, len(batch.lines)):
+                    previous = parts.setdefault(name, [])
+                    previous.append(self._part(mixture, decision, batch, previous))
         missing = [name for name in self.mixtures if name not in parts]
         if num_rows and missing:
             warnings.warn(
-                f"nothing was seen of {', '.join(missing)}: they do not run at evaluation, or run "
-                "in a tf.function within the model that was traced before: then use "
-                "tf.config.run_functions_eagerly(True)",
+                f"no routing was recorded for {', '.join(missing)}: the layers do not run in "
+                "inference mode, or they run in a tf.function within the model that was traced "
+                "before; in the latter case, use tf.config.run_functions_eagerly(True)",
                 stacklevel=2,
             )
-        return {name: joined(of_name) for name, of_name in parts.items()}
+        return {name: concatenate(texts) for name, texts in parts.items()}
 
     def ids(self, mixture, inputs, shape):
-        """The ids of the tokens that a mixture sees.
+        """The token ids at the positions that a mixture processes.
 
         Args:
-            mixture: its name.
-            inputs: of the batch.
-            shape: of the mixture's inputs without their last axis.
+            mixture: name of the mixture.
+            inputs: inputs of the batch.
+            shape: shape of the mixture's inputs without the last axis.
 
         Returns:
             `[N, P]` integers.
         """
-        positions = np.prod(shape[1:], dtype=np.int64)
-        return np.broadcast_to(np.arange(positions), (shape[0], positions))
+        num_positions = np.prod(shape[1:], dtype=np.int64)
+        return np.broadcast_to(np.arange(num_positions), (shape[0], num_positions))
 
-    def _part(self, mixture, made, batch, before):
-        """The `RoutedText` of what a mixture decided for a batch, in any order; `before` are those
-        of earlier batches.
+    def _part(self, mixture, decision, batch, previous):
+        """The `RoutedText` of a mixture's decision for a batch, with tokens in any order.
+
+        Args:
+            mixture: name of the mixture.
+            decision: its `Decision` for the batch.
+            batch: `NumberedBatch`.
+            previous: the `RoutedText`s of earlier batches.
         """
-        ids = self.ids(mixture, batch.inputs, tuple(made.shape.tolist()))
-        rows, steps = np.divmod(made.places, max(ids.shape[1], 1))
+        ids = self.ids(mixture, batch.inputs, tuple(decision.shape.tolist()))
+        rows, steps = np.divmod(decision.places, max(ids.shape[1], 1))
         if len(ids) == len(batch.lines):
             lines, positions = batch.lines[rows], batch.starts[rows] + steps
-        else:  # rows of its own
-            last = max((part.lines.max(initial=0) for part in before), default=0)
+        else:  # the mixture's rows are not the batch's: number them separately
+            last = max((part.lines.max(initial=0) for part in previous), default=0)
             lines, positions = last + 1 + rows, steps
         tokens = ids[rows, steps].astype(np.int32)
         num_experts = self.mixtures[mixture].num_experts
-        return RoutedText(
-            num_experts, lines, positions, tokens, made.tokens, made.experts, made.gates
-        )
+        pairs = decision.tokens, decision.experts, decision.gates
+        return RoutedText(num_experts, lines, positions, tokens, *pairs)
 
 
 class TextRouter(BatchRouter):
-    """Follows texts through a model; one that is used again needs no new tracing.
+    """Routes texts through a model; tracing is reused between calls.
 
     Args:
-        model, tokens: as for `route_text`.
+        model: a built Keras model, see `route_text`.
+        tokens: function that selects the token ids of a mixture, see `route_text`.
+
+    Call arguments:
+        batches: batches of token ids, see `route_text`.
+
+    Returns:
+        `{name of the layer: RoutedText}`, as returned by `route_text`.
 
     Attributes:
         mixtures: `{name: MoE}`, see `mixtures_of`.
@@ -136,50 +156,52 @@ class TextRouter(BatchRouter):
         ValueError: if the model is not built.
     """
 
-    def __init__(self, model, tokens=None):
+    def __init__(self, model: keras.Model, tokens: Callable | None = None):
         super().__init__(model)
         if tokens is None and hasattr(model, "tokens_by_block"):
-            tokens = tokens_of_blocks(model)
+            tokens = block_tokens(model)
         self._tokens = tokens
 
     def ids(self, mixture, inputs, shape):
         if self._tokens is not None:
             inputs = self._tokens(mixture, inputs)
-        every = [np.asarray(each) for each in tf.nest.flatten(inputs)]
-        every = [each for each in every if np.issubdtype(each.dtype, np.integer)]
-        seen = [each for each in every if each.ndim == 2 and shape in (each.shape, (each.size,))]
-        if len(seen) != 1:
-            given = ", ".join(str(list(each.shape)) for each in every) or "none"
+        arrays = [np.asarray(x) for x in tf.nest.flatten(inputs)]
+        arrays = [x for x in arrays if np.issubdtype(x.dtype, np.integer)]
+        matching = [x for x in arrays if x.ndim == 2 and shape in (x.shape, (x.size,))]
+        if len(matching) != 1:
+            shapes = ", ".join(str(list(x.shape)) for x in arrays) or "none"
             raise ValueError(
-                f"{mixture} sees positions of shape {list(shape)}, which must be the shape [B, S] "
-                f"of one input of integer token ids, got {given}: say by tokens=… which ids it "
-                "sees, or use route_batches, which needs no words"
+                f"{mixture} processes positions of shape {list(shape)}, and exactly one input of "
+                f"integer token ids must have this shape [B, S], got {shapes}: pass tokens=… to "
+                "select the ids, or use route_batches, which needs no token ids"
             )
-        return seen[0]
+        return matching[0]
 
 
-def route_text(model, batches, tokens=None):
-    """Follows a text through a model.
+def route_text(
+    model: keras.Model, batches: Iterable, tokens: Callable | None = None
+) -> dict[str, RoutedText]:
+    """Routes a text through a model and records the experts of each token.
 
-    Of a `TranslationModel`, encoder layers see the source and decoder layers the reference target.
+    In a `TranslationModel`, encoder layers process the source, and decoder layers the reference
+    target.
 
     Args:
-        model: a built Keras model, on one device. Its mixtures see `[B, S, D]` (or `[B·S, D]`, or
-            S times `[B, D]`) for inputs of token ids `[B, S]`. Positions that are masked where a
-            mixture gets them are left out.
-        batches: `NumberedBatch`es (`numbered_batches`, `numbered_pairs`), or `(inputs, targets)` as
-            for `fit`; the rows of these are numbered as lines in the order in which they come.
-        tokens: for a model with several inputs of token ids: a function of the name of a mixture
-            and of the inputs of a batch, which returns the ids `[B, S]` that the mixture sees.
+        model: a built Keras model, on one device. For token ids `[B, S]`, its mixtures process
+            `[B, S, D]`, `[B·S, D]`, or S times `[B, D]`. Positions that a mixture's mask excludes
+            are skipped.
+        batches: `NumberedBatch`es (from `numbered_batches` or `numbered_pairs`), or `(inputs,
+            targets)` as in `fit`, whose rows are numbered consecutively as lines.
+        tokens: for a model with several inputs of token ids: a function `(mixture name, inputs) ->
+            ids [B, S]` that returns the token ids of a mixture's positions.
 
     Returns:
-        `{name of the layer: RoutedText}`, in the order in which the layers run, by the names of
-        `mixtures_of`; a second call of one layer is `"NAME (call 2)"`. Empty if the model has no
-        mixture.
+        `{name of the layer: RoutedText}`, in order of execution, by the names of `mixtures_of`. The
+        second call of a layer is named `"NAME (call 2)"`. Empty if the model has no mixture.
 
     Raises:
-        ValueError: if the model is not built; if it is not clear which ids a mixture sees; if the
-            routing of a mixture cannot be got at, see `MixtureCalls`.
+        ValueError: if the model is not built, the ids of a mixture are ambiguous, or the routing of
+            a mixture cannot be recorded because it runs in a TensorFlow loop or function.
 
     Example:
         >>> from tfmoe.inspection import route_text
@@ -191,31 +213,39 @@ def route_text(model, batches, tokens=None):
     return TextRouter(model, tokens)(batches)
 
 
-def route_batches(model, batches):
-    """Follows inputs of any kind through a model: features, images, or text without its words.
+def route_batches(model: keras.Model, batches: Iterable) -> dict[str, RoutedText]:
+    """Routes inputs of any kind through a model: features, images, or text without token ids.
 
-    The tokens of the result are numbers of positions: of inputs `[B, H, W, D]` of a mixture, `h·W +
-    w`. Where a mixture sees another number of rows than the batch has, its own rows are numbered as
-    lines.
+    The token ids of the result are position numbers: `h·W + w` for a mixture with inputs
+    `[B, H, W, D]`. If a mixture's inputs do not have the batch's number of rows, their rows are
+    numbered separately as lines.
 
     Args:
-        model: a built Keras model, on one device. Positions that are masked where a mixture gets
-            them are left out.
-        batches: as for `route_text`.
+        model: a built Keras model, on one device. Positions that a mixture's mask excludes are
+            skipped.
+        batches: `NumberedBatch`es, or `(inputs, targets)` as in `fit`, whose rows are numbered
+            consecutively as lines.
 
     Returns:
-        `{name of the layer: RoutedText}`, as `route_text`.
+        `{name of the layer: RoutedText}`, in order of execution, by the names of `mixtures_of`. The
+        second call of a layer is named `"NAME (call 2)"`. Empty if the model has no mixture.
 
     Raises:
-        ValueError: if the model is not built; if the routing of a mixture cannot be got at, see
-            `MixtureCalls`.
+        ValueError: if the model is not built, or the routing of a mixture cannot be recorded
+            because it runs in a TensorFlow loop or function.
     """
     return BatchRouter(model)(batches)
 
 
 class Decision(NamedTuple):
-    """What a mixture decided in a call: its shape and places as in
-    `tfmoe.layers.recording.Recording`, and its assignments `[A]`, sorted by token.
+    """The routing decision of a mixture in one call.
+
+    Attributes:
+        shape: shape of the inputs without the last axis, as in `tfmoe.layers.recording.Recording`.
+        places: `[T]`, positions of the tokens, as in `Recording`.
+        tokens: `[A]`, token of each assignment, in ascending order.
+        experts: `[A]`, expert of each assignment.
+        gates: `[A]`, gate value of each assignment.
     """
 
     shape: np.ndarray
@@ -225,52 +255,62 @@ class Decision(NamedTuple):
     gates: np.ndarray
 
 
-def decision(recording):
-    """A `Decision`, of tensors."""
+def decision_of(recording):
+    """The `Decision` of a recording, consisting of tensors."""
     return Decision(recording.shape, recording.positions, *recording.routing.assignments.by_token())
 
 
-def named(name, decisions, num_rows):
-    """The decisions of a mixture for one batch, as `(name, Decision)`. Calls with one token for
-    each row of the batch are steps of one call; others have names of their own.
+def named_decisions(name, decisions, num_rows):
+    """The decisions of a mixture for one batch, with their names.
+
+    Calls with one token for each row of the batch are joined as steps of one call. Other calls get
+    separate names.
+
+    Args:
+        name: name of the mixture.
+        decisions: list of `Decision`, one per call.
+        num_rows: rows of the batch.
+
+    Returns:
+        List of `(name, Decision)`.
     """
-    if len(decisions) > 1 and all(each.shape.tolist() == [num_rows] for each in decisions):
-        return [(name, of_steps(decisions))]
+    if len(decisions) > 1 and all(call.shape.tolist() == [num_rows] for call in decisions):
+        return [(name, join_steps(decisions))]
     names = [name, *(f"{name} (call {i})" for i in range(2, len(decisions) + 1))]
     return list(zip(names, decisions, strict=True))
 
 
-def of_steps(decisions):
-    """The decision for `[B, S]` positions, of those for S times `[B]`."""
+def join_steps(decisions):
+    """Joins the decisions of S calls for `[B]` positions to a decision for `[B, S]` positions."""
     num_steps = len(decisions)
-    before = np.cumsum([0, *(len(each.places) for each in decisions)])
+    offsets = np.cumsum([0, *(len(step.places) for step in decisions)])
     return Decision(
         np.append(decisions[0].shape, num_steps),
-        np.concatenate([each.places * num_steps + i for i, each in enumerate(decisions)]),
-        np.concatenate([each.tokens + before[i] for i, each in enumerate(decisions)]),
-        np.concatenate([each.experts for each in decisions]),
-        np.concatenate([each.gates for each in decisions]),
+        np.concatenate([step.places * num_steps + i for i, step in enumerate(decisions)]),
+        np.concatenate([step.tokens + offsets[i] for i, step in enumerate(decisions)]),
+        np.concatenate([step.experts for step in decisions]),
+        np.concatenate([step.gates for step in decisions]),
     )
 
 
-def tokens_of_blocks(model):
-    """The argument `tokens` of `route_text` for a model that tells `tokens_by_block`."""
+def block_tokens(model):
+    """The argument `tokens` of `route_text` for a model with the method `tokens_by_block`."""
     names = {id(mixture): name for name, mixture in mixtures_of(model).items()}
-    block_of = {
+    block_indices = {
         names[id(mixture)]: index
         for index, block in enumerate(model.blocks)
         for mixture in mixtures_of(block).values()
     }
 
     def tokens(mixture, inputs):
-        index = block_of.get(mixture)
+        index = block_indices.get(mixture)
         return inputs if index is None else model.tokens_by_block(inputs)[index]
 
     return tokens
 
 
-def numbered(batch, num_rows):
-    """A batch that comes after `num_rows` rows, as `NumberedBatch`."""
+def as_numbered_batch(batch, num_rows):
+    """Converts a batch to a `NumberedBatch` whose first line number is `num_rows + 1`."""
     if isinstance(batch, NumberedBatch):
         return batch
     inputs = inputs_of(batch)
@@ -279,23 +319,23 @@ def numbered(batch, num_rows):
     return NumberedBatch(inputs, lines, np.zeros(size, np.int64))
 
 
-def joined(parts):
-    """The `RoutedText` of those of several batches, whose tokens may be in any order."""
-    before = np.cumsum([0, *(len(part.tokens) for part in parts)])
+def concatenate(parts):
+    """Concatenates the `RoutedText`s of several batches, whose tokens may be in any order."""
+    offsets = np.cumsum([0, *(len(part.tokens) for part in parts)])
     shifted = [
-        part._replace(places=part.places.astype(np.int64) + start)
-        for part, start in zip(parts, before, strict=False)
+        part._replace(places=part.places.astype(np.int64) + offset)
+        for part, offset in zip(parts, offsets, strict=False)
     ]
     _, *arrays = zip(*shifted, strict=True)
-    return in_order(parts[0].num_experts, *map(np.concatenate, arrays))
+    return sorted_text(parts[0].num_experts, *map(np.concatenate, arrays))
 
 
-def in_order(num_experts, lines, positions, tokens, places, experts, gates):
-    """A `RoutedText` of arrays in any order."""
+def sorted_text(num_experts, lines, positions, tokens, places, experts, gates):
+    """The `RoutedText` of unsorted arrays."""
     order = np.lexsort((positions, lines))
-    place_of = np.empty_like(order)
-    place_of[order] = np.arange(len(order))
-    places = place_of[places]
+    new_index = np.empty_like(order)
+    new_index[order] = np.arange(len(order))
+    places = new_index[places]
     pairs = np.lexsort((experts, -gates, places))
     return RoutedText(
         num_experts,

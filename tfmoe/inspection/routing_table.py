@@ -1,54 +1,58 @@
-"""The routing of a text as a table: a row for each token and each expert that it goes to."""
+"""The routing of a text as a table, one row for each pair of a token and one of its experts."""
 
 import csv
+import os
 
 import numpy as np
 
 from tfmoe.analysis.printable import cell
+from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.extras import is_installed, optional
 from tfmoe.inspection.contexts import spelling
+from tfmoe.inspection.routing import RoutedText
 
 data_frames = optional("pandas")
 
-COLUMNS = np.dtype(
-    [
-        ("sentence", np.int64),
-        ("position", np.int64),
-        ("token", object),
-        ("layer", object),
-        ("expert", np.int32),
-        ("gate", np.float32),
-        ("rank", np.int64),
-    ]
-)
+COLUMNS = {
+    "sentence": np.int64,
+    "position": np.int64,
+    "token": object,
+    "layer": object,
+    "expert": np.int32,
+    "gate": np.float32,
+    "rank": np.int64,
+}
+ROW = np.dtype(list(COLUMNS.items()))
 
 
-def routing_table(routed, vocabulary, pandas=None):
-    """The routing of a text as a tidy table.
+def routing_table(
+    routed: dict[str, RoutedText], vocabulary: Vocabulary | Subwords, pandas: bool | None = None
+):
+    """Converts the routing of a text to a table.
 
     Args:
-        routed: `{name of the layer: RoutedText}`, as `route_text` gives it.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the tokens' spelling.
-        pandas: whether to make a `pandas.DataFrame`; `None` for: if pandas is installed.
+        routed: `{name of the layer: RoutedText}`, the output of `route_text`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the text of tokens.
+        pandas: whether to return a `pandas.DataFrame`; `None` for `True` if pandas is installed.
 
     Returns:
-        A DataFrame or a structured array with the columns `sentence` (number of the line, from 1),
-        `position` (from 0), `token`, `layer`, `expert`, `gate` (`G(x)_i`) and `rank` (of the expert
-        among those of the token, from 1), sorted by layer, sentence, position and rank. A token
-        that no expert takes has no row.
+        A DataFrame or a structured array with the columns `sentence` (line number, from 1),
+        `position` (from 0), `token`, `layer`, `expert`, `gate` (`G(x)_i`) and `rank` (rank of the
+        expert among the token's experts, from 1), sorted by layer, sentence, position and rank. A
+        token without an expert has no row.
 
     Raises:
-        MissingExtra: if pandas is asked for, and is not installed.
+        MissingExtra: if `pandas` is `True` and pandas is not installed.
     """
     if pandas is None:
         pandas = is_installed("pandas")
-    spelled = spelling(vocabulary)
+    to_word = spelling(vocabulary)
     parts = []
     for name, text in routed.items():
         ids, inverse = np.unique(text.tokens, return_inverse=True)
-        words = np.array([spelled(int(index)) for index in ids], object)
-        part = np.empty(len(text.places), COLUMNS)
+        words = np.array([to_word(int(index)) for index in ids], object)
+        part = np.empty(len(text.places), ROW)
         part["sentence"] = text.lines[text.places]
         part["position"] = text.positions[text.places]
         part["token"] = words[inverse[text.places]]
@@ -57,27 +61,31 @@ def routing_table(routed, vocabulary, pandas=None):
         part["gate"] = text.gates
         part["rank"] = text.ranks
         parts.append(part)
-    table = np.concatenate(parts) if parts else np.empty(0, COLUMNS)
+    table = np.concatenate(parts) if parts else np.empty(0, ROW)
     if not pandas:
         return table
-    return data_frames.DataFrame({name: table[name] for name in COLUMNS.names})
+    return data_frames.DataFrame({name: table[name] for name in COLUMNS})
 
 
-def write_routing_table(routed, vocabulary, path):
-    """Writes the table as CSV, gate values with six digits. Tokens and names of layers that a
-    spreadsheet would take for formulas have a `'` before them, see `cell`: read back by
-    `csv.reader` or pandas (`keep_default_na=False`, or a token `NA` is lost), they are
-    `text.removeprefix("'")`.
+def write_routing_table(
+    routed: dict[str, RoutedText], vocabulary: Vocabulary | Subwords, path: str | os.PathLike
+):
+    """Writes the table of `routing_table` as CSV, with six digits of gate values.
+
+    Tokens and layer names that a spreadsheet would read as formulas have the prefix `'`. After
+    reading the file with `csv.reader` or pandas, apply `text.removeprefix("'")`. Pandas needs
+    `keep_default_na=False`, or a token `NA` is lost.
 
     Args:
-        routed, vocabulary: as for `routing_table`.
-        path: of the file, which appears under its name only when it is complete.
+        routed: `{name of the layer: RoutedText}`, the output of `route_text`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the text of tokens.
+        path: path of the file, which appears under its name when it is complete.
     """
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS.names)
-        for name, text in routed.items():  # a layer at a time: the rows are many
+        writer.writerow(COLUMNS)
+        for name, text in routed.items():  # one layer at a time, to save memory
             table = routing_table({name: text}, vocabulary, pandas=False)
-            for *place, token, layer, expert, gate, rank in table.tolist():
+            for sentence, position, token, layer, expert, gate, rank in table.tolist():
                 texts = cell(token), cell(layer)
-                writer.writerow([*place, *texts, expert, f"{gate:.6g}", rank])
+                writer.writerow([sentence, position, *texts, expert, f"{gate:.6g}", rank])

@@ -1,16 +1,19 @@
-"""What the experts do while a model trains, for TensorBoard.
+"""Summaries of the experts' use during training, for TensorBoard.
 
 Axes: T real tokens of the sample, E experts.
 """
 
+import os
 import pathlib
 import re
 import time
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
 
 from tfmoe.analysis.operations import ops_per_timestep
+from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.distribute import is_mixed
 from tfmoe.inspection import (
     BatchRouter,
@@ -26,37 +29,45 @@ from tfmoe.inspection.calls import MixtureCalls, inputs_of
 
 
 class ExpertSummaries(keras.callbacks.Callback):
-    """Writes, at the end of each epoch, how the mixtures of a Keras model route a fixed sample, and
-    how fast the model trains.
+    """Writes the routing of a fixed sample and the training speed to TensorBoard after each epoch.
 
-    Of each mixture: histograms of load and importance of the experts (over their means), their
-    coefficients of variation, the largest over the mean, unused experts, the entropy of the load
-    and of a token's gate values (bits), the mean standard deviation of the gate's noise, and the
-    words that some experts weigh highest (Table 9). Of the training: the learning rate; words a
-    second, where the model has a metric `words`; of a `LanguageModel` or `TranslationModel`
-    operations a second.
+    For each mixture it writes: histograms of the experts' load and importance (over their means),
+    the coefficients of variation, the maximum over the mean, the number of unused experts, the
+    entropies of the load and of a token's gate values (in bits), the mean standard deviation of the
+    gate's noise, and contexts of the most specialised experts (Table 9). For the training it
+    writes: the learning rate; the words per second, if the model has a metric `words`; for a
+    `LanguageModel` or `TranslationModel` the operations per second.
 
-    Operations a second of a device are the paper's TFLOPS/GPU: a multiply-add is two operations,
-    the backward pass takes twice the forward one, so 6 · ops/timestep · words / second. A timestep
-    of a translation is a token of the source and one of the target, words are both.
+    The operations per second and device are the paper's TFLOPS/GPU. A multiply-add is two
+    operations, and the backward pass costs twice the forward pass: 6 · ops/timestep · words /
+    second. A timestep of a translation consists of one source token and one target token, and words
+    include both.
 
-    Under a `MixedStrategy` of several devices nothing is written of the experts, of which no device
-    has all; `fit`'s own metrics of their use are those of the whole batch.
+    Under a `MixedStrategy` with several devices, nothing is written about experts, because no
+    device has all of them. The metrics of `fit` measure the whole batch there.
 
     Args:
-        directory: for the event files, such as `logs/experts` in a run's folder.
-        batches: the sample: a list of batches as for `route_batches`, a few thousand words; with a
-            vocabulary as for `route_text`.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`; `None` for no words.
-        experts: how many experts to show words of; those that are most special.
-        number: of contexts for each.
-        tokens: with a vocabulary, as for `route_text`.
+        directory: folder of the event files, such as `logs/experts` in a run's folder.
+        batches: the sample, a list of batches with a few thousand words: for `route_text` with a
+            vocabulary, else for `route_batches`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`; `None` to write no contexts.
+        experts: number of experts with contexts; the most specialised ones are chosen.
+        number: number of contexts per expert.
+        tokens: with a vocabulary, the argument `tokens` of `route_text`.
 
     Raises:
-        ValueError: in `fit`, if the sample cannot be followed, as `route_text` and `route_batches`.
+        ValueError: in `fit`, if the sample cannot be routed, see `route_text` and `route_batches`.
     """
 
-    def __init__(self, directory, batches=(), vocabulary=None, experts=4, number=5, tokens=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        batches: Iterable = (),
+        vocabulary: Vocabulary | Subwords | None = None,
+        experts: int = 4,
+        number: int = 5,
+        tokens: Callable | None = None,
+    ):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.batches = list(batches)
@@ -70,15 +81,15 @@ class ExpertSummaries(keras.callbacks.Callback):
         self._router = self._noise = None
         self._routes = bool(self.batches) and has_all_experts(self.model)
         if self._routes and self.model.built:
-            self._follow(self.batches[:1])  # an error comes before an epoch, not after it
+            self._route(self.batches[:1])  # raises errors before the first epoch, not after it
         self._ops_per_word = ops_per_word(self.model)
         self._writer = tf.summary.create_file_writer(str(self.directory))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._begin = self._end = time.perf_counter()
+        self._start = self._end = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self._end = time.perf_counter()  # validation comes after the last one
+        self._end = time.perf_counter()  # excludes validation
 
     def on_epoch_end(self, epoch, logs=None):
         with self._writer.as_default(step=epoch):
@@ -90,16 +101,17 @@ class ExpertSummaries(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._writer.close()
 
-    def _follow(self, batches):
+    def _route(self, batches):
         """The routings and the noise of batches."""
         if self._router is None:
-            text = self.vocabulary is not None
-            self._router = TextRouter(self.model, self.tokens) if text else BatchRouter(self.model)
+            is_text = self.vocabulary is not None
+            router = TextRouter(self.model, self.tokens) if is_text else BatchRouter(self.model)
+            self._router = router
             self._noise = NoiseMeter(self.model)
         return self._router(batches), self._noise(batches)
 
     def _write_experts(self):
-        routings, noise = self._follow(self.batches)
+        routings, noise = self._route(self.batches)
         for name, routed in routings.items():
             write_use(name, use_of_experts(routed))
             if self.vocabulary is not None:
@@ -109,8 +121,8 @@ class ExpertSummaries(keras.callbacks.Callback):
             tf.summary.scalar(name, value)
 
     def _write_speed(self, logs):
-        speed = logs.get("words_per_second")  # of an epoch that is resumed too
-        seconds = self._end - self._begin
+        speed = logs.get("words_per_second")  # correct for resumed epochs too
+        seconds = self._end - self._start
         if speed is None and seconds and "words" in logs:
             speed = logs["words"] / seconds
         if speed is not None:
@@ -124,17 +136,15 @@ class ExpertSummaries(keras.callbacks.Callback):
 
 
 def has_all_experts(model):
-    """Whether a model has mixtures, and their experts lie on one device: else there is nothing to
-    follow a text through.
-    """
+    """Whether a model has mixtures and all their experts are on one device, as routing requires."""
     strategy = model.distribute_strategy
-    is_spread_out = is_mixed(strategy) and strategy.num_replicas_in_sync > 1
-    return bool(mixtures_of(model)) and not is_spread_out
+    is_sharded = is_mixed(strategy) and strategy.num_replicas_in_sync > 1
+    return bool(mixtures_of(model)) and not is_sharded
 
 
 def ops_per_word(model):
-    """Multiply-adds of a forward step for one word, as the paper counts; `None` for a model that
-    does not tell, or has a block that does not.
+    """Multiply-adds per word in the forward pass, counted as in the paper; `None` if the model or
+    one of its blocks does not define them.
     """
     words = getattr(model, "words_per_timestep", None)
     try:
@@ -144,14 +154,14 @@ def ops_per_word(model):
 
 
 def write_use(name, use):
-    """Writes the use of a mixture's experts to the summary writer in scope.
+    """Writes the use of a mixture's experts to the current summary writer.
 
     Args:
-        name: of the layer.
+        name: name of the layer.
         use: an `ExpertUse`.
     """
-    for what in ("load", "importance"):
-        tf.summary.histogram(f"{name}/{what}_over_mean", over_mean(getattr(use, what)))
+    for measure in ("load", "importance"):
+        tf.summary.histogram(f"{name}/{measure}_over_mean", over_mean(getattr(use, measure)))
     for key, value in use.summary().items():
         tf.summary.scalar(f"{name}/{key}", value)
 
@@ -164,48 +174,53 @@ class NoiseMeter:
     """
 
     def __init__(self, model):
-        self._calls = MixtureCalls(model, summed_deviations)
+        self._calls = MixtureCalls(model, sum_deviations)
 
     def __call__(self, batches):
-        """`{"moe_1/noise": mean over all tokens of the batches}`, by layer and gate; empty if no
-        gate has noise.
+        """Measures batches.
+
+        Returns:
+            `{"moe_1/noise": mean over all tokens of the batches}`, by layer and gate; empty if no
+            gate has noise.
         """
         sums = {}
         for batch in batches if self._calls.mixtures else ():
             for name, calls in self._calls(inputs_of(batch)).items():
-                for number, deviations in calls:
-                    for which, value in deviations.items() if number else ():
-                        total, tokens = sums.get(f"{name}/{which}", (0.0, 0.0))
-                        sums[f"{name}/{which}"] = total + float(value), tokens + float(number)
-        return {name: total / tokens for name, (total, tokens) in sums.items()}
+                for num_tokens, deviations in calls:
+                    for key, value in deviations.items() if num_tokens else ():
+                        total, count = sums.get(f"{name}/{key}", (0.0, 0.0))
+                        sums[f"{name}/{key}"] = total + float(value), count + float(num_tokens)
+        return {name: total / count for name, (total, count) in sums.items()}
 
 
-def summed_deviations(recording):
-    """Of a call of a mixture the number of tokens, and `{"noise": the sum over them}`, scalars."""
+def sum_deviations(recording):
+    """The token count of a call and the sums of deviations, `{"noise": sum}`, as scalars."""
     gate = recording.layer.gate
     tokens = tf.cast(recording.tokens, gate.compute_dtype)
-    number = tf.cast(tf.shape(tokens)[0], tokens.dtype)
-    return number, {name: value * number for name, value in noise_deviation(gate, tokens).items()}
+    num_tokens = tf.cast(tf.shape(tokens)[0], tokens.dtype)
+    deviations = noise_deviation(gate, tokens)
+    return num_tokens, {name: value * num_tokens for name, value in deviations.items()}
 
 
 def contexts_as_markdown(routed, vocabulary, experts=4, number=5):
-    """Table 9 for the most special experts of a mixture, as TensorBoard's text wants it.
+    """Table 9 for the most specialised experts of a mixture, as Markdown for TensorBoard.
 
     Args:
         routed: a `RoutedText`.
-        vocabulary: for the words.
-        experts: how many.
-        number: of contexts for each.
+        vocabulary: the vocabulary of its tokens.
+        experts: number of experts.
+        number: number of contexts per expert.
     """
     lines = ["| expert | G(x) | context |", "|---|---|---|"]
     for expert in special_experts(routed, experts):
-        for each in contexts(routed, expert, vocabulary, number):
-            before, token, after = map(escaped, (each.before, each.token, each.after))
-            lines.append(f"| {expert} | {each.gate:.3f} | {before} **{token}** {after} |")
+        for context in contexts(routed, expert, vocabulary, number):
+            texts = (context.before, context.token, context.after)
+            before, token, after = map(escape_markdown, texts)
+            lines.append(f"| {expert} | {context.gate:.3f} | {before} **{token}** {after} |")
     return "\n".join(lines)
 
 
-def escaped(text):
-    """Text as Markdown that shows it as it is."""
+def escape_markdown(text):
+    """Escapes text for Markdown."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").strip()
     return re.sub(r"([\\`*_{}\[\]()#+.!|>~-])", r"\\\1", text)

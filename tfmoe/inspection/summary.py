@@ -1,4 +1,4 @@
-"""What an inspection found, as text and tables for a terminal; `page` shows the same rows."""
+"""The report of an inspection as text and tables for a terminal; `page` shows the same rows."""
 
 import math
 
@@ -11,7 +11,7 @@ MOST_ROWS = 32
 
 
 def inspection_summary(report, show_contexts=False):
-    """A `Report` for a terminal.
+    """Formats a `Report` for a terminal.
 
     Args:
         report: the report.
@@ -19,18 +19,19 @@ def inspection_summary(report, show_contexts=False):
     """
     parts = []
     for layer in report.layers:
-        parts += [headline(layer, report), aligned(figures(layer, report), "<<"), experts(layer)]
+        measures = aligned(measure_rows(layer, report), "<<")
+        parts += [headline(layer, report), measures, expert_table(layer)]
         if show_contexts:
             where = f"Where {printable(layer.name)} weighs expert"
             parts += [
-                f"{where} {expert} highest:\n{context_table(found)}"
-                for expert, found in layer.contexts.items()
+                f"{where} {expert} highest:\n{context_table(contexts)}"
+                for expert, contexts in layer.contexts.items()
             ]
     return "\n\n".join(parts)
 
 
 def headline(layer, report):
-    """One line on what a layer was inspected on."""
+    """A line with a layer's expert count and the size of the text."""
     routed = layer.routed
     return (
         f"{printable(layer.name)}: {routed.num_experts} experts, "
@@ -39,15 +40,16 @@ def headline(layer, report):
     )
 
 
-def figures(layer, report):
-    """Rows of what was measured and the figure, for the terminal and for the page."""
+def measure_rows(layer, report):
+    """Rows of measures and their values, for the terminal and for the page."""
     use = layer.use.summary()
-    most = math.log2(layer.routed.num_experts)
+    max_entropy = math.log2(layer.routed.num_experts)
     rows = [
         [
             "load",
             f"CV {use['cv_load']:.2f}, largest {use['max_over_mean_load']:.2f} of the mean, "
-            f"{use['unused_experts']} unused, entropy {use['load_entropy']:.2f} of {most:.2f} bits",
+            f"{use['unused_experts']} unused, entropy {use['load_entropy']:.2f} of "
+            f"{max_entropy:.2f} bits",
         ],
         [
             "importance",
@@ -72,82 +74,83 @@ def figures(layer, report):
             ]
         )
     if layer.consistency:
-        found = layer.consistency
+        consistency = layer.consistency
         rows.append(
             [
                 f"{report.weights} and {report.other_weights}",
-                f"{found.same_experts:.1%} of tokens have the same experts, Jaccard "
-                f"{found.jaccard:.3f} (chance {found.chance:.3f}), {found.kept_mass:.1%} of the "
-                "gate values stay",
+                f"{consistency.same_experts:.1%} of tokens have the same experts, Jaccard "
+                f"{consistency.jaccard:.3f} (chance {consistency.chance:.3f}), "
+                f"{consistency.kept_mass:.1%} of the gate values stay",
             ]
         )
     return rows
 
 
-def information(found, what):
-    """A `MutualInformation` in words.
+def information(mutual_information, labels):
+    """Formats a `MutualInformation`.
 
     Args:
-        found: the information.
-        what: whose entropy it is a share of, beside the experts'.
+        mutual_information: the values.
+        labels: possessive of the second variable, such as `"tokens'"`.
     """
+    values = mutual_information
     return (
-        f"{found.bits:.3f} bits (shuffled {found.baseline_mean:.3f} ± "
-        f"{found.baseline_deviation:.3f}); {found.share_of_experts:.1%} of the experts' entropy, "
-        f"{found.share_of_labels:.1%} of the {what}"
+        f"{values.bits:.3f} bits (shuffled {values.baseline_mean:.3f} ± "
+        f"{values.baseline_deviation:.3f}); {values.share_of_experts:.1%} of the experts' entropy, "
+        f"{values.share_of_labels:.1%} of the {labels}"
     )
 
 
-def experts(layer):
+def expert_table(layer):
     """A table of the experts of a layer: load, importance, characteristic words."""
-    rows, left = most_used(layer)
-    more = f"\nand {left:,} experts with less load" if left else ""
+    rows, num_omitted = top_expert_rows(layer)
+    more = f"\nand {num_omitted:,} experts with less load" if num_omitted else ""
     return aligned([HEADING, *rows], ">>><") + more
 
 
-def most_used(layer):
-    """Rows for the most used experts of a layer, and how many are left out."""
+def top_expert_rows(layer):
+    """Rows for the experts with the largest loads, and the number of omitted experts."""
     order = by_load(layer.use)
     words = {expert: layer.words[expert] for expert in order[:MOST_ROWS]}
     return expert_rows(layer.use, words), len(order) - len(words)
 
 
-def context_table(found):
-    """A table of `Context`s, their tokens below one another."""
-    if not found:
-        return "  it got no token"
+def context_table(contexts):
+    """A table of `Context`s with aligned tokens."""
+    if not contexts:
+        return "  it received no token"
     rows = [
         [
-            f"{each.gate:.3f}",
-            f"line {each.sentence}",
-            each.before,
-            f"[{visible(each.token)}]",
-            each.after,
+            f"{context.gate:.3f}",
+            f"line {context.sentence}",
+            context.before,
+            f"[{visible(context.token)}]",
+            context.after,
         ]
-        for each in found
+        for context in contexts
     ]
     return aligned(rows, ">>><<")
 
 
 def visible(token):
-    """A token's text; a sign for a token that is nothing but a space."""
+    """A token's text, or a visible symbol for a token of white space."""
     return token if token.strip() else "␣"
 
 
 def expert_rows(use, words):
-    """Rows of strings: an expert, its load and importance over their means, its words.
+    """Rows of strings: expert, load and importance over their means, words.
 
     Args:
         use: a `tfmoe.inspection.ExpertUse`.
-        words: `{expert: list of words}` of the experts to show, in their order.
+        words: `{expert: list of words}` of the experts to show, in this order.
     """
     load, importance = over_mean(use.load), over_mean(use.importance)
     return [
-        [str(expert), f"{load[expert]:.2f}", f"{importance[expert]:.2f}", " ".join(mine)]
-        for expert, mine in words.items()
+        [str(expert), f"{load[expert]:.2f}", f"{importance[expert]:.2f}", " ".join(expert_words)]
+        for expert, expert_words in words.items()
     ]
 
 
 def by_load(use):
-    """All experts, the most loaded first: a list."""
+    """The list of all experts in descending order of load."""
     return (-use.load).argsort(kind="stable").tolist()

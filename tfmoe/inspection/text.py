@@ -1,27 +1,28 @@
-"""Text to inspect a model on: batches that know which lines they are of, and labels of lines.
+"""Text for inspecting a model: batches with line numbers, and labels of lines.
 
-Lines are numbered from 1 through all files, one after the other, blank lines included.
+Lines are numbered from 1, consecutively through all files, blank lines included.
 """
 
 import itertools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfmoe.data_pipelines import START, sentence_pairs
+from tfmoe.data_pipelines import START, ParallelFiles, Subwords, Vocabulary, sentence_pairs
 from tfmoe.data_pipelines.reading import read_lines
 from tfmoe.data_pipelines.text import find_files, sentences
 
 
 class NumberedBatch(NamedTuple):
-    """A batch of rows of known lines.
+    """A batch with the line number of each row.
 
     Attributes:
-        inputs: what the model is called with: `[B, S]` int32 tokens, or for translation a pair
-            `(source, target)` of such.
-        lines: `[B]` int64, the number of each row's line.
-        starts: `[B]` int64, the position in its line at which a row begins.
+        inputs: the model's inputs: `[B, S]` int32 tokens, or a pair `(source, target)` of such
+            arrays for translation.
+        lines: `[B]` int64, line number of each row.
+        starts: `[B]` int64, position of the row's first token in its line.
     """
 
     inputs: Any
@@ -29,140 +30,170 @@ class NumberedBatch(NamedTuple):
     starts: np.ndarray
 
 
-def numbered_batches(files, vocabulary, *, batch_tokens=4096, max_length=64, sentences=None):
-    """Reads text files as batches for a language model.
+def numbered_batches(
+    files: str | os.PathLike | Sequence[str | os.PathLike],
+    vocabulary: Vocabulary,
+    *,
+    batch_tokens: int = 4096,
+    max_length: int = 64,
+    sentences: int | None = None,
+) -> list[NumberedBatch]:
+    """Reads text files into batches for a language model.
 
-    A row is what it is in evaluation: `<S> w₁ … wₙ`, cut every `max_length` tokens.
+    Rows are the same as in evaluation: `<S> w₁ … wₙ`, split after every `max_length` tokens.
 
     Args:
-        files: a path or a list of them, in the order in which their lines are numbered.
+        files: a path, or a list of paths in the order of their line numbers.
         vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
-        batch_tokens: positions in a batch, padding included.
-        max_length: largest S.
-        sentences: read at most so many, evenly spread over the text; `None` for all.
+        batch_tokens: maximum positions per batch, padding included.
+        max_length: maximum S.
+        sentences: maximum number of sentences, sampled evenly from the text; `None` for all.
 
     Returns:
-        List of `NumberedBatch`, rows of similar length together.
+        Batches with rows of similar length.
 
     Raises:
         ValueError: if `sentences` is not positive, or there is no sentence.
         tfmoe.data_pipelines.TextError: if a file is missing or is not UTF-8.
     """
     rows = []
-    for line, words in spread(lambda: _lines(files), sentences):
+    for line, words in sample_evenly(lambda: _lines(files), sentences):
         tokens = [START, *vocabulary.encode([word.decode("utf-8") for word in words])]
         for start in range(0, len(tokens), max_length):
             rows.append((tokens[start : start + max_length], line, start))
     rows.sort(key=lambda row: len(row[0]))
     batches = []
-    for some in _fitting(rows, batch_tokens, lambda row: len(row[0])):
-        tokens, lines, starts = zip(*some, strict=True)
-        batches.append(NumberedBatch(padded(tokens), np.array(lines), np.array(starts)))
+    for batch_rows in _batches(rows, batch_tokens, lambda row: len(row[0])):
+        ids, lines, starts = zip(*batch_rows, strict=True)
+        batches.append(NumberedBatch(padded(ids), np.array(lines), np.array(starts)))
     return batches
 
 
-def numbered_pairs(files, subwords, *, batch_tokens=4096, sentences=None, empty="error"):
-    """Reads parallel text as batches for a translation model, on the reference translations.
+def numbered_pairs(
+    files: ParallelFiles | Sequence[ParallelFiles],
+    subwords: Subwords,
+    *,
+    batch_tokens: int = 4096,
+    sentences: int | None = None,
+    empty: str = "error",
+) -> list[NumberedBatch]:
+    """Reads parallel text into batches for a translation model, with reference translations.
 
     Args:
-        files: a `tfmoe.data_pipelines.ParallelFiles` or a list of them, numbered in their order.
-        subwords: a `tfmoe.data_pipelines.Subwords`; of several languages, sources begin with their
-            tag.
-        batch_tokens: positions in a batch, source and target together, padding included.
-        sentences: read at most so many pairs, evenly spread; `None` for all.
-        empty: what to do with a pair that has a blank side: `"error"`, or `"skip"`; such pairs are
-            then not numbered.
+        files: a `tfmoe.data_pipelines.ParallelFiles`, or a list of them in the order of their line
+            numbers.
+        subwords: a `tfmoe.data_pipelines.Subwords`. If it has several languages, each source starts
+            with the symbol of its target language.
+        batch_tokens: maximum positions per batch, source and target together, padding included.
+        sentences: maximum number of pairs, sampled evenly from the text; `None` for all.
+        empty: `"error"` to raise an error for a pair with a blank side, `"skip"` to skip it without
+            a line number.
 
     Returns:
-        List of `NumberedBatch`, their inputs `(source, target)`, pairs of similar length together.
+        Batches with pairs of similar length and inputs `(source, target)`.
 
     Raises:
         ValueError: if `sentences` is not positive, or there is no pair.
-        tfmoe.data_pipelines.TextError: as `tfmoe.data_pipelines.sentence_pairs`.
+        tfmoe.data_pipelines.TextError: if a file is missing or damaged, or the files do not match,
+            see `tfmoe.data_pipelines.sentence_pairs`.
     """
-    files = files if isinstance(files, (list, tuple)) else [files]
+    files = [files] if isinstance(files, ParallelFiles) else list(files)
 
     def pairs():
         tagged = (
-            (tag_of(each, subwords), pair)
-            for each in files
-            for pair in sentence_pairs(each, empty=empty)
+            (language_tag(parallel, subwords), pair)
+            for parallel in files
+            for pair in sentence_pairs(parallel, empty=empty)
         )
         return enumerate(tagged, 1)
 
     rows = []
-    for line, (tag, (source, target)) in spread(pairs, sentences):
+    for line, (tag, (source, target)) in sample_evenly(pairs, sentences):
         rows.append((tag + subwords.encode(source), [START, *subwords.encode(target)], line))
     rows.sort(key=lambda row: (len(row[0]), len(row[1])))
     batches = []
-    for some in _fitting(rows, batch_tokens, lambda row: len(row[0]) + len(row[1])):
-        source, target, lines = zip(*some, strict=True)
+    for batch_rows in _batches(rows, batch_tokens, lambda row: len(row[0]) + len(row[1])):
+        source, target, lines = zip(*batch_rows, strict=True)
         inputs = padded(source), padded(target)
         batches.append(NumberedBatch(inputs, np.array(lines), np.zeros(len(lines), np.int64)))
     return batches
 
 
-def tag_of(files, subwords):
-    """What a source begins with: the symbol of its target language, nothing in a model of one
+def language_tag(files, subwords):
+    """The ids before a source: the symbol of its target language, or none in a model with one
     direction.
     """
     return [subwords.language_id(files.target_language)] if subwords.languages else []
 
 
-def spread(items, wanted):
-    """Yields at most `wanted` of the items that the function `items` gives, evenly spread."""
-    if wanted is not None and wanted < 1:
-        raise ValueError(f"sentences must be at least 1, got {wanted}")
+def sample_evenly(items, count):
+    """Yields items at even distances.
+
+    Args:
+        items: function that returns an iterator of all items.
+        count: maximum number of items; `None` for all.
+
+    Raises:
+        ValueError: if `count` is below 1, or there are no items.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"sentences must be at least 1, got {count}")
     total = sum(1 for _ in items())
     if not total:
         raise ValueError("there is no sentence to inspect")
-    if wanted is None or wanted >= total:
+    if count is None or count >= total:
         yield from items()
         return
-    chosen = np.zeros(total, bool)
-    chosen[np.arange(wanted) * total // wanted] = True
-    yield from itertools.compress(items(), chosen)
+    selected = np.zeros(total, bool)
+    selected[np.arange(count) * total // count] = True
+    yield from itertools.compress(items(), selected)
 
 
-def read_labels(label_files, files):
-    """Reads labels of lines: line n of a file is the label of line n of its text.
+def read_labels(
+    label_files: Sequence[str | os.PathLike], files: Sequence[str | os.PathLike]
+) -> list[str]:
+    """Reads labels of lines: line n of a label file is the label of line n of its text file.
 
     Args:
-        label_files: list of paths, as many as `files`.
-        files: list of paths of text, plain or gzip; of a translation, the sources.
+        label_files: list of paths, one for each of `files`.
+        files: list of paths of text files, plain or gzip; for a translation, the source files.
 
     Returns:
-        List of strings, `""` where there is none: `labels[n - 1]` is that of line n.
+        `labels[n - 1]` is the label of line n, `""` for no label.
 
     Raises:
-        ValueError: if the numbers of files or of lines differ.
+        ValueError: if the numbers of files or lines differ.
         tfmoe.data_pipelines.TextError: if a file is missing, damaged or not UTF-8.
     """
     if len(label_files) != len(files):
         raise ValueError(
-            f"labels must be as many files as the text: got {len(label_files)} for {len(files)} "
-            f"({', '.join(map(str, files))})"
+            f"labels must have one file for each text file: got {len(label_files)} for "
+            f"{len(files)} ({', '.join(map(str, files))})"
         )
     labels = []
     for label_file, file in zip(label_files, files, strict=True):
-        own = [line.decode("utf-8").strip() for line in read_lines(label_file)]
+        file_labels = [line.decode("utf-8").strip() for line in read_lines(label_file)]
         expected = count_lines(file)
-        if len(own) != expected:
+        if len(file_labels) != expected:
             raise ValueError(
-                f"{label_file} has {len(own):,} lines, but {file} has {expected:,}: it must have "
-                "one label a line, beside each line of the text"
+                f"{label_file} has {len(file_labels):,} lines, but {file} has {expected:,}: it "
+                "must have one label for each line of the text"
             )
-        labels += own
+        labels += file_labels
     return labels
 
 
-def count_lines(file):
-    """How many lines a file has, plain or gzip; a last one without an end counts."""
+def count_lines(file: str | os.PathLike) -> int:
+    """Counts the lines of a file; a last line without a line break counts.
+
+    Args:
+        file: path of a plain or gzip file.
+    """
     return sum(1 for _ in read_lines(file))
 
 
 def padded(rows):
-    """Lists of ids to `[B, S]` int32, with 0 after their ends."""
+    """Converts lists of ids to `[B, S]` int32, padded with 0."""
     tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
@@ -170,24 +201,28 @@ def padded(rows):
 
 
 def _lines(files):
-    """Yields `(number of the line, list of words as bytes)` of all files."""
+    """Yields `(line number, list of words as bytes)` of all files."""
     files = [files] if isinstance(files, (str, os.PathLike)) else list(files)
-    before = 0
+    offset = 0
     for file in files:
-        find_files(file)  # raises, if it is missing
-        for number, words in sentences(file):
-            yield before + number, words
-        before += count_lines(file)
+        find_files(file)  # raises an error if the file is missing
+        for line_number, words in sentences(file):
+            yield offset + line_number, words
+        offset += count_lines(file)
 
 
-def _fitting(rows, most, size):
-    """Cuts rows sorted by size into lists that, padded to their longest, have at most `most`
-    positions.
+def _batches(rows, max_positions, size):
+    """Splits rows into lists of at most `max_positions` positions, padding included.
+
+    Args:
+        rows: list of rows in ascending order of size.
+        max_positions: maximum positions, unless a single row is larger.
+        size: function of a row that returns its number of positions.
     """
-    some = []
+    batch = []
     for row in rows:
-        if some and (len(some) + 1) * size(row) > most:
-            yield some
-            some = []
-        some.append(row)
-    yield some
+        if batch and (len(batch) + 1) * size(row) > max_positions:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch

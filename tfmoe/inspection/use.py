@@ -1,27 +1,28 @@
-"""How much a mixture uses each of its experts, and for which words.
+"""The use of a mixture's experts: load, importance and words.
 
 Axes: T real tokens, E experts, V vocabulary.
 """
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from tfmoe.inspection.information import entropy
 from tfmoe.inspection.joint_counts import JointCounts, joint_counts
-from tfmoe.inspection.routing import route_text
+from tfmoe.inspection.routing import RoutedText, route_text
 
 
 class ExpertUse(NamedTuple):
-    """How a mixture uses its experts on some text, at evaluation.
+    """The use of a mixture's experts on a text, in inference mode.
 
     Attributes:
-        load: `[E]` int64, tokens that each expert received.
-        importance: `[E]` float64, sum of its gate values.
-        words: `JointCounts` of expert and word: how often each word was the token that the expert
-            received.
-        gate_entropy: mean over the tokens of the entropy of their gate values, in bits: 0 if every
-            token goes to one expert alone, log2 k if its k experts count alike.
+        load: `[E]` int64, number of tokens that each expert received.
+        importance: `[E]` float64, sum of each expert's gate values.
+        words: `JointCounts` of experts and words: how often an expert received a word.
+        gate_entropy: mean entropy of a token's gate values, in bits: 0 if every token has one
+            expert, log2 k if it has k experts with equal gate values.
     """
 
     load: np.ndarray
@@ -29,12 +30,13 @@ class ExpertUse(NamedTuple):
     words: JointCounts
     gate_entropy: float = float("nan")
 
-    def summary(self):
-        """How evenly the experts are used: a dictionary of numbers.
+    def summary(self) -> dict[str, float]:
+        """Measures of balance.
 
-        `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
-        `max_over_mean_importance`, `unused_experts` (how many received no token), `load_entropy`
-        (bits; log2 E if all are used alike) and `gate_entropy` (bits, see above).
+        Returns:
+            `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
+            `max_over_mean_importance`, `unused_experts` (number of experts that received no token),
+            `load_entropy` (in bits; log2 E for equal loads) and `gate_entropy` (in bits).
         """
         load, importance = self.load, self.importance
         return {
@@ -47,66 +49,85 @@ class ExpertUse(NamedTuple):
             "gate_entropy": self.gate_entropy,
         }
 
-    def characteristic_words(self, expert, number=6, at_least=5):
-        """Ids of the words that an expert receives most often compared with their frequency.
+    def characteristic_words(self, expert: int, number: int = 6, at_least: int = 5) -> list[int]:
+        """The words that an expert receives most often relative to their frequency.
 
         Args:
-            expert: its id.
-            number: of words to return at most.
-            at_least: how often the expert must have received a word.
+            expert: id of the expert.
+            number: maximum number of words.
+            at_least: minimum number of times that the expert received the word.
 
         Returns:
-            List of word ids, the most characteristic first: by the share of all its occurrences
-            that went to this expert, weighted by the square root of their number.
+            Word ids, most characteristic first. Words are ranked by the share of their occurrences
+            that the expert received, times the square root of the number received.
         """
-        words, mine = self.words.row(expert)
-        enough = mine >= at_least
-        words, mine = words[enough], mine[enough]
+        words, received = self.words.row(expert)
+        frequent = received >= at_least
+        words, received = words[frequent], received[frequent]
         if not len(words):
             return []
-        every = np.bincount(self.words.columns, self.words.counts)[words]
-        best = np.argsort(-mine / every * np.sqrt(mine), kind="stable")[:number]
+        total = np.bincount(self.words.columns, self.words.counts)[words]
+        best = np.argsort(-received / total * np.sqrt(received), kind="stable")[:number]
         return words[best].tolist()
 
 
-def expert_use(model, batches, tokens=None):
-    """Counts how the mixtures of a model use their experts for words. For inputs that are no text
-    take `use_of_experts` of what `route_batches` gives.
+def expert_use(
+    model: keras.Model, batches: Iterable, tokens: Callable | None = None
+) -> dict[str, ExpertUse]:
+    """Measures the use of experts in all mixtures of a model on a text.
+
+    For other inputs than text, apply `use_of_experts` to the output of `route_batches`.
 
     Args:
-        model, batches, tokens: as for `route_text`.
+        model: a built Keras model, see `route_text`.
+        batches: batches of token ids, see `route_text`.
+        tokens: function that selects the token ids of a mixture, see `route_text`.
 
     Returns:
-        `{name of the layer: ExpertUse}`; empty if the model has no mixture.
+        `{name of the layer: ExpertUse}`, empty if the model has no mixture.
+
+    Raises:
+        ValueError: if the text cannot be routed, see `route_text`.
     """
     routings = route_text(model, batches, tokens)
     return {name: use_of_experts(routed) for name, routed in routings.items()}
 
 
-def use_of_experts(routed):
-    """The `ExpertUse` of a `RoutedText`."""
+def use_of_experts(routed: RoutedText) -> ExpertUse:
+    """Measures the use of experts in a routing.
+
+    Args:
+        routed: a `RoutedText`.
+    """
     num_experts = routed.num_experts
     shares = routed.shares
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = np.where(shares > 0, -shares * np.log2(shares), 0)
-    routed_tokens = len(np.unique(routed.places))
+    num_routed = len(np.unique(routed.places))
     return ExpertUse(
         np.bincount(routed.experts, minlength=num_experts),
         np.bincount(routed.experts, routed.gates, num_experts),
         joint_counts(
             routed.experts, routed.tokens[routed.places], int(routed.tokens.max(initial=0)) + 1
         ),
-        float(bits.sum() / routed_tokens) if routed_tokens else float("nan"),
+        float(bits.sum() / num_routed) if num_routed else float("nan"),
     )
 
 
 def variation(x):
-    """The coefficient of variation of an array: 0 where its mean is."""
+    """The coefficient of variation of an array; 0 if the mean is 0."""
     mean = x.mean()
     return float(x.std() / mean) if mean else 0.0
 
 
-def over_mean(x):
-    """An array over its mean; 0 where that is 0."""
+def over_mean(x: np.ndarray) -> np.ndarray:
+    """Divides an array by its mean.
+
+    Args:
+        x: `[E]`, such as the loads of experts.
+
+    Returns:
+        `[E]` float64; zeros if the mean is 0.
+    """
     mean = x.mean()
     return x / mean if mean else np.zeros(len(x))

@@ -81,7 +81,9 @@ class KneserNey:
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.order = positive("order", order)
         ids, position = self._text(ids)
-        index, all_keys, all_counts = np.zeros(len(ids), np.int64), [], []
+        index = np.zeros(len(ids), np.int64)
+        all_keys: list[np.ndarray] = []
+        all_counts: list[np.ndarray] = []
         for context_length in range(self.order):
             keys, first, inverse, counts = self._ngrams(ids, position, index, context_length)
             if context_length:

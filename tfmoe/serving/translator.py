@@ -98,12 +98,12 @@ class Translator(tf.Module):
         hypotheses = self.model.translate(source, **self.search)
         return self.texts(hypotheses, tf.equal(tokens.row_lengths(), 0))
 
-    def source(self, tokens: tf.RaggedTensor, language_ids: tf.Tensor | None) -> tf.Tensor:
+    def source(self, tokens, language_ids):
         """The model's source inputs.
 
         Args:
             tokens: ragged `[B, subwords]` int32.
-            language_ids: `[B]` int32; ignored by a model with one direction.
+            language_ids: `[B]` int32; ignored, and may be `None`, in a model with one direction.
 
         Returns:
             `[B, S]` int32, padded with 0, S at least 1.
@@ -151,7 +151,7 @@ class Translator(tf.Module):
         """
         language_id = self.language_id(language)
         order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        translations, last_report = [None] * len(sentences), time.monotonic()
+        translations, last_report = [""] * len(sentences), time.monotonic()
         for start in range(0, len(order), self.batch_sentences):
             batch = order[start : start + self.batch_sentences]
             text, _ = self.translate([sentences[i] for i in batch], language_id)

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import shutil
+from typing import Any
 
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.training.run_lock import check_no_training
@@ -78,7 +79,7 @@ class RunDirectory:
             json.dump(value, file, indent=1, ensure_ascii=False)
             file.write("\n")
 
-    def read_json(self, path: pathlib.Path) -> object:
+    def read_json(self, path: pathlib.Path) -> Any:
         """Reads a JSON file of the run.
 
         Args:

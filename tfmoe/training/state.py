@@ -42,7 +42,7 @@ class TrainingState:
         self.best = tf.Variable(float("inf"), dtype=tf.float64, trainable=False)
         self.seconds = tf.Variable(0, dtype=tf.float64, trainable=False)
         self._metrics = [variable.value for variable in model.metrics_variables]
-        self._metrics_to_restore = None
+        self._metrics_to_restore: list | None = None
         strategy = model.distribute_strategy
         weights = named_weights(model)
         weight_ids = {id(variable.value) for variable in model.weights}
