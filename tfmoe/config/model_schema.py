@@ -2,7 +2,7 @@
 there.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import keras
 from pydantic import Field
@@ -116,7 +116,10 @@ MODEL_SECTIONS = {
     )
     for name, model in MODELS.items()
 }
-Model = one_of(*MODEL_SECTIONS.values(), default="language_model")
+if TYPE_CHECKING:  # the union is only known at run time
+    Model = Any
+else:
+    Model = one_of(*MODEL_SECTIONS.values(), default="language_model")
 
 
 def block_lists(section):

@@ -36,7 +36,7 @@ def shipped_configs() -> list[ShippedConfig]:
         List of `{"path", "name", "table", "row"}`, sorted by name, with numbers in names sorted by
         value.
     """
-    configs = []
+    configs: list[ShippedConfig] = []
     for path in sorted(_files(), key=_sort_key):
         tree, _ = parse(path.read_bytes(), str(path))
         paper = tree.get("paper") or {}

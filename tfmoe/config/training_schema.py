@@ -2,7 +2,7 @@
 function, documented there.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 
@@ -88,7 +88,10 @@ OPTIMIZER_SECTIONS = {
     )
     for name, optimizer in OPTIMIZERS.items()
 }
-Optimizer = one_of(*OPTIMIZER_SECTIONS.values(), default="adam")
+if TYPE_CHECKING:  # the union is only known at run time
+    Optimizer = Any
+else:
+    Optimizer = one_of(*OPTIMIZER_SECTIONS.values(), default="adam")
 
 
 class Training(Section):

@@ -195,7 +195,8 @@ def tables_report(results: list[dict[str, Any]]) -> str:
     Args:
         results: the result of `recompute_tables`.
     """
-    parts, reasons = [], []
+    parts: list[str] = []
+    reasons: list[str] = []
     for name in TABLES:
         rows = [row for row in results if row["table"] == name]
         if not rows:

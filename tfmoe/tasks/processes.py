@@ -27,12 +27,12 @@ class Worker(NamedTuple):
     """A process of the cluster.
 
     Attributes:
-        index: from 0.
+        rank: from 0.
         process: `subprocess.Popen`.
         log: the file of its output; `None` for worker 0, which writes to the output of launch.
     """
 
-    index: int
+    rank: int
     process: subprocess.Popen
     log: pathlib.Path | None
 
@@ -54,11 +54,11 @@ def cluster(command, num_workers, logs):
     workers = []
     with exit_on_signals():
         try:
-            for index in range(num_workers):
-                log = logs / f"worker-{index}.log" if index else None
+            for rank in range(num_workers):
+                log = logs / f"worker-{rank}.log" if rank else None
                 with signals_postponed():  # between the start of a process and its registration
-                    process = start(command, environment(addresses, index), log)
-                    workers.append(Worker(index, process, log))
+                    process = start(command, environment(addresses, rank), log)
+                    workers.append(Worker(rank, process, log))
             yield workers
         finally:
             stop(workers)
@@ -111,9 +111,9 @@ def free_addresses(count):
         return [f"127.0.0.1:{bound.getsockname()[1]}" for bound in sockets]
 
 
-def environment(addresses, index):
+def environment(addresses, rank):
     """The environment variables of a worker. Workers share the cores, and use no GPU."""
-    task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = str(max(1, cores // len(addresses)))
     return {
@@ -197,7 +197,7 @@ def report(outcomes):
     lines = []
     for worker, text in outcomes.items():
         where = f"its output is in {worker.log}" if worker.log else "its output is above"
-        lines.append(f"tfmoe: worker {worker.index} {text}; {where}")
+        lines.append(f"tfmoe: worker {worker.rank} {text}; {where}")
         if worker.log and worker.process.returncode:
             text = worker.log.read_text(encoding="utf-8", errors="replace")
             lines += [f"  | {line}" for line in text.splitlines()[-LAST_LINES:]]

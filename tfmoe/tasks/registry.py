@@ -4,7 +4,10 @@ from tfmoe.config.schema import Config
 from tfmoe.tasks.language_modeling import LanguageTask
 from tfmoe.tasks.translation import TranslationTask
 
-TASKS = {"language_model": LanguageTask, "translation": TranslationTask}
+TASKS: dict[str, type[LanguageTask] | type[TranslationTask]] = {
+    "language_model": LanguageTask,
+    "translation": TranslationTask,
+}
 
 
 def task_of(config: Config) -> LanguageTask | TranslationTask:

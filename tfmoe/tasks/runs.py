@@ -8,9 +8,10 @@ from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.schema import Config
 from tfmoe.models import LanguageModel, TranslationModel
+from tfmoe.tasks.language_modeling import LanguageTask
 from tfmoe.tasks.memory_check import check_weights
 from tfmoe.tasks.registry import task_of
-from tfmoe.tasks.task import Task
+from tfmoe.tasks.translation import TranslationTask
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import load_weights
 
@@ -30,7 +31,7 @@ class Run(NamedTuple):
 
 
 def load_vocabulary(
-    run: RunDirectory, task: Task
+    run: RunDirectory, task: LanguageTask | TranslationTask
 ) -> data_pipelines.Vocabulary | data_pipelines.Subwords:
     """Loads the vocabulary of a run, and checks that the run was trained with it.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TextIO
 
+from tfmoe.data_pipelines import Subwords
 from tfmoe.data_pipelines.reading import BYTE_ORDER_MARK
 from tfmoe.serving.translator import Translator
 from tfmoe.tasks.runs import load_run
@@ -40,7 +41,7 @@ def translator_of(
         ValueError: if the run is no translation model, or has no such target language.
     """
     config, subwords, model = load_run(path, weights)
-    if not hasattr(config.model, "decoding"):
+    if not isinstance(subwords, Subwords):
         raise ValueError(
             f"{path} is a run of a {config.model.name} model, which does not translate"
         )
