@@ -5,7 +5,7 @@ Symbols: R devices, D model. `distributed_training.py` has the step.
 Columns, averaged over the devices and `--steps` steps:
     rows            of experts: rows sent to other devices × D × 4 bytes × 4 transfers (dispatch and
                     combine, forward and backward)
-    predicted       the same as computed by `tfmoe.analysis.traffic.mixture_traffic`, which
+    predicted       the same as computed by `tfmoe.analysis.traffic.traffic_of`, which
                     `tfmoe describe` prints
     ratio           rows / predicted
     padded          bytes of the all-to-all operations for these rows, padded to the largest part
@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 from distributed_training import POSITIONS, D, Trainer, options_of, report, strategy_of
 
-from tfmoe.analysis.traffic import mixture_traffic
+from tfmoe.analysis.traffic import traffic_of
 from tfmoe.distribute import collectives, tensorflow_internals
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.inspection import mixtures_of
@@ -92,7 +92,7 @@ def count(mixture, devices, steps):
     num_replica_steps = steps * devices
     size = tf.as_dtype(layer.compute_dtype).size
     rows = TRANSFERS * counter.rows_sent() / num_replica_steps * D * size
-    predicted = mixture_traffic(layer, D, POSITIONS // devices, devices)["bytes_sent"]
+    predicted = traffic_of(layer, D, POSITIONS // devices, devices)["bytes_sent"]
     padded, other, num_exchanges = counter.padded_and_other()
     assert num_exchanges == TRANSFERS * num_replica_steps, num_exchanges
     return {

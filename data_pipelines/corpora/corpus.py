@@ -51,7 +51,7 @@ class Corpus(Settings, abc.ABC):
     """
 
     kind: ClassVar[str]
-    tokenization: ClassVar[str]
+    tokenization: str
     generated: ClassVar[bool] = False
 
     def cache_settings(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class ParallelCorpus(Corpus):
 
     kind = "parallel"
     tokenization = "subwords"
-    empty_sides: ClassVar[str] = "error"
+    empty_sides: str = "error"
 
     @property
     @abc.abstractmethod
@@ -171,7 +171,8 @@ class ParallelCorpus(Corpus):
         pairs = [
             as_parallel_text(each, directory, columns, pair, self.empty_sides) for each in records
         ]
-        return ParallelFiles(*map(list, zip(*found, *pairs, strict=True)), *pair)
+        sources, targets = map(list, zip(*found, *pairs, strict=True))
+        return ParallelFiles(sources, targets, *pair)
 
     @property
     def target_languages(self):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.analysis.columns import aligned
 from tfmoe.analysis.printable import printable
-from tfmoe.analysis.traffic import mixture_traffic
+from tfmoe.analysis.traffic import traffic_of
 from tfmoe.config.builders import build_model
 from tfmoe.config.loader import load_config
 from tfmoe.config.model_schema import block_lists
@@ -90,7 +90,7 @@ def examine_run(path):
     checks = check_training(mixtures, rows, sample, math.log(num_words), settings_of(config))
     if config.distribute.name != "none":
         for mixture, (_, layer, *_) in zip(mixtures, layers, strict=True):
-            ratio = mixture_traffic(layer, model.d_model, 1)["compute_to_communication"]
+            ratio = traffic_of(layer, model.d_model, 1)["compute_to_communication"]
             checks += check_expert_size(mixture, ratio, layer.get_config()["hidden_units"])
     names = [mixture.name for mixture in mixtures]
     missing = [text for mixture in mixtures for text in not_checked(mixture, rows[-1], sample)]

@@ -98,7 +98,7 @@ def check_expert_size(mixture, ratio, hidden_units):
 
     Args:
         mixture: a `Mixture`.
-        ratio: `compute_to_communication` of `tfmoe.analysis.traffic.mixture_traffic`.
+        ratio: `compute_to_communication` of `tfmoe.analysis.traffic.traffic_of`.
         hidden_units: of an expert.
     """
     figure = Figure(f"{mixture.name}: multiply-adds for a number sent", ratio, least=LEAST_COMPUTE)
