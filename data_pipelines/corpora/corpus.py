@@ -51,7 +51,7 @@ class Corpus(Settings, abc.ABC):
     """
 
     kind: ClassVar[str]
-    tokenization: str
+    tokenization: ClassVar[str]
     generated: ClassVar[bool] = False
 
     def cache_settings(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class ParallelCorpus(Corpus):
 
     kind = "parallel"
     tokenization = "subwords"
-    empty_sides: str = "error"
+    empty_sides: ClassVar[str] = "error"
 
     @property
     @abc.abstractmethod

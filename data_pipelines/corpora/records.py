@@ -42,7 +42,7 @@ class LanguageRecords(LanguageCorpus, HasRecords):
     """
 
     column: str = "text"
-    tokenization: Literal["words", "text"] = "words"
+    tokenization: Literal["words", "text"] = "words"  # type: ignore[misc]
 
     def cache_settings(self):
         return {"column": self.column, "tokenization": self.tokenization}
@@ -75,7 +75,7 @@ class ParallelRecords(ParallelCorpus, HasRecords):
     target_language: str
     source_column: str | None = None
     target_column: str | None = None
-    empty_sides: Literal["error", "skip"] = "error"
+    empty_sides: Literal["error", "skip"] = "error"  # type: ignore[misc]
 
     def problems(self):
         yield from not_two_languages(self)

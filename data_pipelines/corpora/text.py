@@ -27,7 +27,7 @@ class Text(LanguageCorpus):
     train: list[str]
     valid: list[str] = dataclasses.field(default_factory=list)
     test: list[str] = dataclasses.field(default_factory=list)
-    tokenization: Literal["words", "text"] = "words"
+    tokenization: Literal["words", "text"] = "words"  # type: ignore[misc]
 
     def problems(self):
         return without_items(train=self.train)
