@@ -20,6 +20,7 @@ BY_NAME = [
     "distribute",
     "gating",
     "inspection",
+    "inspection.doctor",
     "layers",
     "models",
     "optimizers",
