@@ -24,9 +24,11 @@ _TOKEN = re.compile(
     rf"{DIGIT}+|{UNSPACED}|(?:{LETTER})+(?:['’](?:{LETTER_AFTER_APOSTROPHE})+)?"
     rf"|[^\w\s{_MARKS}]"
 )
+# What _TOKEN matches in lower-case ASCII text, ten times as fast.
+_ASCII_TOKEN = re.compile(r"[0-9]+|[a-z]+(?:'[a-z]+)?|[^\w\s\x1c-\x1f]", re.ASCII)
 
 
-def tokenize(text):
+def tokenize(text: str) -> list[str]:
     """Splits text into lower-case words, numbers and punctuation marks.
 
     Words are runs of letters, with at most one apostrophe inside; underscores separate words and
@@ -39,7 +41,10 @@ def tokenize(text):
     Returns:
         List of strings without white space.
     """
-    tokens = _TOKEN.findall(unicodedata.normalize("NFC", text).lower().replace("’", "'"))
+    if text.isascii():
+        tokens = _ASCII_TOKEN.findall(text.lower())
+    else:
+        tokens = _TOKEN.findall(unicodedata.normalize("NFC", text).lower().replace("’", "'"))
     return [
         LONG_NUMBER if token.isdigit() and len(token) > LONGEST_NUMBER else token
         for token in tokens

@@ -19,3 +19,11 @@ from tfmoe.data_pipelines import tokenize
 )
 def test_tokenize(text, words):
     assert tokenize(text) == words.split()
+
+
+def test_ascii_text_is_split_like_other_text():
+    """Every pair of ASCII characters between letters; `é` makes the text another one."""
+    characters = list(map(chr, range(128)))
+    for one in characters:
+        text = " ".join(f"a{one}{other}b1{other}" for other in characters)
+        assert tokenize(f"{text} é") == [*tokenize(text), "é"]
