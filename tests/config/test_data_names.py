@@ -89,7 +89,7 @@ def test_keys_are_set_one_by_one(write):
         (
             MINIMAL,
             "data={name: parquet, train: a, colum: b}",
-            "data.colum: unknown key (its value is 'b'); did you mean column? The keys here are"
+            "data.colum: unknown key (its value is 'b'); did you mean column? Valid keys:"
             " name, tokenization, column, train, valid, test, vocabulary, batch_tokens,"
             " max_length, shuffle_buffer",
         ),

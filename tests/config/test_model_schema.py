@@ -63,10 +63,10 @@ def test_keys():
 @pytest.mark.parametrize(
     "sections",
     [
-        BLOCK_SECTIONS, DATA_SECTIONS, GATE_SECTIONS, MODEL_SECTIONS, SCHEDULE_SECTIONS,
+        BLOCK_SECTIONS, *DATA_SECTIONS.values(), GATE_SECTIONS, MODEL_SECTIONS, SCHEDULE_SECTIONS,
         STRATEGY_SECTIONS, {"training": Training, "paper": Paper, "config": Config},
     ],
-    ids=["blocks", "data", "gates", "models", "schedules", "strategies", "others"],
+    ids=["blocks", *DATA_SECTIONS, "gates", "models", "schedules", "strategies", "others"],
 )  # fmt: skip
 def test_all_keys_are_documented(sections):
     """A line of the docstring begins with the key, or with several keys and this one."""

@@ -115,8 +115,8 @@ def test_adam_needs_no_name(load):
         (
             "{name: factored_adam, factored: expert}",
             "training.optimizer.factored: must be one of 'experts', 'matrices', 'none' or a list "
-            "of fragments of the variables' paths, such as ['experts/kernel'], got 'expert'; did "
-            "you mean 'experts'?",
+            "of fragments of variable paths, such as ['experts/kernel'], got 'expert'; did you "
+            "mean 'experts'?",
         ),
         ("{name: factored_adagrad, factored: []}", "training.optimizer.factored: must be one of"),
         (

@@ -18,14 +18,14 @@ def problems(data, *overrides):
         (
             "data: {name: text, train: x}\n",
             [],
-            "config.yaml:11: data.name: must be one of parallel, wmt14, embedded_translation for "
-            "model.name=translation, got text",
+            "config.yaml:11: data.name: must be one of parallel, json_lines, parquet, huggingface, "
+            "tfds, wmt14, embedded_translation for model.name=translation, got text",
         ),
         (
             "data: {name: grammars}\n",
             [],
-            "config.yaml:11: data.name: must be one of parallel, wmt14, embedded_translation for "
-            "model.name=translation, got grammars",
+            "config.yaml:11: data.name: must be one of parallel, json_lines, parquet, huggingface, "
+            "tfds, wmt14, embedded_translation for model.name=translation, got grammars",
         ),
         (
             ONE,
@@ -103,14 +103,13 @@ def problems(data, *overrides):
             ONE,
             ["model.encoder[1].gate.k=5"],
             "--set model.encoder[1].gate.k=5: model.encoder[1].gate.k: must be at most 4, the "
-            "number of experts (of groups, at the first level of a hierarchical mixture) to "
-            "choose from, got k=5",
+            "number of experts (at the first level of a hierarchical mixture, of groups), got k=5",
         ),
         (
             ONE,
             ["model.encoder[1].groups=4"],
-            "config.yaml:6: model.encoder[1].gate.k: must be at most 1, the number of experts (of "
-            "groups, at the first level of a hierarchical mixture) to choose from, got k=2",
+            "config.yaml:6: model.encoder[1].gate.k: must be at most 1, the number of experts (at "
+            "the first level of a hierarchical mixture, of groups), got k=2",
         ),
         (
             ONE,
@@ -159,5 +158,5 @@ def test_parallel_text_for_a_language_model():
     with pytest.raises(ConfigError) as caught:
         load_config("config.yaml")
     (line,) = str(caught.value).split("\n")
-    assert "data.name: must be one of text, lm1b, embedded_text, grammars for model." in line
+    assert "data.name: must be one of text, json_lines, parquet, huggingface, tfds, lm1b" in line
     assert line.endswith("got parallel")
