@@ -107,7 +107,6 @@ def test_folder_of_generated_text(config, tmp_path, monkeypatch):
 
 
 FOLDERS = {  # as in version 0.1.0, whose runs must find their text when they resume
-    "name: text, train: x, valid: [a, b]": "text-684e84bc0b2b",
     "name: lm1b, root: /x": "lm1b-03e93d7ccdba",
     "name: grammars": "grammars-d63582467b83",
     "name: grammars, skew: 2, seed: 3": "grammars-47ef2734920f",
