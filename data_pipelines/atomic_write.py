@@ -22,11 +22,11 @@ def atomic_write(path):
     untouched. A link is followed.
 
     Args:
-        path: where the file shall be. Missing parent directories are made.
+        path: of the file. Missing parent directories are made.
 
     Raises:
-        OSError: if it cannot be written; also if the name is that of something else than a file,
-            such as `/dev/stdout`, which renaming would replace.
+        OSError: if it cannot be written; also if the path is no regular file, such as
+            `/dev/stdout`, which renaming would replace.
 
     Yields:
         A file open for writing UTF-8 text with `\\n` line ends.
@@ -39,7 +39,7 @@ def atomic_write_bytes(path, content):
     """Writes a file of bytes as `atomic_write` writes text: in full or not at all.
 
     Args:
-        path: where the file shall be. Missing parent directories are made.
+        path: of the file. Missing parent directories are made.
         content: the bytes.
     """
     with _renamed_when_complete(path, "wb") as file:
@@ -47,8 +47,8 @@ def atomic_write_bytes(path, content):
 
 
 def check_writable(path):
-    """Raises an OSError if a file of this name could not be replaced: to be called before long work
-    whose result it is.
+    """Raises an OSError if a file of this name could not be replaced. Call it before long work
+    whose result goes there.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():

@@ -16,10 +16,10 @@ SMALLEST_BUCKET = 8
 BUCKET_GROWTH = 1.25
 
 
-def bucket_boundaries(max_length):
-    """Returns the numbers of steps that batches can have, rising geometrically to `max_length`.
+def bucket_boundaries(max_length: int) -> list[int]:
+    """Returns the step counts that batches can have, rising geometrically to `max_length`.
 
-    With steps of a factor of 1.25 about a tenth of the positions is padding.
+    With a growth factor of 1.25 about a tenth of the positions is padding.
 
     Args:
         max_length: largest length of a row, at least 1.
@@ -32,7 +32,7 @@ def bucket_boundaries(max_length):
 
 
 class Bucketing:
-    """Says which rows are a batch, and how many batches that makes.
+    """Groups rows into batches, and counts the batches.
 
     The rows that are left in the cells when a pass ends are batches too. There are two ways to cut
     them, see `Separate` and `Merged`.
@@ -59,27 +59,27 @@ class Bucketing:
         steps = sorted(
             itertools.product(*boundaries), key=lambda cell: (max(cell), sum(cell), cell)
         )
-        number = {cell: index for index, cell in enumerate(steps)}
+        indices = {cell: index for index, cell in enumerate(steps)}
         self.boundaries = [np.array(side, np.int64) for side in boundaries]
         self.cells = np.array(
-            [number[cell] for cell in itertools.product(*boundaries)], np.int64
+            [indices[cell] for cell in itertools.product(*boundaries)], np.int64
         ).reshape([len(side) for side in boundaries])
         self.steps = np.array(steps, np.int64)
         self.sizes = np.maximum(1, positions // self.steps.sum(1))
         self.remainder = REMAINDERS[remainder](self.steps, positions)
 
     def cells_of(self, lengths):
-        """Returns the cell of each row, int64 `[R]`. `lengths`: int64 `[R, L]`, NumPy's."""
-        places = zip(self.boundaries, np.transpose(lengths), strict=True)
-        return self.cells[tuple(np.searchsorted(side, column) for side, column in places)]
+        """Returns the cell of each row, int64 `[R]`. `lengths`: NumPy int64 `[R, L]`."""
+        sides = zip(self.boundaries, np.transpose(lengths), strict=True)
+        return self.cells[tuple(np.searchsorted(side, column) for side, column in sides)]
 
     def cells_in_graph(self, lengths):
-        """Does what `cells_of` does, with tensors. `lengths`: L tensors, int64 `[R]`."""
-        places = [
+        """The TensorFlow counterpart of `cells_of`. `lengths`: L tensors, int64 `[R]`."""
+        indices = [
             tf.searchsorted(tf.constant(side), column, out_type=tf.int64)
             for side, column in zip(self.boundaries, lengths, strict=True)
         ]
-        return tf.gather_nd(self.cells, tf.stack(places, 1))
+        return tf.gather_nd(self.cells, tf.stack(indices, 1))
 
     def count_rows(self, lengths):
         """Returns how many rows each cell has, int64 `[C]`.
@@ -179,7 +179,7 @@ class Bucketing:
 
 
 class Separate:
-    """Rows that are left: those of each cell are a batch, in the order of the cells.
+    """Remaining rows: a batch for each cell, in the order of the cells.
 
     Args:
         steps: int64 `[C, L]`, steps of the cells' batches.
@@ -209,8 +209,8 @@ class Separate:
 
 
 class Merged:
-    """Rows that are left: in the order of the cells they are cut into batches as large as may be,
-    of neighbouring cells together. The batches come in reverse, the rare long ones first.
+    """Remaining rows: in the order of the cells they are cut into the largest possible batches,
+    across neighbouring cells. The batches come in reverse, the rare long ones first.
 
     Args:
         steps: int64 `[C, L]`, steps of the cells' batches.

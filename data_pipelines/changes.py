@@ -1,4 +1,4 @@
-"""Files that change while they are used: found out where reading them fails."""
+"""Files that change while they are used: detected when reading them fails."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from tfmoe.data_pipelines.reading import TextError
 
 
 def stamps(paths):
-    """Returns `{path: what tells one state of the file from another}`."""
+    """Returns `{path: (size, time of the last change)}`, or `None` for a missing file."""
     return {path: _stamp(path) for path in paths}
 
 
@@ -28,15 +28,15 @@ def unchanged(known):
             if now != stamp:
                 what = "changed" if now else "was removed"
                 raise TextError(
-                    f"{path}: the file {what} while it was used; put it back, and begin again or "
-                    "resume"
+                    f"{path}: the file {what} while it was used; restore it, then resume or "
+                    "begin again"
                 ) from error
         raise
 
 
 def _stamp(path):
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""The Python files of the running installation, found without importing anything."""
+"""The Python files of the running installation, listed without importing them."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""Texts that are read at the same time, and mixed.
+"""Texts that are read at the same time and mixed.
 
 A stream is one pair of files. Streams are read in step with their lengths, so that languages and
 corpora are mixed however small the buffer for shuffling is.
@@ -45,7 +45,7 @@ def streams_of(files_list, tags, pairs):
         List of `Stream`, one for each pair of files.
 
     Raises:
-        ValueError: if `pairs` are of another number than the pairs of files.
+        ValueError: if `pairs` has another length than the pairs of files.
         TextError: if a file is missing.
     """
     opened = [
@@ -89,13 +89,13 @@ def one_after_the_other(streams):
 
 
 def shares_of(streams):
-    """Each stream's share of the pairs, by number and weight: float64 `[streams]`."""
+    """Each stream's share of the pairs, by pair count and weight: float64 `[streams]`."""
     shares = np.array([stream.pairs * stream.weight for stream in streams], np.float64)
     return shares / shares.sum()
 
 
-def mixed(streams, draws, seed, number, shuffle_buffer):
-    """Shuffles each stream, and draws from all of them, from each by its share.
+def mixed(streams, draws, seed, pass_index, shuffle_buffer):
+    """Shuffles each stream, and draws pairs from all streams by their shares.
 
     If `draws` is 0 every pair comes once, and the streams end at about the same time. Otherwise
     there is no end: a stream is read again and again, each time shuffled anew, and begins where it
@@ -105,7 +105,7 @@ def mixed(streams, draws, seed, number, shuffle_buffer):
         streams: list of `Stream`.
         draws: expected number of pairs drawn in a pass; 0 if a pass is every pair once.
         seed: integer.
-        number: of the pass, an int64 tensor `[]`.
+        pass_index: index of the pass, an int64 tensor `[]`.
         shuffle_buffer: number of pairs held for shuffling, of all streams together.
 
     Returns:
@@ -121,7 +121,7 @@ def mixed(streams, draws, seed, number, shuffle_buffer):
         )
 
     def repeated(index):
-        before = number * round(shares[index] * draws)  # pairs read in the passes before
+        before = pass_index * round(shares[index] * draws)  # pairs read in the passes before
         readings, begin = before // streams[index].pairs, before % streams[index].pairs
         readings = tf.data.Dataset.counter(readings)
         return readings.flat_map(lambda reading: shuffled(index, reading)).skip(begin)
@@ -129,20 +129,20 @@ def mixed(streams, draws, seed, number, shuffle_buffer):
     if draws:
         datasets = [repeated(index) for index in range(len(streams))]
     else:
-        datasets = [shuffled(index, number) for index in range(len(streams))]
+        datasets = [shuffled(index, pass_index) for index in range(len(streams))]
     if len(datasets) == 1:
         return datasets[0]
-    choices = _choices(shares, seeds_of_pass(seed, number, STREAMS)[CHOICES])
+    choices = _choices(shares, seeds_of_pass(seed, pass_index, STREAMS)[CHOICES])
     return tf.data.Dataset.choose_from_datasets(datasets, choices, stop_on_empty_dataset=False)
 
 
 def _choices(shares, seed):
-    """Dataset of the numbers of streams, drawn by their shares, without end."""
+    """Endless dataset of indices of streams, drawn by their shares."""
 
     def drawn(chunk):
-        numbers = tf.random.stateless_categorical(
+        indices = tf.random.stateless_categorical(
             np.log(shares)[None].astype(np.float32), CHOICES_AT_A_TIME, [seed, chunk], tf.int64
         )
-        return tf.data.Dataset.from_tensor_slices(numbers[0])
+        return tf.data.Dataset.from_tensor_slices(indices[0])
 
     return tf.data.Dataset.counter().flat_map(drawn)

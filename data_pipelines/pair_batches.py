@@ -1,12 +1,12 @@
 """Batches for training and evaluating translation models: pairs of sentences.
 
 A pair `s1 … sm`, `w1 … wn` is the source `s1 … sm`, the target inputs `<s> w1 … wn` and the targets
-`w1 … wn </s>`. A pair with a blank side is left out.
+`w1 … wn </s>`. A pair with a blank side is skipped.
 
-Training sees all files at the same time, in step with their lengths. If all weights are equal, a
-pass is every pair once. Otherwise a pass is as many batches, drawn from all languages: language p's
-share of the pairs is `w_p·N_p / Σ w·N`; the next pass goes on in each file about where this one
-ended. Pairs with more than `max_length` pieces on either side are left out.
+Training reads all files at the same time, in proportion to their lengths. If all weights are equal,
+a pass has every pair once. Otherwise a pass has as many batches, drawn from all languages: the
+share of language p is `w_p·N_p / Σ w·N`; the next pass continues in each file about where this one
+ended. Pairs with more than `max_length` pieces on either side are skipped.
 
 Evaluation sees every pair once in a pass, however long, in the order of the files as far as
 bucketing allows; weights do not count.
@@ -17,6 +17,7 @@ Axes: B batch (pairs), S steps of the source, T steps of the target. Ids and pad
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -30,28 +31,29 @@ from tfmoe.data_pipelines.mixing import (
 )
 from tfmoe.data_pipelines.pair_layout import PAIRS_AT_A_TIME, Drawing, Layout, drawing_of, layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
-from tfmoe.data_pipelines.parallel_text import survey_parallel
+from tfmoe.data_pipelines.parallel_text import PairLengths, survey_parallel
 from tfmoe.data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
 from tfmoe.data_pipelines.reading import TextError, drop_byte_order_mark
+from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.data_pipelines.vocabulary import START
 
 BATCHES_TO_SHUFFLE = 256
 
 
 def parallel_batches(
-    files_list,
-    subwords,
+    files_list: ParallelFiles | Sequence[ParallelFiles],
+    subwords: Subwords,
     *,
-    batch_tokens,
-    max_length,
-    shuffle=True,
-    shuffle_buffer=100_000,
-    seed=0,
-    passes=None,
-    start_batch=0,
-    lengths=None,
-    tag_language=False,
-):
+    batch_tokens: int,
+    max_length: int | None,
+    shuffle: bool = True,
+    shuffle_buffer: int = 100_000,
+    seed: int = 0,
+    passes: int | None = None,
+    start_batch: int = 0,
+    lengths: Sequence[PairLengths] | None = None,
+    tag_language: bool = False,
+) -> tf.data.Dataset:
     """Reads parallel text as padded batches of next-piece prediction, given the source.
 
     Pairs of similar lengths make a batch. The batches depend on the arguments alone, see `passes`.
@@ -68,7 +70,7 @@ def parallel_batches(
         shuffle_buffer: number of pairs held for shuffling, as text, of all files together.
         seed: integer.
         passes: how often the text is read. `None`: without end.
-        start_batch: number of batches to leave out at the beginning, to resume a run.
+        start_batch: number of batches to skip, to resume a run.
         lengths: what `pair_lengths(files_list, subwords)` returns. `None`: the files are read for
             it.
         tag_language: whether a source begins with the id of its target language, `<2fr>`.
@@ -111,9 +113,11 @@ def parallel_batches(
     )
 
 
-def pair_lengths(files_list, subwords):
-    """Reads parallel text once and counts the lengths of its pairs. Pairs with a blank side are
-    left out. Memory does not grow with the text.
+def pair_lengths(
+    files_list: ParallelFiles | Sequence[ParallelFiles], subwords: Subwords
+) -> list[PairLengths]:
+    """Reads parallel text once, in constant memory, and counts the lengths of its pairs. Pairs with
+    a blank side are skipped.
 
     Args:
         files_list: a `ParallelFiles` or a list of them.
@@ -133,7 +137,13 @@ def pair_lengths(files_list, subwords):
     )
 
 
-def parallel_batches_per_pass(lengths, *, batch_tokens, max_length, tag_language=False):
+def parallel_batches_per_pass(
+    lengths: Sequence[PairLengths],
+    *,
+    batch_tokens: int,
+    max_length: int | None,
+    tag_language: bool = False,
+) -> int:
     """Returns how many batches `parallel_batches` makes of the files in one pass.
 
     Args:
@@ -151,7 +161,7 @@ def parallel_batches_per_pass(lengths, *, batch_tokens, max_length, tag_language
 def _as_list(files_list):
     files_list = [files_list] if isinstance(files_list, ParallelFiles) else list(files_list)
     if not any(files.source for files in files_list):
-        raise TextError("no parallel text was named: give at least one pair of files")
+        raise TextError("no parallel text given: give at least one pair of files")
     return files_list
 
 
@@ -163,8 +173,8 @@ class _Evaluation:
     tokenizer: object
     layout: Layout
 
-    def one_pass(self, number):
-        """Returns the dataset of the batches of a pass, by its number, int64 `[]`."""
+    def one_pass(self, pass_index):
+        """Returns the dataset of the batches of a pass. `pass_index`: int64 `[]`."""
         rows = _rows_of(one_after_the_other(self.streams), PAIRS_AT_A_TIME, self)
         return self.layout.bucketing.batch(rows, self.layout.rows_left).map(_sides)
 
@@ -177,9 +187,9 @@ class _Training(_Evaluation):
     seed: int
     shuffle_buffer: int
 
-    def one_pass(self, number):
+    def one_pass(self, pass_index):
         draws = self.drawing.draws if self.drawing else 0
-        pairs = mixed(self.streams, draws, self.seed, number, self.shuffle_buffer)
+        pairs = mixed(self.streams, draws, self.seed, pass_index, self.shuffle_buffer)
         bucketing = self.layout.bucketing
         if self.drawing:
             rows = _rows_of(pairs, self.drawing.chunk_size, self)
@@ -190,7 +200,7 @@ class _Training(_Evaluation):
             batches = bucketing.batch(rows, self.layout.rows_left)
         return batches.map(_sides).shuffle(
             BATCHES_TO_SHUFFLE,
-            seeds_of_pass(self.seed, number, STREAMS)[BATCHES],
+            seeds_of_pass(self.seed, pass_index, STREAMS)[BATCHES],
             reshuffle_each_iteration=False,
         )
 
@@ -204,7 +214,7 @@ def _rows_of(pairs, chunk_size, reading):
 
 
 def _sides(parts, steps):
-    """Returns `((source, target_inputs), targets)` of rows, cut to their numbers of steps."""
+    """Returns `((source, target_inputs), targets)` of rows, cut to the steps of their batch."""
     sources, targets = parts
     inputs = sources[:, : steps[0]], targets[:, : steps[1]]
     return inputs, targets[:, 1 : steps[1] + 1]
@@ -217,7 +227,7 @@ def _sentences(lines):
 
 
 def _rows(chunk, tokenizer, layout):
-    """Makes rows of ids of pairs of lines; those too long or blank are left out.
+    """Makes rows of ids of pairs of lines; skips those that are too long or blank.
 
     Args:
         chunk: `(sources, targets, tags)`, strings, strings and int32, all `[N]`.

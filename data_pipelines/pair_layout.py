@@ -1,4 +1,4 @@
-"""How pairs of sentences become batches, known from their lengths before any is read."""
+"""How pairs of sentences are batched, computed from their lengths before they are read."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ DRAWN_BEFORE_FLUSH = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the pairs of one pass become batches.
+    """How the pairs of one pass are batched.
 
     Args:
         max_length: longest side in pieces, without tag, start and end.
@@ -81,7 +81,7 @@ def layout_of(lengths, batch_tokens, max_length, tag_language):
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How many pairs a pass draws by weight, and how they become batches.
+    """How many pairs a pass draws by weight, and how they are batched.
 
     No row is left at the end of a pass: rare lengths would never fill a batch. What is made of the
     draws is a little less than a pass, for `take` not to cut these rows off again.

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import os
+from collections.abc import Sequence
 
 from tfmoe.data_pipelines.reading import TextError, check_file
 
@@ -16,7 +17,7 @@ class ParallelFiles:
         target: list of paths.
         source_language: name of the source's language, such as "en".
         target_language: name of the target's language, such as "fr".
-        weight: how often training shall see these pairs, as a multiple of their natural share.
+        weight: how often training reads these pairs, as a multiple of their natural share.
 
     Raises:
         ValueError: if the lists are not of one length, or the weight is not more than 0.
@@ -31,32 +32,37 @@ class ParallelFiles:
     def __post_init__(self):
         if len(self.source) != len(self.target):
             raise ValueError(
-                f"source and target must be as many files, got {len(self.source)} and"
+                f"source and target must have equally many files, got {len(self.source)} and"
                 f" {len(self.target)}"
             )
         if not self.weight > 0:
             raise ValueError(f"weight must be a number above 0, got {self.weight:g}")
 
     @property
-    def direction(self):
+    def direction(self) -> str:
         """`"en-fr"`, source first."""
         return f"{self.source_language}-{self.target_language}"
 
     @property
-    def file_pairs(self):
+    def file_pairs(self) -> list[tuple[str, str]]:
         """List of `(source path, target path)`."""
         return list(zip(self.source, self.target, strict=True))
 
 
-def find_parallel(prefixes, source_language, target_language, weight=1.0):
+def find_parallel(
+    prefixes: str | os.PathLike | Sequence[str | os.PathLike],
+    source_language: str,
+    target_language: str,
+    weight: float = 1.0,
+) -> ParallelFiles:
     """Finds the files `PREFIX.de` and `PREFIX.en`, or `PREFIX.de.gz` and `PREFIX.en.gz`.
 
     Args:
         prefixes: a prefix or a glob of prefixes, such as `wmt/training/*.de-en`, or a list of them.
             `~` is the home directory. Files of a glob are sorted.
-        source_language: what the names of the source files end in, such as "de".
-        target_language: the same of the target files.
-        weight: as for `ParallelFiles`.
+        source_language: ending of the source files, such as "de".
+        target_language: ending of the target files.
+        weight: of the `ParallelFiles`.
 
     Returns:
         A `ParallelFiles`.
@@ -67,12 +73,12 @@ def find_parallel(prefixes, source_language, target_language, weight=1.0):
     if isinstance(prefixes, (str, os.PathLike)):
         prefixes = [prefixes]
     if not prefixes:
-        raise TextError("no parallel text was named: give at least one prefix or glob")
-    found, languages = {}, (source_language, target_language)
+        raise TextError("no parallel text given: give at least one prefix or glob")
+    pairs, languages = {}, (source_language, target_language)
     for prefix in prefixes:
         for path in _expand(os.path.expanduser(os.fspath(prefix)), languages):
-            found[path] = tuple(_side(path, language) for language in languages)
-    sources, targets = zip(*found.values(), strict=True)
+            pairs[path] = tuple(_side(path, language) for language in languages)
+    sources, targets = zip(*pairs.values(), strict=True)
     return ParallelFiles(list(sources), list(targets), source_language, target_language, weight)
 
 
@@ -97,18 +103,16 @@ def _existing(path):
 
 def _side(prefix, language):
     path = f"{prefix}.{language}"
-    found = _existing(path)
-    if found is None:
+    existing = _existing(path)
+    if existing is None:
         raise TextError(f"{path}: no such file, nor {path}.gz (looked from {os.getcwd()})")
-    check_file(found)
-    return found
+    check_file(existing)
+    return existing
 
 
-def without_reversed(files_list):
-    """Returns the `ParallelFiles` of a list, in order, without those that are an earlier one in the
-    other direction.
-    """
-    kept = {}
+def without_reversed(files_list: Sequence[ParallelFiles]) -> list[ParallelFiles]:
+    """Returns a list of `ParallelFiles` without those that are an earlier one reversed."""
+    kept: dict[frozenset, ParallelFiles] = {}
     for files in files_list:
         sides = (
             (files.source_language, tuple(files.source)),
@@ -121,9 +125,9 @@ def without_reversed(files_list):
     return list(kept.values())
 
 
-def by_direction(files_list):
+def by_direction(files_list: Sequence[ParallelFiles]) -> dict[str, list[ParallelFiles]]:
     """Returns `{"en-fr": [ParallelFiles, …], …}` of a list of them."""
-    directions = {}
+    directions: dict[str, list[ParallelFiles]] = {}
     for files in files_list:
         directions.setdefault(files.direction, []).append(files)
     return directions

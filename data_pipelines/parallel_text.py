@@ -1,27 +1,31 @@
 """Pairs of sentences of parallel text: reading, checking, counting.
 
-Files are text (what a line is, is said in `reading`) or `.sgm` files. A sentence is a line's words
-with one space between them; the text is not tokenised. A pair with a blank line on either side
-cannot be used.
+Files are text (`reading` defines a line) or `.sgm` files. A sentence is a line's words with one
+space between them; the text is not tokenised. A pair with a blank line on either side cannot be
+used.
 """
 
 import collections
 import dataclasses
 import itertools
+from collections.abc import Iterator, Sequence
 
+from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.reading import TextError, read_lines
 from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
+from tfmoe.data_pipelines.subwords import Subwords
 
 PAIRS_AT_A_TIME = 4096
+PairLengths = collections.Counter[tuple[int, int]]  # of (source pieces, target pieces)
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelSurvey:
-    """What one reading of parallel text found.
+    """Statistics of parallel text.
 
     Args:
         pairs: number of pairs with words on both sides.
-        empty: number of pairs left out because a side is blank.
+        empty: number of pairs that were skipped because a side is blank.
         source_words: number of words of the sources, as white space separates them.
         target_words: number of words of the targets.
         lengths: for each pair of files a `Counter` of `(source pieces, target pieces)`, without
@@ -32,10 +36,10 @@ class ParallelSurvey:
     empty: int
     source_words: int
     target_words: int
-    lengths: list[collections.Counter] | None
+    lengths: list[PairLengths] | None
 
 
-def count_longer(lengths, max_length):
+def count_longer(lengths: Sequence[PairLengths], max_length: int) -> int:
     """Returns how many pairs have more than `max_length` pieces on either side.
 
     Args:
@@ -57,52 +61,52 @@ def _sentences(path):
 
 
 def _pairs(source, target):
-    """Yields `(number from 1, source, target)` of a pair of files, as bytes, blank sides too."""
+    """Yields `(line number from 1, source, target)`, as bytes, of all lines of a pair of files."""
     sources, targets = _sentences(source), _sentences(target)
-    number = 0
-    for number, pair in enumerate(itertools.zip_longest(sources, targets), 1):
+    line_number = 0
+    for line_number, pair in enumerate(itertools.zip_longest(sources, targets), 1):
         if None in pair:
             rest = sum(1 for _ in (targets if pair[0] is None else sources))
-            counts = (number - 1, number + rest)
+            counts = (line_number - 1, line_number + rest)
             counts = counts if pair[0] is None else counts[::-1]
             raise TextError(
                 f"{source} has {counts[0]} lines, but {target} has {counts[1]}: line n of the one"
                 " must be the translation of line n of the other"
             )
-        yield number, *pair
-    if not number:
+        yield line_number, *pair
+    if not line_number:
         raise TextError(f"{source}, {target}: the files are empty; they must hold sentences")
 
 
 def _usable(source, target, empty):
-    """Yields `(source, target)` of a pair of files, or `None` for a pair that is left out."""
+    """Yields `(source, target)` of a pair of files, or `None` for a skipped pair."""
     if empty not in ("error", "skip"):
         raise ValueError(f"empty must be 'error' or 'skip', got {empty!r}")
-    for number, *pair in _pairs(source, target):
+    for line_number, *pair in _pairs(source, target):
         if all(pair):
             yield pair
         elif empty == "skip":
             yield None
         else:
             blank = target if pair[0] else source
-            place = f"{blank}, segment {number}" if is_sgm(blank) else f"{blank}:{number}"
+            unit = ", segment " if is_sgm(blank) else ":"
             raise TextError(
-                f"{place}: nothing is here, so the other side has no translation; remove the line"
-                " from both files"
+                f"{blank}{unit}{line_number}: the line is blank, so the other side has no"
+                " translation; remove the line from both files"
             )
 
 
-def sentence_pairs(files, empty="error"):
+def sentence_pairs(files: ParallelFiles, empty: str = "error") -> Iterator[tuple[str, str]]:
     """Yields `(source, target)`, strings, for every pair of sentences, in the order of the files.
 
     Args:
         files: a `ParallelFiles`.
-        empty: what to do with a pair of which a side is blank: "error", or "skip" to leave it out.
+        empty: what to do with a pair that has a blank side: "error" or "skip".
 
     Raises:
         ValueError: if `empty` is something else.
-        TextError: on a blank side, if `empty` is "error"; if two files differ in their numbers of
-            lines; as `reading.read_lines`.
+        TextError: on a blank side, if `empty` is "error"; if two files differ in their line
+            counts; as `reading.read_lines`.
     """
     for source, target in files.file_pairs:
         for pair in _usable(source, target, empty):
@@ -110,10 +114,10 @@ def sentence_pairs(files, empty="error"):
                 yield pair[0].decode("utf-8"), pair[1].decode("utf-8")
 
 
-def survey_parallel(files, subwords=None, empty="error"):
-    """Reads parallel text once, from beginning to end, checks it and counts.
-
-    Memory does not grow with the text.
+def survey_parallel(
+    files: ParallelFiles, subwords: Subwords | None = None, empty: str = "error"
+) -> ParallelSurvey:
+    """Reads parallel text once, in constant memory, checks it and counts.
 
     Args:
         files: a `ParallelFiles`.
@@ -131,8 +135,8 @@ def survey_parallel(files, subwords=None, empty="error"):
     pairs = 0
     for source, target in files.file_pairs:
         counter, before = collections.Counter(), pairs
-        every = _usable(source, target, empty)
-        while chunk := list(itertools.islice(every, PAIRS_AT_A_TIME)):
+        usable = _usable(source, target, empty)
+        while chunk := list(itertools.islice(usable, PAIRS_AT_A_TIME)):
             kept = [pair for pair in chunk if pair]
             empties += len(chunk) - len(kept)
             pairs += len(kept)

@@ -1,25 +1,25 @@
-"""Passes over a text: as often as asked for, and resumed in the middle of one.
+"""Passes over a text: any count of them, resumed in the middle of a pass.
 
-Pass p is shuffled by seeds made of a seed and p. So the batches depend on the arguments alone, and
-a run that begins at a batch later on sees what an uninterrupted one would see.
+The seeds that shuffle pass p are made of a seed and p. So the batches depend only on the arguments,
+and a resumed run reads the batches that an uninterrupted run would have read.
 """
 
 import tensorflow as tf
 
 
 def repeat_passes(one_pass, *, passes, start_batch, batches_in_a_pass):
-    """Puts passes one behind the other.
+    """Concatenates passes.
 
     Args:
-        one_pass: function from a pass's number, int64 `[]`, to its dataset of batches.
-        passes: number of passes from the very first one. `None`: without end.
-        start_batch: number of batches to leave out at the beginning. Whole passes are not read.
-        batches_in_a_pass: how many there are, or `None` if that is not known; then `start_batch`
-            must be 0.
+        one_pass: function from the index of a pass, int64 `[]`, to its dataset of batches.
+        passes: number of passes, counted from the first one. `None`: without end.
+        start_batch: number of batches to skip. Whole passes are not read.
+        batches_in_a_pass: number of batches in a pass, or `None` if it is unknown; then
+            `start_batch` must be 0.
 
     Returns:
-        Dataset of batches, in the same order whenever it is read. If `batches_in_a_pass` is given,
-        it knows its cardinality, and reading raises `tf.errors.FailedPreconditionError` if a pass
+        Dataset of batches, in the same order each time it is read. If `batches_in_a_pass` is given,
+        its cardinality is known, and reading raises `tf.errors.FailedPreconditionError` if a pass
         has more or fewer.
     """
     start_pass = 0
@@ -27,17 +27,17 @@ def repeat_passes(one_pass, *, passes, start_batch, batches_in_a_pass):
         start_pass, start_batch = divmod(start_batch, batches_in_a_pass)
 
     @tf.autograph.experimental.do_not_convert
-    def seeded_pass(number):
-        tf.random.set_seed(1)  # of this function alone: the process's global seed has no say
-        batches = one_pass(number)
+    def seeded_pass(pass_index):
+        tf.random.set_seed(1)  # of this function only: independent of the process's global seed
+        batches = one_pass(pass_index)
         if batches_in_a_pass is None:
             return batches
         return batches.apply(tf.data.experimental.assert_cardinality(batches_in_a_pass))
 
-    numbers, size = tf.data.Dataset.counter(start_pass), tf.data.INFINITE_CARDINALITY
+    indices, size = tf.data.Dataset.counter(start_pass), tf.data.INFINITE_CARDINALITY
     if passes is not None:
-        numbers = numbers.take(max(0, passes - start_pass))
-    batches = numbers.flat_map(seeded_pass).skip(start_batch)
+        indices = indices.take(max(0, passes - start_pass))
+    batches = indices.flat_map(seeded_pass).skip(start_batch)
     if batches_in_a_pass is not None:
         if passes is not None:
             size = max(0, (passes - start_pass) * batches_in_a_pass - start_batch)
@@ -47,15 +47,15 @@ def repeat_passes(one_pass, *, passes, start_batch, batches_in_a_pass):
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def seeds_of_pass(seed, number, count):
+def seeds_of_pass(seed, pass_index, count):
     """Returns the seeds of a pass, int64 `[count]`.
 
     Args:
         seed: integer.
-        number: of the pass, an int64 tensor `[]`.
-        count: how many seeds; each depends on `count`.
+        pass_index: index of the pass, an int64 tensor `[]`.
+        count: number of seeds; each depends on `count`.
     """
-    return tf.random.stateless_uniform([count], [seed, number], 0, 2**31 - 1, tf.int64)
+    return tf.random.stateless_uniform([count], [seed, pass_index], 0, 2**31 - 1, tf.int64)
 
 
 def check_reading(*, shuffle, shuffle_buffer, passes, start_batch):
@@ -68,7 +68,7 @@ def check_reading(*, shuffle, shuffle_buffer, passes, start_batch):
 
 
 def check_at_least(least, **arguments):
-    """Raises `ValueError` if an argument is less than `least`, naming it."""
+    """Raises `ValueError` with the name of an argument that is less than `least`."""
     for name, value in arguments.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")

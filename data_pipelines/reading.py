@@ -4,8 +4,8 @@
 - A byte order mark at the beginning of a line is dropped.
 - A gzip file may have several members, empty ones too, as `cat a.gz b.gz` and `bgzip` make them.
 
-A file is read in Python first (`read_lines`), which refuses what the two ways would not agree on:
-bytes that are not UTF-8, and gzip files with anything else behind their last member.
+A file is first read in Python (`read_lines`), which refuses what the two readers would treat
+differently: bytes that are not UTF-8, and gzip files with other bytes behind their last member.
 """
 
 import functools
@@ -24,9 +24,7 @@ PLAIN_BUFFER_BYTES = 1 << 18
 
 
 class TextError(ValueError):
-    """Text that cannot be used. The message names the file, where known the line, and what would be
-    right.
-    """
+    """Text that cannot be used. The message names the file, the line if known, and the cure."""
 
 
 def is_gzip(path):
@@ -71,22 +69,22 @@ def read_lines(path):
     Raises:
         TextError: as `read_bytes`; if a line is not UTF-8.
     """
-    number, begun = 1, []
+    line_number, begun = 1, []
     for block in read_bytes(path):
         lines, end, rest = block.rpartition(b"\n")
         if end:
             text = b"".join([*begun, lines])
-            yield from _cleaned(text, path, number).split(b"\n")
-            number, begun = number + text.count(b"\n") + 1, []
+            yield from _cleaned(text, path, line_number).split(b"\n")
+            line_number, begun = line_number + text.count(b"\n") + 1, []
         if rest:
             begun.append(rest)
     if begun:
-        yield _cleaned(b"".join(begun), path, number)
+        yield _cleaned(b"".join(begun), path, line_number)
 
 
 def line_dataset(file):
-    """Does what `read_lines` does in TensorFlow, without the checks: `drop_byte_order_mark` is left
-    to be done, on many lines at a time.
+    """The TensorFlow counterpart of `read_lines`, without the checks. The caller applies
+    `drop_byte_order_mark`, to many lines at a time.
 
     Args:
         file: path, a string or a string tensor `[]`.
@@ -109,18 +107,18 @@ def drop_byte_order_mark(lines):
     return tf.strings.regex_replace(lines, r"\A\x{FEFF}", "", replace_global=False)
 
 
-def check_utf8(text, path, number=1):
+def check_utf8(text, path, line_number=1):
     """Raises `TextError` if bytes are not UTF-8, with line and byte.
 
     Args:
         text: the bytes of whole lines.
         path: of the file, for the error.
-        number: of the first line.
+        line_number: number of the first line.
     """
     try:
         text.isascii() or text.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = number + text.count(b"\n", 0, error.start)
+        line = line_number + text.count(b"\n", 0, error.start)
         start = error.start - text.rfind(b"\n", 0, error.start)
         raise TextError(
             f"{path}:{line}:{start}: byte 0x{text[error.start]:02x} is not valid UTF-8"
@@ -128,9 +126,9 @@ def check_utf8(text, path, number=1):
         ) from None
 
 
-def _cleaned(text, path, number):
+def _cleaned(text, path, line_number):
     """Whole lines, checked, without carriage returns and byte order marks."""
-    check_utf8(text, path, number)
+    check_utf8(text, path, line_number)
     if b"\r" in text:
         text = text.replace(b"\r", b"")
     if BYTE_ORDER_MARK in text:
@@ -157,10 +155,10 @@ def _unpacked(blocks, path):
         if "header" not in reason:
             raise TextError(f"{path}: damaged gzip file: {reason}; pack it again") from None
         if not begin:
-            raise TextError(f"{path}: is no gzip file, as its name says: {reason}") from None
+            raise TextError(f"{path}: is not the gzip file that its name says: {reason}") from None
         raise TextError(
             f"{path}: damaged gzip file: from byte {begin + 1:,} on it is not gzip ({reason}); "
-            f"keep what is before: gzip -dc {path} | gzip > NEW.gz"
+            f"to keep the part before it: gzip -dc {path} | gzip > NEW.gz"
         ) from None
     if member is not None:
         raise TextError(f"{path}: damaged gzip file: it was cut off; pack or copy it again")

@@ -16,8 +16,8 @@ import tensorflow as tf
 from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
 from tfmoe.data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
 from tfmoe.data_pipelines.reading import TextError, drop_byte_order_mark, line_dataset
-from tfmoe.data_pipelines.text import find_files, sentences
-from tfmoe.data_pipelines.vocabulary import START
+from tfmoe.data_pipelines.text import Paths, find_files, sentences
+from tfmoe.data_pipelines.vocabulary import START, Vocabulary
 
 LINES_AT_A_TIME = 1024
 ROWS_AT_A_TIME = 4096
@@ -25,20 +25,20 @@ BATCHES_TO_SHUFFLE = 32
 
 
 def language_model_batches(
-    files,
-    vocabulary,
+    files: Paths,
+    vocabulary: Vocabulary,
     *,
-    batch_tokens,
-    max_length,
-    shuffle=True,
-    shuffle_buffer=100_000,
-    seed=0,
-    passes=None,
-    start_batch=0,
-    lengths=None,
-    shard_index=0,
-    shard_count=1,
-):
+    batch_tokens: int,
+    max_length: int,
+    shuffle: bool = True,
+    shuffle_buffer: int = 100_000,
+    seed: int = 0,
+    passes: int | None = None,
+    start_batch: int = 0,
+    lengths: collections.Counter[int] | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> tf.data.Dataset:
     """Reads text files as padded batches of next-word prediction.
 
     Rows of similar length make a batch; the last batches of a pass may have fewer rows, and nothing
@@ -55,8 +55,8 @@ def language_model_batches(
             the files, as far as bucketing allows.
         shuffle_buffer: number of rows held for shuffling, of `4·(max_length + 1)` bytes each.
         seed: integer.
-        passes: how often the files are read. `None`: without end.
-        start_batch: number of batches to leave out at the beginning, to resume a run.
+        passes: number of passes over the files. `None`: without end.
+        start_batch: number of batches to skip, to resume a run.
         lengths: `Counter` of sentence lengths in words in this shard, which gives the dataset its
             cardinality; for a single shard `survey(files).lengths`. `None`: the files are read for
             it if `start_batch` needs it.
@@ -90,7 +90,9 @@ def language_model_batches(
     )
 
 
-def sentence_lengths(files, shard_index=0, shard_count=1):
+def sentence_lengths(
+    files: Paths, shard_index: int = 0, shard_count: int = 1
+) -> collections.Counter[int]:
     """Counts the sentence lengths of one shard, as `language_model_batches` divides the files.
 
     Args:
@@ -104,7 +106,9 @@ def sentence_lengths(files, shard_index=0, shard_count=1):
     return _Shard(find_files(files), shard_index, shard_count).lengths()
 
 
-def batches_per_pass(lengths, *, batch_tokens, max_length):
+def batches_per_pass(
+    lengths: collections.Counter[int], *, batch_tokens: int, max_length: int
+) -> int:
     """Returns how many batches `language_model_batches` makes of the files in one pass.
 
     Args:
@@ -134,7 +138,7 @@ def _bucketing(batch_tokens, max_length):
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """The part of text files that one reader reads: sentence i of a file is in part i % count."""
+    """One shard of text files: sentence i of a file is in shard i % count."""
 
     files: list[str]
     index: int
@@ -195,10 +199,10 @@ class _Reading:
     seed: int
     bucketing: Bucketing
 
-    def one_pass(self, number):
-        """Returns the dataset of the batches of a pass, by its number, int64 `[]`."""
+    def one_pass(self, pass_index):
+        """Returns the dataset of the batches of a pass. `pass_index`: int64 `[]`."""
         shuffles = self.shuffle_buffer is not None
-        seeds = seeds_of_pass(self.seed, number, 4)
+        seeds = seeds_of_pass(self.seed, pass_index, 4)
         names = tf.constant(self.shard.files, tf.string)
         if shuffles:
             names = tf.random.experimental.stateless_shuffle(names, seeds[:2])

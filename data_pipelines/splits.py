@@ -2,20 +2,23 @@
 
 import dataclasses
 
+from tfmoe.data_pipelines.parallel_files import ParallelFiles
+
+Files = list[str] | list[ParallelFiles]
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
     """Training, validation and test files of one corpus.
 
-    Every corpus of this package ends as a `Splits`, so that the rest of the project sees files
-    only.
+    Every corpus of this package gives a `Splits`, so that the rest of the project reads only files.
 
     Args:
-        train: list of paths, as strings. May be empty if the corpus is only evaluated.
-        valid: list of paths. May be empty.
-        test: list of paths. May be empty.
+        train: list of paths, as strings, or of `ParallelFiles`. May be empty if the corpus is only
+            evaluated.
+        valid, test: such lists. May be empty.
     """
 
-    train: list[str]
-    valid: list[str]
-    test: list[str]
+    train: Files
+    valid: Files
+    test: Files

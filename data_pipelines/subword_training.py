@@ -108,7 +108,7 @@ def _checked_languages(languages):
     for index, language in enumerate(languages):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", language):
             raise ValueError(
-                f"a language's name must be of ASCII letters, digits, - and _; found {language!r}"
+                f"a language's name must have only ASCII letters, digits, - and _; got {language!r}"
             )
         if language in languages[:index]:
             raise ValueError(f"the language {language!r} is named twice")
@@ -125,7 +125,7 @@ def _draw(sentences, count, seed):
         if index < count:
             drawn.append(sentence)
             continue
-        place = int(generator.random() * (index + 1))
-        if place < count:
-            drawn[place] = sentence
+        slot = int(generator.random() * (index + 1))
+        if slot < count:
+            drawn[slot] = sentence
     return drawn

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
@@ -39,7 +40,7 @@ class Subwords:
         ValueError: if these are not the bytes of such a model.
     """
 
-    def __init__(self, serialized):
+    def __init__(self, serialized: bytes):
         self.serialized = bytes(serialized)
         self._model = _processor(self.serialized)
         special = [self._model.id_to_piece(index) for index in range(min(3, len(self)))]
@@ -48,7 +49,7 @@ class Subwords:
                 f"the first pieces must be {', '.join(SPECIAL_PIECES)} (ids 0, 1, 2); they are"
                 f" {', '.join(special) or 'missing'}"
             )
-        self.languages = []
+        self.languages: list[str] = []
         for index in range(3, len(self)):
             if not self._model.is_control(index):
                 break
@@ -57,13 +58,13 @@ class Subwords:
     @classmethod
     def train(
         cls,
-        sentences,
-        size,
-        languages=(),
-        character_coverage=1.0,
-        max_sentences=2_000_000,
-        seed=0,
-    ):
+        sentences: Iterable[str],
+        size: int,
+        languages: Sequence[str] = (),
+        character_coverage: float = 1.0,
+        max_sentences: int = 2_000_000,
+        seed: int = 0,
+    ) -> "Subwords":
         """Trains a unigram model. The same arguments give the same model, byte for byte.
 
         Args:
@@ -90,7 +91,7 @@ class Subwords:
         return cls(serialized)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Subwords":
         """Reads the file that `save` wrote.
 
         Raises:
@@ -102,16 +103,16 @@ class Subwords:
         except ValueError as error:
             raise TextError(f"{path}: not a subword model of this project: {error}") from None
 
-    def save(self, path):
-        """Writes the model, usually as `vocabulary.model`. The file is there in full or not at
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model, usually as `vocabulary.model`. The file is written in full or not at
         all.
         """
         atomic_write_bytes(path, self.serialized)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._model.get_piece_size()
 
-    def piece(self, index):
+    def piece(self, index: int) -> str:
         """Returns the piece of an id. `▁` in it is a space. Raises `IndexError` if there is
         none.
         """
@@ -119,7 +120,7 @@ class Subwords:
             raise IndexError(f"id {index} is not in a vocabulary of {len(self)} pieces")
         return self._model.id_to_piece(index)
 
-    def language_id(self, language):
+    def language_id(self, language: str) -> int:
         """Returns the id of the symbol that asks for a translation into a language.
 
         Args:
@@ -133,15 +134,15 @@ class Subwords:
             raise ValueError(f"the subword model has no language {language!r}; it has: {known}")
         return len(SPECIAL_PIECES) + self.languages.index(language)
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Returns the ids of a string, without start and end."""
         return self._model.encode(text)
 
-    def encoded_lengths(self, texts):
-        """Returns how many ids each of a list of strings (or UTF-8 bytes) has, as a list."""
+    def encoded_lengths(self, texts: list[str] | list[bytes]) -> list[int]:
+        """Returns the number of ids of each string (or UTF-8 bytes) of a list."""
         return [len(ids) for ids in self._model.encode(texts, num_threads=1)]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of a sequence of ids; `</s>`, `<s>` and language symbols are nothing.
 
         Raises:
@@ -153,7 +154,7 @@ class Subwords:
         return self._model.decode(ids)
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of the model's bytes, in hexadecimal."""
         return hashlib.sha256(self.serialized).hexdigest()
 
@@ -171,7 +172,7 @@ class Subwords:
 
 
 class _SharedModel(tf.saved_model.experimental.TrackableResource):
-    """The model as a resource with a name of its own.
+    """The model as a resource with its own name.
 
     tensorflow_text's own belongs to the operation that made it, and is gone as soon as TensorFlow
     empties its cache of operations, which setting a random seed does.

@@ -1,42 +1,45 @@
 """Sentences of text files: one a line.
 
-How a line becomes words, in Python (`sentences`) and in TensorFlow (`sentence_batches`) alike:
+How a line is split into words, both in Python (`sentences`) and in TensorFlow (`sentence_batches`):
 
 - Words are separated by runs of ASCII white space: space, tab, vertical tab, form feed. All other
   characters belong to words, Unicode spaces (no-break space, ideographic space…) included: a
   tokenizer that wrote one meant it to be inside a word.
 - A line without words is skipped.
 
-What a line is, is said in `reading`.
+`reading` defines a line.
 """
 
 import collections
 import dataclasses
 import glob
 import os
+from collections.abc import Iterator, Sequence
 
 from tfmoe.data_pipelines.reading import TextError, check_file, read_lines
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]  # a path or glob, or a list of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What one reading of a corpus found.
+    """Statistics of a corpus.
 
     Args:
-        sentences: number of sentences (lines with at least one word).
+        sentences: number of sentences: lines with at least one word.
         tokens: number of words, without boundaries. A language model predicts `tokens + sentences`.
-        words: `Counter` of the words, as strings.
-        lengths: `Counter` of sentence lengths in words, without boundaries.
+        words: `Counter` from words, as strings, to how often they occur.
+        lengths: `Counter` from words in a sentence, without boundaries, to sentences.
     """
 
     sentences: int
     tokens: int
-    words: collections.Counter
-    lengths: collections.Counter
+    words: collections.Counter[str]
+    lengths: collections.Counter[int]
 
 
-def find_files(patterns):
-    """Returns the files that paths or globs name, sorted, each once.
+def find_files(patterns: Paths) -> list[str]:
+    """Returns the files that paths or globs name, sorted, without repetitions.
 
     Args:
         patterns: a path or glob (`*`, `?`, `[…]`, `**`), or a list of them. `~` is the home
@@ -52,8 +55,8 @@ def find_files(patterns):
     if isinstance(patterns, (str, os.PathLike)):
         patterns = [patterns]
     if not patterns:
-        raise TextError("no text file was named: give at least one path or glob")
-    found = set()
+        raise TextError("no text file given: give at least one path or glob")
+    files = set()
     for pattern in patterns:
         path = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(path):
@@ -62,29 +65,29 @@ def find_files(patterns):
             )
         if os.path.lexists(path):
             check_file(path)
-            found.add(path)
+            files.add(path)
             continue
         matches = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
         if not matches:
             kind = "no file matches this glob" if glob.has_magic(path) else "no such file"
             raise TextError(f"{path}: {kind} (looked from {os.getcwd()})")
-        found.update(matches)
-    return sorted(found)
+        files.update(matches)
+    return sorted(files)
 
 
-def sentences(file):
+def sentences(file: str) -> Iterator[tuple[int, list[bytes]]]:
     """Yields `(line number from 1, list of words as bytes)` for every sentence of a file.
 
     Raises:
         TextError: as `reading.read_lines`.
     """
-    for number, line in enumerate(read_lines(file), 1):
+    for line_number, line in enumerate(read_lines(file), 1):
         if words := line.split():
-            yield number, words
+            yield line_number, words
 
 
-def survey(files):
-    """Reads a corpus once, from beginning to end, checks it and counts its words.
+def survey(files: Paths) -> Survey:
+    """Reads a corpus once, checks it and counts its words.
 
     Args:
         files: a path or glob or a list of them.
@@ -96,7 +99,8 @@ def survey(files):
         TextError: if a file is missing, is empty, has no word, or is not UTF-8 (with file, line and
             byte).
     """
-    words, lengths = collections.Counter(), collections.Counter()
+    words: collections.Counter[bytes] = collections.Counter()
+    lengths: collections.Counter[int] = collections.Counter()
     for file in find_files(files):
         before = lengths.total()
         for _, sentence in sentences(file):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
 
@@ -23,8 +24,8 @@ class Vocabulary:
     Zero is padding too. In a language model the inputs of a sentence are `<S> w1 … wn` and the
     targets `w1 … wn </S>`, so `</S>` is never an input: padded with 0, `inputs != 0` is the mask of
     the positions that count, which is what `Embedding(mask_zero=True)` computes. The targets are
-    padded with 0 as well. For this to hold, a special word that stands in a text is not taken for
-    the special id: it is encoded as `<UNK>`.
+    padded with 0 as well. For this to hold, a special word in a text does not get the special
+    id: it is encoded as `<UNK>`.
 
     Args:
         words: sequence of strings, the special words included, in the order of their ids.
@@ -34,7 +35,7 @@ class Vocabulary:
             twice, is empty or has white space in it.
     """
 
-    def __init__(self, words):
+    def __init__(self, words: Iterable[str]):
         self._words = list(words)
         if tuple(self._words[:3]) != SPECIAL_WORDS:
             raise ValueError(
@@ -43,7 +44,7 @@ class Vocabulary:
             )
         if len(self._words) == len(SPECIAL_WORDS):
             raise ValueError("a vocabulary must have at least one word besides the special ones")
-        self._ids = {}
+        self._ids: dict[str, int] = {}
         for index, word in enumerate(self._words):
             if not word or word.encode("utf-8").split() != [word.encode("utf-8")]:
                 raise ValueError(
@@ -59,7 +60,9 @@ class Vocabulary:
             del self._ids[word]
 
     @classmethod
-    def from_counts(cls, counts, max_size=None, min_count=1):
+    def from_counts(
+        cls, counts: Mapping[str, int], max_size: int | None = None, min_count: int = 1
+    ) -> "Vocabulary":
         """Builds the vocabulary of the most frequent words, ties in alphabetical order.
 
         Args:
@@ -97,7 +100,7 @@ class Vocabulary:
         return cls([*SPECIAL_WORDS, *kept][:max_size])
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Vocabulary":
         """Reads a vocabulary from a UTF-8 text file, one word a line, in the order of the ids.
 
         Raises:
@@ -106,16 +109,16 @@ class Vocabulary:
         path = os.fspath(path)
         lines = b"".join(read_bytes(path)).removesuffix(b"\n").split(b"\n")
         words, seen = [], {}
-        for number, line in enumerate(lines, 1):
-            word = _decode_line(line.removesuffix(b"\r"), path, number)
-            if number <= 3 and word != SPECIAL_WORDS[number - 1]:
+        for line_number, line in enumerate(lines, 1):
+            word = _decode_line(line.removesuffix(b"\r"), path, line_number)
+            if line_number <= 3 and word != SPECIAL_WORDS[line_number - 1]:
                 raise TextError(
-                    f"{path}:{number}: expected {SPECIAL_WORDS[number - 1]}, found {word!r}:"
-                    f" a vocabulary begins with {', '.join(SPECIAL_WORDS)}"
+                    f"{path}:{line_number}: expected {SPECIAL_WORDS[line_number - 1]}, found"
+                    f" {word!r}: a vocabulary begins with {', '.join(SPECIAL_WORDS)}"
                 )
-            if seen.setdefault(word, number) != number:
+            if seen.setdefault(word, line_number) != line_number:
                 raise TextError(
-                    f"{path}:{number}: the word {word!r} is already on line {seen[word]}"
+                    f"{path}:{line_number}: the word {word!r} is already on line {seen[word]}"
                 )
             words.append(word)
         if len(words) < len(SPECIAL_WORDS):
@@ -124,43 +127,43 @@ class Vocabulary:
                 " found the end of the file"
             )
         if len(words) == len(SPECIAL_WORDS):
-            raise TextError(f"{path}: has the special words only; it must have words of a text too")
+            raise TextError(f"{path}: has only the special words; it must have other words too")
         return cls(words)
 
-    def save(self, path):
-        """Writes the file that `load` reads. The file is there in full or not at all."""
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the file that `load` reads. The file is written in full or not at all."""
         with atomic_write(path) as file:
             file.writelines(word + "\n" for word in self._words)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._words)
 
-    def __contains__(self, word):
+    def __contains__(self, word: str) -> bool:
         """Whether the word has an id of its own. False for the special words, which no text
         contains.
         """
         return word in self._ids
 
-    def word(self, index):
+    def word(self, index: int) -> str:
         """Returns the word of an id. Raises `IndexError` if there is none."""
         if not 0 <= index < len(self._words):
             raise IndexError(f"id {index} is not in a vocabulary of {len(self._words)} words")
         return self._words[index]
 
-    def encode(self, words):
+    def encode(self, words: Iterable[str]) -> list[int]:
         """Returns the ids of a sequence of words, without boundaries; unknown and special words are
         `UNKNOWN`.
         """
         return [self._ids.get(word, UNKNOWN) for word in words]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> list[str]:
         """Returns the words of a sequence of ids. Raises `IndexError` for an id which is out of
         range.
         """
         return [self.word(index) for index in ids]
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of the words in their order, in hexadecimal: equal if and only if the
         vocabularies are.
         """
@@ -168,7 +171,7 @@ class Vocabulary:
             "".join(word + "\n" for word in self._words).encode("utf-8")
         ).hexdigest()
 
-    def lookup_table(self):
+    def lookup_table(self) -> tf.lookup.StaticHashTable:
         """Returns `encode` as a TensorFlow lookup table, strings to int32 ids, for use in a
         `tf.data` graph.
         """
@@ -179,14 +182,16 @@ class Vocabulary:
         )
 
 
-def _decode_line(line, path, number):
+def _decode_line(line, path, line_number):
     """Returns the word on a line of a vocabulary file."""
     if line.split() != [line]:
         problem = "has white space in it" if line.strip() else "is empty"
-        raise TextError(f"{path}:{number}: the line {problem}; a vocabulary has one word a line")
+        raise TextError(
+            f"{path}:{line_number}: the line {problem}; a vocabulary has one word a line"
+        )
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TextError(
-            f"{path}:{number}:{error.start + 1}: the word is not valid UTF-8 ({error.reason})"
+            f"{path}:{line_number}:{error.start + 1}: the word is not valid UTF-8 ({error.reason})"
         ) from None

@@ -1,4 +1,4 @@
-"""What all corpora have."""
+"""Base classes of all corpora."""
 
 import abc
 import dataclasses
@@ -29,7 +29,7 @@ class Settings:
             raise ValueError("\n".join(problems))
 
     def problems(self):
-        """Yields what is wrong with the settings, each beginning with the setting's name, such as
+        """Yields a message for each wrong setting, which begins with the setting's name, such as
         `"pairs[1] must be …"`.
         """
         return iter(())
@@ -96,13 +96,13 @@ class LanguageCorpus(Corpus):
         return files_as_text(patterns, directory)
 
     def check_surveys(self, surveys: dict[str, Survey]) -> list[str]:
-        """Checks what a reading of the whole text found.
+        """Checks the statistics of the whole text.
 
         Args:
             surveys: `{"train": Survey, …}`, of the parts that are not empty.
 
         Returns:
-            What there is to tell of it: list of lines.
+            Lines to print about it: list of strings.
 
         Raises:
             TextError: if the text is not what this corpus is known to be.
@@ -126,7 +126,7 @@ class ParallelCorpus(Corpus):
     @property
     @abc.abstractmethod
     def language_pairs(self):
-        """The directions of translation, each once: `[("en", "fr"), …]`, source first."""
+        """The directions of translation, without repetitions: `[("en", "fr"), …]`, source first."""
 
     def columns_of(self, pair) -> dict[str, list[str]]:
         """Returns the columns of records that hold the sentences of a pair of languages.

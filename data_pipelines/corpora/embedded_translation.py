@@ -78,7 +78,7 @@ class EmbeddedTranslation(ParallelCorpus):
         return [tuple(pair.split("-")) for pair in self.pairs]
 
     def splits(self, directory):
-        """Raises also `ValueError` if there are fewer different sentences than asked for."""
+        """Raises also `ValueError` if there are fewer different sentences than requested."""
         directory = pathlib.Path(directory)
         unordered = sorted({tuple(sorted(pair)) for pair in self.language_pairs})
         made_from = {
@@ -156,7 +156,7 @@ class EmbeddedTranslation(ParallelCorpus):
         while len(first) < self._sentences[part]:
             if draws == MOST_DRAWS:
                 raise ValueError(
-                    f"{_name(part, pair)}: {self._sentences[part]} sentences are asked for, but "
+                    f"{_name(part, pair)}: {self._sentences[part]} sentences requested, but "
                     f"there are only about {len(first)} different ones"
                 )
             draws += 1
@@ -178,8 +178,8 @@ def _name(part, pair):
 
 
 def _part(meaning):
-    """Returns the part in which a meaning belongs, by its hash."""
-    place = int.from_bytes(hashlib.sha256(repr(meaning).encode()).digest()[:8], "big") / 2**64
-    if place < EVALUATION_FRACTION:
+    """Returns the part of a meaning, by its hash."""
+    fraction = int.from_bytes(hashlib.sha256(repr(meaning).encode()).digest()[:8], "big") / 2**64
+    if fraction < EVALUATION_FRACTION:
         return "valid"
-    return "test" if place < 2 * EVALUATION_FRACTION else "train"
+    return "test" if fraction < 2 * EVALUATION_FRACTION else "train"

@@ -50,7 +50,7 @@ class Lm1b(LanguageCorpus):
         return files
 
     def check_surveys(self, surveys):
-        """A test text that has as many sentences as the published one must have its words too."""
+        """A test text with the sentence count of the published one must have its word count too."""
         test = surveys["test"]
         if test.sentences != TEST_SENTENCES:
             return []

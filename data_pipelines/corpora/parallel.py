@@ -1,4 +1,4 @@
-"""Parallel text of your own."""
+"""Parallel text files."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Direction(Settings):
 
     Args:
         source_language, target_language, train, valid, test: as of `Parallel`.
-        weight: how often training sees these pairs, as a multiple of their natural share.
+        weight: how often training reads these pairs, as a multiple of their natural share.
     """
 
     source_language: str
@@ -72,13 +72,14 @@ class Parallel(ParallelCorpus):
     def _directions(self):
         if self.directions:
             return self.directions
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del own["directions"]
-        return [Direction(**own)]
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del settings["directions"]
+        return [Direction(**settings)]
 
     @property
     def language_pairs(self):
-        pairs = ((each.source_language, each.target_language) for each in self._directions)
+        directions = self._directions
+        pairs = ((one.source_language, one.target_language) for one in directions)
         return list(dict.fromkeys(pairs))
 
     def splits(self, directory):
@@ -88,11 +89,11 @@ class Parallel(ParallelCorpus):
         """Returns the `ParallelFiles` of each direction that has such a part."""
         return [
             find_parallel(
-                getattr(each, part),
-                each.source_language,
-                each.target_language,
-                weight=each.weight if part == "train" else 1.0,
+                getattr(direction, part),
+                direction.source_language,
+                direction.target_language,
+                weight=direction.weight if part == "train" else 1.0,
             )
-            for each in self._directions
-            if getattr(each, part)
+            for direction in self._directions
+            if getattr(direction, part)
         ]

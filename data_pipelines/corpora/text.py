@@ -1,4 +1,4 @@
-"""Text files of one's own."""
+"""Text files."""
 
 import dataclasses
 from typing import Literal

@@ -35,8 +35,8 @@ NEWS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wmt14(ParallelCorpus):
-    """The data of WMT'14 as its organisers publish them, unpacked. Pairs with an empty side, which
-    they have, are left out.
+    """The data of WMT'14 as its organisers publish them, unpacked. Their pairs with an empty
+    side are skipped.
 
     Args:
         root: the directory that they are anywhere below.
@@ -58,9 +58,7 @@ class Wmt14(ParallelCorpus):
         return [(self.source_language, self.target_language)]
 
     def splits(self, directory):
-        """Raises `TextError` if files are missing or ambiguous, with the names that were looked
-        for.
-        """
+        """Raises `TextError` if files are missing or ambiguous, with the expected names."""
         root = os.path.expanduser(self.root)
         if not os.path.isdir(root):
             raise TextError(f"{root}: no such directory")
@@ -85,9 +83,7 @@ class Wmt14(ParallelCorpus):
         return Splits(*([self._files(pairs)] for pairs in (train, valid, test)))
 
     def _names(self, forms, **values):
-        """Returns the pairs of names of files that forms stand for, with the languages in either
-        order.
-        """
+        """Returns pairs of names from their patterns, with the languages in either order."""
         languages = {"source": self.source_language, "target": self.target_language}
         orders = list(languages.values()), list(languages.values())[::-1]
         names = [
@@ -101,42 +97,40 @@ class Wmt14(ParallelCorpus):
         return list(dict.fromkeys(names))
 
     def _files(self, pairs):
-        """Returns the `ParallelFiles` of the pairs of paths; those that were not found are
-        strings.
-        """
-        found = [pair for pair in pairs if not isinstance(pair, str)]
-        return ParallelFiles(*map(list, zip(*found, strict=True)), *self.language_pairs[0])
+        """Returns the `ParallelFiles` of pairs of paths; a string is a missing pair."""
+        existing = [pair for pair in pairs if not isinstance(pair, str)]
+        return ParallelFiles(*map(list, zip(*existing, strict=True)), *self.language_pairs[0])
 
 
 def _index(root):
     """Returns, for each directory below `root`, the set of its files, in a fixed order."""
-    found = {}
+    index = {}
     for directory, directories, files in os.walk(root):
         directories.sort()
-        found[directory] = set(files)
-    return found
+        index[directory] = set(files)
+    return index
 
 
 def _find_pair(index, names):
-    """Returns the paths of the first pair of names that is there; else a string of the names.
+    """Returns the paths of the first pair of names that exists; else a string of the names.
 
     Args:
         index: what `_index` returns.
         names: list of pairs of names.
     """
     for pair in names:
-        found = []
+        matches = []
         for directory, files in index.items():
             paths = [
                 next((os.path.join(directory, n) for n in (name, name + ".gz") if n in files), None)
                 for name in pair
             ]
             if None not in paths:
-                found.append(tuple(paths))
-        full = [paths for paths in found if "test-full" in paths[0].split(os.sep)]
-        found = full if len(found) > 1 and full else found
-        if len(found) > 1:
-            raise TextError(f"{found[0][0]} and {found[1][0]}: there are two; remove one of them")
-        if found:
-            return found[0]
+                matches.append(tuple(paths))
+        full = [paths for paths in matches if "test-full" in paths[0].split(os.sep)]
+        matches = full if len(matches) > 1 and full else matches
+        if len(matches) > 1:
+            raise TextError(f"{matches[0][0]} and {matches[1][0]}: two copies; remove one of them")
+        if matches:
+            return matches[0]
     return " or ".join(f"{source} and {target}" for source, target in names)

@@ -1,4 +1,4 @@
-"""Text that a corpus writes: it is complete when `corpus.json`, which describes it, is there."""
+"""Text that a corpus writes. It is complete when `corpus.json`, its description, exists."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ PARTS = ("train", "valid", "test")
 
 
 def is_complete(directory, expected, files):
-    """Whether a directory holds a corpus in full.
+    """Whether a directory holds a complete corpus.
 
     Args:
         directory: a `pathlib.Path`.
@@ -18,8 +18,8 @@ def is_complete(directory, expected, files):
         files: names of files that must be there.
     """
     try:
-        found = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        same = all(found[key] == value for key, value in expected.items())
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+        same = all(description[key] == value for key, value in expected.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and all((directory / file).is_file() for file in files)

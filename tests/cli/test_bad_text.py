@@ -20,7 +20,10 @@ FILES = {
     "blank.gz": (gzip.compress(b"\n") * 2, "blank.gz: the file has only blank lines"),
     "latin.txt": (b"a\nna\xefve\n", "latin.txt:2:3: byte 0xef is not valid UTF-8"),
     "utf16.txt": ("a b\n".encode("utf-16"), "utf16.txt:1:1: byte 0xff is not valid UTF-8"),
-    "plain.gz": (b"a b\n", "plain.gz: is no gzip file, as its name says: incorrect header check"),
+    "plain.gz": (
+        b"a b\n",
+        "plain.gz: is not the gzip file that its name says: incorrect",
+    ),
     "cut.gz": (GOOD[:-3], "cut.gz: damaged gzip file: it was cut off"),
     "sum.gz": (GOOD[:-8] + GOOD[:8], "sum.gz: damaged gzip file: incorrect data check"),
     "zeros.gz": (GOOD + b"\0" * 9, f"zeros.gz: damaged gzip file: from byte {len(GOOD) + 1} on"),
@@ -56,7 +59,7 @@ def test_vocabulary(refused, tmp_path):
     )
     path.write_text("</S>\n<S>\n<UNK>\n")
     file = f"data.vocabulary.file={path}"
-    assert f"{path}: has the special words only; it must have words of a text" in prepare(file)
+    assert f"{path}: has only the special words; it must have other words" in prepare(file)
     path.unlink()
     os.mkfifo(path)
     assert f"{path}: is a pipe or a device" in prepare(file)
@@ -95,7 +98,7 @@ def test_parallel_text(refused, parallel, name, side):
     if name.startswith("empty"):
         assert re.search(rf"{re.escape(bad)} has 0\b", err)
     elif name.startswith("blank"):
-        assert f"{bad}:1: nothing is here, so the other side has no translation; remove" in err
+        assert f"{bad}:1: the line is blank, so the other side has no translation; remove" in err
     else:
         assert message.replace(f"{name}:", f"{bad}:") in err
 
@@ -104,7 +107,7 @@ def test_parallel_text(refused, parallel, name, side):
     ("text", "message"),
     [
         ("▁\n▁▁\n", "the text has no characters but ▁"),
-        ("\n\n", "good.en:1: nothing is here"),
+        ("\n\n", "good.en:1: the line is blank"),
         ("x" * 5000 + "\n", "all sentences to train subwords on are too long"),
     ],
 )
@@ -134,7 +137,7 @@ def test_a_file_that_changes(tmp_path):
 
     assert read(lambda: None) == 20
     for text in ("", "a b\n" * 90):
-        with pytest.raises(TextError, match=rf"{path}: the file changed while it was used; put it"):
+        with pytest.raises(TextError, match=rf"{path}: the file changed while it was used; res"):
             read(lambda text=text: (tmp_path / "a.txt").write_text(text))
     with pytest.raises(TextError, match=rf"{path}: the file was removed while it was used"):
         read((tmp_path / "a.txt").unlink)

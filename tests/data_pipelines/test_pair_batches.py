@@ -326,7 +326,7 @@ def test_other_errors(tmp_path, german, japanese, subwords, lengths):
     with pytest.raises(ValueError, match="no language 'de'; it has: en, ja"):
         reverse = ParallelFiles(german.target, german.source, "en", "de")
         batches(reverse, subwords, tag_language=True)
-    with pytest.raises(TextError, match="no parallel text was named"):
+    with pytest.raises(TextError, match="no parallel text given"):
         batches([], subwords)
     with pytest.raises(TextError, match="there is no pair of sentences to make a batch of"):
         parallel_batches_per_pass([], batch_tokens=9, max_length=None)

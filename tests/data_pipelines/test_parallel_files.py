@@ -42,12 +42,12 @@ def test_find_parallel_errors(tmp_path):
         TextError, match=r"/c\*: no file matches .*/c\*\.de\[\.gz\] or .*/c\*\.en\[\.gz\] \(looked"
     ):
         find_parallel(tmp_path / "c*", "de", "en")
-    with pytest.raises(TextError, match="no parallel text was named"):
+    with pytest.raises(TextError, match="no parallel text given"):
         find_parallel([], "de", "en")
 
 
 def test_parallel_files_are_checked():
-    with pytest.raises(ValueError, match="source and target must be as many files, got 1 and"):
+    with pytest.raises(ValueError, match="source and target must have equally many files, got 1"):
         ParallelFiles(["a"], [], "de", "en")
     with pytest.raises(ValueError, match="weight must be a number above 0, got 0"):
         ParallelFiles(["a"], ["b"], "de", "en", 0)

@@ -161,7 +161,7 @@ def test_load_of_a_model_with_other_ids(tmp_path):
         ({"max_sentences": 0}, "max_sentences must be at least 1, got 0"),
         ({"languages": "fr"}, "languages must be a list of names, got the string 'fr'"),
         ({"languages": ["fr", "fr"]}, "the language 'fr' is named twice"),
-        ({"languages": ["f>"]}, "a language's name must be of ASCII letters.*found 'f>'"),
+        ({"languages": ["f>"]}, "a language's name must have only ASCII letters.*got 'f>'"),
     ],
 )
 def test_arguments_are_checked(options, message):

@@ -37,7 +37,7 @@ def test_find_files_says_what_is_missing(tmp_path, pattern, message):
 
 
 def test_find_files_needs_a_name():
-    with pytest.raises(TextError, match="no text file was named"):
+    with pytest.raises(TextError, match="no text file given"):
         find_files([])
 
 
@@ -109,6 +109,7 @@ def test_damaged_gzip_file(tmp_path):
         survey(file)
     (tmp_path / "a.txt.gz").write_bytes(b"not packed\n")
     with pytest.raises(
-        TextError, match=r"a.txt.gz: is no gzip file, as its name says: incorrect header check"
+        TextError,
+        match=r"a.txt.gz: is not the gzip file that its name says: incorrect header",
     ):
         survey(file)

@@ -94,7 +94,7 @@ def test_fingerprint_tells_order():
     [
         (b"", r"vocabulary.txt:1: the line is empty; a vocabulary has one word a line"),
         (b"</S>\n<S>\n", r"vocabulary.txt:3: expected <UNK>, found the end of the file"),
-        (b"</S>\n<S>\n<UNK>\n", r"vocabulary.txt: has the special words only; it must have words"),
+        (b"</S>\n<S>\n<UNK>\n", r"vocabulary.txt: has only the special words; it must have other"),
         (b"the\n", r"vocabulary.txt:1: expected </S>, found 'the'"),
         (b"</S>\n<S>\n<UNK>\na\n\nb\n", r"vocabulary.txt:5: the line is empty"),
         (b"</S>\n<S>\n<UNK>\na b\n", r"vocabulary.txt:4: the line has white space in it"),

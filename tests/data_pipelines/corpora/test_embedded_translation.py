@@ -134,6 +134,6 @@ def test_an_exhausted_space(tmp_path, monkeypatch):
     monkeypatch.setattr(cldr_meanings, "KINDS", (Meanings.fact,))
     monkeypatch.setattr(Meanings, "_country", lambda self: self.random.choice(("FR", "DE")))
     corpus = EmbeddedTranslation(sentences=600, valid_sentences=1, test_sentences=1)
-    with pytest.raises(ValueError, match="600 sentences are asked for, but there are only about"):
+    with pytest.raises(ValueError, match="600 sentences requested, but there are only about"):
         corpus.splits(tmp_path)
     assert not (tmp_path / "corpus.json").exists()

@@ -113,7 +113,7 @@ def test_errors(tmp_path):
         wmt14(tmp_path, "en", "fr")
     touch(tmp_path, [*FRENCH, "copy/commoncrawl.fr-en.en", "copy/commoncrawl.fr-en.fr"])
     one, other = (re.escape(f"{tmp_path}/{name}") for name in (FRENCH[2], f"copy/{FRENCH[2]}"))
-    with pytest.raises(TextError, match=f"{one} and {other}: there are two; remove one of them"):
+    with pytest.raises(TextError, match=f"{one} and {other}: two copies; remove one of them"):
         wmt14(tmp_path, "en", "fr")
 
 
