@@ -12,6 +12,10 @@ SHORTEST, LONGEST = 8, 50  # tokens in a sentence
 LINE_END = ";"
 STRING, NUMBER = '""', "0"
 
+# Python 3.12 and later divide an f-string into tokens.
+_F_STRING = {
+    getattr(token, name, None): step for name, step in (("FSTRING_START", 1), ("FSTRING_END", -1))
+}
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|_+|\W+|.")
 _SKIPPED = {token.COMMENT, token.NL, token.INDENT, token.DEDENT, token.ENCODING, token.ENDMARKER}
 _SHORT_STRING = re.compile(r"[a-z]{1,12}")
@@ -60,7 +64,7 @@ def _logical_lines(source):
     """Yields the words of each logical line, docstrings left out."""
     line, kinds = [], []
     try:
-        for kind, text, *_ in tokenize.generate_tokens(io.StringIO(source).readline):
+        for kind, text in _tokens(source):
             if kind in _SKIPPED:
                 continue
             if kind == token.NEWLINE:
@@ -72,6 +76,21 @@ def _logical_lines(source):
             line.extend(_words(kind, text))
     except (tokenize.TokenError, SyntaxError):
         return
+
+
+def _tokens(source):
+    """Yields kind and text of each token; an f-string is one string, whatever is within it."""
+    depth, parts = 0, []
+    for kind, text, *_ in tokenize.generate_tokens(io.StringIO(source).readline):
+        step = _F_STRING.get(kind, 0)
+        depth += step
+        if depth or step:
+            parts.append(text)
+            if not depth:
+                yield token.STRING, "".join(parts)
+                parts = []
+        else:
+            yield kind, text
 
 
 def _words(kind, text):

@@ -24,6 +24,13 @@ def test_source_sentences():
     ]  # LIMIT = 0 alone is too short
 
 
+def test_f_strings_are_strings():
+    source = 'a = f"short" + f"{b!r:>{width}} and {f"{c}" }" + f"" + rf\'two {d} words\'\n'
+    source = source.replace('f"{c}"', "f'{c}'")  # which Python 3.11 can read
+    (words,) = source_sentences(source)
+    assert " ".join(words) == """a = ' short ' + "" + "" + "" ;"""
+
+
 def test_long_lines_and_errors():
     table = "x = [" + "1, " * 100 + "]\n"
     good = "a = f(b, c) + g(d)\n"

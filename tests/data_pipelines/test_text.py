@@ -11,7 +11,8 @@ from tfmoe.data_pipelines.text import sentences
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(content)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wb") as file:
+        file.write(content)
     return str(path)
 
 
