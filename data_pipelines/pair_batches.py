@@ -92,17 +92,15 @@ def parallel_batches(
     check_reading(
         shuffle=shuffle, shuffle_buffer=shuffle_buffer, passes=passes, start_batch=start_batch
     )
-    files_list = _as_list(files_list)
-    tags = [
-        subwords.language_id(each.target_language) if tag_language else 0 for each in files_list
-    ]
-    lengths = pair_lengths(files_list, subwords) if lengths is None else lengths
+    parts = _as_list(files_list)
+    tags = [subwords.language_id(part.target_language) if tag_language else 0 for part in parts]
+    lengths = pair_lengths(parts, subwords) if lengths is None else lengths
     layout = layout_of(lengths, batch_tokens, max_length if shuffle else None, tag_language)
-    streams = streams_of(files_list, tags, [sum(counter.values()) for counter in lengths])
+    streams = streams_of(parts, tags, [sum(counter.values()) for counter in lengths])
     tokenizer = subwords.tokenizer()
     if shuffle:
         drawing = drawing_of(streams, lengths, layout)
-        reading = _Training(streams, tokenizer, layout, drawing, seed, shuffle_buffer)
+        reading: _Evaluation = _Training(streams, tokenizer, layout, drawing, seed, shuffle_buffer)
     else:
         reading = _Evaluation(streams, tokenizer, layout)
     return repeat_passes(
@@ -130,11 +128,8 @@ def pair_lengths(
     Raises:
         TextError: as `survey_parallel` with `empty="skip"`.
     """
-    return list(
-        itertools.chain.from_iterable(
-            survey_parallel(files, subwords, empty="skip").lengths for files in _as_list(files_list)
-        )
-    )
+    surveys = [survey_parallel(files, subwords, empty="skip") for files in _as_list(files_list)]
+    return list(itertools.chain.from_iterable(survey.lengths or () for survey in surveys))
 
 
 def parallel_batches_per_pass(

@@ -134,7 +134,8 @@ def survey_parallel(
     empties, words, lengths = 0, [0, 0], []
     pairs = 0
     for source, target in files.file_pairs:
-        counter, before = collections.Counter(), pairs
+        counter: PairLengths = collections.Counter()
+        before = pairs
         usable = _usable(source, target, empty)
         while chunk := list(itertools.islice(usable, PAIRS_AT_A_TIME)):
             kept = [pair for pair in chunk if pair]
@@ -150,4 +151,7 @@ def survey_parallel(
         if pairs == before:
             raise TextError(f"{source}, {target}: no pair of lines has words on both sides")
         lengths.append(counter)
-    return ParallelSurvey(pairs, empties, *words, None if subwords is None else lengths)
+    source_words, target_words = words
+    return ParallelSurvey(
+        pairs, empties, source_words, target_words, None if subwords is None else lengths
+    )

@@ -80,8 +80,8 @@ def language_model_batches(
     if start_batch and lengths is None:
         lengths = shard.lengths()
     sizes = {"batch_tokens": batch_tokens, "max_length": max_length}
-    shuffle_buffer = shuffle_buffer if shuffle else None
-    reading = _Reading(shard, vocabulary.lookup_table(), shuffle_buffer, seed, _bucketing(**sizes))
+    buffer = shuffle_buffer if shuffle else None
+    reading = _Reading(shard, vocabulary.lookup_table(), buffer, seed, _bucketing(**sizes))
     return repeat_passes(
         reading.one_pass,
         passes=passes,
@@ -122,7 +122,7 @@ def batches_per_pass(
     """
     if not lengths:
         raise ValueError("lengths is empty: there is no sentence to make a batch of")
-    rows = collections.Counter()
+    rows: collections.Counter[tuple[int]] = collections.Counter()
     for words, count in lengths.items():
         full, rest = divmod(words + 1, max_length)
         rows[max_length,] += full * count

@@ -91,10 +91,10 @@ class Vocabulary:
             )
         kept = [word for word in words if counts[word] >= min_count]
         if not kept:
-            most = max(words, key=counts.get)
+            count, word = max((counts[word], word) for word in words)
             raise ValueError(
-                f"min_count is {min_count}, but the most frequent word, {most!r}, occurs "
-                f"{counts[most]} times: no word would be left"
+                f"min_count is {min_count}, but the most frequent word, {word!r}, occurs "
+                f"{count} times: no word would be left"
             )
         kept.sort(key=lambda word: (-counts[word], word))
         return cls([*SPECIAL_WORDS, *kept][:max_size])
@@ -108,7 +108,8 @@ class Vocabulary:
         """
         path = os.fspath(path)
         lines = b"".join(read_bytes(path)).removesuffix(b"\n").split(b"\n")
-        words, seen = [], {}
+        words: list[str] = []
+        seen: dict[str, int] = {}
         for line_number, line in enumerate(lines, 1):
             word = _decode_line(line.removesuffix(b"\r"), path, line_number)
             if line_number <= 3 and word != SPECIAL_WORDS[line_number - 1]:

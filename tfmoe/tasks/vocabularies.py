@@ -31,7 +31,7 @@ def build_vocabulary(
     if settings.file is None:
         with _key_named("min_count"):
             return data_pipelines.Vocabulary.from_counts(
-                counts, max_size=settings.size, min_count=settings.min_count
+                counts or {}, max_size=settings.size, min_count=settings.min_count
             )
     return _with_size(data_pipelines.Vocabulary.load(settings.file), settings, "words")
 
