@@ -46,13 +46,9 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/moe_layer.py
 
-docs: .venv/docs-installed
-	$(BIN)/python -m sphinx --fail-on-warning --quiet -c docs -d docs/_build/doctrees . docs/_build/html
+docs: install
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m sphinx --fail-on-warning --quiet -c docs -d docs/_build/doctrees . docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
-
-.venv/docs-installed: .venv/installed docs/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
-	touch $@
 
 clean:
 	rm -rf .venv docs/_build .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
