@@ -87,6 +87,7 @@ DOCS = Path(__file__).parents[1]
 # The order of pages in the navigation. Pages that are not named here come last.
 ORDER = {
     "guides": [
+        "guides/installation",
         "guides/your_own_keras_model",
         "guides/a_transformer",
         "guides/choose_a_gate",
