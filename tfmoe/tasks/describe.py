@@ -63,7 +63,7 @@ def description(config: Config, result: dict[str, Any], changed: bool = False) -
     """
     optimizer = config.training.optimizer.name
     parts = [
-        costs_of(config, result, changed),
+        cost_table(config, result, changed),
         memory_report(result, optimizer, sentence_length(config)),
     ]
     if result["mixtures"]:
@@ -71,7 +71,7 @@ def description(config: Config, result: dict[str, Any], changed: bool = False) -
     return "\n\n".join(parts)
 
 
-def costs_of(config, counts, changed=False):
+def cost_table(config, counts, changed=False):
     """A table of the operations and parameters of a config's model by layer, with the figures of
     the paper's table row if the config has one.
 

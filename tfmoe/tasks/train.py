@@ -23,7 +23,7 @@ from tfmoe.distribute import (
 )
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.inspection.summaries import ExpertSummaries, has_all_experts
-from tfmoe.tasks.describe import costs_of
+from tfmoe.tasks.describe import cost_table
 from tfmoe.tasks.memory_check import check_blocks, check_training
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
@@ -249,7 +249,7 @@ def describe_model(task, model, vocabulary, built=None):
     for line in task.report(vocabulary):
         print(line)
     counts = describe(model, built)
-    print(f"\n{costs_of(task.config, counts)}\n", flush=True)
+    print(f"\n{cost_table(task.config, counts)}\n", flush=True)
     return counts
 
 
