@@ -24,14 +24,15 @@ def demo(
     seconds those of counting. The models of a pair see the same words in the same order.
 
     Prints the stage and about how long the rest takes, perplexities, and which words each expert
-    specialises in. The folder gets a run for each model (grammars/moe, grammars/dense, moe, dense),
-    curves.png and summary.json. The command resumes a demo that was killed; it begins anew after a
-    finished one, or with other settings. --set is for the two models of the real text.
+    specialises in. The folder holds a run for each model (grammars/moe, grammars/dense, moe,
+    dense), curves.png and summary.json. The command resumes a demo that was killed. After a
+    finished demo, or with other settings, it starts again. --set applies to the two models of the
+    real text.
 
     \b
     Examples:
       tfmoe demo
       tfmoe demo --set training.seed=1 --run-dir runs/demo-1
     """
-    with resumable(lambda: "stopped; the same command goes on with it"):
+    with resumable(lambda: "stopped; run the same command to resume"):
         tasks.run_demo(run_dir, set_ or ())

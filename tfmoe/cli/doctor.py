@@ -9,16 +9,17 @@ from tfmoe.cli.output import print_json
 
 
 def doctor(run: arguments.Run, json: arguments.Json = False):
-    """Say what goes wrong in a run, why, and which setting to change.
+    """Name what is wrong in a run, the likely cause, and the setting to change.
 
-    The figures in the run's history.csv and logs are compared with limits: how evenly experts are
+    Compares the figures in history.csv and the logs of the run with limits: how evenly experts are
     used (collapse, dead_experts), the balancing losses (balancing_off, balancing_weak,
     balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), its capacity
-    (capacity_too_small, capacity_too_large), the tokens for an expert (small_expert_batch,
-    small_experts), and the loss (divergence, overfitting). A run that still trains, or was stopped,
-    is examined as far as it got. Neither text nor weights are read: it takes seconds.
+    (capacity_too_small, capacity_too_large), the tokens per expert (small_expert_batch,
+    small_experts), and the loss (divergence, overfitting). A run that is still training, or
+    was stopped, is examined up to its last epoch. The command reads no text and no weights, so it
+    takes seconds.
 
-    The exit status is 0 with findings or without: take "findings" of --json in a script.
+    The exit status is 0 with and without findings: in a script, use "findings" of --json.
 
     \b
     Examples:
