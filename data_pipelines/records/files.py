@@ -3,27 +3,20 @@
 import os
 
 from tfmoe.data_pipelines.reading import read_lines
-from tfmoe.data_pipelines.records.file_state import file_state, title_of
+from tfmoe.data_pipelines.records.file_records import FileRecords
 from tfmoe.data_pipelines.records.json_lines import JsonLines
 from tfmoe.data_pipelines.records.parquet import Parquet
-from tfmoe.data_pipelines.records.records import Records
 
 LINE = "line"  # the only column of lines of text
 READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".json": JsonLines, ".parquet": Parquet}
 
 
-class Lines(Records):
+class Lines(FileRecords):
     """The lines of a text file as records.
 
     Args:
         path: of the file; gzip if it ends in `.gz`.
     """
-
-    def __init__(self, path: str):
-        super().__init__(path, title_of(path), os.path.abspath(path))
-
-    def state(self):
-        return file_state(self.name)
 
     def columns(self):
         return [LINE]

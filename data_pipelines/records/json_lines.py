@@ -1,26 +1,19 @@
 """Records of JSON lines: a file of UTF-8 text, plain or gzip, with one JSON object a line."""
 
 import json
-import os
 import pathlib
 
 from tfmoe.data_pipelines.reading import TextError, read_lines
-from tfmoe.data_pipelines.records.file_state import file_state, title_of
-from tfmoe.data_pipelines.records.records import Records, names_in
+from tfmoe.data_pipelines.records.file_records import FileRecords
+from tfmoe.data_pipelines.records.records import names_in
 
 
-class JsonLines(Records):
+class JsonLines(FileRecords):
     """The records of a file of JSON lines. Blank lines are skipped, and have a number.
 
     Args:
         path: of the file; gzip if it ends in `.gz`.
     """
-
-    def __init__(self, path: str):
-        super().__init__(path, title_of(path), os.path.abspath(path))
-
-    def state(self):
-        return file_state(self.name)
 
     def columns(self):
         """The columns of the first record."""

@@ -1,10 +1,8 @@
 """Records of Parquet files. Needs pyarrow."""
 
-import os
-
 from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.records.file_state import file_state, title_of
-from tfmoe.data_pipelines.records.records import Records
+from tfmoe.data_pipelines.records.file_records import FileRecords
+from tfmoe.data_pipelines.records.file_state import file_state
 from tfmoe.extras import optional, require
 
 pyarrow = optional("pyarrow")
@@ -13,18 +11,12 @@ pyarrow_parquet = optional("pyarrow.parquet")
 ROWS_AT_A_TIME = 1024
 
 
-class Parquet(Records):
+class Parquet(FileRecords):
     """The records of a Parquet file. Only the needed columns are read, some rows at a time.
 
     Args:
         path: of the file.
     """
-
-    def __init__(self, path: str):
-        super().__init__(path, title_of(path), os.path.abspath(path))
-
-    def state(self):
-        return file_state(self.name)
 
     def columns(self):
         with self._opened() as file:
