@@ -22,7 +22,7 @@ MODULES = """
 import importlib, pathlib, pkgutil, sys, tfmoe
 here = pathlib.Path(tfmoe.__file__)
 assert here.is_relative_to(sys.prefix) and "site-packages" in here.parts, here
-names = [each.name for each in pkgutil.walk_packages(tfmoe.__path__, "tfmoe.")]
+names = [module.name for module in pkgutil.walk_packages(tfmoe.__path__, "tfmoe.")]
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
@@ -52,7 +52,7 @@ def run(*command, cwd, **options):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TFMOE_CACHE": str(cwd)}
     return subprocess.run(
-        [str(each) for each in command], cwd=cwd, env=environment, check=True, **options
+        [str(word) for word in command], cwd=cwd, env=environment, check=True, **options
     )
 
 
@@ -75,8 +75,8 @@ def environment(python, package, extras, folder):
     """Makes a virtual environment that has a package, and nothing else; gives its `bin`."""
     run(python, "-m", "venv", folder, cwd=ROOT)
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
-    wanted = f"{package}[{extras}]" if extras else package
-    run(programs / "python", "-m", "pip", "install", "--quiet", wanted, cwd=folder)
+    requirement = f"{package}[{extras}]" if extras else package
+    run(programs / "python", "-m", "pip", "install", "--quiet", requirement, cwd=folder)
     return programs
 
 
@@ -103,8 +103,8 @@ def main():
     given = arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name).resolve()
-        for each in ("dist", "work"):
-            (folder / each).mkdir()
+        for name in ("dist", "work"):
+            (folder / name).mkdir()
         sdist, wheel = built(folder / "dist")
         print(f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB")
         package = sdist if given.sdist else wheel

@@ -25,14 +25,14 @@ CACHE_IS_FULL = "set TFMOE_CACHE to a folder on a disk with room for the text"
 WHITE_SPACE = " \t\n\r\v\f"
 
 
-def as_text(records, directory, wanted, tokenization):
+def as_text(records, directory, candidates, tokenization):
     """The text of a column as a file: a line for each line of a record's text. Lines without words
     are left out.
 
     Args:
         records: a `Records`.
         directory: where folders of text lie.
-        wanted: `{setting: names of columns to look for}`, one.
+        candidates: `{setting: names of columns to look for}`, one.
         tokenization: `"words"` to write lines as they are, `"text"` to split running text into
             words, as `tokenization.tokenize` does.
 
@@ -50,7 +50,7 @@ def as_text(records, directory, wanted, tokenization):
         with atomic_write(path) as file:
             return _write_lines(records, columns, file, tokenization)
 
-    _written(records, folder, wanted, {"tokenization": tokenization}, [path], write)
+    _written(records, folder, candidates, {"tokenization": tokenization}, [path], write)
     return str(path)
 
 
@@ -80,12 +80,12 @@ def files_as_text(patterns, directory, column="text", tokenization="words"):
     return files
 
 
-def as_parallel_text(records, directory, wanted, languages, empty):
+def as_parallel_text(records, directory, candidates, languages, empty):
     """The texts of two columns as a pair of files, a line for each record.
 
     Args:
         records, directory: as for `as_text`.
-        wanted: `{setting: names of columns to look for}`, of source and target.
+        candidates: `{setting: names of columns to look for}`, of source and target.
         languages: `(source, target)`, the endings of the files.
         empty: what to do with a record of which a side is blank: `"error"` or `"skip"`.
 
@@ -103,7 +103,7 @@ def as_parallel_text(records, directory, wanted, languages, empty):
         with atomic_write(paths[0]) as source, atomic_write(paths[1]) as target:
             return _write_pairs(records, columns, (source, target), empty)
 
-    _written(records, folder, wanted, {"empty": empty}, paths, write)
+    _written(records, folder, candidates, {"empty": empty}, paths, write)
     return tuple(map(str, paths))
 
 
@@ -112,22 +112,22 @@ def _folder(records, directory):
     return pathlib.Path(directory) / f"{records.title}-{digest[:12]}"
 
 
-def _written(records, folder, wanted, settings, paths, write):
+def _written(records, folder, candidates, settings, paths, write):
     """Writes text unless it is there, of these records as they are now.
 
     Args:
-        records, wanted: as for `as_text`.
+        records, candidates: as for `as_text`.
         folder: of the text.
         settings: what else decides what is written, for JSON.
         paths: of the files.
         write: function from the names of columns to the numbers of lines and of records left out.
     """
     state = records.state()
-    names = {setting: list(columns) for setting, columns in wanted.items()}
+    names = {setting: list(columns) for setting, columns in candidates.items()}
     made_from = {"format": FORMAT, "state": state, "columns": names, **settings}
     if state is not None and written.is_complete(folder, {"made_from": made_from}, paths):
         return
-    columns = choose_columns(records, wanted)
+    columns = choose_columns(records, candidates)
     written.begin(folder)
     try:
         lines, left_out = write(columns)

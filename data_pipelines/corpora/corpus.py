@@ -154,24 +154,24 @@ class ParallelCorpus(Corpus):
         """
         of_records = [pattern for pattern in patterns if reader_of(pattern)]
         prefixes = [pattern for pattern in patterns if not reader_of(pattern)]
-        found = find_parallel(prefixes, *pair).file_pairs if prefixes else []
+        text_pairs = find_parallel(prefixes, *pair).file_pairs if prefixes else []
         records = [reader_of(path)(path) for path in find_files(of_records)] if of_records else []
-        return self.files_of_records(records, pair, directory, found)
+        return self.files_of_records(records, pair, directory, text_pairs)
 
-    def files_of_records(self, records, pair, directory, found=()) -> ParallelFiles:
+    def files_of_records(self, records, pair, directory, text_pairs=()) -> ParallelFiles:
         """Writes records as text, unless it is there.
 
         Args:
             records: list of `Records`.
             pair: `(source, target)`.
             directory: as for `splits`.
-            found: pairs of paths that come before.
+            text_pairs: pairs of paths of text files, which come first.
         """
         columns = self.columns_of(pair)
         pairs = [
-            as_parallel_text(each, directory, columns, pair, self.empty_sides) for each in records
+            as_parallel_text(part, directory, columns, pair, self.empty_sides) for part in records
         ]
-        sources, targets = map(list, zip(*found, *pairs, strict=True))
+        sources, targets = map(list, zip(*text_pairs, *pairs, strict=True))
         return ParallelFiles(sources, targets, *pair)
 
     @property

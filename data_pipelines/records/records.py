@@ -81,12 +81,12 @@ def names_in(record, depth=MOST_DEPTH):
     return names
 
 
-def choose_columns(records, wanted):
+def choose_columns(records, candidates):
     """Returns the columns to read.
 
     Args:
         records: a `Records`.
-        wanted: `{setting: names}`: for each setting the names to look for; the first that is a
+        candidates: `{setting: names}`: for each setting the names to look for; the first that is a
             column is taken.
 
     Returns:
@@ -96,7 +96,7 @@ def choose_columns(records, wanted):
         TextError: if none of a setting's names is a column; it lists the columns there are.
     """
     columns = records.columns()
-    return [_first(records, columns, setting, names) for setting, names in wanted.items()]
+    return [_first(records, columns, setting, names) for setting, names in candidates.items()]
 
 
 def _first(records, columns, setting, names):

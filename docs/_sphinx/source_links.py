@@ -65,7 +65,7 @@ def source_page(path, root):
     name = html.escape(path.relative_to(root).as_posix())
     formatter = HtmlFormatter(linenos="inline", lineanchors="L", full=True, title=name)
     if path.is_dir():
-        files = sorted(each.name for each in path.iterdir() if not each.name.startswith((".", "_")))
+        files = sorted(file.name for file in path.iterdir() if not file.name.startswith((".", "_")))
         return highlight("\n".join(files) + "\n", TextLexer(), formatter)
     try:
         lexer = get_lexer_for_filename(path.name)

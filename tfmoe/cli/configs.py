@@ -13,7 +13,7 @@ from tfmoe.config.shipped import shipped_configs
 Keys = Annotated[
     bool, typer.Option("--keys", help="List the keys of a config instead, with their meaning.")
 ]
-Of = Annotated[
+Query = Annotated[
     str | None,
     typer.Argument(
         metavar="KEY",
@@ -24,7 +24,7 @@ Of = Annotated[
 ]
 
 
-def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
+def configs(query: Query = None, keys: Keys = False, json: arguments.Json = False):
     """List the shipped configs and the rows of the paper's tables that they reproduce, or all keys
     of a config.
 
@@ -43,10 +43,12 @@ def configs(of: Of = None, keys: Keys = False, json: arguments.Json = False):
     With --keys and --json: a list of {"key", "name" (of the section that has the key, or null),
     "type", "required", "default", "choices", "meaning"}.
     """
-    if of is not None and not keys:
-        raise ValueError(f"{of} is given without --keys; tfmoe configs --keys {of} shows this key")
+    if query is not None and not keys:
+        raise ValueError(
+            f"{query} is given without --keys; tfmoe configs --keys {query} shows this key"
+        )
     if keys:
-        sections = tasks.config_keys(of)
+        sections = tasks.config_keys(query)
         print_json(tasks.keys_as_json(sections), 1) if json else print(tasks.keys_text(sections))
         return
     shipped = shipped_configs()

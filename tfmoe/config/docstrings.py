@@ -47,7 +47,7 @@ def without_types(text):
         text: of one argument, on one line. Where nothing else is said, it stays as it is.
     """
     sentences = re.split(r"(?<=[.`])(?<!\b[ei]\.[ge]\.) +(?=[A-Z])|(?<=[a-z])\.(?=Defaults)", text)
-    kept = [each for each in sentences if not each.startswith("Defaults to")]
+    kept = [sentence for sentence in sentences if not sentence.startswith("Defaults to")]
     while len(kept) > 1 and TYPE.match(kept[0]):
         kept.pop(0)
     return " ".join(kept) or text

@@ -56,13 +56,13 @@ class KeySection(NamedTuple):
     keys: tuple
 
 
-def config_keys(of=None):
+def config_keys(query=None):
     """Lists the keys of a config.
 
     Args:
-        of: `None` for all; a path such as `training.optimizer` or `model.blocks[1].gate.k` for the
-            keys at and below it; or a single word: the name of a section (`noisy_top_k`) for its
-            keys, or of a key (`importance_weight`) for that key wherever it occurs.
+        query: `None` for all; a path such as `training.optimizer` or `model.blocks[1].gate.k` for
+            the keys at and below it; or a single word: the name of a section (`noisy_top_k`) for
+            its keys, or of a key (`importance_weight`) for that key wherever it occurs.
 
     Returns:
         List of `KeySection`, each with the keys asked for.
@@ -71,13 +71,13 @@ def config_keys(of=None):
         ValueError: if no key is called so.
     """
     sections = all_sections()
-    if of is None:
+    if query is None:
         return sections
-    selected = [part for part in (_selected(section, of) for section in sections) if part.keys]
+    selected = [part for part in (_selected(section, query) for section in sections) if part.keys]
     if not selected:
-        near = difflib.get_close_matches(of, _words(sections), n=1)
+        near = difflib.get_close_matches(query, _words(sections), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; tfmoe configs --keys lists all keys"
-        raise ValueError(f"{of} is no key, section or name of a config{hint}")
+        raise ValueError(f"{query} is no key, section or name of a config{hint}")
     return selected
 
 
@@ -124,20 +124,20 @@ def meanings_of(section):
     """
     constructor = section.made_from.constructor if section.made_from else section
     classes = inspect.getmro(constructor) if isinstance(constructor, type) else [constructor]
-    found = {}
+    meanings = {}
     for cls in [section, *classes]:
         module = (constructor if cls is section else cls).__module__
         is_of_keras = module.startswith("keras.")
         for name, text in arguments_in(cls.__doc__).items():
-            found.setdefault(name, without_types(text) if is_of_keras else text)
-    return UNDOCUMENTED | found
+            meanings.setdefault(name, without_types(text) if is_of_keras else text)
+    return UNDOCUMENTED | meanings
 
 
 def choices_of(annotation):
     """Returns the names of the sections that a field's type allows, or the texts of a `Literal`."""
     sections = sections_of(annotation) or sections_of(item_type(annotation))
     if sections:
-        return tuple(name_of(each) for each in sections if "name" in each.model_fields)
+        return tuple(name_of(section) for section in sections if "name" in section.model_fields)
     if typing.get_origin(annotation) is typing.Literal:
         return typing.get_args(annotation)
     return tuple(text for part in typing.get_args(annotation) for text in choices_of(part))
@@ -150,18 +150,18 @@ def _plain(value):
     return value.model_dump(mode="json") if isinstance(value, Section) else value
 
 
-def _selected(section, of):
-    """The section with those of its keys that `of` asks for."""
-    wanted = re.sub(r"\[\d*\]|\.\d+(?=\.|$)", "", of)
-    is_word = "." not in wanted
-    if is_word and section.name == wanted:
+def _selected(section, query):
+    """The section with those of its keys that `query` selects."""
+    query = re.sub(r"\[\d*\]|\.\d+(?=\.|$)", "", query)
+    is_word = "." not in query
+    if is_word and section.name == query:
         return section
     pairs = []
     for path in section.paths:
         bare = path.replace("[]", "")
         for key in section.keys:
             full = f"{bare}.{key.key}" if bare else key.key
-            if f"{full}.".startswith(f"{wanted}.") or (is_word and key.key == wanted):
+            if f"{full}.".startswith(f"{query}.") or (is_word and key.key == query):
                 pairs.append((path, key))
     paths = {path for path, _ in pairs}
     keys = {key.key for _, key in pairs}

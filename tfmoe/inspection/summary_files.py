@@ -8,22 +8,22 @@ import tensorflow as tf
 def read_scalars(directory):
     """The scalars in the event files of a folder.
 
-    A file that is being written, or was cut short by a kill, is read as far as it is whole.
+    A file that is still being written, or was cut short, is read up to its last complete event.
 
     Args:
         directory: such as `logs/experts` in a run's folder; it need not exist.
 
     Returns:
-        `{step: {tag: float}}`, steps rising; of one that was written twice the later values.
+        `{step: {tag: float}}`, in the order of steps; the later values of a step written twice.
     """
-    found = {}
+    rows = {}
     for file in sorted(pathlib.Path(directory).glob("events.out.tfevents.*")):
         for event in events(file):
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
                     number = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(event.step, {})[value.tag] = number
-    return dict(sorted(found.items()))
+                    rows.setdefault(event.step, {})[value.tag] = number
+    return dict(sorted(rows.items()))
 
 
 def events(file):

@@ -86,7 +86,7 @@ def examine_run(path):
     samples = read_scalars(run.logs / "experts")
     sample = samples[max(samples)] if samples else {}
     layers = list(mixtures_with_keys(config, model, rows[-1]))
-    mixtures = [mixture_of(*each) for each in layers]
+    mixtures = [mixture_of(*layer) for layer in layers]
     checks = check_training(mixtures, rows, sample, math.log(num_words), settings_of(config))
     if config.distribute.name != "none":
         for mixture, (_, layer, *_) in zip(mixtures, layers, strict=True):

@@ -92,15 +92,17 @@ def check_gate_and_costs(mixture, row, sample, settings):
 
 def without_consequences(checks):
     """Checks without findings of dead experts in a mixture whose other findings explain them."""
-    explained = {each.where for each in findings_of(checks) if each.kind in LEAVES_EXPERTS_UNUSED}
-    return [
-        each
-        for each in checks
-        if not (each.finding and each.finding.kind == DEAD and each.finding.where in explained)
-    ]
+    findings = findings_of(checks)
+    explained = {finding.where for finding in findings if finding.kind in LEAVES_EXPERTS_UNUSED}
+    return [check for check in checks if not is_consequence(check.finding, explained)]
+
+
+def is_consequence(finding, explained):
+    """Whether a finding is that of dead experts in a mixture of `explained`."""
+    return finding is not None and finding.kind == DEAD and finding.where in explained
 
 
 def findings_of(checks):
     """The `Finding`s of checks, the worst first."""
-    findings = [each.finding for each in checks if each.finding]
+    findings = [check.finding for check in checks if check.finding]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -102,17 +102,17 @@ def mixture_of(name, layer, key="", tokens=None):
 def balancing_weights(layer):
     """The weights of a mixture's balancing losses: `((argument, value), …)`.
 
-    They are the arguments of its gate that end in `_weight`. Of the gates at the levels of a
-    hierarchical one only those count that it has not itself.
+    They are the arguments of its gate that end in `_weight`. A hierarchical gate also has
+    those of its inner gate that it lacks itself.
     """
     gate = layer.gate
-    own = weights_of(gate)
-    found = [(f"gate.{name}", value) for name, value in own.items()]
+    weights = weights_of(gate)
+    settings = [(f"gate.{name}", value) for name, value in weights.items()]
     if gate.secondary is not None:
         prefix = "gate." if getattr(layer, "groups", None) else "gate.primary."
         inner = weights_of(gate.primary).items()
-        found += [(prefix + name, value) for name, value in inner if name not in own]
-    return tuple(found)
+        settings += [(prefix + name, value) for name, value in inner if name not in weights]
+    return tuple(settings)
 
 
 def weights_of(gate):
