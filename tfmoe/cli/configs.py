@@ -1,4 +1,4 @@
-"""`tfmoe configs`: lists the shipped configs."""
+"""`tfmoe configs`: the shipped configs, or the keys of a config."""
 
 from typing import Annotated
 
@@ -11,22 +11,25 @@ from tfmoe.cli.output import print_json
 from tfmoe.config.shipped import shipped_configs
 
 Keys = Annotated[
-    bool, typer.Option("--keys", help="List the keys of a config instead, with their meaning.")
+    bool,
+    typer.Option(
+        "--keys", help="List the keys of a config, with their types, defaults and meanings."
+    ),
 ]
 Query = Annotated[
     str | None,
     typer.Argument(
         metavar="KEY",
         show_default=False,
-        help="With --keys: a path (training.optimizer) for the keys below it, the name of a gate, "
-        "block, corpus or optimizer (noisy_top_k) for its keys, or the name of a key.",
+        help="With --keys, list only: the keys at and below a path (training.optimizer), the keys "
+        "of a gate, block, corpus or optimizer (noisy_top_k), or all keys of this name.",
     ),
 ]
 
 
 def configs(query: Query = None, keys: Keys = False, json: arguments.Json = False):
     """List the shipped configs and the rows of the paper's tables that they reproduce, or all keys
-    of a config.
+    that a config can have.
 
     \b
     Examples:
@@ -37,11 +40,11 @@ def configs(query: Query = None, keys: Keys = False, json: arguments.Json = Fals
       tfmoe configs --keys noisy_top_k            the keys of this gate
       tfmoe configs --keys importance_weight      this key, wherever it occurs
 
-    With --json: a list of {"path", "name", "table", "row"}. Other commands take path or name as
-    CONFIG, from any directory.
+    With --json: a list of {"path", "name", "table", "row"}. Other commands take the path
+    or the name as CONFIG, in any directory.
 
-    With --keys and --json: a list of {"key", "name" (of the section that has the key, or null),
-    "type", "required", "default", "choices", "meaning"}.
+    With --keys and --json: a list of {"key", "name" (the `name` of the section that has the key, or
+    null), "type", "required", "default", "choices", "meaning"}.
     """
     if query is not None and not keys:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""`tfmoe doctor`: what goes wrong in a run, why, and what to change."""
+"""`tfmoe doctor`: the problems of a run, their causes and the settings to change."""
 
 import contextlib
 import sys
@@ -9,17 +9,17 @@ from tfmoe.cli.output import print_json
 
 
 def doctor(run: arguments.Run, json: arguments.Json = False):
-    """Name what is wrong in a run, the likely cause, and the setting to change.
+    """List the problems of a run, their causes and the settings to change.
 
-    Compares the figures in history.csv and the logs of the run with limits: how evenly experts are
-    used (collapse, dead_experts), the balancing losses (balancing_off, balancing_weak,
-    balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), its capacity
-    (capacity_too_small, capacity_too_large), the tokens per expert (small_expert_batch,
-    small_experts), and the loss (divergence, overfitting). A run that is still training, or
-    was stopped, is examined up to its last epoch. The command reads no text and no weights, so it
-    takes seconds.
+    Compares the figures in the run's history.csv and logs with limits. They show how evenly the
+    experts are used (collapse, dead_experts), and check the balancing losses (balancing_off,
+    balancing_weak, balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), the
+    capacity (capacity_too_small, capacity_too_large), the tokens per expert (small_expert_batch),
+    the size of the experts on several devices (small_experts), and the loss (divergence,
+    overfitting). Of a run that is still training, or was stopped, the finished epochs are examined.
+    Text and weights are not read, so this takes seconds.
 
-    The exit status is 0 with and without findings: in a script, use "findings" of --json.
+    The exit status is 0 whether or not there are findings; scripts can read "findings" of --json.
 
     \b
     Examples:
@@ -29,8 +29,8 @@ def doctor(run: arguments.Run, json: arguments.Json = False):
     \b
     With --json: {"run", "state" (finished, training, stopped), "epochs", "mixtures", "findings":
     [{"kind", "severity" (problem, warning, note), "where", "figure", "value", "least", "most"
-    (limits), "cause", "changes": [{"key", "value", "now"}]}], "healthy" (the other figures),
-    "not_checked"}.
+    (limits, or null), "cause", "changes": [{"key", "value", "now"}]}], "healthy" (the other
+    figures), "not_checked"}.
     """
     with contextlib.redirect_stdout(sys.stderr):
         examination = tasks.examine_run(run)
