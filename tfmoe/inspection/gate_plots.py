@@ -118,7 +118,7 @@ def expert_map(panels, extent, title=""):
 
 
 def heat_map(
-    values, rows, columns, row_label, column_label, value_label, title="", max_numbers=100
+    values, rows, columns, row_label, column_label, value_label, title="", most_numbers=100
 ):
     """Plots a matrix with named rows and columns. Cells of a small matrix show their values.
 
@@ -130,7 +130,7 @@ def heat_map(
         column_label: label of the column axis.
         value_label: label of the colour bar.
         title: title of the plot.
-        max_numbers: size of the largest matrix whose cells show their values.
+        most_numbers: size of the largest matrix whose cells show their values.
 
     Raises:
         ValueError: if the shape of `values` is not `[R, C]`.
@@ -154,7 +154,7 @@ def heat_map(
         fontsize="small",
     )
     axes.set_yticks(range(len(rows)), labels=list(map(plot_text, rows)), fontsize="small")
-    if values.size <= max_numbers:
+    if values.size <= most_numbers:
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
             if np.isfinite(value):
@@ -178,7 +178,7 @@ def attention_map(weights, source, target, title=""):
         title: title of the plot.
     """
     names = ("translation", "source", "attention")
-    return heat_map(weights, target, source, *names, title, max_numbers=0)
+    return heat_map(weights, target, source, *names, title, most_numbers=0)
 
 
 def expert_colors():

@@ -69,24 +69,24 @@ def co_selection_map(pairs, experts=None, path=None, title=""):
     return saved(figure, path)
 
 
-def label_map(names, shares, text_shares, path=None, title="", max_experts=32):
+def label_map(names, shares, of_text, path=None, title="", most=32):
     """Plots the shares of labels in each expert's tokens relative to the whole text, one row per
     expert.
 
     Args:
         names: the labels.
         shares: `[E, L]`, the shares of labels of each expert, see `tfmoe.inspection.label_shares`.
-        text_shares: `[L]`, the shares of labels in the whole text.
+        of_text: `[L]`, the shares of labels in the whole text.
         path: path of the PNG file; `None` to write no file.
         title: title of the plot.
-        max_experts: maximum number of experts; those whose shares differ most from the text's are
+        most: maximum number of experts; those whose shares differ most from the whole text's are
             shown.
     """
-    shares, text_shares = np.asarray(shares), np.asarray(text_shares)
+    shares, of_text = np.asarray(shares), np.asarray(of_text)
     used = np.flatnonzero(shares.sum(axis=1))
-    distance = np.abs(shares[used] - text_shares).sum(axis=1)
-    used = used[np.argsort(-distance, kind="stable")[:max_experts]]
-    ratios = np.divide(shares, text_shares, out=np.zeros_like(shares), where=text_shares > 0)
+    distance = np.abs(shares[used] - of_text).sum(axis=1)
+    used = used[np.argsort(-distance, kind="stable")[:most]]
+    ratios = np.divide(shares, of_text, out=np.zeros_like(shares), where=of_text > 0)
     # Sort the experts by their most over-represented label.
     rows = used[np.lexsort((-ratios[used].max(axis=1), ratios[used].argmax(axis=1)))]
     figure = figures.Figure(figsize=(5, 4.4), dpi=150, layout="constrained")

@@ -136,7 +136,7 @@ class Experts(keras.layers.Layer):
         """
         return self.depth * self.hidden_units
 
-    def expert_config(self) -> dict:
+    def own_config(self) -> dict:
         """The constructor arguments of `Experts`, without those of every Keras layer."""
         return {
             "num_experts": self.num_experts,
@@ -149,4 +149,4 @@ class Experts(keras.layers.Layer):
         }
 
     def get_config(self):
-        return {**super().get_config(), **self.expert_config()}
+        return {**super().get_config(), **self.own_config()}

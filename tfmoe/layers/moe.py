@@ -169,7 +169,7 @@ class MoE(MixtureLayer):
         gate = self.gate.primary if self.groups is not None else self.gate
         return {
             **super().get_config(),
-            **self.experts.expert_config(),
+            **self.experts.own_config(),
             "gate": keras.saving.serialize_keras_object(gate),
             "groups": self.groups,
             "capacity_factor": self.capacity_factor,

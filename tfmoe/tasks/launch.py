@@ -13,7 +13,7 @@ from tfmoe.training.run_lock import check_no_training
 
 
 def launch_workers(
-    workers: int,
+    number: int,
     config: str,
     overrides: Sequence[str],
     run_dir: str | os.PathLike,
@@ -22,7 +22,7 @@ def launch_workers(
     """Trains on a cluster of processes on this machine.
 
     Args:
-        workers: number of processes.
+        number: number of processes.
         config: a YAML file, or the name of a shipped config.
         overrides: values of `--set`.
         run_dir: the run's folder.
@@ -43,7 +43,7 @@ def launch_workers(
     command = [sys.executable, "-m", "tfmoe", "train", config, "--run-dir", str(run.path)]
     command += [argument for setting in settings for argument in ("--set", setting)]
     command += ["--resume"] * resume
-    with cluster(command, workers, run.logs) as started:
+    with cluster(command, number, run.logs) as started:
         outcomes = wait(started)
     failed = any(worker.process.returncode for worker in outcomes)
     return report(outcomes) if failed else None

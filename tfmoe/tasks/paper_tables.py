@@ -72,11 +72,11 @@ NOTES = {
 TABLES = ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 7", "Table 8")
 
 
-def recompute_tables(table: str | None = None, row: str | None = None) -> list[dict[str, Any]]:
+def recompute_tables(number: str | None = None, row: str | None = None) -> list[dict[str, Any]]:
     """Counts the models of the paper's tables, and compares with the printed figures.
 
     Args:
-        table: number of a table, such as `"7"`; `None` for all.
+        number: number of a table, such as `"7"`; `None` for all.
         row: name of a row; `None` for all.
 
     Returns:
@@ -85,7 +85,7 @@ def recompute_tables(table: str | None = None, row: str | None = None) -> list[d
     Raises:
         ValueError: if there is no such table or row.
     """
-    names = TABLES if table is None else (table_name(table),)
+    names = TABLES if number is None else (table_name(number),)
     configs = {
         (config["table"], config["row"]): config["name"]
         for config in shipped_configs()

@@ -118,37 +118,37 @@ class TrainingState:
         self._metrics_to_restore = None
 
 
-def load_weights(model: keras.Model, directory: str | os.PathLike, kind: str = "best"):
+def load_weights(model: keras.Model, directory: str | os.PathLike, which: str = "best"):
     """Loads the weights that training saved into a built model.
 
     Args:
         model: a built Keras model of the same architecture.
         directory: the run's `checkpoints`.
-        kind: `"best"` for the weights with the lowest validation perplexity, or `"last"`.
+        which: `"best"` for the weights with the lowest validation perplexity, or `"last"`.
 
     Raises:
         FileNotFoundError: if no weights were saved.
         ValueError: if the weights belong to another model.
     """
-    directory = checkpoint_folder(directory, kind)
-    checkpoint = Checkpoint(named_weights(model), directory, kind, model.distribute_strategy)
+    directory = checkpoint_folder(directory, which)
+    checkpoint = Checkpoint(named_weights(model), directory, which, model.distribute_strategy)
     path = checkpoint.latest()
     if path is None:
         raise FileNotFoundError(
-            f"{directory} has no {kind!r} weights yet: was the run killed before its first epoch "
+            f"{directory} has no {which!r} weights yet: was the run killed before its first epoch "
             "ended?"
         )
     read(checkpoint, path)
 
 
-def saved_step(directory: str | os.PathLike, kind: str = "best") -> int | None:
+def saved_step(directory: str | os.PathLike, which: str = "best") -> int | None:
     """The training step at which weights were saved; `None` if none were.
 
     Args:
         directory: the run's `checkpoints`.
-        kind: `"best"` or `"last"`, as in `load_weights`.
+        which: `"best"` or `"last"`, as in `load_weights`.
     """
-    path = Checkpoint({}, checkpoint_folder(directory, kind), kind).latest()
+    path = Checkpoint({}, checkpoint_folder(directory, which), which).latest()
     return None if path is None else int(path.rpartition("-")[2])
 
 

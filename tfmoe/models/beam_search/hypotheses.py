@@ -31,7 +31,7 @@ class Hypotheses(NamedTuple):
     attention: tf.Tensor | None = None
 
     @classmethod
-    def empty(cls, batch_size, num_best, longest, num_kept):
+    def none(cls, batch_size, num_best, longest, num_kept):
         """K empty entries for each sentence.
 
         Args:
@@ -48,7 +48,7 @@ class Hypotheses(NamedTuple):
             attention=tf.zeros([batch_size, num_best, longest, num_kept]),
         )
 
-    def add_ended(self, live, candidates, length, scoring, active):
+    def with_ended(self, live, candidates, length, scoring, active):
         """The K best of `self` and of the 2M best candidates that end.
 
         Args:
@@ -84,14 +84,14 @@ class Hypotheses(NamedTuple):
             attention=by_row(self.attention, candidates.attention),
         )
 
-    def where(self, condition):
-        """`self` where `condition`, `[B, K]` bool, holds, and empty entries elsewhere."""
+    def only(self, exists):
+        """`self` where `exists`, `[B, K]` bool, holds, and empty entries elsewhere."""
         return Hypotheses(
-            ids=tf.where(condition[:, :, None], self.ids, 0),
-            lengths=tf.where(condition, self.lengths, 0),
-            scores=tf.where(condition, self.scores, NEVER),
-            log_probabilities=tf.where(condition, self.log_probabilities, NEVER),
-            attention=tf.where(condition[:, :, None, None], self.attention, 0.0),
+            ids=tf.where(exists[:, :, None], self.ids, 0),
+            lengths=tf.where(exists, self.lengths, 0),
+            scores=tf.where(exists, self.scores, NEVER),
+            log_probabilities=tf.where(exists, self.log_probabilities, NEVER),
+            attention=tf.where(exists[:, :, None, None], self.attention, 0.0),
         )
 
     def or_else(self, others):
@@ -174,7 +174,7 @@ class Live(NamedTuple):
             log_probabilities=pick(self.log_probabilities, order),
             attention=pick(self.attention, order),
         )
-        return hypotheses.where(scores > NEVER)
+        return hypotheses.only(scores > NEVER)
 
 
 class Candidates(NamedTuple):

@@ -122,7 +122,7 @@ class _Search:
                 sentences.num_sources,
                 num_kept,
             ),
-            finished=Hypotheses.empty(batch_size, settings.num_best, longest, num_kept),
+            finished=Hypotheses.none(batch_size, settings.num_best, longest, num_kept),
             states=tile(states, settings.beam_size),
         )
 
@@ -134,7 +134,7 @@ class _Search:
         tf.nest.assert_same_structure(states, new_states)
         at_step = tf.range(sentences.longest) == length
         candidates = self._candidates(live, outputs, attention, at_step)
-        finished = finished.add_ended(live, candidates, length, self.scoring, active)
+        finished = finished.with_ended(live, candidates, length, self.scoring, active)
         live, best, parents = live.extend(candidates, at_step, settings.end_id, active)
         rows = tf.range(sentences.batch_size)[:, None] * settings.beam_size + parents
         states = tf.nest.map_structure(lambda x: tf.gather(x, tf.reshape(rows, [-1])), new_states)
@@ -150,7 +150,7 @@ class _Search:
         truncated = state.live.truncated(settings.num_best, self.sentences.max_length, self.scoring)
         result = state.finished.or_else(truncated)
         if settings.pruning is not None:
-            result = result.where(result.scores >= result.scores[:, :1] - settings.pruning)
+            result = result.only(result.scores >= result.scores[:, :1] - settings.pruning)
         return result if settings.keep_attention else result._replace(attention=None)
 
     def _candidates(self, live, outputs, attention, at_step):
