@@ -44,7 +44,7 @@ def test_stopped_and_finished(command, demo, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("tfmoe.tasks.demo_report.curves_side_by_side", _interrupt)
         status, out, err = command(*demo)
-    assert (status, err) == (130, "\ntfmoe: stopped; the same command resumes it\n")
+    assert (status, err) == (130, "\ntfmoe: stopped; repeat the command to resume\n")
     check_first_run(out)
     results = [(folder / name / "result.json").stat().st_mtime_ns for name in MODELS]
     assert not (folder / "summary.json").exists()

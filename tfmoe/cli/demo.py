@@ -18,22 +18,21 @@ def demo(
 ):
     """Train mixtures of experts and dense models of the same cost, and compare them.
 
-    The first two models, a mixture and a dense model, learn a synthetic language whose lowest
-    possible perplexity is known. The next two learn real text: English, Python source and 16
-    languages. They are also compared with a Kneser-Ney 5-gram model of this text, as in the paper's
-    tables; its parameters are n-grams, and its seconds are the time to count them. Both models of a
-    pair train on the same words in the same order.
+    The first pair of models is trained on a synthetic language of known perplexity, and compared as
+    soon as it is trained. The second pair is trained on real text: English, Python source and 16
+    languages. It is also compared with a Kneser-Ney 5-gram model, as in the paper's tables, whose
+    parameters are the n-grams and whose seconds are the time of counting. Both models of a pair are
+    trained on the same words in the same order.
 
-    Prints the current stage, an estimate of the time left, the perplexities, and the words that
-    each expert specialises in. The folder gets a run for each model (grammars/moe, grammars/dense,
-    moe, dense), curves.png and summary.json. The command resumes an interrupted demo. It starts
-    again if the demo in the folder is finished or had other settings. --set applies to the two
-    models of the real text only.
+    Prints each stage with the estimated time left, the perplexities, and which words each expert
+    specialises in. The folder gets a run for each model (grammars/moe, grammars/dense, moe, dense),
+    curves.png and summary.json. The command resumes an interrupted demo, and starts again if the
+    demo is finished or the settings changed. --set applies to the two models of the real text.
 
     \b
     Examples:
       tfmoe demo
       tfmoe demo --set training.seed=1 --run-dir runs/demo-1
     """
-    with resumable(lambda: "stopped; the same command resumes it"):
+    with resumable(lambda: "stopped; repeat the command to resume"):
         tasks.run_demo(run_dir, set_ or ())

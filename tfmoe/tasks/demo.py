@@ -18,8 +18,7 @@ from tfmoe.training.run_directory import RunDirectory
 # `{the run's folder: its config}`.
 GRAMMARS = {"grammars/moe": "demo/grammars", "grammars/dense": "demo/grammars_dense"}
 MODELS = {"moe": "demo/language_model", "dense": "demo/dense"}
-# The stages with their seconds of processor time on a fast core, from which the time left is
-# estimated.
+# The CPU time of each stage on a fast core, in seconds; the remaining time is estimated from it.
 SECONDS = {
     "grammars/moe": 19,
     "grammars/dense": 10,
@@ -32,11 +31,11 @@ SECONDS = {
 TITLES = {
     "grammars/moe": "mixture of experts on a synthetic language",
     "grammars/dense": "dense model of the same cost on the synthetic language",
-    "text": "real text, written once",
+    "text": "generating the real text, once",
     "moe": "mixture of experts on the real text",
     "dense": "dense model of the same cost on the real text",
     "kneser_ney": "5-grams of the real text",
-    "experts": "what the experts do",
+    "experts": "tokens that the experts specialise in",
 }
 
 
@@ -46,11 +45,11 @@ def run_demo(run_dir, overrides=()):
 
     Args:
         run_dir: the folder for all runs.
-        overrides: of `--set`, for the two models of the real text.
+        overrides: values of `--set`, for the two models of the real text.
 
     Raises:
         MissingExtra: if matplotlib is not installed.
-        ConfigError: for an override that a model cannot have.
+        ConfigError: for an override that makes a config invalid.
         ValueError: if there is no train, valid or test text.
     """
     require("matplotlib")
@@ -81,9 +80,9 @@ def train_all(stages, configs, run_dir):
         stages.begin(name, TITLES[name])
         run = RunDirectory(run_dir / name)
         if corpus_of(config.data).generated and run.result.exists():
-            print("trained already")
+            print("already trained")
             results[name] = run.read_result()
-        else:  # of a run that is finished this checks that the text is what it was
+        else:  # for a finished run this checks that the text has not changed
             results[name] = train_run(
                 config, run.path, resume=True, callbacks=[EpochsOfStage(stages)]
             )
@@ -91,7 +90,7 @@ def train_all(stages, configs, run_dir):
 
 
 def check_data(config):
-    """Checks that there are files to train, validate and test on."""
+    """Checks that the config has train, valid and test text."""
     for part, files in vars(find_splits(config)).items():
         if not files:
             raise ValueError(
@@ -100,10 +99,10 @@ def check_data(config):
 
 
 def clear_old_runs(configs, run_dir):
-    """Removes the runs of a finished demo, and those of other configs.
+    """Removes runs of a finished demo, and runs whose config differs.
 
     Args:
-        configs: `{folder: Config}` of the runs to be.
+        configs: `{folder: Config}` of the new runs.
         run_dir: the demo's folder.
     """
     summary = run_dir / "summary.json"
@@ -119,7 +118,7 @@ def clear_old_runs(configs, run_dir):
 
 
 def ngrams_of(run):
-    """What `measured_ngrams` gives of the text of a run, with its vocabulary.
+    """Returns the result of `measured_ngrams` for the text and vocabulary of a run.
 
     Args:
         run: a `RunDirectory`.

@@ -1,4 +1,4 @@
-"""What the demo prints and writes of its runs."""
+"""The demo's printed tables, `summary.json` and `curves.png`."""
 
 import math
 
@@ -16,7 +16,7 @@ LABELS = {"moe": "mixture of experts", "dense": "dense", "kneser_ney": "Kneser-N
 
 
 def first_result(grammars, results):
-    """A table of the two models of the grammars and the language's own perplexity.
+    """A table of the two models of the synthetic language, and the language's perplexity.
 
     Args:
         grammars: the `tfmoe.data_pipelines.corpora.Grammars` of both.
@@ -30,12 +30,12 @@ def first_result(grammars, results):
         f"First result: a language of {grammars.grammars} grammars over the same "
         f"{grammars.symbols} words, whose perplexity is {math.exp(lowest):.2f}.\n\n{table}\n\n"
         f"After the same {moe['words_trained']:,} words, the mixture closes {closed:.0%} of the "
-        "dense model's gap to the language itself (in nats)."
+        "gap between the dense model's loss and the language's entropy."
     )
 
 
 def table_of(figures):
-    """A table of `{label of LABELS: what figures_of gives}`."""
+    """A table of `{key of LABELS: result of figures_of}`."""
     rows = [["", "perplexity", "ops/timestep", "parameters", "seconds"]]
     for name, row in figures.items():
         counts = (f"{row[key]:,}" for key in ("ops_per_timestep", "parameters"))
@@ -44,7 +44,7 @@ def table_of(figures):
 
 
 def figures_of(result):
-    """What the table and `summary.json` have of a model, trained or counted."""
+    """The figures of a trained or counted model for the table and `summary.json`."""
     parameters = result["parameters"]
     return {
         "perplexity": result["perplexity"],
@@ -60,13 +60,13 @@ def compare(run_dir, results, ngrams, grammars):
     Args:
         run_dir: the demo's folder.
         results: `{folder: result}` of the four runs.
-        ngrams: what `measured_ngrams` gives of the real text.
-        grammars: the `tfmoe.data_pipelines.corpora.Grammars` of the other pair.
+        ngrams: result of `measured_ngrams` for the real text.
+        grammars: the `tfmoe.data_pipelines.corpora.Grammars` of the first pair.
     """
     moe, dense = results["moe"], results["dense"]
     figures = {"kneser_ney": ngrams, "moe": moe, "dense": dense}
     figures = {name: figures_of(result) for name, result in figures.items()}
-    print(f"\n{use_report(run_dir / 'moe')}\n\n{table_of(figures)}")
+    print(f"\n{expert_table(run_dir / 'moe')}\n\n{table_of(figures)}")
     better = 1 - moe["perplexity"] / dense["perplexity"]
     print(
         f"\nAfter the same {moe['words_trained']:,} words, the mixture's test perplexity is "
@@ -83,17 +83,17 @@ def compare(run_dir, results, ngrams, grammars):
             **words_of(pair["moe"]),
         },
     }
-    RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: it is finished
+    RunDirectory(run_dir).write_json(run_dir / "summary.json", summary)  # last: marks the end
     print(f"Curves: {run_dir / 'curves.png'}   Summary: {run_dir / 'summary.json'}")
 
 
 def words_of(result):
-    """How many words a model was trained on, and on how many tokens it was tested."""
+    """The number of words in training, and of tokens in the test."""
     return {"tokens": result["words_trained"], "test_tokens": result["tokens"]}
 
 
 def draw_curves(run_dir, grammars):
-    """Writes `curves.png`: a panel for each pair."""
+    """Writes `curves.png`, with one panel per pair of models."""
 
     def histories(folder):
         names = {name: folder / name for name in ("moe", "dense")}
@@ -109,12 +109,13 @@ def draw_curves(run_dir, grammars):
     )
 
 
-def use_report(run_dir, most=32):
+def expert_table(run_dir, max_rows=32):
     """A table of the experts of a run's first mixture: load, importance, characteristic words.
 
     Args:
         run_dir: the run's folder.
-        most: maximum number of rows; of more experts, the most and the least used ones are shown.
+        max_rows: maximum number of rows. If there are more experts, the most and the least used
+            ones are shown.
     """
     config, vocabulary, model = load_run(run_dir)
     files = find_splits(config).test
@@ -122,10 +123,10 @@ def use_report(run_dir, most=32):
     batches = build_batches(config, files, vocabulary, training=False, lengths=lengths)
     name, use = next(iter(expert_use(model, batches).items()))
     order = by_load(use)
-    shown = order if len(order) <= most else order[: most // 2] + order[-most // 2 :]
+    shown = order if len(order) <= max_rows else order[: max_rows // 2] + order[-max_rows // 2 :]
     words = {expert: vocabulary.decode(use.characteristic_words(expert)) for expert in shown}
     unused = int((use.load == 0).sum())
     head = f"Use of the {len(order)} experts of {name} on the test text; {unused} unused"
     if len(shown) < len(order):
-        head += f"; the {most // 2} most and the {most // 2} least used"
+        head += f"; the {max_rows // 2} most and the {max_rows // 2} least used"
     return f"{head}\n{aligned([HEADING, *expert_rows(use, words)], '>>><')}"

@@ -1,4 +1,4 @@
-"""Examining a run by the files in its folder: what goes wrong, why, and what to change."""
+"""Diagnoses a run from the files in its folder: problems, causes and changes that help."""
 
 import contextlib
 import math
@@ -31,19 +31,20 @@ from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.run_lock import check_no_training
 
-WIDTH = 88  # of text in a terminal
+WIDTH = 88  # of the text, in characters
 
 
 class Examination(NamedTuple):
-    """What the files of a run show.
+    """The diagnosis of a run.
 
     Attributes:
-        run: its `RunDirectory`.
+        run: the `RunDirectory`.
         state: `"finished"`, `"training"` or `"stopped"`.
-        epochs, all_epochs: how many are finished, and how many there are to be.
+        epochs: number of finished epochs.
+        all_epochs: number of epochs of the whole training.
         mixtures: names of the model's mixtures.
         checks: list of `tfmoe.inspection.doctor.Check`.
-        not_checked: what could not be checked, and why: strings.
+        not_checked: list of strings, what could not be checked and why.
     """
 
     run: RunDirectory
@@ -61,19 +62,19 @@ class Examination(NamedTuple):
 
 
 def examine_run(path):
-    """Examines a run, finished or not. No weights and no text are read.
+    """Diagnoses a run, finished or not, without reading weights or text.
 
     Args:
-        path: of its folder.
+        path: the folder of the run.
 
     Returns:
         An `Examination`.
 
     Raises:
-        FileNotFoundError: if the folder is no run, or no epoch of it is finished.
-        ValueError: if a file of it cannot be read.
+        FileNotFoundError: if the folder is not a run, or no epoch is finished.
+        ValueError: if a file of the run cannot be read.
     """
-    with contextlib.suppress(RuntimeError):  # raised if the devices are in use already
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow has initialized the devices
         tf.config.set_visible_devices([], "GPU")  # nothing is computed
     run = RunDirectory(path)
     run.check()
@@ -98,10 +99,10 @@ def examine_run(path):
 
 
 def not_checked(mixture, row, sample):
-    """Yields what of a mixture cannot be checked, and why."""
+    """Yields what cannot be checked for a mixture, and why."""
     name = mixture.name
     if f"{name}_cv_load" not in row:
-        yield f"{name}: use of experts (history.csv has no {name}_cv_load; with metrics=false?)"
+        yield f"{name}: use of experts (history.csv has no {name}_cv_load; is metrics false?)"
     if mixture.selected > 1 and f"{name}/gate_entropy" not in sample:
         yield (
             f"{name}: gate values (logs/experts has no {name}/gate_entropy, which is measured on "
@@ -122,15 +123,15 @@ def no_epoch(run, state):
     """The message for a run without history."""
     message = f"{run.path} has no finished epoch (there is no {run.history.name})"
     if state == "training":
-        return f"{message}: it trains now; ask again after the first epoch"
+        return f"{message}: it is still training; repeat the command after the first epoch"
     return (
-        f"{message}: training was stopped in the first one. If it ended with a loss that is not "
-        "finite, lower training.optimizer.learning_rate, or set training.optimizer.global_clip_norm"
+        f"{message}: training stopped in the first epoch. If the loss was not finite, "
+        "lower training.optimizer.learning_rate, or set training.optimizer.global_clip_norm"
     )
 
 
 def settings_of(config):
-    """The `Settings` of a config."""
+    """The `Settings` in a config."""
     training = config.training
     return Settings(
         learning_rate=Setting("training.optimizer.learning_rate", training.optimizer.learning_rate),
@@ -146,11 +147,11 @@ def mixtures_with_keys(config, model, row):
 
     Args:
         config: the run's `Config`.
-        model: its model, built or not.
+        model: the model, built or not.
         row: the last epoch of its history.
     """
     steps = config.training.steps_per_epoch
-    # Without a number of steps, padding counts as words.
+    # Without steps_per_epoch the number of words per batch is unknown: padding is included.
     words = row["words"] / steps if steps else config.data.batch_tokens
     keys = [
         f"model.{key}[{index}]."
@@ -181,13 +182,13 @@ def examination_as_json(examination):
 
 
 def examination_summary(examination):
-    """An `Examination` for a terminal."""
+    """An `Examination` as text for a terminal."""
     findings, run = examination.findings, printable(str(examination.run.path))
     parts = [
         f"{run}: {examination.state}, {examination.epochs} of {examination.all_epochs} epochs, "
         + (", ".join(examination.mixtures) or "no mixture of experts")
     ]
-    parts += map(described, findings)
+    parts += map(describe_finding, findings)
     healthy = [
         [figure.name, short(figure.value), figure.limits()]
         for figure, finding in examination.checks
@@ -199,14 +200,14 @@ def examination_summary(examination):
         parts.append(f"{title}\n{table}")
     if examination.not_checked:
         parts.append("\n".join(["Not checked:", *examination.not_checked]))
-    command = command_of(examination)
+    command = retrain_command(examination)
     if command:
         parts.append(f"To try the changes:\n{command}")
     return "\n\n".join(parts)
 
 
-def described(finding):
-    """A `Finding` in several lines."""
+def describe_finding(finding):
+    """A `Finding` as several lines of text."""
     lines = [
         f"{finding.severity.upper()}  {finding.kind}  {finding.where}",
         f"  {finding.figure}",
@@ -216,8 +217,8 @@ def described(finding):
     return "\n".join(lines)
 
 
-def command_of(examination):
-    """The command that trains with the changes of all findings; `None` if there are none."""
+def retrain_command(examination):
+    """The command that trains with the changes of all findings; `None` if there are no changes."""
     changes = {}
     for finding in examination.findings:
         for change in finding.changes:
@@ -225,7 +226,7 @@ def command_of(examination):
     if not changes:
         return None
     run = examination.run
-    words = ["tfmoe", "train", str(run.config), "--run-dir", f"{run.path}-changed"]
+    arguments = ["tfmoe", "train", str(run.config), "--run-dir", f"{run.path}-changed"]
     for change in changes.values():
-        words += ["--set", change.assignment()]
-    return printable(shlex.join(words))
+        arguments += ["--set", change.assignment()]
+    return printable(shlex.join(arguments))

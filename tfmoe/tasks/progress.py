@@ -5,7 +5,7 @@ import time
 
 import keras
 
-BEFORE_EPOCHS = 0.25  # of the time of a short training: building and tracing the model
+BEFORE_EPOCHS = 0.25  # the share of a short training that builds and traces the model
 
 
 def verbosity():
@@ -16,12 +16,12 @@ def verbosity():
 class Stages:
     """Announces the stages of a long command, and estimates the time left.
 
-    The estimate takes the time that the work so far took, and assumes that the rest is as fast.
+    The estimate assumes that the remaining work is as fast as the work so far.
 
     Args:
-        seconds: `{stage: its seconds on some machine}`, in order: only their ratios matter. 0 for
-            a stage that is done already.
-        clock: function that gives the time in seconds.
+        seconds: `{stage: seconds}` in order, measured on any machine: only the ratios matter. 0
+            for a stage that is already done.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(self, seconds, clock=time.monotonic):
@@ -30,13 +30,13 @@ class Stages:
         self._clock, self._begin = clock, clock()
 
     def begin(self, stage, title):
-        """Announces a stage; those before it are done."""
+        """Announces a stage, after the stages before it are done."""
         self.stage, self.fraction = stage, 0.0
         number = list(self.seconds).index(stage) + 1
         print(f"\n== {number} of {len(self.seconds)}: {title}{self.times()} ==", flush=True)
 
     def times(self):
-        """`"; 1:10 so far, about 2:05 left"`; empty as long as there is no estimate."""
+        """`"; 1:10 so far, about 2:05 left"`; empty while there is no estimate."""
         left = self.left()
         if left is None:
             return ""
@@ -56,7 +56,7 @@ class EpochsOfStage(keras.callbacks.Callback):
     """Prints the time left of the whole command after every epoch.
 
     Args:
-        stages: a `Stages`, whose stage is the training.
+        stages: the `Stages`, whose current stage is the training.
     """
 
     def __init__(self, stages):
