@@ -69,7 +69,7 @@ def test_a_healthy_run(command, make_run):
     head, table = out.split("\n\n")
     assert head.endswith("run: finished, 2 of 4 epochs, moe_0")
     assert table.startswith("No findings. These figures are healthy:\nfigure ")
-    # Half way from 2 to 4 experts, with what is by lot: √(4/3 - 1 + 1/60).
+    # Half way from 2 to 4 experts, plus chance: √(4/3 - 1 + 1/60).
     assert "\nmoe_0_cv_load                      0.2  at most 0.592\n" in table
 
 
@@ -139,10 +139,10 @@ def test_mistakes(refused, make_run, tmp_path):
     run = make_run()
     run.history.unlink()
     message = refused("doctor", run.path)
-    assert "has no finished epoch (there is no history.csv): training was stopped" in message
+    assert "has no finished epoch (there is no history.csv): training stopped" in message
     assert "lower training.optimizer.learning_rate" in message
     with only_one_training(run.path):
-        assert "it trains now; ask again after" in refused("doctor", run.path)
+        assert "it is still training; repeat the command after" in refused("doctor", run.path)
     run.history.write_text("epoch,loss\n1,x\n")
     assert "history.csv:2: not a row of numbers" in refused("doctor", run.path)
 

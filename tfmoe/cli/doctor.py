@@ -1,4 +1,4 @@
-"""`tfmoe doctor`: the problems of a run, their causes and the settings to change."""
+"""`tfmoe doctor`: diagnoses a run."""
 
 import contextlib
 import sys
@@ -9,17 +9,16 @@ from tfmoe.cli.output import print_json
 
 
 def doctor(run: arguments.Run, json: arguments.Json = False):
-    """List the problems of a run, their causes and the settings to change.
+    """Show what is wrong with a run, the likely causes, and which settings to change.
 
-    Compares the figures in the run's history.csv and logs with limits. They show how evenly the
-    experts are used (collapse, dead_experts), and check the balancing losses (balancing_off,
-    balancing_weak, balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), the
-    capacity (capacity_too_small, capacity_too_large), the tokens per expert (small_expert_batch),
-    the size of the experts on several devices (small_experts), and the loss (divergence,
-    overfitting). Of a run that is still training, or was stopped, the finished epochs are examined.
-    Text and weights are not read, so this takes seconds.
+    Compares the figures in the run's history.csv and logs with limits: the load of the experts
+    (collapse, dead_experts), the balancing losses (balancing_off, balancing_weak,
+    balancing_strong), the gate (saturated_gate, noise_gone, thresholds_off), its capacity
+    (capacity_too_small, capacity_too_large), the work per expert (small_expert_batch,
+    small_experts), and the loss (divergence, overfitting). For a run that is still training or was
+    stopped, the finished epochs are used. Neither text nor weights are read: it takes seconds.
 
-    The exit status is 0 whether or not there are findings; scripts can read "findings" of --json.
+    The exit status is 0 with and without findings. Scripts should read "findings" of --json.
 
     \b
     Examples:

@@ -1,5 +1,5 @@
 """Figures of runs of demo/grammars: 64 experts, 2 for a token, 4,096 tokens in a batch, so 128 for
-an expert; by lot the load varies by 1/√128 = 0.088.
+an expert; by chance the load varies by 1/√128 = 0.088.
 """
 
 import math
@@ -72,7 +72,7 @@ def test_uneven(weights, noise, kind, changes):
 
 
 def test_few_tokens_vary_by_lot():
-    """2 tokens for an expert: by lot the load varies by 0.71."""
+    """2 tokens for an expert: by chance the load varies by 0.71."""
     assert found(check_load(mixture(tokens=64), row(1.1))) is None
     assert found(check_load(mixture(), row(1.1))).kind == "balancing_weak"
 
@@ -110,7 +110,7 @@ def test_dead_experts():
     assert (finding.kind, finding.severity) == ("dead_experts", "warning")
     assert "About 517 of 1024 experts" in finding.cause and "num_experts=512" in finding.cause
     assert [str(change) for change in finding.changes] == ["training.epochs=8 (now 4)"]
-    # An expert gets 8 tokens: by lot e^-8 have none.
+    # An expert gets 8 tokens: by chance e^-8 have none.
     assert finding.figure.most == pytest.approx(0.1 + math.exp(-8))
 
 
@@ -138,7 +138,7 @@ def test_balancing_too_strong():
     finding = found(check_strength(strong, row(0.089, loss=2.973, moe_1_cv_importance=0.091)))
     assert (finding.kind, finding.severity) == ("balancing_strong", "warning")
     assert finding.figure.value == pytest.approx(0.0545, abs=1e-4)
-    assert "cv_load is 0.089; by lot it would be 0.0884" in finding.cause
+    assert "cv_load is 0.089; by chance it would be 0.0884" in finding.cause
     assert [change.value for change in finding.changes] == [0.1, 0.1]
 
 

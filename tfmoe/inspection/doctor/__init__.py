@@ -1,8 +1,8 @@
-"""What goes wrong in the training of a mixture of experts: figures, their limits, what they mean,
-and the setting to change.
+"""Diagnosis of the training of a mixture of experts: figures with limits, likely causes, and the
+settings to change.
 
-`tfmoe doctor RUN` examines a run, `ExpertHealth` a Keras model while it trains. Both use the same
-functions from values to findings (`balance`, `gates`, `capacity`, `losses`).
+`tfmoe doctor RUN` diagnoses a run, `ExpertHealth` a Keras model during training. Both use the same
+functions, which take values and return findings (`balance`, `gates`, `capacity`, `losses`).
 """
 
 from tfmoe.inspection.doctor.capacity import check_expert_size

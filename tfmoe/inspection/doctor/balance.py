@@ -1,7 +1,7 @@
-"""Checks of how evenly a mixture uses its experts, and of the losses that balance it.
+"""Checks of load balance, and of the balancing losses.
 
-Functions from values to `Check`s; none where a value is missing. Limits were set on runs of
-`demo/grammars` that were made to fail in each way, and on healthy ones.
+The functions take values and return a list of `Check`s, which is empty if a value is missing. The
+limits are from healthy runs of `demo/grammars`, and from runs that were made to fail in each way.
 
 Axes: E experts, K experts per token.
 """
@@ -11,23 +11,23 @@ import math
 from tfmoe.inspection.doctor.finding import PROBLEM, WARNING, Figure, check, short
 from tfmoe.inspection.doctor.mixture import default_weight, last_part
 
-# How even the load is: 0 if all tokens go to the same K experts, 1 if all experts receive equally
-# many. Below 0.15 without a balancing loss, 0.45 with weights of 0.001, 0.95 with 0.1.
+# Evenness of the load: 0 if all tokens go to the same K experts, 1 if all experts receive the same
+# number. Below 0.15 without a balancing loss, 0.45 with weights of 0.001, 0.95 with 0.1.
 COLLAPSED, UNEVEN = 0.2, 0.5
-# The share of the loss that balancing makes up: below 0.01 with weights of 0.1, 0.06 with 10, where
+# The balancing losses as a share of the loss: below 0.01 with weights of 0.1, 0.06 with 10, where
 # the gate learns nothing (perplexity 9.3 instead of 2.5), 0.4 with 100. With usual weights it is
-# large only where the loss of the task is small, which does no harm while it is the larger part.
+# large only if the task's loss is small, which is harmless while it is the larger part.
 MOST_BALANCING, MOST_OF_USUAL_WEIGHTS = 0.04, 0.5
-USUAL_WEIGHT = 10  # times the default: weights of 1 do no harm in the paper's Table 6
-# Experts without a token in a batch of evaluation, beyond those that have none by chance. A healthy
-# gate has a few while it is young, and none later.
+USUAL_WEIGHT = 10  # times the default: weights of 1 are harmless in the paper's Table 6
+# Share of experts without a token in an evaluation batch, in excess of chance. A healthy gate has a
+# few at the beginning of training, and none later.
 MOST_UNUSED, LAST_EPOCHS = 0.1, 3
 
 
 def check_load(mixture, row):
-    """`collapse`: few experts get almost all tokens (or, where every token goes to all, almost all
-    weight). `balancing_off`, `balancing_weak`: experts are used unevenly, without or in spite of a
-    balancing loss.
+    """`collapse`: few experts get almost all tokens (in a dense mixture, almost all of the gate
+    values). `balancing_off`, `balancing_weak`: the load is uneven, without a balancing loss or
+    despite one.
 
     Args:
         mixture: a `Mixture`.
@@ -52,7 +52,7 @@ def check_load(mixture, row):
 
 
 def variation_at(evenness, mixture):
-    """The coefficient of variation of a load of that evenness, see `COLLAPSED`, with that of
+    """The coefficient of variation of a load with this evenness (see `COLLAPSED`), including
     chance.
     """
     fewest = 1 if mixture.dense else mixture.selected
@@ -61,7 +61,7 @@ def variation_at(evenness, mixture):
 
 
 def why_uneven(mixture):
-    """Why the load is uneven, by the balancing losses that there are."""
+    """Why the load is uneven, given the balancing losses."""
     if not mixture.weights:
         return "The gate has no balancing loss."
     if not mixture.balanced:
@@ -80,13 +80,13 @@ def why_uneven(mixture):
 
 
 def only_load_without_noise(mixture):
-    """Whether the only balancing loss is one that trains nothing."""
+    """Whether the only balancing loss is the load loss, which has no gradient without noise."""
     active = {last_part(name) for name, weight in mixture.weights if weight}
     return mixture.noise is False and active == {"load_weight"}
 
 
 def stronger(mixture):
-    """Changes that balance a gate more: ten times the weights that it has, else usual ones."""
+    """Changes that balance a gate more: ten times its weights, or default ones if all are 0."""
     if mixture.balanced and not only_load_without_noise(mixture):
         return [mixture.setting(name).to(10 * value) for name, value in mixture.weights if value]
     names = [name for name, _ in mixture.weights]
@@ -97,8 +97,8 @@ def stronger(mixture):
 
 
 def check_unused(mixture, rows, uneven=False, epochs=None):
-    """`dead_experts`: experts that receive no token of a batch of evaluation (of training where
-    there is none), in each of the last three epochs.
+    """`dead_experts`: experts that receive no token of an evaluation batch (without evaluation, of
+    a training batch), in each of the last three epochs.
 
     Args:
         mixture: a `Mixture`.
@@ -117,22 +117,22 @@ def check_unused(mixture, rows, uneven=False, epochs=None):
     figure = Figure(name, share, most=MOST_UNUSED + by_chance)
     cause = (
         f"About {round(share * mixture.num_experts)} of {mixture.num_experts} experts receive no "
-        "token of a batch, and only cost memory. "
+        "token of a batch, and only use memory. "
     )
     if uneven or not mixture.balanced:
         cause, changes = cause + why_uneven(mixture), stronger(mixture)
     else:
         changes = [epochs.to(2 * epochs.now)] if epochs and epochs.now else []
         cause += (
-            "In training the load is even, with the noise of the gate; without noise the gate "
-            "cannot tell so many experts apart yet: train longer, or take fewer experts "
+            "In training the load is even, but only because of the gate's noise: without noise the "
+            "gate does not yet distinguish so many experts. Train longer, or use fewer experts "
             f"(num_experts={max(mixture.num_experts // 2, 1)})."
         )
     return [check("dead_experts", WARNING, mixture.name, figure, cause, changes)]
 
 
 def check_strength(mixture, row):
-    """`balancing_strong`: the balancing losses are a large share of the loss, though the load is
+    """`balancing_strong`: the balancing losses are a large share of the loss although the load is
     even.
 
     Args:
@@ -143,15 +143,17 @@ def check_strength(mixture, row):
     balancing = balancing_loss(mixture, row)
     if not loss or balancing is None or not 0 < loss < math.inf:
         return []
-    if load > variation_at(UNEVEN, mixture):  # a large loss is what it should be
+    if load > variation_at(UNEVEN, mixture):  # then a large balancing loss is correct
         return []
     usual = all(weight <= USUAL_WEIGHT * default_weight(name) for name, weight in mixture.weights)
     most = MOST_OF_USUAL_WEIGHTS if usual else MOST_BALANCING
     figure = Figure(f"{mixture.name}: balancing loss / loss", balancing / loss, most=most)
-    by_lot = f"; by lot it would be {short(math.sqrt(mixture.chance))}" if mixture.chance else ""
+    by_chance = (
+        f"; by chance it would be {short(math.sqrt(mixture.chance))}" if mixture.chance else ""
+    )
     cause = (
-        "The gate learns to be even rather than to choose. Routing gets close to random, and "
-        f"experts do not specialise (cv_load is {short(load)}{by_lot})."
+        "The gate learns to balance instead of to select. Routing is close to random, and "
+        f"experts do not specialise (cv_load is {short(load)}{by_chance})."
     )
     changes = [
         mixture.setting(name).to(min(default_weight(name), weight / 10))
@@ -162,8 +164,8 @@ def check_strength(mixture, row):
 
 
 def balancing_loss(mixture, row):
-    """About what the balancing losses add to the loss, by the metrics: `w · CV²`, of Switch
-    `α · (1 + CV²)`; `None` if nothing balances or is measured.
+    """The approximate balancing loss, computed from metrics: `w · CV²`, for Switch `α · (1 + CV²)`;
+    `None` without a balancing loss or without metrics.
     """
     measured = {name: mixture.metric(row, name)[1] for name in ("cv_importance", "cv_load")}
     if None in measured.values() or not mixture.balanced:

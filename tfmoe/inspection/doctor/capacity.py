@@ -1,6 +1,6 @@
-"""Checks of what is lost or wasted: dropped tokens, idle limits, experts with too little work.
+"""Checks of capacity and cost: dropped tokens, limits without effect, too little work per expert.
 
-Functions from values to `Check`s, as in `balance`.
+The functions take values and return `Check`s, as in `balance`.
 """
 
 import math
@@ -9,20 +9,20 @@ from tfmoe.inspection.doctor.finding import NOTE, PROBLEM, WARNING, Figure, Sett
 
 # Assignments over capacity: 0.04 at capacity_factor 1 with an even gate, 0.75 at 0.25.
 MOST_DROPPED, FAR_TOO_MANY_DROPPED = 0.1, 0.3
-# A limit of so many times an expert's largest load does nothing.
+# A limit of this many times the largest load has no effect.
 IDLE_CAPACITY = 2.0
-# Tokens that an expert receives in a step. Its weights are read in each step, and updated, however
-# few there are. On a CPU demo/grammars trained 0.6 times as fast with 32 as with 128, and 0.1 times
+# Tokens per expert and step. An expert's weights are read and updated in each step, however few its
+# tokens are. On a CPU demo/grammars trained 0.6 times as fast with 32 as with 128, and 0.1 times
 # with 8.
 LEAST_EXPERT_BATCH, GOOD_EXPERT_BATCH = 32, 64
 MOST_LARGER_BATCH = 16
-# Multiply-adds of an expert for a number that travels to it or back. It should exceed the device's
+# Multiply-adds of an expert per number sent to it or back. They should exceed the device's
 # ratio of arithmetic to bandwidth, which is thousands for a GPU (section 3.2 of the paper).
 LEAST_COMPUTE = 1000
 
 
 def check_dropped(mixture, row):
-    """`capacity_too_small`: many assignments are over capacity: their tokens lose an expert.
+    """`capacity_too_small`: many assignments exceed the capacity and are dropped.
 
     Args:
         mixture: a `Mixture`.
@@ -40,8 +40,8 @@ def check_dropped(mixture, row):
         severity = PROBLEM if dropped > FAR_TOO_MANY_DROPPED else WARNING
         figure = Figure(name, dropped, most=MOST_DROPPED)
         cause = (
-            f"An expert takes at most {short(factor)} times the mean load, and what is over that "
-            "is dropped. Without a limit nothing is; a limit of 2 bounds the memory."
+            f"An expert takes at most {short(factor)} times the mean load; the rest is dropped. "
+            "Without a limit nothing is dropped; a limit of 2 still bounds the memory."
         )
         change = mixture.setting(argument).to(None)
         checks.append(check("capacity_too_small", severity, mixture.name, figure, cause, [change]))
@@ -49,7 +49,7 @@ def check_dropped(mixture, row):
 
 
 def check_idle_capacity(mixture, row):
-    """`capacity_too_large`: a limit that no expert comes near.
+    """`capacity_too_large`: a limit far above the load of every expert.
 
     Args:
         mixture: a `Mixture`.
@@ -62,20 +62,20 @@ def check_idle_capacity(mixture, row):
     name = f"{mixture.name}: capacity_factor / max_over_mean_load"
     figure = Figure(name, factor / largest, most=IDLE_CAPACITY)
     cause = (
-        f"The busiest expert receives {short(largest)} times the mean load, so that the limit "
-        "never acts: it bounds no memory that a run would need."
+        f"The busiest expert receives {short(largest)} times the mean load, so the limit "
+        "has no effect: it saves no memory."
     )
     change = mixture.setting("capacity_factor").to(math.ceil(12.5 * largest) / 10)
     return [check("capacity_too_large", NOTE, mixture.name, figure, cause, [change])]
 
 
 def check_expert_batch(mixture, batch=None):
-    """`small_expert_batch`: so few tokens for each expert that reading its weights takes longer
-    than computing with them (the shrinking batch problem, section 3.1 of the paper).
+    """`small_expert_batch`: so few tokens per expert that reading the weights takes longer
+    than the computation (the shrinking batch problem, section 3.1 of the paper).
 
     Args:
         mixture: a `Mixture`.
-        batch: `Setting` of the batch's size, or `None`.
+        batch: `Setting` of the batch size, or `None`.
     """
     tokens = mixture.expert_batch
     if not tokens:
@@ -86,23 +86,23 @@ def check_expert_batch(mixture, batch=None):
     larger = batch is not None and batch.now and factor <= MOST_LARGER_BATCH
     other = f"fewer experts ({fewer})" if larger else "larger batches"
     cause = (
-        "The weights of an expert are read and updated for few tokens in a step, so that memory "
-        f"traffic takes the time. Where this change does not fit, {other} help as well."
+        "The weights of an expert are read and updated for few tokens per step, so memory "
+        f"traffic takes most of the time. If this change is not possible, use {other}."
     )
     change = batch.to(factor * batch.now) if larger else mixture.setting("num_experts").to(fewer)
     return [check("small_expert_batch", WARNING, mixture.name, figure, cause, [change])]
 
 
 def check_expert_size(mixture, ratio, hidden_units):
-    """`small_experts`: on several devices, experts that compute little for what travels to them.
+    """`small_experts`: on several devices, experts that compute little per number sent.
 
     Args:
         mixture: a `Mixture`.
         ratio: `compute_to_communication` of `tfmoe.analysis.traffic.traffic_of`.
-        hidden_units: of an expert.
+        hidden_units: number of hidden units of an expert.
     """
     figure = Figure(f"{mixture.name}: multiply-adds for a number sent", ratio, least=LEAST_COMPUTE)
-    cause = "Devices send tokens to each other for longer than experts compute with them."
+    cause = "Sending tokens between devices takes longer than the experts' computation."
     factor = 2 ** math.ceil(math.log2(max(LEAST_COMPUTE / ratio, 1)))
     change = Setting(f"{mixture.key}hidden_units", hidden_units).to(factor * hidden_units)
     return [check("small_experts", NOTE, mixture.name, figure, cause, [change])]

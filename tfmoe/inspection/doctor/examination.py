@@ -1,4 +1,4 @@
-"""All checks of a training together."""
+"""All checks of a training run."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from tfmoe.inspection.doctor.finding import SEVERITIES, Setting
 from tfmoe.inspection.doctor.gates import check_noise, check_saturation, check_thresholds
 from tfmoe.inspection.doctor.losses import check_divergence, check_overfitting
 
-# What findings name, and where each comes from.
+# The kinds of findings, and the check that finds check.
 KINDS = {
     "collapse": check_load,
     "balancing_off": check_load,
@@ -36,7 +36,7 @@ LEAVES_EXPERTS_UNUSED = {"collapse", "saturated_gate", "thresholds_off"}
 
 
 class Settings(NamedTuple):
-    """The settings of a training that changes name; `None` for one that it has not."""
+    """The settings that changes may name; `None` for a setting that the training does not have."""
 
     learning_rate: Setting | None = None
     epochs: Setting | None = None
@@ -48,11 +48,11 @@ NO_SETTINGS = Settings()
 
 
 def check_training(mixtures, rows, sample=None, uniform=None, settings=NO_SETTINGS):
-    """All checks of a training.
+    """Runs all checks of a training.
 
     Args:
         mixtures: list of `tfmoe.inspection.doctor.Mixture`; empty for a dense model.
-        rows: logs of the finished epochs, `{name: float}`, in order; one at least.
+        rows: logs of the finished epochs, `{name: float}`, in order; at least one.
         sample: `{name: float}` of a routed sample: `NAME/gate_entropy` (bits), `NAME/noise`.
         uniform: the loss of guessing all classes alike, as for `check_divergence`.
         settings: `Settings`.
@@ -65,7 +65,7 @@ def check_training(mixtures, rows, sample=None, uniform=None, settings=NO_SETTIN
     if not diverged:
         checks += check_overfitting(rows, settings.epochs, settings.dropout)
     for mixture in mixtures:
-        if not diverged:  # how unevenly a model that diverged uses its experts means nothing
+        if not diverged:  # the load of a diverged model has no meaning
             checks += check_balance(mixture, rows, settings)
         checks += check_gate_and_costs(mixture, rows[-1], sample or {}, settings)
     return without_consequences(checks)
@@ -91,15 +91,15 @@ def check_gate_and_costs(mixture, row, sample, settings):
 
 
 def without_consequences(checks):
-    """Checks without findings of dead experts in a mixture whose other findings explain them."""
-    findings = findings_of(checks)
-    explained = {finding.where for finding in findings if finding.kind in LEAVES_EXPERTS_UNUSED}
-    return [check for check in checks if not is_consequence(check.finding, explained)]
-
-
-def is_consequence(finding, explained):
-    """Whether a finding is that of dead experts in a mixture of `explained`."""
-    return finding is not None and finding.kind == DEAD and finding.where in explained
+    """Removes findings of dead experts in mixtures whose other findings explain them."""
+    explained = {
+        check.where for check in findings_of(checks) if check.kind in LEAVES_EXPERTS_UNUSED
+    }
+    return [
+        check
+        for check in checks
+        if not (check.finding and check.finding.kind == DEAD and check.finding.where in explained)
+    ]
 
 
 def findings_of(checks):

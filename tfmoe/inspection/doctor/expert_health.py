@@ -1,4 +1,4 @@
-"""The callback that examines the mixtures of any Keras model while it trains."""
+"""A callback that diagnoses the mixtures of any Keras model during training."""
 
 import warnings
 
@@ -14,22 +14,22 @@ from tfmoe.layers.mixture_layer import mixtures_of
 
 
 class ExpertHealth(keras.callbacks.Callback):
-    """Warns during `fit` of what goes wrong with the mixtures of a model, and with its loss: dead
-    experts, collapse, balancing losses that are too strong or off, divergence, overfitting.
+    """Warns during `fit` of problems with the mixtures of a model, and with its loss: dead experts,
+    collapse, balancing losses that are too strong or off, divergence, overfitting.
 
-    At the end of each epoch the logs are compared with the limits of `tfmoe doctor`. What is found
-    is a Python warning (`UserWarning`), once for each kind and mixture, with the figure, the likely
-    cause, and the argument to change: `moe.gate.load_weight=0.1` is the argument `load_weight` of
-    the gate of the layer `moe`.
+    At the end of each epoch the logs are compared with the limits of `tfmoe doctor`. Each
+    finding is a Python warning (`UserWarning`), once per kind and mixture, with the figure, the
+    likely cause, and the argument to change: `moe.gate.load_weight=0.1` is the argument
+    `load_weight` of the gate of the layer `moe`.
 
     Args:
-        batches: a few batches of training inputs, as `fit` takes them. With them also the gate's
-            values are checked (`saturated_gate`), and how many tokens an expert receives
-            (`small_expert_batch`). One device only.
+        batches: a few batches of training inputs, as `fit` takes them. With them the gate
+            values (`saturated_gate`) and the number of tokens per expert (`small_expert_batch`)
+            are checked too. One device only.
 
     Attributes:
         findings: list of `tfmoe.inspection.doctor.Finding`, those of the last epoch, the worst
-            first. Also those of severity "note", of which nothing warns.
+            first. Includes those of severity "note", for which there is no warning.
         checks: list of `tfmoe.inspection.doctor.Check`, all figures of the last epoch.
 
     Raises:
@@ -56,7 +56,7 @@ class ExpertHealth(keras.callbacks.Callback):
         if not any(layer.expert_metrics for layer in layers.values()):
             raise ValueError(
                 f"{self.model.name} has no mixture that measures the use of its experts: add a "
-                "tfmoe.layers.MoE, and leave its metrics=True"
+                "tfmoe.layers.MoE with metrics=True"
             )
         self._rows, self._warned, self._router, self._tokens = [], set(), None, {}
 

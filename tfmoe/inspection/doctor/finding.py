@@ -1,4 +1,4 @@
-"""What an examination of a training measures, finds, and proposes to change."""
+"""Figures, findings and proposed changes of a diagnosis."""
 
 import dataclasses
 import math
@@ -9,13 +9,13 @@ SEVERITIES = (PROBLEM, WARNING, NOTE)  # the worst first
 
 
 class Change(NamedTuple):
-    """A setting, and a value that should help.
+    """A setting with a value that should help.
 
     Attributes:
-        key: a config key (`model.blocks[1].gate.load_weight`); of a Keras model the name of a layer
-            or `optimizer`, and a constructor argument (`moe.gate.load_weight`).
+        key: a config key (`model.blocks[1].gate.load_weight`); for a Keras model the name of a
+            layer or `optimizer`, and a constructor argument (`moe.gate.load_weight`).
         value: the new value.
-        now: the present value; `None` if it is unknown or none.
+        now: the current value; `None` if it is unknown or `None`.
     """
 
     key: str
@@ -24,32 +24,32 @@ class Change(NamedTuple):
 
     def assignment(self):
         """`KEY=VALUE`, as `tfmoe train --set` takes it."""
-        return f"{self.key}={written(self.value)}"
+        return f"{self.key}={as_yaml(self.value)}"
 
     def __str__(self):
-        now = "" if self.now is None else f" (now {written(self.now)})"
+        now = "" if self.now is None else f" (now {as_yaml(self.now)})"
         return f"{self.assignment()}{now}"
 
 
 class Setting(NamedTuple):
-    """A setting as it is: its key as for `Change`, and its value."""
+    """A setting: its key, as in `Change`, and its current value."""
 
     key: str
     now: Any = None
 
     def to(self, value):
-        """The `Change` to a value."""
+        """The `Change` to a new value."""
         return Change(self.key, value, self.now)
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A measured value beside the range in which it is healthy.
+    """A measured value and its healthy range.
 
     Attributes:
         name: the metric, as logs and TensorBoard name it (`moe_1_cv_load`, `moe_1/gate_entropy`),
             or a name of its own.
-        value: what was measured.
+        value: the measured value.
         least, most: the range; `None` for no limit.
     """
 
@@ -79,7 +79,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What an unhealthy figure means.
+    """The diagnosis of a figure outside its healthy range.
 
     Attributes:
         kind: `"collapse"`, `"dead_experts"`, …, see `tfmoe.inspection.doctor.KINDS`.
@@ -88,7 +88,7 @@ class Finding:
         where: the mixture, or `"training"`.
         figure: the `Figure`.
         cause: the likely cause, in a sentence or more.
-        changes: `Change`s to make together.
+        changes: tuple of `Change`s to make together.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class Finding:
         return f"{self.where}: {self.kind}: {self.figure}. {self.cause}{advice}"
 
     def as_json(self):
-        """A dictionary of plain values; a number that is not finite is a string."""
+        """A dictionary of plain values; a non-finite number is a string."""
         value = self.figure.value
         return {
             "kind": self.kind,
@@ -120,7 +120,7 @@ class Finding:
 
 
 class Check(NamedTuple):
-    """A figure that was compared with its limits, and what it means if it is not healthy."""
+    """A figure, and a finding if the figure is outside its healthy range."""
 
     figure: Figure
     finding: Finding | None = None
@@ -131,7 +131,7 @@ def check(kind, severity, where, figure, cause, changes=()):
 
     Args:
         kind, severity, where, figure: as for `Finding`.
-        cause, changes: as for `Finding`, for the case that the figure is not healthy.
+        cause, changes: as for `Finding`, if the figure is outside its range.
     """
     if figure.healthy:
         return Check(figure)
@@ -139,7 +139,7 @@ def check(kind, severity, where, figure, cause, changes=()):
 
 
 def short(number):
-    """A number with three significant digits, without an exponent where it is readable so."""
+    """A number with three significant digits, with an exponent only if very large or small."""
     if not math.isfinite(number) or abs(number) >= 1e7 or 0 < abs(number) < 1e-4:
         return f"{number:.3g}"
     digits = 2 - math.floor(math.log10(abs(number))) if number else 0
@@ -147,8 +147,8 @@ def short(number):
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def written(value):
-    """A value as YAML writes it."""
+def as_yaml(value):
+    """A value in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

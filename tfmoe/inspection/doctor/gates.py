@@ -1,6 +1,6 @@
-"""Checks of what a gate has learned: its values, its noise, its thresholds.
+"""Checks of a gate: its values, noise and thresholds.
 
-Functions from values to `Check`s, as in `balance`.
+The functions take values and return `Check`s, as in `balance`.
 
 Axes: K experts per token.
 """
@@ -10,17 +10,17 @@ import math
 from tfmoe.inspection.doctor.finding import PROBLEM, WARNING, Figure, Setting, check, short
 
 # Mean entropy of a token's gate values over log2 K: 0.69 and more in healthy runs, 0.4 in a
-# collapsed one, 0.01 where a learning rate of 1 has blown the logits up.
+# collapsed one, 0.01 if a learning rate of 1 made the logits very large.
 LEAST_ENTROPY = 0.05
-# Standard deviation of the noise. It begins at 0.69, and ends at 0.29 in a healthy run. Without
-# noise the estimate of the load (eq 10) is a step, and the load loss has no gradient.
+# Standard deviation of the noise. It is 0.69 at the beginning and 0.29 at the end of a healthy run.
+# Without noise the load (eq 10) is a step function, and the load loss has no gradient.
 LEAST_NOISE = 0.01
-# Experts per token by the thresholds of a Batchwise gate, over K, and tokens without an expert.
+# Experts per token over K, and share of tokens without experts, with the thresholds of Batchwise.
 MOST_OVER_K, MOST_UNROUTED = 1.5, 0.05
 
 
 def check_saturation(mixture, sample, learning_rate=None):
-    """`saturated_gate`: of a token's gate values one is 1 and the others are 0.
+    """`saturated_gate`: one gate value of a token is 1 and the others are 0.
 
     Args:
         mixture: a `Mixture`.
@@ -32,33 +32,33 @@ def check_saturation(mixture, sample, learning_rate=None):
         return []
     figure = Figure(name, sample[name], least=LEAST_ENTROPY * math.log2(mixture.selected))
     cause = (
-        f"Of the {short(mixture.selected)} gate values of a token one is almost 1: logits are so "
-        "large that the noise changes nothing, and the gate hardly learns any more. The learning "
-        "rate is too high, or the gate's initial weights are too large."
+        f"One of the {short(mixture.selected)} gate values of a token is almost 1: the logits are "
+        "so large that noise has no effect, and the gate hardly learns. The learning rate is too "
+        "high, or the gate's initial weights are too large."
     )
-    changes = lower(learning_rate)
+    changes = lower_rate(learning_rate)
     return [check("saturated_gate", PROBLEM, mixture.name, figure, cause, changes)]
 
 
-def lower(learning_rate):
-    """Changes that lower a learning rate, a `Setting` or `None`."""
+def lower_rate(learning_rate):
+    """Changes that reduce a learning rate, given as a `Setting` or `None`."""
     if learning_rate is None or not learning_rate.now:
         return []
     return [learning_rate.to(min(float(f"{learning_rate.now / 10:.2g}"), 0.01))]
 
 
 def check_noise(mixture, sample):
-    """`noise_gone`: the gate has learned to draw no noise.
+    """`noise_gone`: the gate has learned a noise of almost 0.
 
     Args:
         mixture: a `Mixture`.
-        sample: as for `check_saturation`: `NAME/noise`, of a hierarchical gate
+        sample: as for `check_saturation`: `NAME/noise`, for a hierarchical gate
             `NAME/primary_noise` and `NAME/secondary_noise`.
     """
     names = [f"{mixture.name}/{name}" for name in ("noise", "primary_noise", "secondary_noise")]
     cause = (
-        "The gate has learned to switch its noise off: the load loss has no gradient any more, and "
-        "experts that are not chosen are never tried."
+        "The gate has learned to switch its noise off: the load loss has no gradient, and "
+        "experts that are not selected are never explored."
     )
     change = Setting(f"{mixture.key}gate.noise_floor").to(0.1)
     return [
@@ -76,8 +76,8 @@ def check_noise(mixture, sample):
 
 
 def check_thresholds(mixture, row, epochs=None):
-    """`thresholds_off`: at evaluation the thresholds of a Batchwise gate select other numbers of
-    experts than training does.
+    """`thresholds_off`: at evaluation, the thresholds of a Batchwise gate select more or fewer
+    experts than in training.
 
     Args:
         mixture: a `Mixture`.
@@ -90,13 +90,13 @@ def check_thresholds(mixture, row, epochs=None):
     if selected is not None:
         figure = Figure(name, selected, least=k / MOST_OVER_K, most=k * MOST_OVER_K)
         cause = (
-            f"The thresholds are not learned yet: training gives a token {short(k)} experts on "
-            "average, evaluation takes those over the thresholds."
+            f"The thresholds are not learned yet: in training a token has {short(k)} experts on "
+            "average, in evaluation those whose gate values exceed the thresholds."
         )
         checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, longer))
     name, unrouted = mixture.metric(row, "val_unrouted")
     if unrouted is not None:
         figure = Figure(name, unrouted, most=MOST_UNROUTED)
-        cause = "Tokens below all thresholds get nothing from the mixture at evaluation."
+        cause = "For tokens below all thresholds the mixture returns 0 at evaluation."
         checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, longer))
     return checks

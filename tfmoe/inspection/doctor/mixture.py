@@ -1,4 +1,4 @@
-"""What the figures of a mixture are compared with: its sizes and settings.
+"""The sizes and settings of a mixture that the checks need.
 
 Axes: E experts, K experts per token, T tokens of a training batch.
 """
@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 from tfmoe.inspection.doctor.finding import Setting
 
-# Weights of losses that balance without harm: of Fedus et al. 2021, and those of the paper's
+# Loss weights that balance without loss of quality: those of Fedus et al. 2021, and of the paper's
 # language models.
 DEFAULT_WEIGHTS = {"balance_weight": 0.01, "importance_weight": 0.1, "load_weight": 0.1}
 OTHER_WEIGHT = 0.1
 
 
 class Mixture(NamedTuple):
-    """A mixture, as far as its figures need it.
+    """Sizes and settings of a mixture.
 
     Attributes:
-        name: which its metrics begin with.
+        name: prefix of its metrics.
         num_experts: E.
-        selected: K, the mean where tokens have differing numbers of experts.
-        key: what the keys of its arguments begin with, such as `model.blocks[1].`.
+        selected: K; the mean if tokens have different numbers of experts.
+        key: prefix of the keys of its arguments, such as `model.blocks[1].`.
         weights: `((argument, value), …)` of its balancing losses, such as `gate.load_weight`.
-        noise: whether the gate draws noise; `None` if it has no such argument.
+        noise: whether the gate draws noise; `None` if it has no argument `noise`.
         capacity_factor, evaluation_capacity_factor: `None` for no limit.
         tokens: T, of the global batch; `None` if unknown.
     """
@@ -49,8 +49,8 @@ class Mixture(NamedTuple):
 
     @property
     def chance(self):
-        """The squared coefficient of variation of the load if experts were drawn by lot; 0 if the
-        batch is unknown.
+        """The squared coefficient of variation of the load if experts were drawn at random; 0 if
+        the batch is unknown.
         """
         return 1 / self.expert_batch if self.expert_batch and not self.dense else 0.0
 
@@ -65,11 +65,11 @@ class Mixture(NamedTuple):
         return Setting(self.key + argument, now)
 
     def metric(self, row, name):
-        """`(full name, value)` of a metric in a row of logs, `None` if it is not there.
+        """`(full name, value)` of a metric in a row of logs; the value is `None` if it is missing.
 
         Args:
             row: `{name: float}`.
-            name: such as `cv_load`, or `val_cv_load` for that of the validation.
+            name: such as `cv_load`, or `val_cv_load` for validation.
         """
         part, name = ("val_", name[4:]) if name.startswith("val_") else ("", name)
         full = f"{part}{self.name}_{name}"
@@ -80,7 +80,7 @@ def mixture_of(name, layer, key="", tokens=None):
     """The `Mixture` of a layer.
 
     Args:
-        name: which its metrics begin with, as `tfmoe.layers.mixtures_of` has it.
+        name: prefix of its metrics, as in `tfmoe.layers.mixtures_of`.
         layer: a `tfmoe.layers.MoE`, built or not.
         key, tokens: as for `Mixture`.
     """
@@ -103,20 +103,20 @@ def balancing_weights(layer):
     """The weights of a mixture's balancing losses: `((argument, value), …)`.
 
     They are the arguments of its gate that end in `_weight`. A hierarchical gate also has
-    those of its inner gate that it lacks itself.
+    those of the gates of its levels, except those that it has itself.
     """
     gate = layer.gate
-    weights = weights_of(gate)
-    settings = [(f"gate.{name}", value) for name, value in weights.items()]
+    outer = weights_of(gate)
+    weights = [(f"gate.{name}", value) for name, value in outer.items()]
     if gate.secondary is not None:
         prefix = "gate." if getattr(layer, "groups", None) else "gate.primary."
         inner = weights_of(gate.primary).items()
-        settings += [(prefix + name, value) for name, value in inner if name not in weights]
-    return tuple(settings)
+        weights += [(prefix + name, value) for name, value in inner if name not in outer]
+    return tuple(weights)
 
 
 def weights_of(gate):
-    """`{argument: value}` of the arguments of a gate that weigh its losses."""
+    """`{argument: value}` of the loss weights of a gate."""
     config = gate.get_config()
     return {name: config[name] for name in sorted(config) if name.endswith("_weight")}
 
@@ -127,5 +127,5 @@ def last_part(argument):
 
 
 def default_weight(argument):
-    """A weight of a balancing loss that balances without harm."""
+    """A weight of a balancing loss that balances without loss of quality."""
     return DEFAULT_WEIGHTS.get(last_part(argument), OTHER_WEIGHT)
