@@ -1,9 +1,9 @@
-"""Columns of records, written once as lines of text into the cache.
+"""Writes columns of records once, as lines of text in the cache.
 
-Reading, shuffling, resuming, evaluating and inspecting then work as for text files. The records of
-each file or split have a folder, with the text and a `corpus.json` that notes the state of the
-records: text is written again when that changes. It appears under its name only when it is
-complete. It takes as much disk as the columns have text, whatever the compression of the records.
+Reading, shuffling, resuming, evaluating and inspecting then work as for text files. Each file or
+split has a folder with the text and a `corpus.json`, which contains the state of the records: if it
+changes, the text is written again. Incomplete text never appears under its final name. The size on
+disk is that of the uncompressed text.
 """
 
 import hashlib
@@ -19,22 +19,21 @@ from tfmoe.data_pipelines.records.records import choose_columns, texts
 from tfmoe.data_pipelines.text import find_files
 from tfmoe.data_pipelines.tokenization import tokenize
 
-FORMAT = 1  # to be raised when the text of the same records changes
+FORMAT = 1  # increase it when the same records give other text
 SECONDS_BETWEEN_REPORTS = 10
 CACHE_IS_FULL = "set TFMOE_CACHE to a folder on a disk with room for the text"
 WHITE_SPACE = " \t\n\r\v\f"
 
 
 def as_text(records, directory, candidates, tokenization):
-    """The text of a column as a file: a line for each line of a record's text. Lines without words
-    are left out.
+    """Writes the text of a column to a file, without blank lines. A record can have several lines.
 
     Args:
         records: a `Records`.
-        directory: where folders of text lie.
-        candidates: `{setting: names of columns to look for}`, one.
+        directory: parent of the folders of text.
+        candidates: `{setting: possible names of the column}`, with one item.
         tokenization: `"words"` to write lines as they are, `"text"` to split running text into
-            words, as `tokenization.tokenize` does.
+            words with `tokenization.tokenize`.
 
     Returns:
         Path of the text.
@@ -50,24 +49,24 @@ def as_text(records, directory, candidates, tokenization):
         with atomic_write(path) as file:
             return _write_lines(records, columns, file, tokenization)
 
-    _written(records, folder, candidates, {"tokenization": tokenization}, [path], write)
+    _write_once(records, folder, candidates, {"tokenization": tokenization}, [path], write)
     return str(path)
 
 
 def files_as_text(patterns, directory, column="text", tokenization="words"):
-    """The text of files: text as it is, or split into words; JSON lines and Parquet, by the ending
-    of their names, as `as_text` writes them.
+    """Returns text files for files of any format, by file extension: plain text itself (or split
+    into words), and the output of `as_text` for JSON lines and Parquet.
 
     Args:
         patterns: a path or glob or a list of them.
         directory, tokenization: as for `as_text`.
-        column: of records.
+        column: name of the column of records.
 
     Returns:
         List of paths.
 
     Raises:
-        TextError: as `find_files` and `as_text`.
+        TextError: as for `find_files` and `as_text`.
     """
     files = []
     for path in find_files(patterns):
@@ -81,19 +80,19 @@ def files_as_text(patterns, directory, column="text", tokenization="words"):
 
 
 def as_parallel_text(records, directory, candidates, languages, empty):
-    """The texts of two columns as a pair of files, a line for each record.
+    """Writes the texts of two columns to a pair of files, with one line per record.
 
     Args:
         records, directory: as for `as_text`.
-        candidates: `{setting: names of columns to look for}`, of source and target.
-        languages: `(source, target)`, the endings of the files.
-        empty: what to do with a record of which a side is blank: `"error"` or `"skip"`.
+        candidates: `{setting: possible names of the column}`, for source and target.
+        languages: `(source, target)`, the extensions of the files.
+        empty: what to do if one side of a record is blank: `"error"` or `"skip"`.
 
     Returns:
         `(path of the sources, path of the targets)`.
 
     Raises:
-        TextError: as for `as_text`; on a blank side, if `empty` is `"error"`.
+        TextError: as for `as_text`; for a blank side if `empty` is `"error"`.
         OSError: if the text cannot be written.
     """
     folder = _folder(records, directory)
@@ -103,7 +102,7 @@ def as_parallel_text(records, directory, candidates, languages, empty):
         with atomic_write(paths[0]) as source, atomic_write(paths[1]) as target:
             return _write_pairs(records, columns, (source, target), empty)
 
-    _written(records, folder, candidates, {"empty": empty}, paths, write)
+    _write_once(records, folder, candidates, {"empty": empty}, paths, write)
     return tuple(map(str, paths))
 
 
@@ -112,15 +111,16 @@ def _folder(records, directory):
     return pathlib.Path(directory) / f"{records.title}-{digest[:12]}"
 
 
-def _written(records, folder, candidates, settings, paths, write):
-    """Writes text unless it is there, of these records as they are now.
+def _write_once(records, folder, candidates, settings, paths, write):
+    """Writes text unless the folder has the text of these records in their current state.
 
     Args:
         records, candidates: as for `as_text`.
-        folder: of the text.
-        settings: what else decides what is written, for JSON.
-        paths: of the files.
-        write: function from the names of columns to the numbers of lines and of records left out.
+        folder: folder of the text.
+        settings: JSON value of other settings that determine the text.
+        paths: paths of the files.
+        write: function of the column names, which writes the files and returns the numbers of lines
+            and of records without text.
     """
     state = records.state()
     names = {setting: list(columns) for setting, columns in candidates.items()}
@@ -144,9 +144,9 @@ def _written(records, folder, candidates, settings, paths, write):
 
 
 def _write_lines(records, columns, file, tokenization):
-    """Writes the lines of each record. Returns how many, and how many records have none."""
+    """Writes the lines of all records. Returns the numbers of lines and of records without one."""
     lines = left_out = 0
-    for _, (text,) in _reported(records, columns):
+    for _, (text,) in _with_progress(records, columns):
         before = lines
         for line in text.replace("\r", " ").split("\n"):
             if tokenization == "text":
@@ -159,9 +159,9 @@ def _write_lines(records, columns, file, tokenization):
 
 
 def _write_pairs(records, columns, files, empty):
-    """Writes both sides of each record. Returns how many, and how many were left out."""
+    """Writes both sides of all records. Returns the numbers of lines and of skipped records."""
     lines = left_out = 0
-    for number, sides in _reported(records, columns):
+    for number, sides in _with_progress(records, columns):
         blank = [c for c, text in zip(columns, sides, strict=True) if not text.strip(WHITE_SPACE)]
         if not blank:
             for file, text in zip(files, sides, strict=True):
@@ -177,8 +177,8 @@ def _write_pairs(records, columns, files, empty):
     return lines, left_out
 
 
-def _reported(records, columns):
-    """Yields what `texts` gives, and prints from time to time how far it is."""
+def _with_progress(records, columns):
+    """Yields the items of `texts`, and prints the progress from time to time."""
     reported = time.monotonic()
     for index, item in enumerate(texts(records, columns)):
         yield item

@@ -12,11 +12,11 @@ from tfmoe.data_pipelines.text import find_files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilesOfRecords(HasRecords):
-    """Where files of records are.
+    """The paths of files of records.
 
     Args:
         train, valid, test: paths or globs, from the directory where the command is run. Only
-            `train` must have some.
+            `train` is required.
     """
 
     reader: ClassVar[type]
@@ -36,15 +36,15 @@ class FilesOfRecords(HasRecords):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonLinesText(FilesOfRecords, LanguageRecords):
-    """JSON lines, one object a line, plain or gzip (`.gz`).
+    """JSON lines, one object per line, plain or gzip (`.gz`).
 
     The text of a record is a document: its lines are lines of the corpus. Records without text are
-    left out. The text is written once, as plain lines, into the cache.
+    skipped. The text is written once, as plain lines, into the cache.
 
     Args:
         train, valid, test: paths or globs, from the directory where the command is run. Only
-            `train` must have some.
-        column: key of the text in each object, nested ones as `document.text`.
+            `train` is required.
+        column: key of the text in each object, a nested one as `document.text`.
         tokenization: `words` if white space separates the words of the text, `text` to split
             running text into lower-case words, numbers and punctuation marks.
     """
@@ -57,12 +57,12 @@ class ParquetText(FilesOfRecords, LanguageRecords):
     """Parquet files; needs pyarrow.
 
     The text of a record is a document: its lines are lines of the corpus. Records without text are
-    left out. The text is written once, as plain lines, into the cache.
+    skipped. The text is written once, as plain lines, into the cache.
 
     Args:
         train, valid, test: paths or globs, from the directory where the command is run. Only
-            `train` must have some.
-        column: name of the column, nested ones as `document.text`.
+            `train` is required.
+        column: name of the column, a nested one as `document.text`.
         tokenization: `words` if white space separates the words of the text, `text` to split
             running text into lower-case words, numbers and punctuation marks.
     """
@@ -76,11 +76,11 @@ class ParallelJsonLines(FilesOfRecords, ParallelRecords):
 
     Args:
         train, valid, test: paths or globs, from the directory where the command is run. Only
-            `train` must have some.
+            `train` is required.
         source_language, target_language: names of the languages, such as de and en.
         source_column, target_column: keys of the texts in each object; null for the language's
             name, or `translation.LANGUAGE`.
-        empty_sides: what to do with a record of which a side is empty, error or skip.
+        empty_sides: what to do if one side of a record is empty, error or skip.
     """
 
     reader = JsonLines
@@ -92,11 +92,11 @@ class ParallelParquet(FilesOfRecords, ParallelRecords):
 
     Args:
         train, valid, test: paths or globs, from the directory where the command is run. Only
-            `train` must have some.
+            `train` is required.
         source_language, target_language: names of the languages, such as de and en.
         source_column, target_column: names of the columns; null for the language's name, or
             `translation.LANGUAGE`.
-        empty_sides: what to do with a record of which a side is empty, error or skip.
+        empty_sides: what to do if one side of a record is empty, error or skip.
     """
 
     reader = Parquet

@@ -8,7 +8,7 @@ from tfmoe.data_pipelines.records.huggingface import load_split
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HuggingFaceSplits(HasRecords):
-    """Which data set of the Hugging Face `datasets` library, and which splits of it.
+    """The data set and splits of the Hugging Face `datasets` library.
 
     Args:
         path, config_name, data_files, revision, cache_dir, train, valid, test: as for
@@ -45,9 +45,9 @@ class HuggingFaceSplits(HasRecords):
 class HuggingFaceText(HuggingFaceSplits, LanguageRecords):
     """A data set of the Hugging Face `datasets` library; needs the extra `huggingface`.
 
-    It is loaded as `datasets.load_dataset` does: from its cache, else from the hub; no code of a
-    data set is run. The text of a record is a document: its lines are lines of the corpus. Records
-    without text are left out. The text is written once, as plain lines, into the cache of tfmoe.
+    It is loaded with `datasets.load_dataset`, from its cache or from the hub; no code of a data
+    set is run. The text of a record is a document: its lines are lines of the corpus. Records
+    without text are skipped. The text is written once, as plain lines, into the cache of tfmoe.
 
     Args:
         path: name on the hub, such as Salesforce/wikitext; or a local folder of data files, or one
@@ -56,9 +56,9 @@ class HuggingFaceText(HuggingFaceSplits, LanguageRecords):
             `load_dataset`.
         data_files: paths or globs, for a format.
         revision: commit or tag on the hub; null for the newest.
-        cache_dir: of `datasets`; null for its default.
+        cache_dir: cache of `datasets`; null for its default.
         train, valid, test: splits, such as train or train[:90%]; null for none.
-        column: name of the column, nested ones as `document.text`.
+        column: name of the column, a nested one as `document.text`.
         tokenization: `words` if white space separates the words of the text, `text` to split
             running text into lower-case words, numbers and punctuation marks.
     """
@@ -75,10 +75,10 @@ class ParallelHuggingFace(HuggingFaceSplits, ParallelRecords):
         config_name: the data set's configuration (subset), such as de-en; `name` of `load_dataset`.
         data_files: paths or globs, for a format.
         revision: commit or tag on the hub; null for the newest.
-        cache_dir: of `datasets`; null for its default.
+        cache_dir: cache of `datasets`; null for its default.
         train, valid, test: splits, such as train or train[:90%]; null for none.
         source_language, target_language: names of the languages, such as de and en.
         source_column, target_column: names of the columns; null for the language's name, or
             `translation.LANGUAGE`.
-        empty_sides: what to do with a record of which a side is empty, error or skip.
+        empty_sides: what to do if one side of a record is empty, error or skip.
     """

@@ -1,7 +1,7 @@
-"""What the corpora of records have in common: settings, and from records to `Splits`.
+"""Base classes of corpora of records: their settings, and the conversion to `Splits`.
 
-A corpus is a class of this module, which says what its text is for, and one that says where the
-records are (`files_of_records`, `huggingface`, `tfds`).
+A corpus inherits from a class of this module, for language models or translation, and from a class
+that locates the records (`files_of_records`, `huggingface`, `tfds`).
 """
 
 import abc
@@ -30,13 +30,13 @@ class HasRecords(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageRecords(LanguageCorpus, HasRecords):
-    """Text of a column of records, for language models.
+    """The text of a column of records, for language models.
 
     The text of a record is a document: its lines are lines of the corpus. Records without text are
-    left out.
+    skipped.
 
     Args:
-        column: name of the column, nested ones as `document.text`.
+        column: name of the column, a nested one as `document.text`.
         tokenization: `words` if white space separates the words of the text, `text` to split
             running text into lower-case words, numbers and punctuation marks.
     """
@@ -68,7 +68,7 @@ class ParallelRecords(ParallelCorpus, HasRecords):
         source_language, target_language: names of the languages, such as de and en.
         source_column, target_column: names of the columns; null for the language's name, or
             `translation.LANGUAGE`.
-        empty_sides: what to do with a record of which a side is empty, error or skip.
+        empty_sides: what to do if one side of a record is empty, error or skip.
     """
 
     source_language: str

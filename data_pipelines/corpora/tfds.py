@@ -9,7 +9,7 @@ from tfmoe.data_pipelines.records.tfds import DATASET, load_builder, load_split
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsSplits(HasRecords):
-    """Which data set of TensorFlow Datasets, and which splits of it.
+    """The data set and splits of TensorFlow Datasets.
 
     Args:
         dataset, data_dir, train, valid, test: as for `TfdsText`.
@@ -42,15 +42,15 @@ class TfdsSplits(HasRecords):
 class TfdsText(TfdsSplits, LanguageRecords):
     """A data set of TensorFlow Datasets; needs the extra `tfds`.
 
-    It is read where `data_dir` has it, else downloaded and prepared there. The text of a record is
-    a document: its lines are lines of the corpus. Records without text are left out. The text is
+    It is downloaded and prepared unless `data_dir` has it. The text of a record is
+    a document: its lines are lines of the corpus. Records without text are skipped. The text is
     written once, as plain lines, into the cache of tfmoe.
 
     Args:
         dataset: NAME or NAME/CONFIG, `:VERSION` may follow, such as lm1b:1.1.0.
-        data_dir: where TensorFlow Datasets keeps its data; null for `~/tensorflow_datasets`.
+        data_dir: folder of TensorFlow Datasets; null for `~/tensorflow_datasets`.
         train, valid, test: splits, such as train or train[:90%]; null for none.
-        column: name of the feature, nested ones as `document.text`.
+        column: name of the feature, a nested one as `document.text`.
         tokenization: `words` if white space separates the words of the text, `text` to split
             running text into lower-case words, numbers and punctuation marks.
     """
@@ -63,10 +63,10 @@ class ParallelTfds(TfdsSplits, ParallelRecords):
 
     Args:
         dataset: NAME or NAME/CONFIG, `:VERSION` may follow, such as wmt14_translate/de-en.
-        data_dir: where TensorFlow Datasets keeps its data; null for `~/tensorflow_datasets`.
+        data_dir: folder of TensorFlow Datasets; null for `~/tensorflow_datasets`.
         train, valid, test: splits, such as train or train[:90%]; null for none.
         source_language, target_language: names of the languages, such as de and en.
         source_column, target_column: names of the features; null for the language's name, or
             `translation.LANGUAGE`.
-        empty_sides: what to do with a record of which a side is empty, error or skip.
+        empty_sides: what to do if one side of a record is empty, error or skip.
     """

@@ -1,4 +1,4 @@
-"""What tells one state of a file from another, and short names of files."""
+"""The state of a file, which shows whether it changed, and short names of files."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ def file_state(path):
 
 
 def title_of(name):
-    """Returns a short name that can be part of a file's name: of a path without its folder and
-    ending.
+    """Returns a short name that can be part of a file's name; for a path, the file's name without
+    extension.
     """
     stem = pathlib.PurePath(name).name.removesuffix(".gz")
     stem = stem.rpartition(".")[0] or stem

@@ -1,4 +1,4 @@
-"""Files of records and of text, by the ending of their names."""
+"""Readers of files of records and of text, by file extension."""
 
 import os
 
@@ -7,7 +7,7 @@ from tfmoe.data_pipelines.records.file_records import FileRecords
 from tfmoe.data_pipelines.records.json_lines import JsonLines
 from tfmoe.data_pipelines.records.parquet import Parquet
 
-LINE = "line"  # the only column of lines of text
+LINE = "line"  # the only column of a text file
 READERS = {".jsonl": JsonLines, ".ndjson": JsonLines, ".json": JsonLines, ".parquet": Parquet}
 
 
@@ -15,7 +15,7 @@ class Lines(FileRecords):
     """The lines of a text file as records.
 
     Args:
-        path: of the file; gzip if it ends in `.gz`.
+        path: path of the file; gzip if it ends in `.gz`.
     """
 
     def columns(self):
@@ -30,8 +30,8 @@ class Lines(FileRecords):
 
 
 def reader_of(path):
-    """Returns the class of `Records` of a file by its ending; `None` if it is no file of records.
-    JSON lines may have `.gz` after it.
+    """Returns the class of `Records` for a file extension; `None` if it is not a file of records.
+    Files of JSON lines may also end in `.gz`.
     """
     path = os.fspath(path)
     plain = path.removesuffix(".gz")

@@ -1,4 +1,4 @@
-"""Records of data sets of the Hugging Face `datasets` library. Needs `datasets`."""
+"""Records of a data set of the Hugging Face library `datasets`, which must be installed."""
 
 import os
 
@@ -11,7 +11,7 @@ from tfmoe.extras import optional, require
 datasets = optional("datasets")
 
 ROWS_AT_A_TIME = 1024
-SAVED = ("dataset_dict.json", "state.json")  # of which `save_to_disk` writes one
+SAVED = ("dataset_dict.json", "state.json")  # `save_to_disk` writes one of these
 
 
 class HuggingFaceRecords(Records):
@@ -47,17 +47,18 @@ class HuggingFaceRecords(Records):
 
 
 def load_split(path, split, key, **arguments):
-    """Loads a split of a data set, of the cache of `datasets` where it is there already.
+    """Loads a split of a data set, from the cache of `datasets` if possible.
 
-    No code of the data set is run: `datasets` 4 and later has no loading scripts.
+    No code of the data set is run: `datasets` 4 and later have no loading scripts.
 
     Args:
-        path: name of a data set or of a format (`"json"`, `"csv"`, …), or a folder: of data files,
-            or one that `save_to_disk` wrote.
-        split: such as `"train"` or `"train[:10%]"`.
-        key: of the config that names the split, such as `"data.valid"`.
-        **arguments: further ones of `datasets.load_dataset` (`name`, `data_files`, `revision`,
-            `cache_dir`); `None` is left out.
+        path: name of a data set or format (`"json"`, `"csv"`, …), or a folder of data files or of
+            `save_to_disk`.
+        split: the split, such as `"train"` or `"train[:10%]"`.
+        key: config key of the split, such as `"data.valid"`.
+        **arguments: other arguments of `datasets.load_dataset` (`name`, `data_files`, `revision`,
+            `cache_dir`); those that are `None` are
+            not passed.
 
     Returns:
         A `HuggingFaceRecords`.
@@ -82,18 +83,17 @@ def load_split(path, split, key, **arguments):
 
 
 def _saved_split(saved, path, split, key):
-    """The split of what `save_to_disk` saved: a `Dataset`, or a `DatasetDict` of several."""
+    """A split of the output of `save_to_disk`: a `Dataset`, or a `DatasetDict` of splits."""
     splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
     if split not in splits:
         raise TextError(
-            f"{path}: there is no split {split!r} ({key}); save_to_disk wrote the splits"
-            f" {', '.join(splits)}"
+            f"{path}: there is no split {split!r} ({key}); the saved splits are {', '.join(splits)}"
         )
     return splits[split]
 
 
 def _names(features):
-    """The names of the columns of `datasets.Features`, nested ones with dots."""
+    """The column names of `datasets.Features`; nested columns have dots."""
     names = []
     for name, feature in features.items():
         nested = _names(feature) if isinstance(feature, dict) else _translations(feature)
@@ -102,5 +102,5 @@ def _names(features):
 
 
 def _translations(feature):
-    """The languages of a `datasets.Translation`; none of another feature."""
+    """The languages of a `datasets.Translation`; none for other features."""
     return list(getattr(feature, "languages", None) or [])

@@ -1,4 +1,4 @@
-"""Records of JSON lines: a file of UTF-8 text, plain or gzip, with one JSON object a line."""
+"""Records of JSON lines: a file of UTF-8 text, plain or gzip, with one JSON object per line."""
 
 import json
 import pathlib
@@ -8,18 +8,18 @@ from tfmoe.data_pipelines.records.file_records import FileRecords
 from tfmoe.data_pipelines.records.records import names_in
 
 
-class JsonLines(FileRecords):
-    """The records of a file of JSON lines. Blank lines are skipped, and have a number.
+class JsonLines(Records):
+    """The records of a file of JSON lines. Blank lines are skipped but counted.
 
     Args:
-        path: of the file; gzip if it ends in `.gz`.
+        path: path of the file; gzip if it ends in `.gz`.
     """
 
     def columns(self):
         """The columns of the first record."""
         for _, record in self.read(()):
             return names_in(record)
-        raise TextError(f"{self.name}: the file has no records; it must have a JSON object a line")
+        raise TextError(f"{self.name}: the file has no records; expected one JSON object per line")
 
     def read(self, columns):
         for number, line in enumerate(read_lines(self.name), 1):
@@ -36,7 +36,7 @@ class JsonLines(FileRecords):
             raise TextError(
                 f"{place}: not JSON: {error.msg}; each line must be an object"
             ) from None
-        except (ValueError, RecursionError) as error:  # a number of 5000 digits, 5000 levels
+        except (ValueError, RecursionError) as error:  # such as 5000 digits or 5000 levels
             raise TextError(f"{self.place(number)}: not usable JSON: {error}") from None
         if isinstance(record, dict):
             return record
@@ -49,8 +49,8 @@ class JsonLines(FileRecords):
     def _is_a_list(self):
         name = pathlib.Path(self.name)
         return TextError(
-            f"{self.place(1)}: a JSON list; JSON lines have an object a line: jq -c '.[]' {name} >"
-            f" {name.with_suffix('.jsonl')}"
+            f"{self.place(1)}: a JSON list; JSON lines have one object per line: jq -c '.[]' {name}"
+            f" > {name.with_suffix('.jsonl')}"
         )
 
     def place(self, number):

@@ -5,22 +5,22 @@ import errno
 
 from tfmoe.data_pipelines.reading import TextError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a disk that is full, or fails
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # the disk is full or fails
 
 
 @contextlib.contextmanager
 def loading(name, keys):
-    """Within it, what another library raises becomes a `TextError`; a full disk stays an `OSError`.
+    """Converts the exceptions of another library to `TextError`, except `OSError` for a full disk.
 
     Args:
-        name: of the data set.
-        keys: of the config that name it.
+        name: name of the data set.
+        keys: config keys that specify it.
     """
     try:
         yield
     except TextError:
         raise
-    except Exception as error:  # of the library, of its file formats and of the network
+    except Exception as error:  # any of the library, its file formats or the network
         _raise_if_disk_is_full(error)
         reason = _first_line(error)
         if error.__cause__ is not None:
@@ -33,7 +33,7 @@ def _first_line(error):
 
 
 def _raise_if_disk_is_full(error):
-    """Raises the error's cause that says that a disk is full, if there is one."""
+    """Raises the cause of an error if it is a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             raise error

@@ -11,11 +11,11 @@ pyarrow_parquet = optional("pyarrow.parquet")
 ROWS_AT_A_TIME = 1024
 
 
-class Parquet(FileRecords):
-    """The records of a Parquet file. Only the needed columns are read, some rows at a time.
+class Parquet(Records):
+    """The records of a Parquet file. Only the needed columns are read, in batches of rows.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def columns(self):
@@ -44,7 +44,7 @@ class Parquet(FileRecords):
             raise self._damaged(error) from None
 
     def _opened(self):
-        file_state(self.name)  # raises, if there is no such file
+        file_state(self.name)  # raises if there is no such file
         require("pyarrow")
         try:
             return pyarrow_parquet.ParquetFile(self.name)
@@ -56,7 +56,7 @@ class Parquet(FileRecords):
 
 
 def _names(fields):
-    """The names of the columns of a pyarrow schema or struct type, nested ones with dots."""
+    """The column names of a pyarrow schema or struct type; nested columns have dots."""
     names = []
     for field in fields:
         nested = _names(field.type) if pyarrow.types.is_struct(field.type) else []

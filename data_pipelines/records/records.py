@@ -1,4 +1,4 @@
-"""What all records have in common, and the texts of their columns."""
+"""The interface of records, and the texts of their columns."""
 
 import abc
 import difflib
@@ -6,20 +6,20 @@ import itertools
 
 from tfmoe.data_pipelines.reading import TextError
 
-MOST_DEPTH = 8  # of nested columns that are listed
-MOST_LISTED = 30  # names of columns in an error
+MAX_DEPTH = 8  # of the nested columns in `names_in`
+MAX_LISTED = 30  # column names in an error
 
 
 class Records(abc.ABC):
     """The records of one file, or of one split of a data set.
 
     Args:
-        name: what messages call them, such as `"my/a.jsonl"` or `"wikitext[train]"`.
-        title: a short name, which can be part of a file's name.
-        identity: string that tells them from all other records, such as an absolute path.
+        name: name for messages, such as `"my/a.jsonl"` or `"wikitext[train]"`.
+        title: short name that can be part of a file's name.
+        identity: string that identifies the records, such as an absolute path.
 
     Attributes:
-        count: number of records, or `None` if it is not known before they are read.
+        count: number of records; `None` if it is unknown before reading.
     """
 
     count = None
@@ -29,13 +29,13 @@ class Records(abc.ABC):
 
     @abc.abstractmethod
     def state(self):
-        """Returns a value, which JSON can hold, that is another one after the records changed;
-        `None` if that cannot be known.
+        """Returns a JSON value that changes when the records change; `None` if that cannot be
+        determined.
         """
 
     @abc.abstractmethod
     def columns(self) -> list[str]:
-        """Returns the names of the columns, nested ones as `"translation.de"`.
+        """Returns the names of the columns; a nested column is `"translation.de"`.
 
         Raises:
             TextError: if the records cannot be read.
@@ -46,14 +46,14 @@ class Records(abc.ABC):
         """Yields `(number from 1, record)`. A record is a dictionary, which may be nested.
 
         Args:
-            columns: names of those that are needed; others may be left out.
+            columns: names of the needed columns; others may be missing in the records.
 
         Raises:
             TextError: if the records cannot be read.
         """
 
     def place(self, number: int) -> str:
-        """Returns what messages call a record, by its number."""
+        """Returns the name of a record in messages, from its number."""
         return f"{self.name}: row {number}"
 
 
@@ -72,8 +72,8 @@ def value_of(record, column):
     return value_of(inner, rest)
 
 
-def names_in(record, depth=MOST_DEPTH):
-    """Returns the names of a record's columns, nested ones as `"translation.de"`."""
+def names_in(record, depth=MAX_DEPTH):
+    """Returns the names of a record's columns; a nested column is `"translation.de"`."""
     names = []
     for key, value in record.items():
         nested = names_in(value, depth - 1) if isinstance(value, dict) and depth > 1 else []
@@ -86,14 +86,14 @@ def choose_columns(records, candidates):
 
     Args:
         records: a `Records`.
-        candidates: `{setting: names}`: for each setting the names to look for; the first that is a
-            column is taken.
+        candidates: `{setting: names}`: the possible names for each setting; the first that is a
+            column is used.
 
     Returns:
-        List of names, one for each setting.
+        List of names, one per setting.
 
     Raises:
-        TextError: if none of a setting's names is a column; it lists the columns there are.
+        TextError: if none of a setting's names is a column; the message lists the columns.
     """
     columns = records.columns()
     return [_first(records, columns, setting, names) for setting, names in candidates.items()]
@@ -107,7 +107,7 @@ def _first(records, columns, setting, names):
 
 
 def _no_column(place, columns, names, setting=""):
-    listed = ", ".join(columns[:MOST_LISTED]) + (", …" if len(columns) > MOST_LISTED else "")
+    listed = ", ".join(columns[:MAX_LISTED]) + (", …" if len(columns) > MAX_LISTED else "")
     near = difflib.get_close_matches(names[0], columns, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
     asked = " or ".join(map(repr, names))
@@ -145,7 +145,7 @@ def _text(records, number, record, column):
 
 
 def _check_unicode(records, number, column, text):
-    """Raises `TextError` for half of a surrogate pair, which JSON can have, but not UTF-8."""
+    """Raises `TextError` for an unpaired surrogate, which is valid in JSON but not in UTF-8."""
     try:
         text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -156,7 +156,7 @@ def _check_unicode(records, number, column, text):
 
 
 def _shown(value):
-    if isinstance(value, dict):  # of a column with columns
+    if isinstance(value, dict):  # a column with nested columns
         value = dict(itertools.islice(value.items(), 3))
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"

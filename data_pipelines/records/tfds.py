@@ -1,4 +1,4 @@
-"""Records of TensorFlow Datasets. Needs `tensorflow_datasets`."""
+"""Records of TensorFlow Datasets; `tensorflow_datasets` must be installed."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from tfmoe.extras import optional, require
 
 tfds = optional("tensorflow_datasets")
 
-# NAME, NAME/CONFIG, with :VERSION; not NAMESPACE:NAME, which runs code from elsewhere.
+# NAME or NAME/CONFIG, optionally with :VERSION; not NAMESPACE:NAME, which runs downloaded code.
 DATASET = re.compile(r"\w+(/[\w.+-]+)?(:(\d+|\*)(\.(\d+|\*)){0,2})?")
 
 
@@ -19,8 +19,8 @@ class TfdsRecords(Records):
     """The records of a split of a `tfds.core.DatasetBuilder`, in the order of its files.
 
     Args:
-        builder: the builder, whose data are prepared.
-        split: such as `"train"` or `"train[:10%]"`.
+        builder: the builder of a prepared data set.
+        split: the split, such as `"train"` or `"train[:10%]"`.
     """
 
     def __init__(self, builder, split):
@@ -65,12 +65,12 @@ class TfdsRecords(Records):
 
 
 def load_builder(dataset, data_dir=None):
-    """Returns the builder of a data set, whose data are in `data_dir`: as they are there already,
-    or downloaded and prepared.
+    """Returns the builder of a data set. Downloads and prepares the data unless `data_dir` has
+    them.
 
     Args:
         dataset: `"NAME"`, `"NAME/CONFIG"`, or one of these with `":VERSION"` after it.
-        data_dir: where TensorFlow Datasets keeps its data; `None` for its default.
+        data_dir: folder of TensorFlow Datasets; `None` for its default.
 
     Raises:
         MissingExtra: if `tensorflow_datasets` is not installed.
@@ -81,13 +81,13 @@ def load_builder(dataset, data_dir=None):
     with loading(dataset, "data.dataset"):
         builder = tfds.builder(dataset, data_dir=data_dir)
         if not builder.is_prepared():
-            print(f"{dataset}: not in {builder.data_dir}; TensorFlow Datasets prepares it …")
+            print(f"{dataset}: not in {builder.data_dir}; preparing it …")
             builder.download_and_prepare()
     return builder
 
 
 def load_split(builder, split, key):
-    """Returns the `TfdsRecords` of a split of a builder. `key`: of the config that names the split.
+    """Returns the `TfdsRecords` of a split of a builder. `key` is the config key of the split.
 
     Raises:
         TextError: if there is no such split.
@@ -97,7 +97,7 @@ def load_split(builder, split, key):
 
 
 def _names(features):
-    """The names of the columns of TensorFlow Datasets' features, nested ones with dots."""
+    """The column names of features of TensorFlow Datasets; nested columns have dots."""
     names = []
     for name, feature in features.items():
         nested = _names(feature) if hasattr(feature, "items") else []

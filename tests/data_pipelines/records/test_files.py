@@ -48,13 +48,13 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ": the file has no records; it must have a JSON object a line"),
+        (b"", ": the file has no records; expected one JSON object per line"),
         (b"{}\n{'a': 1}\n", ":2:2: not JSON: Expecting property name"),
         (b'{"a": 1}\n{"a": "b"', ":2:10: not JSON: Expecting ',' delimiter"),
         (b"{}\n[1]\n", ":2: each line must be a JSON object, got a list"),
         (b"3\n", ":1: each line must be a JSON object, got a int"),
-        (b'[{"a": 1}]\n', ":1: a JSON list; JSON lines have an object a line: jq -c '.[]'"),
-        (b'[\n{"a": 1}]\n', ":1: a JSON list; JSON lines have an object a line: jq -c '.[]'"),
+        (b'[{"a": 1}]\n', ":1: a JSON list; JSON lines have one object per line: jq -c '.[]'"),
+        (b'[\n{"a": 1}]\n', ":1: a JSON list; JSON lines have one object per line: jq -c '.[]'"),
         (b'{"a": ' + b"9" * 5000 + b"}", ":1: not usable JSON: Exceeds the limit"),
         (b'{"a": ' * 200_000, ":1: not usable JSON: "),
         (b'{"a": "\xef"}\n', ":1:8: byte 0xef is not valid UTF-8"),
