@@ -1,7 +1,7 @@
-# `make demo` and `make test` set everything up by themselves. PYTHON must be a Python 3.11 to 3.13.
+# `make demo` and `make test` install everything first. PYTHON must be Python 3.11 to 3.13.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
-# What `make test-wheel` installs with the wheel, and which tests it runs against it.
+# Extras that `make test-wheel` installs with the wheel, and the tests that it then runs.
 EXTRAS := text,plots,dev
 WHEEL_TESTS := tests/ops tests/layers tests/gating tests/config tests/data_pipelines tests/test_extras.py
 
@@ -9,7 +9,7 @@ WHEEL_TESTS := tests/ops tests/layers tests/gating tests/config tests/data_pipel
 
 install: .venv/installed
 
-# Rebuilt when the requirements or the package metadata change, so that a second call costs nothing and works offline.
+# Rebuilt when the requirements or the package metadata change, so later calls are fast and work offline.
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" -r requirements.txt
@@ -28,7 +28,7 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest
 
-# The wheel in an empty environment, used from another folder: the core alone, then with extras.
+# Tests the wheel in an empty environment from another folder: first without, then with extras.
 test-wheel: install
 	$(BIN)/python .ci/test_wheel.py
 	$(BIN)/python .ci/test_wheel.py --extras $(EXTRAS) $(WHEEL_TESTS)

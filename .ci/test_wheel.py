@@ -1,4 +1,4 @@
-"""Installs the wheel into an empty environment, and uses it from another folder.
+"""Installs the wheel into an empty environment, and uses it in another folder.
 
     python .ci/test_wheel.py                                  the core alone
     python .ci/test_wheel.py --extras text,plots,dev tests/ops tests/layers
@@ -27,9 +27,9 @@ for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
 assert (here.parent / "py.typed").exists()
-print(f"tfmoe {tfmoe.__version__} of {here.parent}: {len(names)} modules can be imported")
+print(f"tfmoe {tfmoe.__version__} of {here.parent}: {len(names)} modules imported")
 """
-# So early that every test has the installed package.
+# A pytest plugin, loaded before any test: checks that the tests import the installed package.
 INSTALLED = "import sys, tfmoe\nassert tfmoe.__file__.startswith(sys.prefix), tfmoe.__file__\n"
 TRAIN = (
     "train demo/grammars --run-dir run --set training.epochs=1 --set training.steps_per_epoch=20"
@@ -40,7 +40,7 @@ def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--python", default=sys.executable, help="of the new environment")
+    parser.add_argument("--python", default=sys.executable, help="Python of the new environment")
     parser.add_argument("--extras", default="", help="such as text,plots")
     parser.add_argument("--sdist", action="store_true", help="install the source distribution")
     parser.add_argument("tests", nargs="*", help="paths of tests, from the root of the repository")
@@ -48,16 +48,16 @@ def arguments():
 
 
 def run(*command, cwd, **options):
-    """Runs a command without the variables that would lead Python to the checkout."""
+    """Runs a command without variables such as PYTHONPATH, which could name the checkout."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TFMOE_CACHE": str(cwd)}
     return subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=environment, check=True, **options
+        [str(argument) for argument in command], cwd=cwd, env=environment, check=True, **options
     )
 
 
-def built(folder):
-    """Builds the source distribution, and from it the wheel, by this Python's setuptools.
+def build(folder):
+    """Builds the source distribution and from it the wheel, with this Python's setuptools.
 
     Returns:
         The paths of both.
@@ -71,8 +71,8 @@ def built(folder):
     return sdist, wheel
 
 
-def environment(python, package, extras, folder):
-    """Makes a virtual environment that has a package, and nothing else; gives its `bin`."""
+def create_environment(python, package, extras, folder):
+    """Creates a virtual environment with only one package; returns its `bin`."""
     run(python, "-m", "venv", folder, cwd=ROOT)
     programs = folder / ("Scripts" if sys.platform == "win32" else "bin")
     requirement = f"{package}[{extras}]" if extras else package
@@ -81,7 +81,7 @@ def environment(python, package, extras, folder):
 
 
 def measure(programs, folder):
-    """Prints the size of what is installed, and how long the first lines of a program take."""
+    """Prints the installed size, and the times of imports and `tfmoe --help`."""
     (site,) = folder.glob("**/site-packages")
     size = sum(path.lstat().st_size for path in site.rglob("*") if "pip" not in path.parts)
     print(f"installed: {size / 2**20:,.0f} MiB")
@@ -92,7 +92,7 @@ def measure(programs, folder):
     }
     for name, command in commands.items():
         seconds = []
-        for _ in range(4):  # the first one compiles
+        for _ in range(4):  # the first run compiles bytecode
             begin = time.perf_counter()
             run(*command, cwd=folder, capture_output=True)
             seconds.append(time.perf_counter() - begin)
@@ -100,15 +100,15 @@ def measure(programs, folder):
 
 
 def main():
-    given = arguments()
+    options = arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name).resolve()
-        for name in ("dist", "work"):
-            (folder / name).mkdir()
-        sdist, wheel = built(folder / "dist")
+        for subfolder in ("dist", "work"):
+            (folder / subfolder).mkdir()
+        sdist, wheel = build(folder / "dist")
         print(f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB")
-        package = sdist if given.sdist else wheel
-        programs = environment(given.python, package, given.extras, folder / "venv")
+        package = sdist if options.sdist else wheel
+        programs = create_environment(options.python, package, options.extras, folder / "venv")
         python, work = programs / "python", folder / "work"
         run(python, "-c", MODULES, cwd=work)
         measure(programs, folder / "venv")
@@ -121,12 +121,12 @@ def main():
             stdout=subprocess.DEVNULL,
         )
         run(programs / "tfmoe", *TRAIN.split(), cwd=work)
-        if given.tests:
+        if options.tests:
             (work / "installed.py").write_text(INSTALLED, encoding="utf-8")
-            paths = [ROOT / path for path in given.tests]
-            options = ["-p", "installed", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2"]
+            paths = [ROOT / path for path in options.tests]
+            flags = ["-p", "installed", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2"]
             config = ["--rootdir", ROOT, "-c", ROOT / "pyproject.toml"]
-            run(python, "-m", "pytest", *options, *config, *paths, cwd=work)
+            run(python, "-m", "pytest", *flags, *config, *paths, cwd=work)
 
 
 if __name__ == "__main__":

@@ -23,22 +23,22 @@ def test_a_module_is_imported_when_it_is_used(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def lacking(monkeypatch):
-    """A function that takes a package away, for the test."""
+def remove(monkeypatch):
+    """A function that makes a package missing during the test."""
 
-    def lacking(package):
+    def remove(package):
         for name in list(sys.modules):
             if name.partition(".")[0] == package:
                 monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, package, None)
         extras._loaded.cache_clear()
 
-    yield lacking
+    yield remove
     extras._loaded.cache_clear()
 
 
-def test_a_package_that_is_not_installed(lacking):
-    lacking("num2words")
+def test_a_package_that_is_not_installed(remove):
+    remove("num2words")
     message = r'this needs the package num2words: pip install "tfmoe\[text\]"'
     with pytest.raises(MissingExtra, match=message) as raised:
         _ = optional("num2words").num2words
@@ -47,8 +47,8 @@ def test_a_package_that_is_not_installed(lacking):
         require("sacrebleu", "num2words")
 
 
-def test_windows_has_no_tensorflow_text(lacking):
-    lacking("tensorflow_text")
+def test_windows_has_no_tensorflow_text(remove):
+    remove("tensorflow_text")
     with pytest.raises(MissingExtra, match=r"\(on Linux and macOS; there is none for Windows\)$"):
         require("tensorflow_text")
 
@@ -67,8 +67,8 @@ def test_a_package_of_no_extra():
         optional("numpy.linalg")
 
 
-def test_what_the_command_line_says(lacking, capsys):
-    lacking("sacrebleu")
+def test_message_of_the_command_line(remove, capsys):
+    remove("sacrebleu")
     with pytest.raises(SystemExit) as ended:
         main(["prepare", "demo/translation"])
     assert ended.value.code == 2
@@ -77,13 +77,13 @@ def test_what_the_command_line_says(lacking, capsys):
     assert len(err.splitlines()) == 1
 
 
-def test_configs_can_be_read_without_the_packages_of_their_text(lacking, capsys):
-    lacking("babel")
-    main_ended(["describe", "demo/language_model"])
+def test_configs_can_be_read_without_the_packages_of_their_text(remove, capsys):
+    remove("babel")
+    run_main(["describe", "demo/language_model"])
     assert "ops/timestep" in capsys.readouterr().out
 
 
-def main_ended(arguments):
+def run_main(arguments):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0

@@ -1,6 +1,4 @@
-"""The order of the house: a package imports only from what stands to its left, at the head of its
-files, and never in a circle.
-"""
+"""A package imports only packages of lower layers, at the head of its files, without cycles."""
 
 import ast
 from pathlib import Path
@@ -8,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From left to right; packages of one floor do not import each other.
-FLOORS = [
+# From the lowest layer to the highest; packages of one layer do not import each other.
+LAYERS = [
     ["data_pipelines"],
     ["ops"],
     ["distribute"],
@@ -22,24 +20,24 @@ FLOORS = [
     ["tasks"],
     ["cli"],
 ]
-FLOOR = {package: number for number, floor in enumerate(FLOORS) for package in floor}
-# Old names of modules, which import what took their place.
+LAYER = {package: number for number, layer in enumerate(LAYERS) for package in layer}
+# Old names of modules, which import the new modules.
 RENAMED = {"tfmoe/training/inspection.py", "tfmoe/training/expert_summaries.py"}
-# Loaded where a function needs it. Packages of extras are loaded by `tfmoe.extras`.
+# May be imported in functions. `tfmoe.extras` imports the packages of extras.
 LATE = {"tensorflow"}
-# Modules beside the packages, which import none of these.
+# Modules next to the packages, which import none of them.
 OUTSIDE = {"__version__", "extras"}
 
 
 def allowed(package):
-    """The packages that one may import."""
-    left = {other for other, floor in FLOOR.items() if floor < FLOOR[package]}
+    """The packages that a package may import."""
+    left = {other for other, layer in LAYER.items() if layer < LAYER[package]}
     return left | {package}
 
 
 def imports_of(path, root=ROOT):
-    """Yields `(full name, whether it stands in a function)` of everything that a file imports. Of
-    `from a.b import c` the name is `a.b.c`, whether c is a module or not.
+    """Yields `(full name, whether in a function)` of all imports of a file. For `from a.b import c`
+    the name is `a.b.c`, whether c is a module or not.
     """
     package = inside(path, root)[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -73,32 +71,32 @@ def inside(path, root=ROOT):
 
 
 def violations(path, root=ROOT):
-    """What a file of tfmoe imports against the order."""
+    """The packages that a file of tfmoe imports against the order."""
     parts = inside(path, root)
     if len(parts) == 2 or path.relative_to(root).as_posix() in RENAMED:
-        return []  # tfmoe/__init__.py, tfmoe/__main__.py and tfmoe/extras.py stand outside
+        return []  # tfmoe/__init__.py, tfmoe/__main__.py and tfmoe/extras.py are not in a package
     imported = (name.split(".") for name, _ in imports_of(path, root))
-    ours = {name[1] for name in imported if name[0] == "tfmoe" and len(name) > 1}
-    return sorted(ours - allowed(parts[1]) - OUTSIDE)
+    packages = {name[1] for name in imported if name[0] == "tfmoe" and len(name) > 1}
+    return sorted(packages - allowed(parts[1]) - OUTSIDE)
 
 
 FILES = sorted(ROOT.glob("tfmoe/**/*.py"))
 EVERY_FILE = [*FILES, *sorted(ROOT.glob("data_pipelines/**/*.py"))]
 
 
-def named(path):
+def file_name(path):
     return path.relative_to(ROOT).as_posix()
 
 
 def test_order():
-    assert {named(path): violations(path) for path in EVERY_FILE if violations(path)} == {}
+    assert {file_name(path): violations(path) for path in EVERY_FILE if violations(path)} == {}
 
 
 def test_the_folders_at_the_root_are_parts_of_the_package():
     for name in ("configs", "data_pipelines"):
         assert (ROOT / "tfmoe" / name).resolve() == ROOT / name
     bare = [
-        named(path)
+        file_name(path)
         for path in [*EVERY_FILE, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
         for name, _ in imports_of(path)
         if name.split(".")[0] in ("configs", "data_pipelines")
@@ -106,9 +104,9 @@ def test_the_folders_at_the_root_are_parts_of_the_package():
     assert bare == []  # a second copy of the modules
 
 
-def test_imports_stand_at_the_head():
+def test_imports_are_at_the_head():
     late = {
-        (named(path), name.split(".")[0])
+        (file_name(path), name.split(".")[0])
         for path in EVERY_FILE
         for name, in_function in imports_of(path)
         if in_function
@@ -116,13 +114,13 @@ def test_imports_stand_at_the_head():
     assert {name for _, name in late} <= LATE, late
 
 
-def test_what_stands_outside_imports_none_of_the_packages():
+def test_extras_imports_no_package():
     assert [name for name, _ in imports_of(ROOT / "tfmoe/extras.py") if "tfmoe" in name] == []
 
 
-def test_every_package_has_its_place():
+def test_every_package_has_a_layer():
     packages = {path.parent.name for path in ROOT.glob("tfmoe/*/*.py")}
-    assert packages | {"data_pipelines"} == set(FLOOR)
+    assert packages | {"data_pipelines"} == set(LAYER)
 
 
 def test_old_names_of_modules():
@@ -160,8 +158,8 @@ def graph_of(paths, root=ROOT):
     }
 
 
-def circle_in(graph):
-    """The modules of a circle of imports, in order; `[]` if there is none."""
+def cycle_in(graph):
+    """The modules of an import cycle, in order; `[]` if there is none."""
     finished = set()
 
     def visit(module, path):
@@ -169,17 +167,17 @@ def circle_in(graph):
             return [*path[path.index(module) :], module]
         if module not in finished:
             for other in sorted(graph[module]):
-                found = visit(other, [*path, module])
-                if found:
-                    return found
+                cycle = visit(other, [*path, module])
+                if cycle:
+                    return cycle
             finished.add(module)
         return []
 
     return next(filter(None, (visit(module, []) for module in sorted(graph))), [])
 
 
-def test_no_circle():
-    assert circle_in(graph_of(EVERY_FILE)) == []
+def test_no_cycle():
+    assert cycle_in(graph_of(EVERY_FILE)) == []
 
 
 def write(folder, files):
@@ -192,7 +190,7 @@ def write(folder, files):
     return paths
 
 
-def test_the_search_for_circles(tmp_path):
+def test_search_for_cycles(tmp_path):
     files = {
         "tfmoe/a/__init__.py": "from tfmoe.a.b import x",
         "tfmoe/a/b.py": "import tfmoe.a.c",
@@ -201,12 +199,12 @@ def test_the_search_for_circles(tmp_path):
     graph = graph_of(write(tmp_path, files), tmp_path)
     a, b, c = "tfmoe.a", "tfmoe.a.b", "tfmoe.a.c"
     assert graph == {a: {b}, b: {c}, c: {a}}
-    assert circle_in(graph) == [a, b, c, a]
-    assert circle_in({**graph, c: set()}) == []
+    assert cycle_in(graph) == [a, b, c, a]
+    assert cycle_in({**graph, c: set()}) == []
 
 
 @pytest.mark.parametrize(
-    ("package", "statement", "found"),
+    ("package", "statement", "expected"),
     [
         ("ops", "from tfmoe.ops import routing", []),
         ("ops", "from tfmoe import gating", ["gating"]),
@@ -223,9 +221,9 @@ def test_the_search_for_circles(tmp_path):
         ("inspection", "from tfmoe.config import load_config", ["config"]),
     ],
 )
-def test_the_reading_of_imports(tmp_path, package, statement, found):
+def test_the_reading_of_imports(tmp_path, package, statement, expected):
     (path,) = write(tmp_path, {f"tfmoe/{package}/module.py": statement})
-    assert violations(path, tmp_path) == found
+    assert violations(path, tmp_path) == expected
 
 
 def test_imports_for_type_checkers_are_not_read(tmp_path):

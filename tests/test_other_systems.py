@@ -1,6 +1,5 @@
-"""What Windows lacks is taken away: modules, signals, calls. Its own are put in their place.
-
-Nothing here ran on Windows: these tests hold what can be held elsewhere.
+"""Windows support, tested on other systems: POSIX modules, signals and calls are removed, and
+stand-ins replace those of Windows.
 """
 
 import ast
@@ -14,10 +13,10 @@ import sys
 import types
 
 import pytest
-from test_imports import EVERY_FILE, named
+from test_imports import EVERY_FILE, file_name
 
 import tfmoe
-import tfmoe.cli.exit_status  # and Typer, which looks at the system when it is imported
+import tfmoe.cli.exit_status  # and Typer, which checks the system at import
 
 PACKAGE = pathlib.Path(tfmoe.__file__).parent
 POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
@@ -82,11 +81,11 @@ def test_one_training_at_a_time(windows, tmp_path):
         assert (run / run_lock.FILE).exists()
 
 
-def test_the_memory_is_not_known(windows, tmp_path):
+def test_available_memory_is_unknown(windows, tmp_path):
     assert windows("analysis/machine.py").available_memory(tmp_path) is None
 
 
-def test_a_worker_has_a_group(windows, monkeypatch):
+def test_process_groups_of_workers(windows, monkeypatch):
     processes = windows("tasks/processes.py")
     assert processes.TERMINATION_SIGNALS == (signal.SIGTERM,)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
@@ -98,7 +97,7 @@ def test_a_worker_has_a_group(windows, monkeypatch):
 @pytest.mark.parametrize(
     ("handle", "waited", "alive"), [(0, 0, False), (7, 258, True), (7, 0, False)]
 )
-def test_a_process_is_asked_for_without_a_signal(windows, monkeypatch, handle, waited, alive):
+def test_is_alive_without_signals(windows, monkeypatch, handle, waited, alive):
     atomic_write = windows("data_pipelines/atomic_write.py")
     closed = []
     kernel = types.SimpleNamespace(
@@ -127,7 +126,7 @@ def guarded(tree):
 
 
 def needs_posix(text):
-    """What a module needs of POSIX to be imported."""
+    """The POSIX features that a module needs at import."""
     tree = ast.parse(text)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     later = guarded(tree) | {id(node) for function in functions for node in ast.walk(function)}
@@ -136,14 +135,14 @@ def needs_posix(text):
         for node in ast.walk(tree)
         if id(node) not in later
         and (
-            (isinstance(node, ast.Import) and {each.name for each in node.names} & POSIX_ONLY)
+            (isinstance(node, ast.Import) and {alias.name for alias in node.names} & POSIX_ONLY)
             or (isinstance(node, ast.Attribute) and node.attr in POSIX_SIGNALS)
         )
     ]
 
 
 def test_no_module_needs_posix_to_be_imported():
-    texts = {named(path): path.read_text(encoding="utf-8") for path in EVERY_FILE}
+    texts = {file_name(path): path.read_text(encoding="utf-8") for path in EVERY_FILE}
     words = re.compile("|".join(POSIX_ONLY | POSIX_SIGNALS))
     suspects = {name: text for name, text in texts.items() if words.search(text)}
     assert {"tfmoe/training/run_lock.py", "tfmoe/analysis/machine.py"} <= suspects.keys()

@@ -26,8 +26,8 @@ DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 def ranges(lines):
     """`{distribution: Requirement}`."""
-    found = [Requirement(line) for line in lines]
-    return {each.name.lower(): each for each in found}
+    requirements = map(Requirement, lines)
+    return {requirement.name.lower(): requirement for requirement in requirements}
 
 
 CORE = ranges(PROJECT["dependencies"])

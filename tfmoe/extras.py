@@ -1,6 +1,6 @@
-"""Packages that an installation may lack: those of the extras in pyproject.toml.
+"""Optional packages: those of the extras in pyproject.toml.
 
-A file names such a package at its head, and the package is imported when it is first used:
+A module declares such a package at its head, and the package is imported when it is first used:
 
     from tfmoe.extras import optional
 
@@ -43,26 +43,26 @@ class MissingExtra(ModuleNotFoundError):
 
 
 class _Optional(types.ModuleType):
-    """Stands for a module, and imports it when an attribute is asked for."""
+    """Proxy of a module, which imports it when an attribute is read."""
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # tools that look at modules ask for these
+        if name.startswith("__"):  # read by tools that inspect modules
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(_loaded(self.__name__), name)
 
 
 def optional(module: str) -> Any:
-    """A module of a package of `EXTRAS`, which is imported when it is first used.
+    """Returns a proxy of a module of `EXTRAS`, which imports the module when it is first used.
 
     Args:
-        module: its full name, such as `"matplotlib.ticker"`.
+        module: full name, such as `"matplotlib.ticker"`.
 
     Returns:
         An object with the module's attributes. Reading one of them raises `MissingExtra` if the
         package is not installed.
 
     Raises:
-        KeyError: if no extra has the package.
+        KeyError: if no extra contains the package.
     """
     EXTRAS[_package(module)]
     return _Optional(module)
@@ -74,10 +74,10 @@ def is_installed(package: str) -> bool:
 
 
 def require(*packages: str) -> None:
-    """Checks, before long work, that it will not end for want of a package.
+    """Checks, before long work, that packages are installed.
 
     Args:
-        packages: names of `EXTRAS`.
+        packages: names in `EXTRAS`.
 
     Raises:
         MissingExtra: if one of them is not installed.
@@ -94,7 +94,7 @@ def _loaded(module):
     except ModuleNotFoundError as error:
         package = _package(module)
         if error.name != package:
-            raise  # it is installed, and lacks a package itself
+            raise  # it is installed, but one of its dependencies is missing
         raise MissingExtra(package) from None
 
 

@@ -1,46 +1,46 @@
-"""Docstrings as reStructuredText, which Sphinx reads.
+"""Converts docstrings to reStructuredText for Sphinx.
 
 The docstrings of tfmoe are written like Markdown: a name in backticks is code, an indented
-paragraph after a colon is a script, and every other character stands for itself. Sections such as
-`Args:` are left to napoleon.
+paragraph after a colon is a script, and every other character is literal. Napoleon handles sections
+such as `Args:`.
 """
 
 import re
 
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
-NAME = re.compile(r"tfmoe(\.\w+)+")  # becomes a link
+NAME = re.compile(r"tfmoe(\.\w+)+")  # shown as a link
 SPECIAL = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
-# What would begin a numbered list, as the `n.` of `num_experts: n.`.
+# Text that would begin a numbered list, such as the `n.` of `num_experts: n.`.
 NUMBER = re.compile(r"^( *\w[\w, *]*: )(?=\w\.(\s|$))", re.MULTILINE)
 BULLET = re.compile(r"\s*[-*] ")
 HEADING = re.compile(r"[A-Z]\w+( \w+)?:")
 
 
 def as_rst(text):
-    """A docstring as reStructuredText.
+    """Converts a docstring to reStructuredText.
 
     Args:
         text: a docstring without indentation.
 
     Returns:
-        The same text, line by line, with what reStructuredText needs more: double backticks,
-        backslashes, and empty lines around lists. Examples (`>>>`) stay as they are.
+        The same lines with the markup of reStructuredText: double backticks, backslashes, and empty
+        lines around lists. Examples (`>>>`) do not change.
     """
-    done, before = [], ""
+    paragraphs, before = [], ""
     for paragraph in re.split(r"\n\s*\n", text):
         if is_script(paragraph, before):
-            done[-1] += ":"
-            done.append(paragraph)
+            paragraphs[-1] += ":"
+            paragraphs.append(paragraph)
         elif ">>>" in paragraph:
-            done.append(paragraph)
+            paragraphs.append(paragraph)
         else:
-            done.append(with_gaps(marked_up(paragraph)))
+            paragraphs.append(with_gaps(marked_up(paragraph)))
         before = paragraph
-    return "\n\n".join(done)
+    return "\n\n".join(paragraphs)
 
 
 def is_script(paragraph, before):
-    """Whether a paragraph is set off from the one before it, which ends with a colon."""
+    """Whether a paragraph is indented after a paragraph that ends with a colon."""
     ends = before.rstrip().endswith(":") and not HEADING.fullmatch(before.strip())
     return ends and depth(paragraph.split("\n")[0]) >= depth(before.split("\n")[-1]) + 4
 
@@ -51,12 +51,12 @@ def depth(line):
 
 
 def marked_up(text):
-    """Text with code as literals, and all other signs of reStructuredText taken literally."""
+    """Text with code as literals, and with other markup characters escaped."""
     pieces, end = [], 0
     for code in CODE.finditer(text):
         words = " ".join(code.group(2).split())
         literal = f":py:obj:`{words}`" if NAME.fullmatch(words) else f"``{words}``"
-        # A literal must not touch a letter. Backslash and space become nothing.
+        # A literal must not touch a letter; backslash and space separate them without output.
         before = "\\ " if text[code.start() - 1 : code.start()].strip(" \n([{") else ""
         after = "\\ " if re.match(r"[\w\"(\[{<]", text[code.end() : code.end() + 1]) else ""
         pieces += [escaped(text[end : code.start()]), before, literal, after]
@@ -65,13 +65,13 @@ def marked_up(text):
 
 
 def escaped(text):
-    """Text without signs of reStructuredText, except those of a list at the beginning of a line."""
+    """Text with markup characters escaped, except those of a list at the beginning of a line."""
     text = NUMBER.sub(r"\1\\", SPECIAL.sub(r"\\\1", text))
     return re.sub(r"^(\s*)\\\*(?= )", r"\1*", text, flags=re.MULTILINE)
 
 
 def with_gaps(text):
-    """Text with an empty line before each list that follows a line."""
+    """Text with an empty line before each list."""
     lines, before = [], ""
     for line in text.split("\n"):
         begins = BULLET.match(line) and not BULLET.match(before) and depth(before) <= depth(line)

@@ -1,11 +1,11 @@
-"""How Sphinx reads and shows the docstrings of tfmoe."""
+"""Settings with which Sphinx reads and shows the docstrings of tfmoe."""
 
 import inspect
 
 from docstring_markup import as_rst
 from docutils import nodes
 
-# Sections that napoleon does not know, or reads in another way, and how it should read them.
+# Sections that napoleon does not know or formats differently, with the format to use.
 SECTIONS = [
     ("Attributes", "params_style"),
     ("Attributes for subclasses", "params_style"),
@@ -18,19 +18,21 @@ def convert(app, what, name, obj, options, lines):
     """Converts a docstring in place, before napoleon reads its sections. Called by Sphinx."""
     lines[:] = as_rst("\n".join(lines)).split("\n")
     if what in ("attribute", "data", "property"):
-        # An empty comment: of such a docstring napoleon takes for a type what stands before a
-        # colon in the first line.
+        # An empty comment: otherwise napoleon takes the text before a colon in the first line for
+        # a type.
         lines[:0] = ["..", ""]
 
 
-def skip(app, what, name, obj, skipped, options):
-    """Leaves out the fields of named tuples, which the docstring of the class describes."""
+def skip(app, what, name, obj, is_skipped, options):
+    """Leaves out the fields of named tuples, which the docstring of the class describes. Called
+    by Sphinx.
+    """
     return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def signature(app, what, name, obj, options, signature, returns):
-    """The signature of a class by its `__init__`: Keras' `__new__` takes any arguments. Called by
-    Sphinx.
+    """The signature of the `__init__` of a class, because Keras' `__new__` takes any arguments.
+    Called by Sphinx.
     """
     if what != "class" or signature != "(*args, **kwargs)":
         return None
@@ -39,7 +41,7 @@ def signature(app, what, name, obj, options, signature, returns):
 
 
 def with_dashes(app, doctree, docname):
-    """Sets a dash between an argument and its meaning. Called by Sphinx."""
+    """Writes a dash between an argument and its meaning. Called by Sphinx."""
     for body in doctree.findall(nodes.field_body):
         for text in body.findall(nodes.Text):
             if text.startswith(" -- "):

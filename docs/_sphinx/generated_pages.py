@@ -1,6 +1,6 @@
-"""Parts of pages that are generated when the site is built: commands, config keys, navigation.
+"""Parts of pages that are generated with the site: commands, config keys, navigation.
 
-A page has a line such as `<!-- generated: commands -->` where they belong.
+A line such as `<!-- generated: commands -->` in a page marks the place.
 """
 
 import inspect
@@ -18,7 +18,7 @@ SPECIAL = re.compile(r"([\\*_<>$\[\]{}|#])")
 
 
 def escaped(text):
-    """Plain text as Markdown; what stands in backticks stays code."""
+    """Plain text as Markdown; text in backticks remains code."""
     parts = CODE.split(text)
     return "".join(part if i % 2 else SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts))
 
@@ -29,7 +29,7 @@ def definitions(pairs):
 
 
 def commands():
-    """The help of all commands, a section for each."""
+    """The help of all commands, with one section per command."""
     main = get_command(command_line)
     context = main.make_context("tfmoe", [], resilient_parsing=True)
     parts = [help_text(main.help), definitions(parameters(main, context))]
@@ -64,7 +64,7 @@ def help_text(text):
 
 
 def keys():
-    """All keys of a config: a section for each path, in it one for each name."""
+    """All keys of a config, with one section per path and one subsection per name."""
     parts, path = [], None
     for section in config_keys():
         if section.paths != path:
@@ -84,7 +84,7 @@ def key_definition(key):
 
 
 DOCS = Path(__file__).parents[1]
-# The order of pages in the navigation. Pages that are not named here come last.
+# The order of pages in the navigation. Other pages follow these.
 ORDER = {
     "guides": [
         "guides/installation",
@@ -113,13 +113,13 @@ FOLDERS = {"guides": "guides/*.md", "explanation": "*.md"}
 
 
 def navigation(part):
-    """The `toctree` of a part of the site: every page that there is."""
+    """The `toctree` of all pages in a part of the site."""
     others = sorted(
         path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob(FOLDERS[part])
     )
-    elsewhere = {"index", "README", *ORDER["guides"], *ORDER["explanation"]}
+    listed = {"index", "README", *ORDER["guides"], *ORDER["explanation"]}
     pages = [page for page in ORDER[part] if (DOCS / f"{page}.md").exists()]
-    pages += [page for page in others if page not in elsewhere]
+    pages += [page for page in others if page not in listed]
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {part.title()}", "", *pages, "```"])
 
 
@@ -132,17 +132,17 @@ GENERATORS = {
 
 
 def with_generated(text):
-    """The text of a page with what is generated in it."""
+    """The text of a page including its generated parts."""
     return MARKER.sub(lambda match: GENERATORS[match.group(1)](), text)
 
 
 def fill(app, name, source):
-    """Fills in a page that is read. Called by Sphinx."""
+    """Inserts the generated parts into a page. Called by Sphinx."""
     source[0] = with_generated(source[0])
 
 
 def write_front_page(app, error):
-    """Writes an index.html at the top, which leads to the root page. Called by Sphinx."""
+    """Writes an index.html that redirects to the root page. Called by Sphinx."""
     if error is None and app.builder.name == "html":
         page = f"{app.config.root_doc}.html"
         text = f'<meta http-equiv="refresh" content="0; url={page}"><a href="{page}">tfmoe</a>\n'

@@ -1,22 +1,22 @@
-"""Formulas as MathML, which browsers draw without a script or a font from the network."""
+"""Formulas as MathML, which browsers render without scripts or fonts from the network."""
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 
 def mathml(tex, as_block=False):
-    """A formula in TeX as MathML."""
+    """Converts a TeX formula to MathML."""
     return tex2mathml(tex.replace(r"\dots", r"\ldots"), as_block=as_block)
 
 
 def visit_inline(translator, node):
-    """Writes a formula in a line of text, in place of its text."""
+    """Writes a formula within a line of text."""
     translator.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_block(translator, node):
-    """Writes a formula on a line of its own, in place of its text."""
+    """Writes a formula as a separate paragraph."""
     translator.body.append(f"<p>{mathml(node.astext(), as_block=True)}</p>")
     raise nodes.SkipNode
 

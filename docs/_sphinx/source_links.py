@@ -1,7 +1,8 @@
-"""Links from pages to files that are not pages, such as `../tfmoe/gating/gate.py#L40`, and from a
-name in backticks such as `tfmoe/gating/gate.py::Gate`.
+"""Links from pages to other files of the repository: Markdown links such as
+`../tfmoe/gating/gate.py#L40`, and names in backticks such as `tfmoe/gating/gate.py::Gate`.
 
-The site gets a page with the file's text and numbered lines, or a folder's list of files.
+The site gets a page for each target: the text of a file with line numbers, or the list of files in
+a folder.
 """
 
 import html
@@ -15,30 +16,30 @@ from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
-NAMED = re.compile(r"(?<!`)`([\w/.-]+\.py)::(\w+)`(?!`)")
+DEFINITION = re.compile(r"(?<!`)`([\w/.-]+\.py)::(\w+)`(?!`)")
 FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
 FOLDER = "sources"
 
 
 def with_source_links(text, page, root, is_page, link):
-    """Rewrites the links of a Markdown text that lead to files of the repository.
+    """Rewrites links of a Markdown text to files of the repository.
 
     Args:
         text: Markdown.
-        page: `Path` of its file.
-        root: `Path` that names in backticks begin at.
-        is_page: function of a `Path`, whether the site has it as a page.
-        link: function of a `Path` and a fragment ("" or `#L40`), which returns the new target.
+        page: `Path` of the file of the text.
+        root: `Path` to which names in backticks are relative.
+        is_page: function of a `Path`: whether it is a page of the site.
+        link: function of a `Path` and a fragment ("" or `#L40`) that returns the new target.
     """
 
-    def replaced(match):
+    def file_link(match):
         name, target, fragment = match.groups()
         path = Path(os.path.normpath(page.parent / target))
         if not path.exists() or is_page(path):
             return match.group(0)
         return f'<a href="{link(path, fragment or "")}">{name}</a>'
 
-    def named(match):
+    def definition_link(match):
         path, name = root / match.group(1), match.group(2)
         line = line_of(name, path)
         code = match.group(0)
@@ -46,15 +47,13 @@ def with_source_links(text, page, root, is_page, link):
 
     parts = FENCE.split(text)
     return "".join(
-        part if i % 2 else NAMED.sub(named, LINK.sub(replaced, part))
+        part if i % 2 else DEFINITION.sub(definition_link, LINK.sub(file_link, part))
         for i, part in enumerate(parts)
     )
 
 
 def line_of(name, path):
-    """The line of a Python file that defines a class, a function or a constant; `None` if none
-    does.
-    """
+    """The line of a Python file with the definition of a name; `None` if there is none."""
     definition = re.compile(rf" *(?:class |def )?{re.escape(name)}\b *(?:[(:=]|$)")
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return next((i for i, line in enumerate(lines, 1) if definition.match(line)), None)
@@ -75,7 +74,7 @@ def source_page(path, root):
 
 
 def rewrite(app, docname, source):
-    """Rewrites the links of a page that is read. Called by Sphinx."""
+    """Rewrites the links of a page. Called by Sphinx."""
     root, page = Path(app.srcdir), Path(app.env.doc2path(docname))
     if page.suffix != ".md":
         return
