@@ -8,7 +8,7 @@ from tfmoe.data_pipelines.records.file_records import FileRecords
 from tfmoe.data_pipelines.records.records import names_in
 
 
-class JsonLines(Records):
+class JsonLines(FileRecords):
     """The records of a file of JSON lines. Blank lines are skipped but counted.
 
     Args:

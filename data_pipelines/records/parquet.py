@@ -11,7 +11,7 @@ pyarrow_parquet = optional("pyarrow.parquet")
 ROWS_AT_A_TIME = 1024
 
 
-class Parquet(Records):
+class Parquet(FileRecords):
     """The records of a Parquet file. Only the needed columns are read, in batches of rows.
 
     Args:
