@@ -44,8 +44,8 @@ Data = Annotated[
     typer.Option(
         metavar="GLOB",
         help="Text files with one tokenised sentence per line; for translation the common PREFIX "
-        "of PREFIX.de and PREFIX.en. Files that end in .jsonl or .parquet are read as such. Can be "
-        "repeated.",
+        "of PREFIX.de and PREFIX.en. Files that end in .jsonl, .ndjson, .json or .parquet are "
+        "read as such. Can be repeated.",
     ),
 ]
 Direction = Annotated[
