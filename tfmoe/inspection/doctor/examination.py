@@ -13,7 +13,7 @@ from tfmoe.inspection.doctor.finding import SEVERITIES, Setting
 from tfmoe.inspection.doctor.gates import check_noise, check_saturation, check_thresholds
 from tfmoe.inspection.doctor.losses import check_divergence, check_overfitting
 
-# The kinds of findings, and the check that finds check.
+# The kinds of findings, and the check that reports each kind.
 KINDS = {
     "collapse": check_load,
     "balancing_off": check_load,
