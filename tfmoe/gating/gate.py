@@ -30,6 +30,9 @@ class Gate(GateKernels):
     - `METRICS`: the names of all values that `measures` can return.
     - `RETIRED`: constructor arguments of old configurations, which had no effect.
     - `groups`, `secondary`: the group count and the inner gate of a hierarchical gate.
+    - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
+    - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
+      tokens by sequence, or `None` if all tokens are one sequence.
     - `capacity_priority`: which assignments an expert keeps if it has a capacity; see
       `tfmoe.distribute.capacity.within_capacity`.
     """
@@ -39,6 +42,8 @@ class Gate(GateKernels):
     groups: int | None = None
     secondary: Any = None
     capacity_priority = "position"
+    needs_token_ids = False
+    needs_sequences = False
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
     def route(
@@ -112,8 +117,9 @@ class Gate(GateKernels):
         """
         return Routing(assignments, sums_of(assignments, self.num_experts, groups, **per_token))
 
-    def call(self, inputs, training=False, groups=None):
-        return self.route(inputs, training=training, groups=groups)
+    def call(self, inputs, training=False, groups=None, sequences=None):
+        options = {"sequences": sequences} if self.needs_sequences else {}
+        return self.route(inputs, training=training, groups=groups, **options)
 
     @classmethod
     def from_config(cls, config):

@@ -83,14 +83,13 @@ class Hierarchical(Gate):
         super().__init__(**kwargs)
         if self.num_groups is not None:
             raise ValueError("a Hierarchical gate cannot be a level of another Hierarchical gate")
-        primary = flat_gate("primary", primary)
-        secondary = primary if secondary is None else flat_gate("secondary", secondary)
+        self.primary = flat_gate("primary", primary)
+        self.secondary = flat_gate("secondary", self.primary if secondary is None else secondary)
         weights = {"importance_weight": importance_weight, "load_weight": load_weight}
         for name, weight in weights.items():
-            weight = getattr(primary, name) if weight is None else weight
+            weight = getattr(self.primary, name) if weight is None else weight
             setattr(self, name, non_negative(name, weight))
         self.groups = positive("groups", groups)
-        self.primary, self.secondary = primary, secondary
         if self.num_experts is not None:
             self._create_levels()
 
@@ -120,13 +119,17 @@ class Hierarchical(Gate):
     def num_selected(self) -> int:
         return self.primary.num_selected * self.secondary.num_selected
 
+    @property
+    def needs_sequences(self) -> bool:  # type: ignore[override]
+        return self.primary.needs_sequences
+
     def build(self, input_shape):
         super().build(input_shape)
         self.primary.build(input_shape)
         with sharded():
             self.secondary.build(input_shape)
 
-    def route(self, inputs, training=False, groups=None):
+    def route(self, inputs, training=False, groups=None, sequences=None):
         """Routes through both levels on one device.
 
         A mixture calls `primary` and `secondary` itself, and sends the rows to the devices of the
@@ -136,8 +139,9 @@ class Hierarchical(Gate):
             inputs: `[T, D]` float.
             training: whether the gates draw noise.
             groups: not used.
+            sequences: passed to the primary gate if it needs them.
         """
-        outer = self.primary.route(inputs, training=training)
+        outer = self.primary(inputs, training=training, sequences=sequences)
         dispatcher = Local(outer.assignments)
         groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
         rows = dispatcher.dispatch_kept(inputs)
@@ -273,6 +277,15 @@ def flat_gate(name, gate):
         raise ValueError(
             f"{name} must be a gate for a level of a hierarchical mixture, such as NoisyTopK(k=2), "
             f"got {gate!r}"
+        )
+    if name == "secondary" and gate.needs_sequences:
+        raise ValueError(
+            f"{name} must not need the sequences of its tokens, as {gate!r} does: the rows of a "
+            "group are in no order of sequences"
+        )
+    if gate.needs_token_ids:
+        raise ValueError(
+            f"{name} must not need token ids, as {type(gate).__name__} does: use it without groups"
         )
     return gate
 

@@ -37,7 +37,7 @@ class Routing(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The groups of rows in a hierarchical mixture: rows are sorted by group.
+    """The groups of rows: those of a hierarchical mixture, or sequences. Rows are sorted by group.
 
     Attributes:
         sizes: `[G]` int32, the number of rows in each group.
@@ -51,7 +51,7 @@ class Groups(NamedTuple):
         """The group of each row, `[T]` int32."""
         if self.size is None:
             return segment_ids(self.sizes)
-        return tf.repeat(tf.range(self.sizes.shape[0]), self.size)
+        return tf.repeat(tf.range(tf.size(self.sizes)), self.size)
 
     def sum(self, rows: tf.Tensor) -> tf.Tensor:
         """Sums the rows of each group, `[T, ...]` to `[G, ...]`.

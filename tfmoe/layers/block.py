@@ -51,6 +51,8 @@ class Block(keras.layers.Layer):
             cannot affect real steps, and models pass no mask to the layer. It is false for a layer
             with a mixture, which needs the mask so that padding is not routed.
         needs_memory: whether the layer attends to a source.
+        needs_token_ids: whether the layer reads the token ids too. Models then pass them to `call`
+            (`[B, S]`) and `step` (`[B]`) as `gate_inputs`.
         BLOCK_ARGUMENTS: the constructor arguments that a model sets.
 
     Example:
@@ -66,6 +68,7 @@ class Block(keras.layers.Layer):
     residual_activation: str | None = None
     is_causal = False
     needs_memory = False
+    needs_token_ids = False
     BLOCK_ARGUMENTS: ClassVar[dict[str, bool]] = {}
 
     def initial_state(self, batch_size: int | tf.Tensor):

@@ -11,6 +11,7 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import global_counts, within_capacity
 from tfmoe.distribute.exchange import exchange
 from tfmoe.gating.routing import Groups
+from tfmoe.layers.gate_inputs import GateInputs
 from tfmoe.ops.assignments import sort_by_token
 
 
@@ -30,7 +31,7 @@ class Limit(NamedTuple):
 NO_LIMIT = Limit()
 
 
-def mix(gate, experts, tokens, training=False, limit=NO_LIMIT):
+def mix(gate, experts, tokens, training=False, limit=NO_LIMIT, gate_inputs=None):
     """Runs tokens through a mixture.
 
     Args:
@@ -39,26 +40,28 @@ def mix(gate, experts, tokens, training=False, limit=NO_LIMIT):
         tokens: `[T, D]` float.
         training: whether the step trains.
         limit: a `Limit`.
+        gate_inputs: `GateInputs`; `None` if the gate reads the tokens.
 
     Returns:
         `[T, D]` outputs; and the sums of the gate over the tokens of this device. If experts have a
         capacity, the sums include `received` `[E]`, the count of assignments that are not dropped.
     """
+    gate_inputs = gate_inputs or GateInputs(tokens)
     if gate.secondary is not None:
-        return mix_levels(gate, experts, tokens, training, limit)
-    routing = gate(tokens, training=training)
+        return mix_levels(gate, experts, tokens, training, limit, gate_inputs)
+    routing = gate_inputs.route(gate, training)
     assignments = limit_assignments(routing.assignments, gate, training, limit, gate.num_experts)
     outputs = experts(tokens, assignments, training=training)
     return outputs, with_received(routing.sums, assignments, routing.assignments, tf.identity)
 
 
-def mix_levels(gate, experts, tokens, training=False, limit=NO_LIMIT):
+def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     """`mix` for a hierarchical gate: a mixture whose experts are mixtures (App. B).
 
     Rows are exchanged once, by the assignments of the primary gate, between the devices of the
     tokens and the devices of the groups. There the secondary gate assigns them to experts.
     """
-    outer = gate.primary(tokens, training=training)
+    outer = gate_inputs.route(gate.primary, training)
     to_groups = limit_assignments(outer.assignments, gate.primary, training)
     if limit.factor is not None or gate.secondary.token_capacity(training) is not None:
         # The order of the rows must not depend on the number of devices.
@@ -66,7 +69,7 @@ def mix_levels(gate, experts, tokens, training=False, limit=NO_LIMIT):
     dispatcher = exchange(to_groups)
     rows = dispatcher.dispatch_kept(tokens)
     groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
-    inner = gate.secondary(rows, training=training, groups=groups)
+    inner = gate_inputs.route_groups(gate.secondary, dispatcher, tokens, rows, training)
     num_experts = gate.num_experts
     assignments = limit_assignments(
         inner.assignments, gate.secondary, training, limit, num_experts, groups

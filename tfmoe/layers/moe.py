@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfmoe import gating
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
 from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
@@ -59,6 +60,9 @@ class MoE(MixtureLayer):
         mask: `[...]` bool (or its first axes only), `False` for padding: padding is not routed, is
             not counted in losses and metrics, and gives 0.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
+        gate_inputs: `[..., Dg]` float, what the gate reads instead of the inputs, with the leading
+            axes of `inputs` (Nowlan & Hinton 1990). A gate with `needs_token_ids`, such as `Hash`,
+            needs the token ids here, `[...]` integers.
 
     Returns:
         `[..., D]` in the layer's compute dtype.
@@ -130,40 +134,60 @@ class MoE(MixtureLayer):
         self.expert_metrics = ExpertMetrics(self, self.gate.METRICS) if metrics else None
         track(self, metrics=self.expert_metrics)
 
-    def build(self, input_shape):
-        input_dim = arguments.last_dimension(f"inputs of {self.name}", input_shape)
+    @property
+    def needs_token_ids(self) -> bool:  # type: ignore[override]
+        return self.gate.needs_token_ids
+
+    def build(self, inputs_shape, gate_inputs_shape=None):
+        input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
-        self.gate.build((None, input_dim))
+        gate_dim = input_dim
+        if gate_inputs_shape is not None and not self.needs_token_ids:
+            name = f"gate_inputs of {self.name}"
+            gate_dim = arguments.last_dimension(name, gate_inputs_shape)
+        self.gate.build((None, gate_dim))
         self.experts.build((None, input_dim))
 
-    def call(self, inputs, mask=None, training=False):
+    def call(self, inputs, mask=None, training=False, gate_inputs=None):
         self.check_not_compiled()
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         tokens, positions = real_tokens(inputs, mask)
-        record(self, tokens, positions, inputs, training)
+        gate_inputs = gate_inputs_of(self, inputs, tokens, mask, gate_inputs)
+        record(self, gate_inputs, positions, inputs, training)
         factor = self.capacity_factor if training else self.evaluation_capacity_factor
         limit = Limit(factor, self.capacity_priority)
-        outputs, sums = mix(self.gate, self.experts, tokens, training, limit)
+        outputs, sums = mix(self.gate, self.experts, tokens, training, limit, gate_inputs)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return at_positions(outputs, positions, inputs)
 
-    def route(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> gating.Routing:
+    def route(
+        self,
+        inputs: tf.Tensor,
+        mask: tf.Tensor | None = None,
+        gate_inputs: tf.Tensor | None = None,
+    ) -> gating.Routing:
         """Routes tokens as in evaluation, before any capacity; no expert is computed.
 
         Args:
             inputs: as for a call.
             mask: as for a call.
+            gate_inputs: as for a call.
 
         Returns:
             `tfmoe.gating.Routing` of the T tokens that are not masked, in order.
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         if not self.built:
-            self.build(tuple(inputs.shape))
-        return self.gate(real_tokens(inputs, mask)[0])
+            shape = None if gate_inputs is None else tuple(tf.shape(gate_inputs))
+            self.build(tuple(inputs.shape), shape)
+        tokens, _ = real_tokens(inputs, mask)
+        return gate_inputs_of(self, inputs, tokens, mask, gate_inputs).route(self.gate)
 
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+    def step(self, inputs, state, gate_inputs=None):
+        return self(inputs, gate_inputs=gate_inputs), state
+
+    def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
+        return tuple(inputs_shape)
 
     def get_config(self):
         gate = self.gate.primary if self.groups is not None else self.gate

@@ -19,7 +19,7 @@ class Recording(NamedTuple):
     Attributes:
         layer: the mixture.
         routing: the gate's `Routing` of the T tokens that are not masked, before any capacity.
-        tokens: `[T, D]`, these tokens.
+        tokens: `[T, D]`, the features of these tokens that the gate reads.
         positions: `[T]` int64, the index of each token among all positions of the call, including
             masked positions.
         shape: `[rank - 1]` int32, the shape of the inputs without the last axis.
@@ -81,22 +81,23 @@ def recording_routings():
         _state.recordings = outer
 
 
-def record(layer, tokens, positions, inputs, training):
+def record(layer, gate_inputs, positions, inputs, training):
     """Appends a call of a mixture to the list of `recording_routings`, if it is active.
 
     Args:
         layer: the mixture, which has a `gate`.
-        tokens: as returned by `tfmoe.layers.positions.real_tokens`.
+        gate_inputs: `tfmoe.layers.gate_inputs.GateInputs`, of the T tokens.
         positions: as returned by `tfmoe.layers.positions.real_tokens`.
         inputs: `[..., D]`, the inputs of the call.
         training: whether the step trains.
     """
     if _state.recordings is None or training:
         return
+    tokens = gate_inputs.rows
     if positions is None:
         positions = tf.range(tf.shape(tokens, tf.int64)[0])
     graph = tf.compat.v1.get_default_graph()
     shape = tf.shape(inputs)[:-1]
-    routing = layer.gate(tokens)
+    routing = gate_inputs.route(layer.gate)
     positions = tf.reshape(positions, [-1])
     _state.recordings.append(Recording(layer, routing, tokens, positions, shape, graph))

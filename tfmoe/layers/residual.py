@@ -31,6 +31,7 @@ class Residual(Block):
     Call arguments:
         inputs: `[..., D]` of any numeric type.
         mask: `[...]` bool, passed to `layer` if it accepts a mask.
+        gate_inputs: `None`, or what the gate of a mixture reads, passed to `layer`.
 
     Returns:
         `[..., D]` in the layer's compute dtype.
@@ -71,22 +72,25 @@ class Residual(Block):
         track(self, dropout_seed=getattr(self.dropout, "seed_generator", None))
         self._accepts_mask = "mask" in inspect.signature(layer.call).parameters
 
-    def build(self, input_shape):
-        input_dim = arguments.last_dimension(f"inputs of {self.name}", input_shape)
-        output_shape = self.layer.compute_output_shape(tuple(input_shape))
-        if tuple(output_shape) != tuple(input_shape):
+    def build(self, inputs_shape, gate_inputs_shape=None):
+        input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape)
+        inputs_shape = tuple(inputs_shape)
+        output_shape = self.layer.compute_output_shape(inputs_shape)
+        if tuple(output_shape) != inputs_shape:
             raise ValueError(
                 "a block needs a layer that keeps the shape: "
-                f"{self.layer.name} converts {tuple(input_shape)} to {output_shape} "
+                f"{self.layer.name} converts {inputs_shape} to {output_shape} "
                 "(an LSTM needs return_sequences=True, and "
                 f"projection_units={input_dim} if it has another width)"
             )
         if not self.layer.built:  # a loaded layer is built
-            self.layer.build(input_shape)
+            others = () if gate_inputs_shape is None else (gate_inputs_shape,)
+            self.layer.build(inputs_shape, *others)
 
-    def call(self, inputs, mask=None, training=False):
+    def call(self, inputs, mask=None, training=False, gate_inputs=None):
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         kwargs = {"mask": mask} if self._accepts_mask else {}
+        kwargs |= {} if gate_inputs is None else {"gate_inputs": gate_inputs}
         return self.join(inputs, self.layer(inputs, training=training, **kwargs), training)
 
     def join(self, inputs, outputs, training=False):
@@ -101,8 +105,8 @@ class Residual(Block):
         outputs = self.dropout(self.activation(outputs), training=training)
         return inputs + outputs if self.residual else outputs
 
-    def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+    def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
+        return tuple(inputs_shape)
 
     def _layer_attribute(self, name):
         """The attribute or method of the layer, or the default of `Block`."""
@@ -119,6 +123,10 @@ class Residual(Block):
     def needs_memory(self) -> bool:  # type: ignore[override]
         return self._layer_attribute("needs_memory")
 
+    @property
+    def needs_token_ids(self) -> bool:  # type: ignore[override]
+        return self._layer_attribute("needs_token_ids")
+
     def initial_state(self, batch_size):
         return self._layer_attribute("initial_state")(batch_size)
 
@@ -131,19 +139,21 @@ class Residual(Block):
         """
         return self.layer.prepared(memory, memory_mask)
 
-    def step(self, inputs, state, *prepared):
+    def step(self, inputs, state, *prepared, gate_inputs=None):
         """Computes one step.
 
         Args:
             inputs: `[B, D]`.
             state: `initial_state`, or the state that the previous step returned.
             *prepared: the result of `prepared`, for a layer with `needs_memory` only.
+            gate_inputs: as for a call.
 
         Returns:
             Output `[B, D]` and the new state; with `needs_memory` also the attention weights.
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        outputs, *others = self._layer_attribute("step")(inputs, state, *prepared)
+        kwargs = {} if gate_inputs is None else {"gate_inputs": gate_inputs}
+        outputs, *others = self._layer_attribute("step")(inputs, state, *prepared, **kwargs)
         return self.join(inputs, outputs), *others
 
     def ops_per_timestep(self, input_dim):

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tfmoe.layers import Residual
 
+PADDING = 0  # the id of padding, which follows a sentence
+
 
 def residual_blocks(
     layers: Sequence[keras.Layer],
@@ -68,20 +70,23 @@ def build_blocks(blocks, shape):
             block.build(shape)
 
 
-def run(blocks, features, mask, training=False):
+def run(blocks, features, token_ids, training=False):
     """Applies a stack to whole sentences.
 
     Args:
         blocks: list of `tfmoe.layers.Block`.
         features: `[B, S, D]`.
-        mask: `[B, S]` bool, `False` for padding, which must follow the sentence.
+        token_ids: `[B, S]` int32, 0 for padding, which must follow the sentence.
         training: whether to apply dropout and draw noise.
 
     Returns:
         `[B, S, D]`.
     """
+    mask = tf.not_equal(token_ids, PADDING)
     for block in blocks:
-        features = block(features, mask=None if block.is_causal else mask, training=training)
+        options = {"gate_inputs": token_ids} if block.needs_token_ids else {}
+        block_mask = None if block.is_causal else mask
+        features = block(features, mask=block_mask, training=training, **options)
     return features
 
 
@@ -90,20 +95,22 @@ def initial_states(blocks, num_rows):
     return [block.initial_state(num_rows) for block in blocks]
 
 
-def run_step(blocks, features, states):
+def run_step(blocks, features, states, token_ids):
     """Applies a stack to the next step of each row.
 
     Args:
         blocks: list of `tfmoe.layers.Block` without `needs_memory`.
         features: `[N, D]`.
         states: `initial_states`, or the states returned by the previous step.
+        token_ids: `[N]` int32, the token of each row.
 
     Returns:
         `[N, D]` features and the new states.
     """
     new_states = []
     for block, state in zip(blocks, states, strict=True):
-        features, state = block.step(features, state)
+        options = {"gate_inputs": token_ids} if block.needs_token_ids else {}
+        features, state = block.step(features, state, **options)
         new_states.append(state)
     return features, new_states
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
 from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
-from tfmoe.models.word_predictor import PADDING, WordPredictor
+from tfmoe.models.word_predictor import WordPredictor
 from tfmoe.ops.tracking import track
 
 
@@ -78,7 +78,7 @@ class LanguageModel(WordPredictor):
 
     def call(self, tokens, training=False):
         features = self.dropout(self.embedding(tokens), training=training)
-        return run(self.blocks, features, tf.not_equal(tokens, PADDING), training)
+        return run(self.blocks, features, tokens, training)
 
     def initial_states(self, num_rows: int | tf.Tensor) -> list:
         """The states of all blocks before the first step.
@@ -98,7 +98,7 @@ class LanguageModel(WordPredictor):
         Returns:
             `[N, D]` features and the new states.
         """
-        return run_step(self.blocks, self.embedding(tokens), states)
+        return run_step(self.blocks, self.embedding(tokens), states, tokens)
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.d_model)

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
 from tfmoe.models.beam_search import Hypotheses, Settings, beam_search, tile
-from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
-from tfmoe.models.word_predictor import END, PADDING, START, WordPredictor
+from tfmoe.models.blocks import PADDING, build_blocks, initial_states, run, run_step
+from tfmoe.models.word_predictor import END, START, WordPredictor
 from tfmoe.ops.tracking import track
 
 # About the scale of the layers' outputs, which are added to the embeddings.
@@ -149,7 +149,7 @@ class TranslationModel(WordPredictor):
         """
         mask = tf.not_equal(source, PADDING)
         features = self.dropout(self.embedding(source), training=training)
-        return run(self.encoder, features, mask, training), mask
+        return run(self.encoder, features, source, training), mask
 
     def decode(
         self,
@@ -173,7 +173,7 @@ class TranslationModel(WordPredictor):
         features = self.dropout(self.embedding(target), training=training)
         outputs = first.layer(features, memory, memory_mask, training=training)
         features = first.join(features, outputs, training=training)
-        return run(others, features, tf.not_equal(target, PADDING), training)
+        return run(others, features, target, training)
 
     def attention(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Attention weights of each target step over the source steps.
@@ -205,7 +205,7 @@ class TranslationModel(WordPredictor):
 
         def step(tokens, states):
             features, state, attention = first.step(self.embedding(tokens), states[0], prepared)
-            features, other_states = run_step(others, features, states[1:])
+            features, other_states = run_step(others, features, states[1:], tokens)
             log_probabilities = tf.nn.log_softmax(self.softmax(features))
             return log_probabilities, attention, [state, *other_states]
 

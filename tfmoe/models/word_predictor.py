@@ -8,10 +8,11 @@ import tensorflow as tf
 
 from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
+from tfmoe.models.blocks import PADDING
 from tfmoe.models.perplexity import Perplexity
 from tfmoe.ops.tracking import track
 
-PADDING = END = 0
+END = PADDING
 START, UNKNOWN = 1, 2
 
 
