@@ -47,9 +47,9 @@ def test_keys():
                  "recurrent_initializer", "residual"],
         "moe": ["name", "num_experts", "hidden_units", "gate", "groups", "depth", "activation",
                 "use_bias", "recompute", "capacity_factor", "evaluation_capacity_factor",
-                "capacity_priority", "metrics", "kernel_initializer", "residual"],
+                "capacity_priority", "metrics", "kernel_initializer", "gated", "residual"],
         "feed_forward": ["name", "hidden_units", "depth", "activation", "use_bias",
-                         "kernel_initializer", "residual"],
+                         "kernel_initializer", "gated", "residual"],
         "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention",
                            "residual"],
     }  # fmt: skip

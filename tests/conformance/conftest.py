@@ -29,7 +29,15 @@ INTEGERS = {
     "units",
     "vocabulary_size",
 }
-BOOLEANS = {"metrics", "recompute", "residual", "return_sequences", "return_state", "use_bias"}
+BOOLEANS = {
+    "gated",
+    "metrics",
+    "recompute",
+    "residual",
+    "return_sequences",
+    "return_state",
+    "use_bias",
+}
 INITIALIZERS = {"kernel_initializer", "projection_initializer", "recurrent_initializer"}
 
 

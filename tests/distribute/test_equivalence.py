@@ -57,7 +57,9 @@ SETTINGS = {
             weight_decay=0.1,
         ),
         num_experts=9,
-        options={**CAPACITY, "recompute": True, "use_bias": True},
+        options={
+            **CAPACITY, "recompute": True, "use_bias": True, "gated": True, "activation": "silu"
+        },
     ),
     # Two of four devices hold no experts.
     "two_groups": Setting(
@@ -83,7 +85,7 @@ SETTINGS = {
         lambda: keras.optimizers.SGD(1.0),
         options={**CAPACITY, "groups": 4, "capacity_priority": "weight"},
     ),
-}
+}  # fmt: skip
 LANGUAGE_SETTINGS = {
     "flat": Setting(TOP_K, lambda: FactoredAdam(0.01, clipnorm=0.02)),
     "groups": Setting(

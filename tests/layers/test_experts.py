@@ -56,7 +56,41 @@ def test_weights_by_hand():
     assert layer.count_params() == 3 * 51
 
 
+def test_gated_expert_by_hand():
+    layer = Experts(2, 2, gated=True)
+    layer.build((None, 2))
+    zeros = np.zeros((2, 4))
+    # Columns: two of W_gate, two of W_up. The second expert has zeros.
+    layer.kernels[0].assign([[[1, -1, 2, 5], [0, 1, 1, 7]], zeros])
+    layer.kernels[1].assign([[[3, 1], [4, 4]], zeros[:, :2]])
+    # (2, 1): gate (2, -1), up (5, 17): relu(gate) * up = (10, 0); times W_down (30, 10).
+    result = layer(tf.constant([[2.0, 1.0], [2.0, 1.0]]), tf.constant([1, 1]))
+    np.testing.assert_array_equal(result, [[30, 10], [0, 0]])
+    # Three matrices: 2·(2·2) + 2·2; the sums of both factors are kept.
+    assert (layer.ops_per_row(2), layer.hidden_per_row()) == (12, 4)
+    deep = Experts(2, 4, depth=3, gated=True, use_bias=True)
+    deep.build((None, 3))
+    # 3·8 + 2·(4·8) + 4·3 multiply-adds, with 3·8 + 3 biases.
+    assert deep.ops_per_row(3) == 100
+    assert deep.count_params() == 2 * 127
+
+
+@pytest.mark.parametrize("value", ["glorot_uniform", "he_normal", "lecun_uniform"])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_both_matrices_of_a_gated_layer_are_initialized_like_dense_ones(value, seed):
+    keras.utils.set_random_seed(1)
+    config = {"class_name": value, "config": {"seed": seed}}
+    layer = Experts(3, 80, gated=True, kernel_initializer=config)
+    layer.build((None, 60))
+    dense = keras.layers.Dense(80, kernel_initializer=value)
+    dense.build((None, 60))
+    matrices = np.concatenate(np.split(layer.kernels[0].numpy(), 2, axis=-1))
+    for matrix in matrices:
+        assert matrix.std() == pytest.approx(dense.kernel.numpy().std(), rel=0.03)
+    assert np.abs(np.corrcoef(matrices.reshape(6, -1)) - np.eye(6)).max() < 0.1
+
+
 def test_config_round_trip():
-    layer = Experts(3, 4, depth=2, activation="gelu", use_bias=True, recompute=True,
+    layer = Experts(3, 4, depth=2, gated=True, activation="gelu", use_bias=True, recompute=True,
                     kernel_initializer=keras.initializers.HeNormal(seed=3))  # fmt: skip
     assert Experts.from_config(layer.get_config()).get_config() == layer.get_config()

@@ -23,6 +23,9 @@ def test_by_hand():
         ({"use_bias": True}, 70, 70 + 7 + 5),
         # MoE-1-Deep has four hidden layers: three matrices between them.
         ({"depth": 4, "use_bias": True}, 70 + 3 * 49, 70 + 147 + 4 * 7 + 5),
+        # Two matrices for each hidden layer.
+        ({"gated": True}, 3 * 5 * 7, 105),
+        ({"gated": True, "depth": 2, "use_bias": True}, 105 + 2 * 49, 105 + 98 + 4 * 7 + 5),
     ],
 )
 def test_operations_and_parameters(options, ops, parameters):
@@ -32,8 +35,28 @@ def test_operations_and_parameters(options, ops, parameters):
     assert layer.count_params() == parameters
 
 
-def test_save_and_load(tmp_path):
-    layer = FeedForward(7, depth=2, activation="tanh", use_bias=True)
+def test_gated_by_hand():
+    layer = FeedForward(1, gated=True)
+    layer.build((None, 2))
+    layer.set_weights([np.array([[1.0, 2.0], [1.0, -1.0]]), np.array([[1.0, 10.0]])])
+    # (1, 2): gate 3, up 0 → 0. (2, 1): gate 3, up 3 → 9. (-2, 1): gate -1 → 0.
+    result = layer(np.array([[1.0, 2.0], [2.0, 1.0], [-2.0, 1.0]])).numpy()
+    np.testing.assert_allclose(result, [[0, 0], [9, 90], [0, 0]])
+
+
+@pytest.mark.parametrize("initializer", ["orthogonal", keras.initializers.Orthogonal(seed=3)])
+def test_matrices_of_a_gated_layer_are_initialized_separately(initializer):
+    layer = FeedForward(6, gated=True, kernel_initializer=initializer)
+    layer.build((None, 6))
+    first, second = np.split(layer.dense[0].kernel.numpy(), 2, axis=1)
+    for matrix in (first, second):
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(6), atol=1e-5)
+    assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_save_and_load(tmp_path, gated):
+    layer = FeedForward(7, depth=2, activation="tanh", use_bias=True, gated=gated)
     model = keras.Sequential([keras.Input((None, 5)), layer])
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")

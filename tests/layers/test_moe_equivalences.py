@@ -35,7 +35,9 @@ def expert_outputs(layer, x):
     for i, kernel in enumerate(experts.kernels):
         h = tf.einsum("tei,eio->teo", h, tf.convert_to_tensor(kernel))
         h = h + experts.biases[i] if experts.use_bias else h
-        h = experts.activation(h) if i < experts.depth else h
+        if i < experts.depth:
+            factor = h[..., HIDDEN:] if experts.gated else 1
+            h = experts.activation(h[..., :HIDDEN]) * factor
     return h
 
 
@@ -71,7 +73,11 @@ OPTIONS = {
     "tanh": {"activation": "tanh"},
     "deep, bias, gelu": {"depth": 2, "use_bias": True, "activation": "gelu"},
     "recompute": {"recompute": True, "depth": 2, "use_bias": True},
-}
+    "SwiGLU": {"gated": True, "activation": "silu"},
+    "deep GEGLU, bias, recompute": {
+        "gated": True, "activation": "gelu", "depth": 2, "use_bias": True, "recompute": True
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -110,9 +116,16 @@ def test_k_equal_to_num_experts_is_the_soft_mixture():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-10)
 
 
+ONE_EXPERT_OPTIONS = [
+    {},
+    {"depth": 3, "use_bias": True, "activation": "tanh"},
+    {"depth": 2, "gated": True, "activation": "silu"},
+]
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("gate", [NoisyTopK(k=1), Softmax()], ids=["noisy_top_k", "softmax"])
-@pytest.mark.parametrize("options", [{}, {"depth": 3, "use_bias": True, "activation": "tanh"}])
+@pytest.mark.parametrize("options", ONE_EXPERT_OPTIONS)
 def test_one_expert_is_a_feed_forward_layer(gate, options, training):
     layer = randomize(MoE(1, HIDDEN, gate=gate, dtype="float64", **options))
     dense = FeedForward(HIDDEN, dtype="float64", **options)

@@ -3,15 +3,14 @@
 Axes: E experts, A rows (assignments), D model, H hidden.
 """
 
-from itertools import pairwise
-
 import keras
 import tensorflow as tf
 
-from tfmoe.layers.initializers import per_expert
+from tfmoe.layers.initializers import GateAndUp, per_expert
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
+from tfmoe.ops.expert_network import gated as gated_activation
 from tfmoe.ops.tracking import track
 
 
@@ -21,6 +20,10 @@ class Experts(keras.layers.Layer):
 
     The paper's experts have one hidden layer with ReLU and no biases. The layer does not route:
     rows arrive sorted by expert. `MoE` adds the gate.
+
+    Gated experts (Shazeer 2020, "GLU Variants Improve Transformer") compute a hidden layer as
+    `activation(x · W_gate) * (x · W_up)`. The kernel of a hidden layer holds both matrices:
+    `kernel_0` is `[E, D, 2H]`, with `W_gate` in columns 0 to H-1 and `W_up` in H to 2H-1.
 
     Args:
         num_experts: E.
@@ -32,6 +35,8 @@ class Experts(keras.layers.Layer):
             keeping them (App. D).
         kernel_initializer: initializer of each expert's kernels, as for a dense layer: fan-in and
             fan-out are those of one expert.
+        gated: whether every hidden layer is gated; with `activation="silu"` experts are SwiGLU
+            networks, with `"gelu"` GEGLU networks.
 
     Call arguments:
         rows: `[A, D]`, sorted by expert; or `[E, C, D]`, the same number of rows for each expert.
@@ -57,6 +62,7 @@ class Experts(keras.layers.Layer):
         use_bias: bool = False,
         recompute: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
+        gated: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -67,21 +73,27 @@ class Experts(keras.layers.Layer):
         self.use_bias = arguments.boolean("use_bias", use_bias)
         self.recompute = arguments.boolean("recompute", recompute)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
+        self.gated = arguments.boolean("gated", gated)
         self.kernels: list = []
         self.biases: list = []
 
-    def _widths(self, input_dim):
-        return [input_dim, *[self.hidden_units] * self.depth, input_dim]
+    def _kernel_shapes(self, input_dim):
+        """The shapes `(inputs, outputs)` of an expert's kernels."""
+        hidden = self.hidden_units
+        sums = 2 * hidden if self.gated else hidden
+        return [(input_dim, sums), *[(hidden, sums)] * (self.depth - 1), (hidden, input_dim)]
 
     def build(self, rows_shape, counts_shape=None):
         input_dim = arguments.last_dimension(f"rows of {self.name}", rows_shape)
         self.input_spec = keras.layers.InputSpec(axes={-1: input_dim})
-        widths = self._widths(input_dim)
-        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        for i, (inputs, outputs) in enumerate(self._kernel_shapes(input_dim)):
+            initializer = per_expert(self.kernel_initializer, self.num_experts)
+            if self.gated and i < self.depth:
+                initializer = GateAndUp(self.kernel_initializer)
             kernel = self.add_weight(
                 name=f"kernel_{i}",
                 shape=(self.num_experts, inputs, outputs),
-                initializer=per_expert(self.kernel_initializer, self.num_experts),
+                initializer=initializer,
             )
             self.kernels.append(kernel)
             if self.use_bias:
@@ -115,7 +127,8 @@ class Experts(keras.layers.Layer):
         """
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
-        options = {"activation": self.activation, "recompute": self.recompute}
+        activation = gated_activation(self.activation) if self.gated else self.activation
+        options = {"activation": activation, "recompute": self.recompute}
         if rows_per_expert is None:
             return expert_ffn(rows, counts, kernels, biases, training=training, **options)
         shape = [kernels[0].shape[0], rows_per_expert, rows.shape[-1]]
@@ -127,14 +140,13 @@ class Experts(keras.layers.Layer):
 
     def ops_per_row(self, input_dim: int) -> int:
         """Multiply-adds of one expert for one row."""
-        widths = self._widths(input_dim)
-        return sum(a * b for a, b in pairwise(widths))
+        return sum(inputs * outputs for inputs, outputs in self._kernel_shapes(input_dim))
 
     def hidden_per_row(self) -> int:
         """The number of values that an expert keeps for the backward pass of a row: the inputs of
         its activations, whose outputs are computed again.
         """
-        return self.depth * self.hidden_units
+        return self.depth * self.hidden_units * (2 if self.gated else 1)
 
     def own_config(self) -> dict:
         """The constructor arguments of `Experts`, without those of every Keras layer."""
@@ -146,6 +158,7 @@ class Experts(keras.layers.Layer):
             "use_bias": self.use_bias,
             "recompute": self.recompute,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "gated": self.gated,
         }
 
     def get_config(self):

@@ -7,9 +7,10 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.block import Block, Kept
-from tfmoe.layers.initializers import independent
+from tfmoe.layers.initializers import GateAndUp, independent
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.expert_network import gated as gated_activation
 from tfmoe.ops.tracking import track
 
 # Activations whose gradient is computed from the output; others need the input too.
@@ -27,6 +28,9 @@ class FeedForward(Block):
         activation: activation of the hidden layers; must have no variables.
         use_bias: whether every layer has a bias.
         kernel_initializer: a Keras initializer, or a function of shape and dtype.
+        gated: whether every hidden layer is gated, `activation(x · W_gate) * (x · W_up)` (Shazeer
+            2020): SwiGLU with `activation="silu"`, GEGLU with `"gelu"`. The kernel of a gated layer
+            holds both matrices, `[W_gate, W_up]`.
 
     Call arguments:
         inputs: `[..., D]` of any numeric type; `[B, D]` can be sparse.
@@ -51,6 +55,7 @@ class FeedForward(Block):
         activation: Activation = "relu",
         use_bias: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
+        gated: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -60,29 +65,34 @@ class FeedForward(Block):
         self.activation = arguments.activation("activation", activation)
         self.use_bias = arguments.boolean("use_bias", use_bias)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
+        self.gated = arguments.boolean("gated", gated)
 
     def build(self, input_shape):
         input_dim = arguments.last_dimension(f"inputs of {self.name}", input_shape)
         self.dense = []
-        widths = [self.hidden_units] * self.depth + [input_dim]
-        for i, width in enumerate(widths):
+        for i in range(self.depth + 1):
+            is_hidden = i < self.depth
+            is_gated = self.gated and is_hidden
+            initializer = independent(self.kernel_initializer)
             layer = keras.layers.Dense(
-                width,
-                activation=self.activation if i < self.depth else None,
+                (self.hidden_units if is_hidden else input_dim) * (2 if is_gated else 1),
+                activation=self.activation if is_hidden and not is_gated else None,
                 use_bias=self.use_bias,
-                kernel_initializer=independent(self.kernel_initializer),
+                kernel_initializer=GateAndUp(initializer) if is_gated else initializer,
                 name=f"dense_{i}",
                 dtype=self.dtype_policy,
             )
-            layer.build((None, widths[i - 1] if i else input_dim))
+            layer.build((None, self.hidden_units if i else input_dim))
             self.dense.append(layer)
         track(self, dense=self.dense)
 
     def call(self, inputs):
         if not (isinstance(inputs, tf.SparseTensor) and inputs.shape.rank == 2):  # Dense accepts it
             inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        for layer in self.dense:
+        for i, layer in enumerate(self.dense):
             inputs = layer(inputs)
+            if self.gated and i < self.depth:
+                inputs = gated_activation(self.activation)(inputs)
         return inputs
 
     def compute_output_shape(self, input_shape):
@@ -90,15 +100,18 @@ class FeedForward(Block):
 
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token."""
-        inner = (self.depth - 1) * self.hidden_units**2
-        return 2 * input_dim * self.hidden_units + inner
+        hidden = self.hidden_units * (2 if self.gated else 1)  # sums of a hidden layer
+        inner = (self.depth - 1) * self.hidden_units * hidden
+        return input_dim * hidden + inner + self.hidden_units * input_dim
 
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: the input and the hidden activations, `D + depth·H` values;
-        `D + 2·depth·H` for activations such as gelu, whose gradient needs the input too.
+        `D + 2·depth·H` for activations such as gelu, whose gradient needs the input too. A gated
+        layer also keeps both factors of its product, `2·H` values.
         """
         activation = keras.activations.serialize(self.activation)
         copies = 1 if activation in GRADIENT_FROM_OUTPUT else 2
+        copies += 2 if self.gated else 0
         num_values = input_dim + copies * self.depth * self.hidden_units
         return Kept(tf.as_dtype(self.compute_dtype).size * num_values)
 
@@ -110,4 +123,5 @@ class FeedForward(Block):
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "gated": self.gated,
         }

@@ -1,5 +1,7 @@
 """Initializers with independent draws for each kernel and for each expert."""
 
+import math
+
 import keras
 from keras import initializers
 
@@ -48,18 +50,23 @@ def per_expert(initializer, num_experts):
         ValueError: the initializer is `Orthogonal` or `Identity`, which would mix experts.
     """
     initializer = initializers.get(initializer)
-    if isinstance(initializer, initializers.VarianceScaling):
-        return initializers.VarianceScaling(
-            scale=initializer.scale * num_experts,
-            mode=initializer.mode,
-            distribution=initializer.distribution,
-            seed=seed_of(initializer),
-        )
     if isinstance(initializer, (initializers.Orthogonal, initializers.Identity)):
         raise ValueError(
             "kernel_initializer must draw weights independently or scale them by fan-in or "
             f"fan-out, such as "
             f"'glorot_uniform', got {initializer!r}"
+        )
+    return per_matrix(initializer, num_experts)
+
+
+def per_matrix(initializer, num_matrices):
+    """`per_expert` for any initializer: `Orthogonal` and `Identity` are called for each matrix."""
+    if isinstance(initializer, initializers.VarianceScaling):
+        return initializers.VarianceScaling(
+            scale=initializer.scale * num_matrices,
+            mode=initializer.mode,
+            distribution=initializer.distribution,
+            seed=seed_of(initializer),
         )
     is_shape_independent = isinstance(initializer, SHAPE_INDEPENDENT)
     return independent(initializer) if is_shape_independent else PerMatrix(initializer)
@@ -89,8 +96,40 @@ class PerMatrix(initializers.Initializer):
     def __call__(self, shape, dtype=None):
         num_matrices, *matrix = shape
         shape = tuple(matrix)
-        draws = [independent(self.initializer)(shape, dtype=dtype) for _ in range(num_matrices)]
+        draws = [self._initializer_of(i)(shape, dtype=dtype) for i in range(num_matrices)]
         return keras.ops.stack(draws)
+
+    def _initializer_of(self, index):
+        """An initializer with draws of its own, also if the seed is an integer."""
+        is_function = not isinstance(self.initializer, initializers.Initializer)
+        seed = None if is_function else self.initializer.get_config().get("seed")
+        if not isinstance(seed, int):
+            return independent(self.initializer)
+        config = {**self.initializer.get_config(), "seed": seed + index}
+        return type(self.initializer).from_config(config)
 
     def clone(self):
         return PerMatrix(independent(self.initializer))
+
+
+class GateAndUp(initializers.Initializer):
+    """Draws the kernels `[W_gate, W_up]` of gated layers, `[..., D, 2H]`: each of the two like a
+    kernel `[D, H]`.
+
+    Args:
+        initializer: a Keras initializer, or a function of shape and dtype.
+    """
+
+    def __init__(self, initializer):
+        self.initializer = initializer
+
+    def __call__(self, shape, dtype=None):
+        *leading, inputs, outputs = shape
+        num_matrices = 2 * math.prod(leading)
+        initializer = per_matrix(self.initializer, num_matrices)
+        drawn = initializer((num_matrices, inputs, outputs // 2), dtype=dtype)
+        pairs = keras.ops.reshape(drawn, (-1, 2, inputs, outputs // 2))
+        return keras.ops.reshape(keras.ops.transpose(pairs, (0, 2, 1, 3)), tuple(shape))
+
+    def clone(self):
+        return GateAndUp(independent(self.initializer))

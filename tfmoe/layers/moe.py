@@ -53,6 +53,9 @@ class MoE(MixtureLayer):
             weights).
         metrics: whether `fit` and `evaluate` report the metrics below.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
+        gated: whether every hidden layer of an expert is gated, `activation(x · W_gate) * (x ·
+            W_up)` (Shazeer 2020): `activation="silu"` makes SwiGLU experts, as in Mixtral and
+            DeepSeek, `"gelu"` GEGLU experts.
         name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
@@ -100,6 +103,7 @@ class MoE(MixtureLayer):
         capacity_priority: Literal["position", "choice", "weight"] = "position",
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
+        gated: bool = False,
         name: str | None = None,
         **kwargs,
     ):
@@ -120,6 +124,7 @@ class MoE(MixtureLayer):
             use_bias=use_bias,
             recompute=recompute,
             kernel_initializer=kernel_initializer,
+            gated=gated,
             name="experts",
             together=self.num_experts // (self.gate.groups or self.num_experts),
             dtype=self.dtype_policy,

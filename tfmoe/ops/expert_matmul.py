@@ -47,9 +47,11 @@ def expert_ffn(
         x: `[A, D]` floating point, rows sorted by expert.
         counts: `[E]` int32, rows of each expert; their sum is at most A. The remaining rows belong
             to no expert and are not computed.
-        kernels: one `[E, inputs, outputs]` stack per layer, the dtype of `x`.
+        kernels: one `[E, inputs, outputs]` stack per layer, the dtype of `x`. With a `gated`
+            activation the inputs of the next layer are half of the outputs.
         biases: `None`, or one `[E, outputs]` stack per layer.
-        activation: the activation of the hidden layers; must be elementwise and have no weights.
+        activation: the activation of the hidden layers, without weights. It must be elementwise, or
+            `tfmoe.ops.expert_network.gated` of an elementwise one.
         recompute: keeps no hidden activations for the backward pass, which computes them again,
             one expert at a time (App. D).
         training: whether hidden activations are kept for the backward pass.

@@ -1,6 +1,6 @@
 """The feed-forward network of one expert, and its gradient.
 
-Axes: D model, N outputs, M rows of one expert.
+Axes: D model, H hidden, N outputs, M rows of one expert.
 """
 
 from collections.abc import Callable
@@ -55,6 +55,28 @@ class Network(NamedTuple):
             if i:
                 dsum = tape.gradient(inputs, hidden[i - 1], dsum, ZERO)
         return dsum, [], dkernels + dbiases if self.use_bias else dkernels
+
+
+def gated(activation):
+    """Converts an activation to that of a gated layer: `activation(x · W_gate) * (x · W_up)`
+    (Shazeer 2020, "GLU Variants Improve Transformer").
+
+    With silu the layer is known as SwiGLU, with gelu as GEGLU, with relu as ReGLU, with sigmoid as
+    GLU.
+
+    Args:
+        activation: a function of one tensor, elementwise.
+
+    Returns:
+        A function of the sums `[..., 2H]` of a layer with the kernel `[W_gate, W_up]`. It returns
+        `[..., H]`.
+    """
+
+    def activate(sums):
+        gate, up = tf.split(sums, 2, axis=-1)
+        return activation(gate) * up
+
+    return activate
 
 
 def matmul_transposed(x, kernel):

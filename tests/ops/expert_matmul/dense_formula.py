@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmoe.ops.expert_matmul import expert_ffn
+from tfmoe.ops.expert_network import gated
 
 
 def dense_formula(x, counts, kernels, biases, activation):
@@ -20,8 +21,17 @@ def dense_formula(x, counts, kernels, biases, activation):
     return tf.einsum("ead,ae->ad", h, tf.one_hot(expert, num_experts, dtype=x.dtype))
 
 
-def random_stacks(num_experts, widths, dtype=tf.float64):
+def swiglu(sums):
+    """Applies silu to the first half of the columns, and multiplies with the second half."""
+    half = sums.shape[-1] // 2
+    first, second = sums[..., :half], sums[..., half:]
+    return first / (1 + tf.exp(-first)) * second
+
+
+def random_stacks(num_experts, widths, dtype=tf.float64, gated=False):
     pairs = list(pairwise(widths))
+    if gated:
+        pairs = [*((a, 2 * b) for a, b in pairs[:-1]), pairs[-1]]
     kernels = [tf.random.normal([num_experts, a, b], dtype=dtype) for a, b in pairs]
     biases = [tf.random.normal([num_experts, b], dtype=dtype) for _, b in pairs]
     return kernels, biases
@@ -42,21 +52,22 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def derivative_case(num_experts=5):
+def derivative_case(num_experts=5, is_gated=False):
     """Returns rows and stacks, `expert_ffn` and the dense formula as functions of them.
 
     Some experts have no rows, and some rows have no expert.
     """
     tf.random.set_seed(3)
     counts = np.resize(np.array([3, 0, 2, 1, 0], np.int32), num_experts)
-    kernels, biases = random_stacks(num_experts, [3, 4, 2])
+    kernels, biases = random_stacks(num_experts, [3, 4, 2], gated=is_gated)
+    activations = (gated(tf.nn.silu), swiglu) if is_gated else (tf.nn.gelu, tf.nn.gelu)
     x = tf.random.normal([counts.sum() + 2, 3], dtype=tf.float64)
 
     def sparse(x, kernels, biases, recompute=False):
-        return expert_ffn(x, tf.constant(counts), kernels, biases, tf.nn.gelu, recompute)
+        return expert_ffn(x, tf.constant(counts), kernels, biases, activations[0], recompute)
 
     def dense(x, kernels, biases):
-        return dense_formula(x, counts, kernels, biases, tf.nn.gelu)
+        return dense_formula(x, counts, kernels, biases, activations[1])
 
     return [x, *kernels, *biases], sparse, dense
 

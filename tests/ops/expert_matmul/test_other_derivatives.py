@@ -74,6 +74,13 @@ def test_other_derivatives(both_runners, derivatives, recompute, compiled):
     assert_close(run(tensors), derivatives(dense, tensors))
 
 
+@pytest.mark.parametrize("derivatives", [gradients_of_gradients, forward_mode])
+def test_other_derivatives_of_gated_experts(both_runners, derivatives):
+    tensors, sparse, dense = derivative_case(is_gated=True)
+    run = tf.function(lambda tensors: derivatives(sparse, tensors))
+    assert_close(run(tensors), derivatives(dense, tensors))
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("pfor", [False, True])
 def test_jacobians(both_runners, pfor, compiled):

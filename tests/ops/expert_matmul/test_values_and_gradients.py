@@ -7,11 +7,13 @@ from ops.expert_matmul.dense_formula import (
     assert_close,
     dense_formula,
     random_stacks,
+    swiglu,
     value_and_gradients,
 )
 
 from tfmoe.ops import expert_network, expert_runners
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, grouped_matmul
+from tfmoe.ops.expert_network import gated
 
 
 def test_two_experts_by_hand(both_runners):
@@ -84,6 +86,35 @@ def test_equals_the_dense_formula(
             biases,
         ),
     )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("widths", "use_bias"), [([3, 5, 4], False), ([3, 5, 6, 3], True)])
+def test_gated_experts_equal_the_dense_formula(both_runners, widths, use_bias, recompute):
+    tf.random.set_seed(0)
+    kernels, biases = random_stacks(4, widths, gated=True)
+    biases = biases if use_bias else []
+    x = tf.random.normal([12, 3], dtype=tf.float64)
+    by_silu = gated(tf.nn.silu)
+
+    def sparse(counts):
+        def run(x, kernels, biases):
+            return expert_ffn(x, tf.constant(counts), kernels, biases, by_silu, recompute)
+
+        return value_and_gradients(tf.function(run), x, kernels, biases)
+
+    def dense(counts):
+        def run(x, kernels, biases):
+            return dense_formula(x, counts, kernels, biases, swiglu)
+
+        return value_and_gradients(run, x, kernels, biases)
+
+    def equal(x, kernels, biases):
+        y = equal_expert_ffn(tf.reshape(x, [4, 3, 3]), kernels, biases, by_silu, recompute)
+        return tf.reshape(y, [12, -1])
+
+    assert_close(sparse([3, 0, 6, 1]), dense([3, 0, 6, 1]))
+    assert_close(value_and_gradients(equal, x, kernels, biases), dense([3, 3, 3, 3]))
 
 
 def test_gradients_in_a_training_step(both_runners):
