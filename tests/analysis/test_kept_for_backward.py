@@ -25,6 +25,13 @@ RNG = np.random.default_rng(0)
         (FeedForward(6, depth=2, gated=True, activation="silu"), 4 + 48, 0),
         (MoE(6, 5, gate=NoisyTopK(k=2, noise=False)), 4 + 4 * 6 + 16, 10),
         (MoE(6, 5, depth=2, activation="silu", gate=Softmax()), 4 + 4 * 6 + 48, 6 * 10),
+        # Hidden activations of 2 experts more; the output of these and their gate, a product.
+        (MoE(6, 5, gate=Softmax(), shared_experts=2), 4 + 4 * 6 + 48, 6 * 5 + 10),
+        (
+            MoE(6, 5, gate=Softmax(), gated=True, shared_experts=2, shared_gate=True),
+            4 + 4 * 6 + 48 + 5,
+            6 * 10 + 20,
+        ),
         (MoE(6, 5, gated=True, gate=Softmax()), 4 + 4 * 6 + 48, 6 * 10),
         # Two matrices for each gate: 3 groups, then 2 of 4 experts; rows of 4 experts per position;
         # the outputs of 2 groups.

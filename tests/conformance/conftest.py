@@ -36,6 +36,7 @@ BOOLEANS = {
     "residual",
     "return_sequences",
     "return_state",
+    "shared_gate",
     "use_bias",
 }
 INITIALIZERS = {"kernel_initializer", "projection_initializer", "recurrent_initializer"}

@@ -18,6 +18,7 @@ OTHERS = {
     "layer",
     "name",
     "seed",
+    "shared_experts",
 }
 
 

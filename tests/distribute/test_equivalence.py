@@ -58,7 +58,8 @@ SETTINGS = {
         ),
         num_experts=9,
         options={
-            **CAPACITY, "recompute": True, "use_bias": True, "gated": True, "activation": "silu"
+            **CAPACITY, "recompute": True, "use_bias": True, "gated": True, "activation": "silu",
+            "shared_experts": 2, "shared_gate": True,
         },
     ),
     # Two of four devices hold no experts.

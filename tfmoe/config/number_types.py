@@ -66,6 +66,7 @@ LAYER_FIELDS = {
     "depth": Depth,
     "num_experts": Experts,
     "groups": Experts | None,
+    "shared_experts": Annotated[int, Field(ge=0, le=2**10)],
     "k": Experts,
     "importance_weight": NonNegativeFloat,
     "load_weight": NonNegativeFloat,

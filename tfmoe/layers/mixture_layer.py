@@ -24,6 +24,7 @@ class MixtureLayer(Block):
     Attributes:
         gate: a `tfmoe.gating.Gate`.
         experts: `tfmoe.layers.routed_experts.RoutedExperts`.
+        shared: `tfmoe.layers.shared_experts.SharedExperts`, or `None`.
         evaluation_capacity_factor: limits the rows of an expert outside of training; `None` for no
             limit.
 
@@ -31,6 +32,7 @@ class MixtureLayer(Block):
         ValueError: an argument belongs to another class.
     """
 
+    shared = None
     evaluation_capacity_factor: float | None = None
 
     def __init__(self, **kwargs):
@@ -47,21 +49,26 @@ class MixtureLayer(Block):
         return gate.num_selected if gate.groups is None else gate.primary.num_selected
 
     def ops_per_timestep(self, input_dim):
-        """Multiply-adds for one token: K experts and the gates (the paper's count)."""
+        """Multiply-adds for one token: K experts, shared experts, gates (the paper's count)."""
         selected = self.gate.num_selected * self.experts.ops_per_row(input_dim)
-        return selected + self.gate_ops_per_timestep(input_dim)
+        shared = 0 if self.shared is None else self.shared.ops_per_row(input_dim)
+        return selected + shared + self.gate_ops_per_timestep(input_dim)
 
     def gate_ops_per_timestep(self, input_dim):
         return self.gate.ops_per_timestep(input_dim)
 
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: by the gate; the rows sent to experts and their results,
-        `2·K·D`; the results of groups; the hidden activations of experts.
+        `2·K·D`; the results of groups; the hidden activations of experts; and, of shared experts,
+        hidden activations and the factors of their gate.
         """
         selected, size = self.gate.num_selected, tf.as_dtype(self.compute_dtype).size
         rows = 2 * selected + (0 if self.gate.groups is None else self.num_sent)
         always = self.gate.kept_for_backward(input_dim) + size * rows * input_dim
         hidden = size * selected * self.experts.hidden_per_row()
+        if self.shared is not None:
+            always += size * self.shared.kept_per_row(input_dim)
+            hidden += size * self.shared.hidden_per_row()
         return Kept(always, hidden, self.experts.recompute)
 
     def check_not_compiled(self):

@@ -18,6 +18,7 @@ from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import RoutedExperts
+from tfmoe.layers.shared_experts import shared_experts_or_none
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.tracking import track
@@ -56,6 +57,12 @@ class MoE(MixtureLayer):
         gated: whether every hidden layer of an expert is gated, `activation(x · W_gate) * (x ·
             W_up)` (Shazeer 2020): `activation="silu"` makes SwiGLU experts, as in Mixtral and
             DeepSeek, `"gelu"` GEGLU experts.
+        shared_experts: number of experts, in addition to `num_experts`, that compute every token.
+            Their outputs are added without a weight (DeepSeekMoE, Dai et al. 2024): `y = Σ_i
+            E_i^shared(x) + Σ_i G(x)_i E_i(x)`. A dropped token still has them. They are one network
+            with `shared_experts · hidden_units` hidden units, and not sharded over devices.
+        shared_gate: whether the output of the shared experts is multiplied by `sigmoid(x · w)`
+            (Qwen2-MoE).
         name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
@@ -104,6 +111,8 @@ class MoE(MixtureLayer):
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
+        shared_experts: int = 0,
+        shared_gate: bool = False,
         name: str | None = None,
         **kwargs,
     ):
@@ -116,19 +125,18 @@ class MoE(MixtureLayer):
             gate = gating.Hierarchical(groups=groups, primary=gate)
         # The dtype of the variables: under mixed precision the gate computes in float32.
         self.gate = gate.for_experts(self.num_experts, name="gate", dtype=self.variable_dtype)
-        self.experts = RoutedExperts(
-            num_experts,
-            hidden_units,
-            depth=depth,
-            activation=activation,
-            use_bias=use_bias,
-            recompute=recompute,
-            kernel_initializer=kernel_initializer,
-            gated=gated,
-            name="experts",
-            together=self.num_experts // (self.gate.groups or self.num_experts),
-            dtype=self.dtype_policy,
-        )
+        network = {
+            "depth": depth,
+            "activation": activation,
+            "use_bias": use_bias,
+            "recompute": recompute,
+            "kernel_initializer": kernel_initializer,
+            "gated": gated,
+            "dtype": self.dtype_policy,
+        }
+        together = self.num_experts // (self.gate.groups or self.num_experts)
+        self.experts = RoutedExperts(num_experts, hidden_units, together, name="experts", **network)
+        self.shared = shared_experts_or_none(shared_experts, hidden_units, shared_gate, network)
         self.capacity_factor = arguments.positive_or_none("capacity_factor", capacity_factor)
         self.evaluation_capacity_factor = arguments.positive_or_none(
             "evaluation_capacity_factor", evaluation_capacity_factor
@@ -152,6 +160,8 @@ class MoE(MixtureLayer):
             gate_dim = arguments.last_dimension(name, gate_inputs_shape)
         self.gate.build((None, gate_dim))
         self.experts.build((None, input_dim))
+        if self.shared is not None:
+            self.shared.build((None, input_dim))
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
         self.check_not_compiled()
@@ -162,6 +172,8 @@ class MoE(MixtureLayer):
         factor = self.capacity_factor if training else self.evaluation_capacity_factor
         limit = Limit(factor, self.capacity_priority)
         outputs, sums = mix(self.gate, self.experts, tokens, training, limit, gate_inputs)
+        if self.shared is not None:
+            outputs += self.shared(tokens, training=training)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return at_positions(outputs, positions, inputs)
 
@@ -205,4 +217,6 @@ class MoE(MixtureLayer):
             "evaluation_capacity_factor": self.evaluation_capacity_factor,
             "capacity_priority": self.capacity_priority,
             "metrics": self.expert_metrics is not None,
+            "shared_experts": 0 if self.shared is None else self.shared.num_shared,
+            "shared_gate": self.shared is not None and self.shared.has_gate,
         }

@@ -25,6 +25,13 @@ def positive(name: str, value) -> int:
     return int(value)
 
 
+def count(name: str, value) -> int:
+    """Checks that an argument is an integer of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+    return int(value)
+
+
 def non_negative(name: str, value) -> float:
     """Checks that an argument is a finite number of at least 0."""
     if not is_finite(value) or value < 0:
