@@ -46,4 +46,5 @@ def test_defaults_of_noisy_top_k():
     assert section().model_dump() == {
         "name": "noisy_top_k", "k": 4, "importance_weight": 0.0, "load_weight": 0.0,
         "noise": True, "noise_floor": 0.0, "seed": None,
+        "z_loss_weight": 0.0, "jitter": 0.0, "gate_hidden_units": None,
     }  # fmt: skip

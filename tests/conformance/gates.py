@@ -10,9 +10,14 @@ from tfmoe.gating import Hierarchical
 from tfmoe.layers import MoE
 
 GATES = {
-    "softmax": {"name": "softmax", "importance_weight": 0.1},
+    "softmax": {
+        "name": "softmax",
+        "importance_weight": 0.1,
+        "z_loss_weight": 0.1,
+        "gate_hidden_units": 7,
+    },
     "noisy_top_k": {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2},
-    "switch": {"name": "switch", "balance_weight": 0.1},
+    "switch": {"name": "switch", "balance_weight": 0.1, "z_loss_weight": 0.1, "jitter": 0.2},
     "batchwise": {"name": "batchwise", "k": 2, "importance_weight": 0.1},
     "hierarchical": {
         "name": "hierarchical",
@@ -70,8 +75,9 @@ def draw_from_tokens(layer):
     """
     levels = (layer.gate, getattr(layer.gate, "primary", None), layer.gate.secondary)
     for level, gate in enumerate(levels):
-        if hasattr(gate, "draw"):
-            gate.draw = deterministic_draw(gate.draw, level)
+        for name in ("draw", "draw_jitter"):
+            if hasattr(gate, name):
+                setattr(gate, name, deterministic_draw(getattr(gate, name), level))
 
 
 def deterministic_draw(random_draw, level):

@@ -15,6 +15,7 @@ them by name.
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.gate import Gate
 from tfmoe.gating.hierarchical import Hierarchical
+from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
@@ -29,6 +30,7 @@ __all__ = [
     "Gate",
     "Groups",
     "Hierarchical",
+    "LearnedGate",
     "NoisyTopK",
     "Routing",
     "Softmax",

@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.best_tokens import best_tokens
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.assignments import assign_mask, renormalize_weights
-from tfmoe.ops.balancing import add_losses, importance_loss, weighted_losses
+from tfmoe.ops.balancing import add_losses, importance_loss, weighted_losses, z_loss
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Batchwise(Gate):
+class Batchwise(LearnedGate):
     """Batchwise gating: in training every expert takes the same number of tokens (App. F).
 
     `G(x)_i = G_σ(x)_i·M_i / Σ_j G_σ(x)_j·M_j` with `G_σ = softmax(x·W_g)` (eq 15-16).
@@ -87,10 +87,11 @@ class Batchwise(Gate):
         return tf.exp(tf.convert_to_tensor(self.log_thresholds))
 
     def route(self, inputs, training=False, groups=None):
-        probability = tf.nn.softmax(self.logits("gate_kernel", inputs, groups))
+        inputs = self.features(inputs, training, groups)
+        logits = self.logits("gate_kernel", inputs, groups)
         if training:
-            return self._route_by_batch(probability, groups)
-        return self._route_by_thresholds(probability, groups)
+            return self._route_by_batch(logits, groups)
+        return self._route_by_thresholds(tf.nn.softmax(logits), groups)
 
     def _route_by_thresholds(self, probability, groups):
         thresholds, first_expert, num_experts = self.thresholds, 0, self.num_experts
@@ -105,7 +106,8 @@ class Batchwise(Gate):
         assignments = renormalize_weights(assign_mask(mask, probability, first_expert, num_experts))
         return self.routing(assignments, groups, routed=tf.reduce_any(mask, axis=1))
 
-    def _route_by_batch(self, probability, groups):
+    def _route_by_batch(self, logits, groups):
+        probability = tf.nn.softmax(logits)
         taken = best_tokens(probability, self.k, groups)
         probability = tf.stop_gradient(probability)
         # exp(log T), with 1 for its derivative.
@@ -122,6 +124,7 @@ class Batchwise(Gate):
             routed=tf.reduce_any(excess > 0, axis=1),
             over_thresholds=tf.math.count_nonzero(excess > 0, axis=1),
             excess=tf.reduce_sum(tf.nn.relu(excess), axis=1),
+            **self.sums_of_logits(logits),
         )
 
         def sum_by_gate(values):
@@ -142,14 +145,19 @@ class Batchwise(Gate):
         return add_losses(importance, self.loss_as_level(sums))
 
     def loss_as_level(self, sums):
-        """`L_batchwise` (eq 20): `Σ (M_threshold - M_batchwise)·(G_σ - T)`, per token.
+        """`L_batchwise` (eq 20): `Σ (M_threshold - M_batchwise)·(G_σ - T)`, per token; and the
+        z-loss.
 
         The threshold mask times `G_σ - T` is `relu(G_σ - T)`.
 
         Args:
             sums: the sums over the global batch.
         """
-        return tf.math.divide_no_nan(*(tf.reduce_sum(sums[name]) for name in ("excess", "tokens")))
+        excess, tokens = (tf.reduce_sum(sums[name]) for name in ("excess", "tokens"))
+        level_z_loss = weighted_losses(sums, (self.z_loss_weight, z_loss))
+        if level_z_loss is not None:
+            level_z_loss = tf.reduce_mean(level_z_loss)  # over the groups, if any
+        return add_losses(tf.math.divide_no_nan(excess, tokens), level_z_loss)
 
     def measures(self, sums):
         total = {name: tf.reduce_sum(values) for name, values in sums.items()}

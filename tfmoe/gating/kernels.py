@@ -89,12 +89,12 @@ class GateKernels(keras.layers.Layer):
         """Multiplies each row with a matrix, for G gates with the matrix of the row's group.
 
         Args:
-            name: the matrix, one of `kernel_names`.
+            name: the matrix, one of `kernel_names`, or another `[D, N]` weight of the gate.
             inputs: `[T, D]`.
             groups: `None`, or the `tfmoe.gating.Groups` of the rows.
 
         Returns:
-            `[T, E]`.
+            `[T, E]`, or `[T, N]`.
         """
         kernel = tf.convert_to_tensor(getattr(self, name))
         if groups is None:
@@ -102,7 +102,7 @@ class GateKernels(keras.layers.Layer):
         if groups.size is None:
             return grouped_matmul(inputs, groups.sizes, kernel)
         rows = tf.reshape(inputs, [kernel.shape[0], groups.size, inputs.shape[-1]])
-        return tf.reshape(tf.matmul(rows, kernel), [-1, self.num_experts])
+        return tf.reshape(tf.matmul(rows, kernel), [-1, kernel.shape[-1]])
 
     def ops_per_timestep(self, input_dim: int) -> int:
         """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""

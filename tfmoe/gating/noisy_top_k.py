@@ -5,15 +5,14 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.ops.arguments import non_negative
-from tfmoe.ops.balancing import importance_loss, load_loss, weighted_losses
+from tfmoe.ops.balancing import importance_loss, load_loss, weighted_losses, z_loss
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
-from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class NoisyTopK(Gate):
+class NoisyTopK(LearnedGate):
     """Noisy top-k gating: each token goes to the k experts with the highest noisy logits (eq 3-5).
 
     `H_i = (x·W_g)_i + N(0, 1)·(softplus((x·W_noise)_i) + noise_floor)`,
@@ -67,15 +66,14 @@ class NoisyTopK(Gate):
         seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(seed=seed, **kwargs)
         self.k = self.checked_k(k)
         self.importance_weight = non_negative("importance_weight", importance_weight)
         self.load_weight = non_negative("load_weight", load_weight)
         self.noise = bool(noise)
         self.noise_floor = non_negative("noise_floor", noise_floor)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if noise else None
-        track(self, seed_generator=self.seed_generator)
+        if self.noise:
+            self.add_seed_generator()
 
     @property
     def kernel_names(self) -> tuple:  # type: ignore[override]
@@ -100,15 +98,16 @@ class NoisyTopK(Gate):
         super().build(input_shape)
 
     def route(self, inputs, training=False, groups=None):
+        inputs = self.features(inputs, training, groups)
         logits = self.logits("gate_kernel", inputs, groups)
+        sums = self.sums_of_logits(logits)
         if not (training and self.noise):
-            return self.routing_of_tokens(*top_k_gates(logits, self.k), groups)
+            return self.routing_of_tokens(*top_k_gates(logits, self.k), groups, **sums)
         stddev = self._stddev(inputs, groups)
         noisy = logits + self.draw(inputs) * stddev
-        estimate = {}
         if self.k < self.num_experts:
-            estimate["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k)
-        return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **estimate)
+            sums["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k)
+        return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **sums)
 
     def draw(self, inputs):
         """Draws `[T, E]` standard normal noise for the `[T, D]` tokens."""
@@ -118,6 +117,7 @@ class NoisyTopK(Gate):
     def noise_deviation(self, inputs, groups=None):
         if not self.noise:
             return {}
+        inputs = self.features(inputs, groups=groups)
         return {"noise": tf.reduce_mean(self._stddev(inputs, groups))}
 
     def _stddev(self, inputs, groups):
@@ -125,11 +125,14 @@ class NoisyTopK(Gate):
 
     def loss(self, sums):
         return weighted_losses(
-            sums, (self.importance_weight, importance_loss), (self.load_weight, load_loss)
+            sums,
+            (self.importance_weight, importance_loss),
+            (self.load_weight, load_loss),
+            (self.z_loss_weight, z_loss),
         )
 
     def loss_as_level(self, sums):
-        return None
+        return weighted_losses(sums, (self.z_loss_weight, z_loss))
 
     def get_config(self):
         return {
@@ -139,5 +142,4 @@ class NoisyTopK(Gate):
             "load_weight": self.load_weight,
             "noise": self.noise,
             "noise_floor": self.noise_floor,
-            "seed": self.seed,
         }

@@ -3,13 +3,13 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.ops.arguments import non_negative
-from tfmoe.ops.balancing import importance_loss, weighted_losses
+from tfmoe.ops.balancing import importance_loss, weighted_losses, z_loss
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Softmax(Gate):
+class Softmax(LearnedGate):
     """Softmax gating: every token goes to every expert (eq 2).
 
     `G_σ(x) = softmax(x·W_g)`.
@@ -41,15 +41,19 @@ class Softmax(Gate):
         return keras.initializers.Zeros()
 
     def route(self, inputs, training=False, groups=None):
-        weights = tf.nn.softmax(self.logits("gate_kernel", inputs, groups))
-        experts = tf.broadcast_to(tf.range(self.num_experts), tf.shape(weights))
-        return self.routing_of_tokens(experts, weights, groups)
+        inputs = self.features(inputs, training, groups)
+        logits = self.logits("gate_kernel", inputs, groups)
+        experts = tf.broadcast_to(tf.range(self.num_experts), tf.shape(logits))
+        weights = tf.nn.softmax(logits)
+        return self.routing_of_tokens(experts, weights, groups, **self.sums_of_logits(logits))
 
     def loss(self, sums):
-        return weighted_losses(sums, (self.importance_weight, importance_loss))
+        return weighted_losses(
+            sums, (self.importance_weight, importance_loss), (self.z_loss_weight, z_loss)
+        )
 
     def loss_as_level(self, sums):
-        return None
+        return weighted_losses(sums, (self.z_loss_weight, z_loss))
 
     def get_config(self):
         return {**super().get_config(), "importance_weight": self.importance_weight}

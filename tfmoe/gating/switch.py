@@ -3,18 +3,19 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.balancing import (
     cv_squared,
     importance_loss,
     load_balance_loss,
     weighted_losses,
+    z_loss,
 )
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Switch(Gate):
+class Switch(LearnedGate):
     """Switch gating: each token goes to its most probable expert (Fedus et al. 2021).
 
     `G(x)_i = softmax(x·W_g)_i` for the most probable expert, 0 for the others.
@@ -53,9 +54,13 @@ class Switch(Gate):
         self.load_weight = non_negative("load_weight", load_weight)
 
     def route(self, inputs, training=False, groups=None):
-        probability = tf.nn.softmax(self.logits("gate_kernel", inputs, groups))
+        inputs = self.features(inputs, training, groups)
+        logits = self.logits("gate_kernel", inputs, groups)
+        probability = tf.nn.softmax(logits)
         weights, experts = tf.math.top_k(probability, 1)
-        return self.routing_of_tokens(experts, weights, groups, probability=probability)
+        return self.routing_of_tokens(
+            experts, weights, groups, probability=probability, **self.sums_of_logits(logits)
+        )
 
     def loss(self, sums):
         return weighted_losses(
@@ -63,10 +68,13 @@ class Switch(Gate):
             (self.balance_weight, load_balance_loss),
             (self.importance_weight, importance_loss),
             (self.load_weight, lambda sums: cv_squared(sums["probability"])),
+            (self.z_loss_weight, z_loss),
         )
 
     def loss_as_level(self, sums):
-        return weighted_losses(sums, (self.balance_weight, load_balance_loss))
+        return weighted_losses(
+            sums, (self.balance_weight, load_balance_loss), (self.z_loss_weight, z_loss)
+        )
 
     def get_config(self):
         return {

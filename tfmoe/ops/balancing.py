@@ -49,6 +49,15 @@ def load_balance_loss(sums: dict, load: str = "load") -> tf.Tensor:
     return num_experts * tf.math.divide_no_nan(dot, sums["tokens"] ** 2)
 
 
+def z_loss(sums: dict) -> tf.Tensor:
+    """`(1/T) Σ_t (log Σ_i exp(logit_ti))²` (Zoph et al. 2022, the router z-loss).
+
+    Args:
+        sums: sums over the global batch, among them `tokens` and `squared_logsumexp`.
+    """
+    return tf.math.divide_no_nan(sums["squared_logsumexp"], sums["tokens"])
+
+
 def weighted_losses(sums: dict, *weighted: tuple) -> tf.Tensor | None:
     """The weighted sum of losses.
 
