@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.analysis.operations import named_blocks
-from tfmoe.layers.mixture_layer import mixtures_of
+from tfmoe.layers.mixture_layer import expert_layers_of
 
 
 def traffic(model: keras.Model, tokens: int, devices: int = 1) -> dict[str, dict]:
@@ -29,7 +29,7 @@ def traffic(model: keras.Model, tokens: int, devices: int = 1) -> dict[str, dict
     """
     result, positions = {}, model.positions_by_block(tokens)
     for (name, block), num_positions in zip(named_blocks(model).items(), positions, strict=True):
-        mixtures = mixtures_of(block)
+        mixtures = expert_layers_of(block)
         for inner_name, mixture in mixtures.items():
             full_name = name if len(mixtures) == 1 else f"{name}/{inner_name}"
             result[full_name] = traffic_of(mixture, model.d_model, num_positions, devices)
@@ -76,7 +76,7 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
           `bytes_sent`, with the backward pass counted as twice the forward pass; `None` if nothing
           is sent.
     """
-    num_selected, experts = mixture.gate.num_selected, mixture.experts
+    num_selected, experts = mixture.num_selected, mixture.experts
     number_size = tf.as_dtype(mixture.compute_dtype).size
     ops = experts.ops_per_row(width)
     sent = -(-4 * mixture.num_sent * tokens * width * number_size * (devices - 1) // devices)

@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.shards import shard_bounds, sharding_unit
-from tfmoe.layers.mixture_layer import layers_within, mixtures_of
+from tfmoe.layers.mixture_layer import expert_layers_of, layers_within
 
 
 class Variable(NamedTuple):
@@ -84,7 +84,7 @@ class GraphBuild:
         with self._scope():
             self.layer = unbuilt_copy(layer)
             self.layer.build(input_shape)
-        experts = [mixture.experts for mixture in mixtures_of(self.layer).values()]
+        experts = [layer.experts for layer in expert_layers_of(self.layer).values()]
         self._expert_weight_ids = {id(weight) for layer in experts for weight in layer.weights}
 
     def variables(self, layer: keras.Layer | None = None) -> list[Variable]:

@@ -1,4 +1,4 @@
-"""Metrics of how a mixture uses its experts.
+"""Metrics of layers with experts.
 
 Axes: E experts.
 """
@@ -17,24 +17,24 @@ METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class ExpertMetrics(keras.metrics.Metric):
-    """The metrics of a mixture, averaged over the batches of an epoch.
+class LayerMetrics(keras.metrics.Metric):
+    """Metrics of a layer with experts, averaged over the batches of an epoch.
 
-    Keras shows them as `LAYER_NAME`, such as `moe_cv_load`. If several mixtures of a model have the
-    same name, the names of the layers around them come first: `encoder_moe_cv_load`. Logs contain
-    only the metrics that the step (training or evaluation) computes.
+    Keras shows them as `LAYER_NAME`, such as `moe_cv_load`. If several layers with metrics in a
+    model have the same name, the names of the layers around them come first: `encoder_moe_cv_load`.
+    Logs contain only the metrics that the step (training or evaluation) computes.
 
     Args:
-        layer: the mixture.
-        gate_metrics: names of the gate's metrics, in addition to `METRICS`.
+        layer: the layer.
+        names: names of the metrics.
     """
 
-    def __init__(self, layer, gate_metrics=(), **kwargs):
+    def __init__(self, layer, names, **kwargs):
         super().__init__(name=layer.name, dtype="float32", **kwargs)
         self.prefix = layer.name
         self._layer = weakref.ref(layer)
         self._root = None
-        self.names = self.measured = (*METRICS, *gate_metrics)
+        self.names = self.measured = tuple(names)
         self.sums = {
             name: [
                 self.add_variable(shape=(), initializer="zeros", name=part)
@@ -47,27 +47,13 @@ class ExpertMetrics(keras.metrics.Metric):
         """Whether code runs in training or in a step of `evaluate`."""
         return training or (collectives.in_step() and not in_predict_step())
 
-    def update_state(self, gate, sums):
+    def update_state(self, values):
         """Updates the metrics for a batch.
 
         Args:
-            gate: the mixture's gate.
-            sums: the sums of the global batch; see `tfmoe.layers.global_sums.apply_sums`.
+            values: `{name: scalar}`, the same on all replicas; may lack some of `names`.
         """
         self._name_within_model()
-        load = sums["load"]
-        received = sums.get("received", load)
-        selected = tf.reduce_sum(load)
-        kept = tf.math.divide_no_nan(tf.reduce_sum(received), selected)
-        if "received" in sums.get("outer", {}):  # assignments to groups were dropped
-            kept *= tf.math.divide_no_nan(
-                *(tf.reduce_sum(sums["outer"][name]) for name in ("received", "load"))
-            )
-        values = {
-            **balance_metrics(sums["importance"], received),
-            "dropped": tf.where(selected > 0, 1 - kept, 0),
-            **gate.measures(sums),
-        }
         self.measured = tuple(name for name in self.names if name in values)
         for name in self.measured:
             value = tf.cast(values[name], self.dtype)
@@ -99,8 +85,45 @@ class ExpertMetrics(keras.metrics.Metric):
         """Loads nothing; see `save_own_variables`."""
 
 
+@keras.saving.register_keras_serializable("tfmoe")
+class ExpertMetrics(LayerMetrics):
+    """The metrics of a mixture with a gate.
+
+    Args:
+        layer: the mixture.
+        gate_metrics: names of the gate's metrics, in addition to `METRICS`.
+    """
+
+    def __init__(self, layer, gate_metrics=(), **kwargs):
+        super().__init__(layer, (*METRICS, *gate_metrics), **kwargs)
+
+    def update_state(self, gate, sums):
+        """Updates the metrics for a batch.
+
+        Args:
+            gate: the mixture's gate.
+            sums: the sums of the global batch; see `tfmoe.layers.global_sums.apply_sums`.
+        """
+        load = sums["load"]
+        received = sums.get("received", load)
+        selected = tf.reduce_sum(load)
+        kept = tf.math.divide_no_nan(tf.reduce_sum(received), selected)
+        if "received" in sums.get("outer", {}):  # assignments to groups were dropped
+            kept *= tf.math.divide_no_nan(
+                *(tf.reduce_sum(sums["outer"][name]) for name in ("received", "load"))
+            )
+        super().update_state(
+            {
+                **balance_metrics(sums["importance"], received),
+                "dropped": tf.where(selected > 0, 1 - kept, 0),
+                **gate.measures(sums),
+            }
+        )
+
+
 def shortest_path(root, layer):
-    """The shortest end of a layer's path in a model that no other mixture of the same name has.
+    """The shortest end of a layer's path in a model that no other layer of the same name, with
+    metrics, has.
 
     Args:
         root: the model, or any layer.
@@ -129,7 +152,7 @@ def shortest_path(root, layer):
 
 def has_expert_metrics(layer):
     """Whether a layer has metrics of its experts."""
-    return isinstance(getattr(layer, "expert_metrics", None), ExpertMetrics)
+    return isinstance(getattr(layer, "expert_metrics", None), LayerMetrics)
 
 
 def in_predict_step():

@@ -1,5 +1,5 @@
-"""The base class of mixtures: costs, features of Keras that are not supported, and how to find the
-mixtures of a model.
+"""The base classes of layers with experts: costs, features of Keras that are not supported, and how
+to find the mixtures of a model.
 
 Axes: E experts, K experts per token, D model.
 """
@@ -18,29 +18,71 @@ HINTS = {
 }
 
 
-class MixtureLayer(Block):
-    """Base class of layers with experts. The number of rows of an expert is only known at run time.
+class ExpertLayer(keras.layers.Layer):
+    """Base class of layers with experts.
 
     Attributes:
-        gate: a `tfmoe.gating.Gate`.
         experts: `tfmoe.layers.routed_experts.RoutedExperts`.
-        shared: `tfmoe.layers.shared_experts.SharedExperts`, or `None`.
-        evaluation_capacity_factor: limits the rows of an expert outside of training; `None` for no
-            limit.
 
     Raises:
         ValueError: an argument belongs to another class.
     """
-
-    shared = None
-    evaluation_capacity_factor: float | None = None
 
     def __init__(self, **kwargs):
         for name in HINTS:
             if name in kwargs:
                 raise ValueError(f"{type(self).__name__} has no argument {name}: {HINTS[name]}")
         super().__init__(**kwargs)
+
+    def check_not_compiled(self):
+        """Raises a `ValueError` inside a function that XLA compiles."""
+        if compiles_for_xla():
+            raise ValueError(
+                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
+                "expert at compile time: remove jit_compile=True"
+            )
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        raise ValueError(
+            f"{self.name} does not support keras.RematScope: create it outside of the scope, with "
+            "recompute=True to compute hidden activations again in the backward pass"
+        )
+
+    def quantize(self, mode=None, *args, **kwargs):
+        raise NotImplementedError(
+            f"{self.name} cannot be quantized, got mode={mode!r}; `tfmoe export RUN OUT --half` "
+            "stores weights in bfloat16"
+        )
+
+    def enable_lora(self, rank=None, *args, **kwargs):
+        raise NotImplementedError(
+            f"{self.name} does not support LoRA: to train a part of a model, set trainable=False "
+            "on layers, or on layer.experts"
+        )
+
+
+class MixtureLayer(ExpertLayer, Block):
+    """Base class of layers with experts and a gate. The number of rows of an expert is only known
+    at run time.
+
+    Attributes:
+        gate: a `tfmoe.gating.Gate`.
+        shared: `tfmoe.layers.shared_experts.SharedExperts`, or `None`.
+        evaluation_capacity_factor: limits the rows of an expert outside of training; `None` for no
+            limit.
+    """
+
+    shared = None
+    evaluation_capacity_factor: float | None = None
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.supports_jit = False  # disables Keras' automatic XLA compilation
+
+    @property
+    def num_selected(self) -> int:
+        """The number of experts per token, as a maximum or a mean."""
+        return self.gate.num_selected
 
     @property
     def num_sent(self) -> int:
@@ -71,53 +113,40 @@ class MixtureLayer(Block):
             hidden += size * self.shared.hidden_per_row()
         return Kept(always, hidden, self.experts.recompute)
 
-    def check_not_compiled(self):
-        """Raises a `ValueError` inside a function that XLA compiles."""
-        if compiles_for_xla():
-            raise ValueError(
-                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
-                "expert at compile time: remove jit_compile=True"
-            )
-
-    def rematerialized_call(self, layer_call, *args, **kwargs):
-        raise ValueError(
-            f"{self.name} does not support keras.RematScope: create it outside of the scope, with "
-            "recompute=True to compute hidden activations again in the backward pass"
-        )
-
-    def quantize(self, mode=None, *args, **kwargs):
-        raise NotImplementedError(
-            f"{self.name} cannot be quantized, got mode={mode!r}; `tfmoe export RUN OUT --half` "
-            "stores weights in bfloat16"
-        )
-
-    def enable_lora(self, rank=None, *args, **kwargs):
-        raise NotImplementedError(
-            f"{self.name} does not support LoRA: to train a part of a model, set trainable=False "
-            "on layers, or on layer.experts"
-        )
-
 
 def mixtures_of(model):
-    """Finds all mixtures in a model.
+    """Finds all mixtures with a gate in a model.
 
     Args:
         model: a Keras model or layer; a mixture is included itself.
 
     Returns:
-        `{name: MixtureLayer}`, named like their metrics: by the layer's name; if several have the
+        `{name: MixtureLayer}`, with the names of `expert_layers_of`.
+    """
+    layers = expert_layers_of(model).items()
+    return {name: layer for name, layer in layers if isinstance(layer, MixtureLayer)}
+
+
+def expert_layers_of(model):
+    """Finds all layers with experts in a model.
+
+    Args:
+        model: a Keras model or layer; a layer with experts is included itself.
+
+    Returns:
+        `{name: ExpertLayer}`, named like their metrics: by the layer's name; if several have the
         same name, with the names of the layers around them in front (`encoder_moe`); if these are
         the same too, with a number at the end (`moe (2)`).
     """
-    mixtures = {}
+    found = {}
     for layer in (model, *layers_within(model)):
-        if isinstance(layer, MixtureLayer):
+        if isinstance(layer, ExpertLayer):
             name, number = "_".join(shortest_path(model, layer)), 2
             unique = name
-            while unique in mixtures:
+            while unique in found:
                 unique, number = f"{name} ({number})", number + 1
-            mixtures[unique] = layer
-    return mixtures
+            found[unique] = layer
+    return found
 
 
 def layers_within(layer):
