@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tfmoe
 
-PACKAGES = ["distribute", "gating", "inspection", "layers", "models", "optimizers"]
+PACKAGES = ["classic", "distribute", "gating", "inspection", "layers", "models", "optimizers"]
 
 
 def names():

@@ -14,7 +14,7 @@ LAYERS = [
     ["gating", "optimizers"],
     ["layers"],
     ["models"],
-    ["training", "analysis", "serving"],
+    ["training", "analysis", "serving", "classic"],
     ["inspection"],
     ["config"],
     ["tasks"],

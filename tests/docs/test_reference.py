@@ -14,6 +14,7 @@ from tfmoe.config.keys import config_keys
 
 # Of these packages the names of `__all__` are public, of the other ones those of their modules.
 BY_NAME = [
+    "classic",
     "config",
     "data_pipelines",
     "data_pipelines.corpora",
