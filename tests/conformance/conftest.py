@@ -22,14 +22,18 @@ RNG = np.random.default_rng(0)
 INTEGERS = {
     "attention_units",
     "depth",
+    "head_units",
     "hidden_units",
     "num_experts",
+    "num_heads",
+    "num_key_value_heads",
     "num_sampled",
     "projection_units",
     "units",
     "vocabulary_size",
 }
 BOOLEANS = {
+    "causal",
     "gated",
     "metrics",
     "recompute",
@@ -57,6 +61,7 @@ class Case:
         idle: names of variables that a call does not use.
         is_sequence: whether it returns a vector for each step of its first input.
         is_loop: whether its call is a loop over the steps.
+        reads_views: whether its gradient reads reshaped tensors that nothing else reads.
         ops: for a `Block`, its multiply-adds for a token.
         gate_ops: for a `Block`, the multiply-adds of gates.
     """
@@ -67,6 +72,7 @@ class Case:
     idle: tuple = ()
     is_sequence: bool = False
     is_loop: bool = False
+    reads_views: bool = False
     ops: int = 0
     gate_ops: int = 0
 
@@ -123,7 +129,7 @@ class Case:
 
 def make_residual(dropout=0.2, **arguments):
     layer = layers.FeedForward(7, name="inner", dtype=arguments.get("dtype"))
-    return layers.Residual(layer, "tanh", dropout, seed=3, **arguments)
+    return layers.Residual(layer, "tanh", dropout, seed=3, norm="layer", **arguments)
 
 
 CASES = {
@@ -139,6 +145,13 @@ CASES = {
         is_sequence=True,
         is_loop=True,
         ops=4 * (2 * D + 5) * 7 + 7 * 5,  # input, context and recurrence; the projection
+    ),
+    "CrossAttention": Case(
+        lambda **arguments: layers.CrossAttention(4, 2, 3, use_bias=True, **arguments),
+        (array(B, S, D), array(B, M, D)),
+        is_sequence=True,
+        reads_views=True,
+        ops=2 * D * (4 + 2) * 3,  # queries and output; keys and values
     ),
     "Experts": Case(
         lambda **arguments: layers.Experts(B, 7, depth=2, use_bias=True, **arguments),
@@ -169,6 +182,13 @@ CASES = {
         (array(B, 4 * 7), [array(B, 5), array(B, 7)]),
     ),
     "Residual": Case(make_residual, (array(B, S, D),), is_sequence=True, ops=2 * D * 7),
+    "SelfAttention": Case(
+        lambda **arguments: layers.SelfAttention(4, 2, 2, use_bias=True, **arguments),
+        (array(B, S, D),),
+        is_sequence=True,
+        reads_views=True,
+        ops=2 * D * (4 + 2) * 2,
+    ),
     "VocabularySoftmax": Case(
         lambda **arguments: layers.VocabularySoftmax(7, num_sampled=3, seed=1, **arguments),
         (array(B, S, D),),

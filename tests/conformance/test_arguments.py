@@ -17,6 +17,8 @@ OTHERS = {
     "kind",
     "layer",
     "name",
+    "norm",
+    "rotary_base",
     "seed",
     "shared_experts",
 }

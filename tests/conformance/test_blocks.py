@@ -12,10 +12,15 @@ def shapes_of(state):
     return tf.nest.map_structure(lambda tensor: tuple(tensor.shape), state)
 
 
+def initial_state(layer, batch_size, max_length):
+    """The initial state of a layer with or without a cache."""
+    return layers.Residual(layer).initial_state(batch_size, max_length)
+
+
 def run_steps(layer, inputs, *memory):
     """The outputs `[B, S, D]` of a layer that is called in steps; checks the shapes of states."""
     prepared = [layer.prepared(*memory)] if layer.needs_memory else []
-    state, outputs = layer.initial_state(len(inputs)), []
+    state, outputs = initial_state(layer, *inputs.shape[:2]), []
     shapes = shapes_of(state)
     for t in range(inputs.shape[1]):
         output, state, *attention = layer.step(inputs[:, t], state, *prepared)
@@ -49,14 +54,13 @@ def test_states_with_an_unknown_batch_size(block):
         def body(t, output, state):
             return t + 1, *layer.step(inputs[:, t], state, *prepared)[:2]
 
-        output, state, *_ = layer.step(
-            inputs[:, 0], layer.initial_state(tf.shape(inputs)[0]), *prepared
-        )
+        state = initial_state(layer, tf.shape(inputs)[0], tf.shape(inputs)[1])
+        output, state, *_ = layer.step(inputs[:, 0], state, *prepared)
         return tf.while_loop(lambda t, *_: t < inputs.shape[1], body, (1, output, state))[1]
 
     expected = block.call(layer)[0][:, -1]
     np.testing.assert_allclose(last_output(inputs), expected, rtol=0, atol=1e-6)
-    states = tf.nest.flatten(layer.initial_state(7))
+    states = tf.nest.flatten(initial_state(layer, 7, 3))
     assert all(state.shape[0] == 7 for state in states)
 
 
@@ -84,8 +88,8 @@ def test_kept_for_the_backward_pass(block):
     if layer.needs_memory:
         inputs.append(rng.standard_normal((2, 7, 8)).astype("float32"))
     layer.build(inputs[0].shape)
-    call = step_by_step(layer) if block.is_loop else lambda x: layer(x, training=True)
-    read = sum(read_by_gradient(layer, *inputs, call=call).values())
+    call = step_by_step(layer) if block.is_loop else lambda *x: layer(*x, training=True)
+    read = sum(read_by_gradient(layer, *inputs, call=call, by_hand=block.reads_views).values())
     # Steps read slices of the inputs, a call reads the inputs.
     read += sum(array.size for array in (inputs[1:] if block.is_loop else inputs))
     # The count is a model of the memory, without integers, masks and the values of assignments.

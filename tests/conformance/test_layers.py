@@ -76,7 +76,7 @@ def test_masked_steps_do_not_affect_others(sequence):
 
 def test_mask_of_the_memory_is_used(cases):
     mask = tf.sequence_mask([2, 1, 3, 5], 5)
-    for name in ("Attention", "AttentionLSTM"):
+    for name in ("Attention", "AttentionLSTM", "CrossAttention"):
         case = cases[name]
         layer, outputs = case.make(), []
         for padding in (0.0, 100.0):

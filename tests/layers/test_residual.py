@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import NoisyTopK
-from tfmoe.layers import FeedForward, MoE, ProjectedLSTM, Residual
+from tfmoe.layers import CrossAttention, FeedForward, MoE, ProjectedLSTM, Residual
 
 X = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("float32")
 
@@ -84,8 +84,41 @@ def test_kept_by_hand():
         for activation, dropout in ((None, 0.0), ("sigmoid", 0.1))
     )
     assert plain == kept
+    # The input of the normalization.
+    normalized = Residual(inner, norm="rms").kept_for_backward(5)
+    assert normalized == kept._replace(always=kept.always + 4 * 5)
     # The output of the sigmoid in float32, and a byte for each of 5 elements.
     assert with_dropout == (kept.always + 4 * 5 + 5, 4 * 2 * 7, True)
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    # (6, 8) has mean 7, standard deviation 1 and root mean square √50.
+    [("layer", [6 - 1, 8 + 1]), ("rms", [6 + 6 / 50**0.5, 8 + 8 / 50**0.5])],
+)
+def test_normalization_by_hand(norm, expected):
+    layer = Residual(keras.layers.Identity(), norm=norm)
+    x = np.array([[6.0, 8.0]])
+    np.testing.assert_allclose(layer(x), [expected], rtol=1e-5)
+    np.testing.assert_allclose(layer.step(x, ())[0], [expected], rtol=1e-5)
+    assert [weight.name for weight in layer.weights] == {
+        "layer": ["gamma", "beta"], "rms": ["scale"]
+    }[norm]  # fmt: skip
+
+
+def test_a_layer_that_attends_to_a_source():
+    layer = Residual(CrossAttention(1), activation="tanh", norm="rms")
+    memory, mask = 2 * X[:, ::-1], tf.constant([[True, False, True], [True, True, True]])
+    expected = layer(X, memory=memory, memory_mask=mask)
+    normalized = X / np.sqrt(np.mean(X**2, axis=-1, keepdims=True))
+    by_hand = X + np.tanh(layer.layer(normalized, memory, memory_mask=mask))
+    np.testing.assert_allclose(expected, by_hand, rtol=0, atol=1e-5)
+    output, weights = layer.with_attention(X, memory, mask)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(weights[0, :, 1], 0)
+    output, _, step_weights = layer.step(X[:, 1], (), layer.prepared(memory, mask))
+    np.testing.assert_allclose(output, expected[:, 1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(step_weights, weights[:, 1], rtol=0, atol=1e-6)
 
 
 def test_keras_layers_have_the_defaults_of_blocks():
@@ -109,14 +142,15 @@ def test_keras_layers_have_the_defaults_of_blocks():
     ],
 )
 def test_save_and_load(inner, tmp_path):
-    layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4, residual=False)
+    layer = Residual(inner, activation="sigmoid", dropout=0.3, seed=4, residual=False, norm="rms")
     model = keras.Sequential([keras.Input((None, 5)), layer])
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(loaded(X).numpy(), model(X).numpy())
     assert loaded.count_params() == model.count_params()
     loaded = loaded.layers[0]
-    assert (loaded.dropout.rate, loaded.seed, loaded.residual) == (0.3, 4, False)
+    loaded = (loaded.dropout.rate, loaded.seed, loaded.residual, loaded.norm)
+    assert loaded == (0.3, 4, False, "rms")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +170,7 @@ def test_a_layer_that_changes_the_shape_raises_an_error(inner):
         ({"dropout": -0.1}, "dropout must be a number of at least 0 and below 1, got -0.1"),
         ({"dropout": "0.5"}, "dropout must be a number of at least 0 and below 1, got '0.5'"),
         ({"residual": 1}, "residual must be True or False, got 1"),
+        ({"norm": "batch"}, "norm must be one of 'rms', 'layer', got 'batch'"),
         ({"seed": "1"}, "seed must be an integer or None, got '1'"),
         ({"activation": "sigmoide"}, "activation must be a Keras activation, .*'sigmoide'"),
         ({"activation": keras.layers.PReLU()}, "activation must be a function without variables"),

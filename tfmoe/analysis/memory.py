@@ -5,6 +5,7 @@ describes how devices share the variables.
 """
 
 import keras
+import tensorflow as tf
 
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
@@ -112,6 +113,7 @@ def activation_bytes(
 
     - one byte for each element of the embedding's output, if the model has dropout,
     - what each block keeps of its positions (`Block.kept_for_backward`),
+    - the inputs of the final normalizations, if the model has them,
     - what blocks keep of the source positions they attend to (`Block.kept_of_source`),
     - what the softmax keeps of each predicting position.
 
@@ -126,6 +128,8 @@ def activation_bytes(
     total = (width if model.dropout.rate else 0) * tokens
     total += model.predicting_positions(tokens) * model.softmax.kept_for_backward(width)
     total += model.kept_of_source(tokens)
+    if model.final_norm is not None:
+        total += tf.as_dtype(model.compute_dtype).size * width * tokens
     for block, positions in zip(model.blocks, model.positions_by_block(tokens), strict=True):
         total += positions * block.kept_for_backward(width, steps).total(recompute)
     return total

@@ -43,16 +43,19 @@ def describe(model: keras.Model, built: GraphBuild | None = None) -> dict:
         return sum(variable.size for variable in built.variables(layer))
 
     by_layer = {name: parameters(block) for name, block in named_blocks(built.layer).items()}
+    total, embedding, softmax = (
+        parameters(layer) for layer in (built.layer, built.layer.embedding, built.layer.softmax)
+    )
     return {
         "ops_per_timestep": ops_per_timestep(model),
         "ops_by_layer": ops,
         "ops_of_softmax": ops_of_softmax(model),
         "parameters": {
-            "total": parameters(built.layer),
-            "excluding_embedding_and_softmax": sum(by_layer.values()),
+            "total": total,
+            "excluding_embedding_and_softmax": total - embedding - softmax,
             "experts": sum(v.size for v in built.variables() if v.in_experts),
-            "embedding": parameters(built.layer.embedding),
-            "softmax": parameters(built.layer.softmax),
+            "embedding": embedding,
+            "softmax": softmax,
             "by_layer": by_layer,
         },
     }

@@ -61,9 +61,10 @@ def build_model(
 def _model(model, vocabulary_size, seed):
     blocks = {}
     for key in block_lists(type(model)):
+        sections = getattr(model, key)
         layers = [
             build_layer(block, f"{block_prefix(key)}{block.name}_{index}")
-            for index, block in enumerate(getattr(model, key))
+            for index, block in enumerate(sections)
         ]
         # The decoder's seeds continue those of the encoder.
         first_seed = seed + sum(map(len, blocks.values()))
@@ -71,7 +72,9 @@ def _model(model, vocabulary_size, seed):
             layers,
             dropout=model.dropout,
             seed=first_seed,
-            residual=[block.residual for block in getattr(model, key)],
+            residual=[block.residual for block in sections],
+            norm=[block.norm for block in sections],
+            activation=[block.output_activation for block in sections],
         )
     return construct(model, vocabulary_size=vocabulary_size, seed=seed, name=model.name, **blocks)
 

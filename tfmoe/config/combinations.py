@@ -54,12 +54,12 @@ def _valid(adapter, tree):
 
 
 def _block_problems(tree):
+    yield from _decoder_problems(tree)
     d_model = _at(tree, "model", "d_model")
     for path, block_tree in _block_trees(tree):
         block = _valid(_BLOCK, block_tree)
         if block is None:
             continue
-        yield from _position_problems(path, block)
         try:
             # A strategy must be created before TensorFlow is used, so allocate nothing here.
             with keras.StatelessScope(initialize_variables=False):
@@ -67,6 +67,7 @@ def _block_problems(tree):
         except SectionError as error:
             yield from error.under(*path)
             continue
+        yield from _later_position_problems(path, layer)
         if _valid(_WIDTH, d_model) is not None:
             yield from _width_problems(path, block, layer, d_model)
 
@@ -80,16 +81,27 @@ def _block_trees(tree):
             yield ("model", key, index), block
 
 
-def _position_problems(path, block):
-    """A decoder starts with a layer that reads the source. No other block may be one."""
-    is_first = path[2] == 0
-    if path[1] == "decoder" and is_first != needs_memory(type(block).made_from.constructor):
-        names = " or ".join(name for name, layer in BLOCKS.items() if needs_memory(layer))
-        must, only = ("must", "") if is_first else ("must not", "only ")
+def _decoder_problems(tree):
+    """A decoder has a block that reads the source."""
+    blocks = _at(tree, "model", "decoder")
+    names = [block.get("name") for block in blocks or () if isinstance(block, dict)]
+    readers = [name for name, layer in BLOCKS.items() if needs_memory(layer)]
+    if isinstance(blocks, list) and len(names) == len(blocks) and not {*names} & {*readers}:
         yield (
-            (*path, "name"),
-            f"{must} be {names}: {only}the first block of a decoder feeds the attention; got "
-            f"{block.name}",
+            ("model", "decoder"),
+            f"must have a block {' or '.join(readers)}, which attends to the source; got "
+            f"{', '.join(map(str, names))}",
+        )
+
+
+def _later_position_problems(path, layer):
+    """Only an encoder may have a layer that reads later positions."""
+    if path[1] != "encoder" and getattr(layer, "reads_later", False):
+        key = ("causal",) if hasattr(layer, "causal") else ()
+        yield (
+            (*path, *key),
+            "the block must not read later positions, which are the words to predict"
+            + ("; set causal: true" if key else ""),
         )
 
 

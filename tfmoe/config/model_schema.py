@@ -19,19 +19,21 @@ from tfmoe.config.number_types import (
 )
 from tfmoe.config.sections import section_of
 from tfmoe.layers import BLOCKS
+from tfmoe.layers.normalization import Norm
 from tfmoe.models import LanguageModel, TranslationModel
 
 Gate = one_of(*GATE_SECTIONS.values(), default="noisy_top_k")
-# Types of arguments that also take objects. The activations are Keras' elementwise ones, as experts
-# need.
+# Keras' elementwise activations, as experts need.
+ActivationName = Literal[
+    "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
+    "softsign", "mish", "linear",
+]  # fmt: skip
+# Types of arguments that also take objects.
 BLOCK_FIELDS = {
     **LAYER_FIELDS,
     "gate": (Gate, GATE_SECTIONS["noisy_top_k"]()),
-    "activation": Literal[
-        "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
-        "softsign", "mish", "linear",
-    ],
-}  # fmt: skip
+    "activation": ActivationName,
+}
 
 
 def needs_memory(layer):
@@ -39,14 +41,29 @@ def needs_memory(layer):
     return getattr(layer, "needs_memory", False)
 
 
-# Keys of every block, in addition to its layer's arguments.
-MORE_BLOCK_KEYS = {
-    "residual": (
-        bool,
-        True,
-        "whether the block's input is added to its output (`tfmoe.layers.Residual`).",
-    )
-}
+def more_block_keys(layer):
+    """Keys of every block, in addition to its layer's arguments: those of `tfmoe.layers.Residual`.
+
+    Args:
+        layer: the layer's class.
+    """
+    return {
+        "residual": (bool, True, "whether the block's input is added to its output."),
+        "norm": (
+            Norm | None,
+            None,
+            "normalization of the layer's input: rms (RMSNorm), layer (LayerNorm) or null. "
+            "Transformers have one in every block.",
+        ),
+        "output_activation": (
+            ActivationName | None,
+            getattr(layer, "residual_activation", None),
+            "activation of the layer's output, before dropout and the addition of the input; null "
+            "for none. The paper has a sigmoid after mixtures and feed-forward networks, "
+            "Transformers have none.",
+        ),
+    }
+
 
 BLOCK_SECTIONS = {
     name: section_of(
@@ -55,7 +72,7 @@ BLOCK_SECTIONS = {
         base=keras.layers.Layer,
         leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
         fields=BLOCK_FIELDS,
-        more=MORE_BLOCK_KEYS,
+        more=more_block_keys(layer),
     )
     for name, layer in BLOCKS.items()
 }

@@ -3,11 +3,13 @@
 from tfmoe.layers.attention import Attention
 from tfmoe.layers.attention_lstm import AttentionLSTM
 from tfmoe.layers.block import Block
+from tfmoe.layers.cross_attention import CrossAttention
 from tfmoe.layers.experts import Experts
 from tfmoe.layers.feed_forward import FeedForward
 from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
 from tfmoe.layers.moe import MoE
 from tfmoe.layers.residual import Residual
+from tfmoe.layers.self_attention import SelfAttention
 from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
 
 # The blocks of models, by their names in configs.
@@ -16,6 +18,8 @@ BLOCKS = {
     "moe": MoE,
     "feed_forward": FeedForward,
     "attention_lstm": AttentionLSTM,
+    "self_attention": SelfAttention,
+    "cross_attention": CrossAttention,
 }
 
 __all__ = [
@@ -23,11 +27,13 @@ __all__ = [
     "Attention",
     "AttentionLSTM",
     "Block",
+    "CrossAttention",
     "Experts",
     "FeedForward",
     "MoE",
     "ProjectedLSTM",
     "ProjectedLSTMCell",
     "Residual",
+    "SelfAttention",
     "VocabularySoftmax",
 ]

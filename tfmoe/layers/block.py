@@ -50,6 +50,8 @@ class Block(keras.layers.Layer):
         is_causal: whether no position depends on a later one. Padding at the end of a sentence then
             cannot affect real steps, and models pass no mask to the layer. It is false for a layer
             with a mixture, which needs the mask so that padding is not routed.
+        reads_later: whether a position depends on later ones, so that the layer can only be in an
+            encoder, and has no `step`.
         needs_memory: whether the layer attends to a source.
         needs_token_ids: whether the layer reads the token ids too. Models then pass them to `call`
             (`[B, S]`) and `step` (`[B]`) as `gate_inputs`.
@@ -67,6 +69,7 @@ class Block(keras.layers.Layer):
 
     residual_activation: str | None = None
     is_causal = False
+    reads_later = False
     needs_memory = False
     needs_token_ids = False
     BLOCK_ARGUMENTS: ClassVar[dict[str, bool]] = {}
@@ -74,6 +77,9 @@ class Block(keras.layers.Layer):
     def initial_state(self, batch_size: int | tf.Tensor):
         """Returns the state before the first step: a nested structure of tensors `[B, …]`. All
         states have the same shapes. Empty for a layer without state.
+
+        A layer whose state grows with the number of steps, such as a cache, takes a second argument
+        `max_length`, the maximum number of steps, an integer or a scalar tensor.
 
         Args:
             batch_size: B, an integer or a scalar tensor.

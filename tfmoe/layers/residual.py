@@ -1,4 +1,6 @@
-"""The wrapper of every layer in the paper: activation, dropout, residual connection (App. C)."""
+"""The wrapper of every layer in a model: normalization, activation, dropout, residual connection
+(App. C).
+"""
 
 import functools
 import inspect
@@ -7,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.block import Block
+from tfmoe.layers.normalization import Norm, normalization, normalized
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation
 from tfmoe.ops.tracking import track
@@ -14,7 +17,7 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Residual(Block):
-    """Residual block: `y = x + dropout(activation(layer(x)))`.
+    """Residual block: `y = x + dropout(activation(layer(norm(x))))`.
 
     Steps, operation counts and memory are those of the layer. A layer of Keras has the defaults of
     `Block`: it can step if it accepts `[B, D]`, and its costs are unknown.
@@ -27,10 +30,14 @@ class Residual(Block):
         seed: integer, for reproducible dropout.
         residual: whether to add x. Published models that the paper compares with do not
             (Jozefowicz et al. 2016), or not around every layer (Wu et al. 2016).
+        norm: normalization of the layer's input: `"rms"` (RMSNorm), `"layer"` (LayerNorm) or `None`
+            for none. Transformers have one before every layer.
 
     Call arguments:
         inputs: `[..., D]` of any numeric type.
         mask: `[...]` bool, passed to `layer` if it accepts a mask.
+        memory: `[B, S, D]`, the source, for a layer with `needs_memory`.
+        memory_mask: `[B, S]` bool, or `None`.
         gate_inputs: `None`, or what the gate of a mixture reads, passed to `layer`.
 
     Returns:
@@ -52,6 +59,7 @@ class Residual(Block):
         dropout: float = 0.0,
         seed: int | None = None,
         residual: bool = True,
+        norm: Norm | None = None,
         **kwargs,
     ):
         if not isinstance(layer, keras.layers.Layer):
@@ -63,6 +71,8 @@ class Residual(Block):
         self.activation = arguments.activation("activation", activation)
         self.seed = arguments.random_seed("seed", seed)
         self.residual = arguments.boolean("residual", residual)
+        self.norm = norm
+        self.normalization = normalization("norm", norm, "norm", self.dtype_policy)
         self.dropout = keras.layers.Dropout(
             arguments.fraction("dropout", dropout),
             seed=self.seed,
@@ -71,6 +81,8 @@ class Residual(Block):
         )
         track(self, dropout_seed=getattr(self.dropout, "seed_generator", None))
         self._accepts_mask = "mask" in inspect.signature(layer.call).parameters
+        first_state = inspect.signature(getattr(layer, "initial_state", Block.initial_state))
+        self._accepts_max_length = "max_length" in first_state.parameters
 
     def build(self, inputs_shape, gate_inputs_shape=None):
         input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape)
@@ -86,12 +98,48 @@ class Residual(Block):
         if not self.layer.built:  # a loaded layer is built
             others = () if gate_inputs_shape is None else (gate_inputs_shape,)
             self.layer.build(inputs_shape, *others)
+        if self.normalization is not None:
+            self.normalization.build(inputs_shape)
+            self.input_spec = keras.layers.InputSpec(axes={-1: input_dim})
 
-    def call(self, inputs, mask=None, training=False, gate_inputs=None):
+    def call(
+        self,
+        inputs,
+        mask=None,
+        memory=None,
+        memory_mask=None,
+        training=False,
+        gate_inputs=None,
+    ):
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         kwargs = {"mask": mask} if self._accepts_mask else {}
         kwargs |= {} if gate_inputs is None else {"gate_inputs": gate_inputs}
-        return self.join(inputs, self.layer(inputs, training=training, **kwargs), training)
+        if self.needs_memory:
+            kwargs |= {"memory": memory, "memory_mask": memory_mask}
+        normal = normalized(self.normalization, inputs)
+        outputs = self.layer(normal, training=training, **kwargs)
+        return self.join(inputs, outputs, training)
+
+    def with_attention(self, inputs, memory, memory_mask=None):
+        """Computes the output and the attention weights of a layer with `needs_memory`, in
+        evaluation.
+
+        Args:
+            inputs: `[B, T, D]`.
+            memory: `[B, S, D]`.
+            memory_mask: `[B, S]` bool, or `None`.
+
+        Returns:
+            `[B, T, D]`, and `[B, T, S]` float32.
+        """
+        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        outputs, weights = self.layer(
+            normalized(self.normalization, inputs),
+            memory=memory,
+            memory_mask=memory_mask,
+            return_attention=True,
+        )
+        return self.join(inputs, outputs), weights
 
     def join(self, inputs, outputs, training=False):
         """Computes `x + dropout(activation(y))` for given outputs y of the layer, such as those of
@@ -120,6 +168,10 @@ class Residual(Block):
         return self._layer_attribute("is_causal")
 
     @property
+    def reads_later(self) -> bool:  # type: ignore[override]
+        return self._layer_attribute("reads_later")
+
+    @property
     def needs_memory(self) -> bool:  # type: ignore[override]
         return self._layer_attribute("needs_memory")
 
@@ -127,8 +179,15 @@ class Residual(Block):
     def needs_token_ids(self) -> bool:  # type: ignore[override]
         return self._layer_attribute("needs_token_ids")
 
-    def initial_state(self, batch_size):
-        return self._layer_attribute("initial_state")(batch_size)
+    def initial_state(self, batch_size, max_length=None):
+        """The layer's state before the first step.
+
+        Args:
+            batch_size: B, an integer or a scalar tensor.
+            max_length: the maximum number of steps, which a layer with a cache needs.
+        """
+        kwargs = {"max_length": max_length} if self._accepts_max_length else {}
+        return self._layer_attribute("initial_state")(batch_size, **kwargs)
 
     def prepared(self, memory, memory_mask=None):
         """The tensors that all steps of a layer with `needs_memory` share.
@@ -153,7 +212,8 @@ class Residual(Block):
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         kwargs = {} if gate_inputs is None else {"gate_inputs": gate_inputs}
-        outputs, *others = self._layer_attribute("step")(inputs, state, *prepared, **kwargs)
+        normal = normalized(self.normalization, inputs)
+        outputs, *others = self._layer_attribute("step")(normal, state, *prepared, **kwargs)
         return self.join(inputs, outputs), *others
 
     def ops_per_timestep(self, input_dim):
@@ -163,13 +223,14 @@ class Residual(Block):
         return self._layer_attribute("gate_ops_per_timestep")(input_dim)
 
     def kept_for_backward(self, input_dim, steps=0):
-        """Bytes kept per position: by the layer, for the output of the activation, and one byte per
-        element for the dropout mask.
+        """Bytes kept per position: by the layer, for the input of the normalization, for the output
+        of the activation, and one byte per element for the dropout mask.
         """
         kept = self._layer_attribute("kept_for_backward")(input_dim, steps)
-        added = input_dim if self.dropout.rate else 0
-        if self.activation is not keras.activations.linear:
-            added += tf.as_dtype(self.compute_dtype).size * input_dim
+        has_activation = self.activation is not keras.activations.linear
+        copies = (self.normalization is not None) + has_activation
+        added = tf.as_dtype(self.compute_dtype).size * copies * input_dim
+        added += input_dim if self.dropout.rate else 0
         return kept._replace(always=kept.always + added)
 
     def kept_of_source(self, input_dim):
@@ -183,6 +244,7 @@ class Residual(Block):
             "dropout": self.dropout.rate,
             "seed": self.seed,
             "residual": self.residual,
+            "norm": self.norm,
         }
 
     @classmethod

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import Residual
+from tfmoe.layers.normalization import Norm
 
 PADDING = 0  # the id of padding, which follows a sentence
 
@@ -18,33 +19,93 @@ def residual_blocks(
     dropout: float = 0.0,
     seed: int | None = None,
     residual: bool | Sequence[bool] = True,
+    norm: Norm | Sequence[Norm | None] | None = None,
+    activation: str | Sequence[str | None] | None = "default",
 ) -> list[Residual]:
-    """Wraps layers in the paper's activation, dropout and residual connection.
+    """Wraps layers in normalization, activation, dropout and residual connection.
+
+    The defaults are the paper's. A Transformer has `norm="rms"` (or `"layer"`) and
+    `activation=None`.
 
     Args:
-        layers: `tfmoe.layers.Block` layers. Other Keras layers get no activation.
+        layers: `tfmoe.layers.Block` layers. Other Keras layers have no default activation.
         dropout: dropout rate of every layer's output.
         seed: integer, from which the blocks' different seeds are derived.
         residual: whether blocks have a residual connection: one boolean for all, or one for each
+            layer.
+        norm: normalization of the inputs of layers, `"rms"`, `"layer"` or `None`: one for all, or
+            one for each layer.
+        activation: activation of the outputs of layers, before dropout; `None` for none;
+            `"default"` for the paper's, `Block.residual_activation`: one for all, or one for each
             layer.
 
     Returns:
         The `tfmoe.layers.Residual` blocks, one for each layer.
 
     Raises:
-        ValueError: if `residual` is a list of another length than `layers`.
+        ValueError: if `residual`, `norm` or `activation` is a list of another length than `layers`,
+            or has an invalid value.
     """
-    residual = [residual] * len(layers) if isinstance(residual, bool) else residual
+
+    def by_layer(value):
+        return [value] * len(layers) if value is None or isinstance(value, (bool, str)) else value
+
+    def activation_of(layer, chosen):
+        return getattr(layer, "residual_activation", None) if chosen == "default" else chosen
+
+    options = zip(layers, by_layer(residual), by_layer(norm), by_layer(activation), strict=True)
     return [
         Residual(
             layer,
-            activation=getattr(layer, "residual_activation", None),
+            activation=activation_of(layer, chosen),
             dropout=dropout,
             seed=None if seed is None else seed + 1 + i,
             residual=has_residual,
+            norm=norm_of_layer,
         )
-        for i, (layer, has_residual) in enumerate(zip(layers, residual, strict=True))
+        for i, (layer, has_residual, norm_of_layer, chosen) in enumerate(options)
     ]
+
+
+def check_no_later_positions(argument, blocks):
+    """Checks that blocks predict a word from earlier words only.
+
+    Args:
+        argument: the argument's name, for the error.
+        blocks: list of `tfmoe.layers.Block`.
+
+    Raises:
+        ValueError: if a block reads later positions.
+    """
+    for index, block in enumerate(blocks):
+        if block.reads_later:
+            raise ValueError(
+                f"{argument}[{index}] must not read later positions, which are the words to "
+                f"predict, got {block.name} (self-attention needs causal=True)"
+            )
+
+
+def check_memory(encoder, decoder):
+    """Checks that a block of the decoder attends to the source, and no block of the encoder.
+
+    Args:
+        encoder: list of `tfmoe.layers.Block`.
+        decoder: list of `tfmoe.layers.Block`.
+
+    Raises:
+        ValueError: if the check fails.
+    """
+    if not any(block.needs_memory for block in decoder):
+        raise ValueError(
+            "decoder must have a block that attends to the source, such as an AttentionLSTM or "
+            f"CrossAttention, got {[block.name for block in decoder]}"
+        )
+    for index, block in enumerate(encoder):
+        if block.needs_memory:
+            raise ValueError(
+                f"encoder[{index}] must not attend to a source, which only a decoder has, got "
+                f"{block.name}"
+            )
 
 
 def build_blocks(blocks, shape):
@@ -70,7 +131,7 @@ def build_blocks(blocks, shape):
             block.build(shape)
 
 
-def run(blocks, features, token_ids, training=False):
+def run(blocks, features, token_ids, training=False, memory=None, memory_mask=None):
     """Applies a stack to whole sentences.
 
     Args:
@@ -78,6 +139,8 @@ def run(blocks, features, token_ids, training=False):
         features: `[B, S, D]`.
         token_ids: `[B, S]` int32, 0 for padding, which must follow the sentence.
         training: whether to apply dropout and draw noise.
+        memory, memory_mask: the source that blocks with `needs_memory` attend to, `[B, M, D]` and
+            `[B, M]` bool.
 
     Returns:
         `[B, S, D]`.
@@ -85,34 +148,76 @@ def run(blocks, features, token_ids, training=False):
     mask = tf.not_equal(token_ids, PADDING)
     for block in blocks:
         options = {"gate_inputs": token_ids} if block.needs_token_ids else {}
-        block_mask = None if block.is_causal else mask
-        features = block(features, mask=block_mask, training=training, **options)
+        if block.needs_memory:
+            options |= {"memory": memory, "memory_mask": memory_mask}
+        mask_of_block = None if block.is_causal else mask
+        features = block(features, mask=mask_of_block, training=training, **options)
     return features
 
 
-def initial_states(blocks, num_rows):
-    """The list of all blocks' states before the first step of N rows."""
-    return [block.initial_state(num_rows) for block in blocks]
+def attention_weights(blocks, features, token_ids, memory, memory_mask):
+    """The attention weights of the blocks with `needs_memory` in whole sentences, in evaluation.
+
+    Args:
+        blocks, features, token_ids, memory, memory_mask: as for `run`.
+
+    Returns:
+        `[B, S, M]` float32, the mean of these blocks.
+    """
+    weights = []
+    for block in blocks:
+        if block.needs_memory:
+            features, attention = block.with_attention(features, memory, memory_mask)
+            weights.append(attention)
+        else:
+            features = run([block], features, token_ids)
+    return tf.add_n(weights) / len(weights)
 
 
-def run_step(blocks, features, states, token_ids):
+def initial_states(blocks, num_rows, max_length=None):
+    """The list of all blocks' states before the first step of N rows.
+
+    Args:
+        blocks: list of `tfmoe.layers.Block`.
+        num_rows: N, an integer or a scalar tensor.
+        max_length: the maximum number of steps, which blocks with a cache need.
+    """
+    return [block.initial_state(num_rows, max_length) for block in blocks]
+
+
+def prepared_sources(blocks, memory, memory_mask):
+    """What the steps of each block share, a list: `[Block.prepared]` for a block with
+    `needs_memory`, else empty.
+
+    Args:
+        blocks: list of `tfmoe.layers.Block`.
+        memory: `[N, M, D]`.
+        memory_mask: `[N, M]` bool.
+    """
+    return [[block.prepared(memory, memory_mask)] if block.needs_memory else [] for block in blocks]
+
+
+def run_step(blocks, features, states, token_ids, sources=None):
     """Applies a stack to the next step of each row.
 
     Args:
-        blocks: list of `tfmoe.layers.Block` without `needs_memory`.
+        blocks: list of `tfmoe.layers.Block`.
         features: `[N, D]`.
         states: `initial_states`, or the states returned by the previous step.
         token_ids: `[N]` int32, the token of each row.
+        sources: `prepared_sources`; `None` if no block has `needs_memory`.
 
     Returns:
-        `[N, D]` features and the new states.
+        `[N, D]` features, the new states, and `[N, M]` float32 attention weights, the mean of the
+        blocks with `needs_memory`; `None` without such blocks.
     """
-    new_states = []
-    for block, state in zip(blocks, states, strict=True):
+    new_states, weights = [], []
+    for block, state, source in zip(blocks, states, sources or [[]] * len(blocks), strict=True):
         options = {"gate_inputs": token_ids} if block.needs_token_ids else {}
-        features, state = block.step(features, state, **options)
+        features, state, *attention = block.step(features, state, *source, **options)
         new_states.append(state)
-    return features, new_states
+        weights += attention
+    return features, new_states, tf.add_n(weights) / len(weights) if weights else None
 
 
 def choose_rows(condition, new, old):

@@ -1,4 +1,4 @@
-"""The language models of the paper: embedding, a stack of residual blocks, softmax (App. C).
+"""Language models: embedding, a stack of residual blocks, softmax (App. C).
 
 Axes: B batch, S steps, D model, V vocabulary.
 """
@@ -9,7 +9,14 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
-from tfmoe.models.blocks import build_blocks, initial_states, run, run_step
+from tfmoe.layers.normalization import Norm, normalization, normalized
+from tfmoe.models.blocks import (
+    build_blocks,
+    check_no_later_positions,
+    initial_states,
+    run,
+    run_step,
+)
 from tfmoe.models.word_predictor import WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -19,7 +26,8 @@ class LanguageModel(WordPredictor):
     """Language model that predicts the next word: embedding → blocks → softmax.
 
     All models of the paper's Tables 7 and 8 are instances with different blocks: `[lstm, moe,
-    lstm]` for a mixture of experts, `[lstm] * 4` for 4xLSTM-512.
+    lstm]` for a mixture of experts, `[lstm] * 4` for 4xLSTM-512. A Transformer has blocks of
+    self-attention and of feed-forward networks or mixtures, with normalizations.
 
     Args:
         vocabulary_size: V.
@@ -29,6 +37,8 @@ class LanguageModel(WordPredictor):
         num_sampled: size of the sampled softmax in training, in words; `None` for the full softmax.
             Evaluation always uses the full softmax.
         seed: integer, for reproducible dropout and softmax samples.
+        final_norm: normalization of the last block's output: `"rms"` (RMSNorm), `"layer"`
+            (LayerNorm) or `None` for none. Transformers have one.
 
     Call arguments:
         tokens: `[B, S]` int32, `<S> w₁ … wₙ`, padded at the end with 0 (the id of `</S>`, which is
@@ -42,7 +52,8 @@ class LanguageModel(WordPredictor):
     `perplexity` and `words`).
 
     Raises:
-        ValueError: when built, if a block changes the shape of its input.
+        ValueError: if a block reads later positions, or `final_norm` is unknown; when built, if a
+            block changes the shape of its input.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class LanguageModel(WordPredictor):
         dropout: float = 0.0,
         num_sampled: int | None = None,
         seed: int | None = None,
+        final_norm: Norm | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,6 +78,9 @@ class LanguageModel(WordPredictor):
             dropout, seed=seed, name="dropout", dtype=self.dtype_policy
         )
         self.blocks = list(blocks)
+        check_no_later_positions("blocks", self.blocks)
+        self.final_norm = final_norm
+        self.normalization = normalization("final_norm", final_norm, "norm", self.dtype_policy)
         self.softmax = VocabularySoftmax(
             vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
         )
@@ -74,19 +89,29 @@ class LanguageModel(WordPredictor):
     def build(self, tokens_shape):
         self.embedding.build(tokens_shape)
         build_blocks(self.blocks, (*tokens_shape, self.d_model))
+        if self.normalization is not None:
+            self.normalization.build((*tokens_shape, self.d_model))
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):
         features = self.dropout(self.embedding(tokens), training=training)
-        return run(self.blocks, features, tokens, training)
+        features = run(self.blocks, features, tokens, training)
+        return normalized(self.normalization, features)
 
-    def initial_states(self, num_rows: int | tf.Tensor) -> list:
+    def initial_states(
+        self, num_rows: int | tf.Tensor, max_length: int | tf.Tensor | None = None
+    ) -> list:
         """The states of all blocks before the first step.
 
         Args:
             num_rows: N, an integer or a scalar tensor.
+            max_length: the maximum number of steps, an integer or a scalar tensor: the length of
+                the caches of self-attention. `None` if no block has a cache.
+
+        Raises:
+            ValueError: if a block has a cache and `max_length` is `None`.
         """
-        return initial_states(self.blocks, num_rows)
+        return initial_states(self.blocks, num_rows, max_length)
 
     def step(self, tokens: tf.Tensor, states: list) -> tuple[tf.Tensor, list]:
         """Reads the next word of each row, in inference mode.
@@ -98,7 +123,8 @@ class LanguageModel(WordPredictor):
         Returns:
             `[N, D]` features and the new states.
         """
-        return run_step(self.blocks, self.embedding(tokens), states, tokens)
+        features, states, _ = run_step(self.blocks, self.embedding(tokens), states, tokens)
+        return normalized(self.normalization, features), states
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.d_model)
@@ -115,6 +141,7 @@ class LanguageModel(WordPredictor):
             "dropout": self.dropout.rate,
             "num_sampled": self.softmax.num_sampled,
             "seed": self.seed,
+            "final_norm": self.final_norm,
         }
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The translation model of the paper: encoder, attention, decoder (section 5.3, App. E).
+"""Translation models: encoder, attention, decoder (section 5.3, App. E).
 
 Axes: B batch, S source steps, T target steps, D model, V vocabulary, N rows of a search (one
 hypothesis per row).
@@ -10,8 +10,19 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
+from tfmoe.layers.normalization import Norm, normalization, normalized
 from tfmoe.models.beam_search import Hypotheses, Settings, beam_search, tile
-from tfmoe.models.blocks import PADDING, build_blocks, initial_states, run, run_step
+from tfmoe.models.blocks import (
+    PADDING,
+    attention_weights,
+    build_blocks,
+    check_memory,
+    check_no_later_positions,
+    initial_states,
+    prepared_sources,
+    run,
+    run_step,
+)
 from tfmoe.models.word_predictor import END, START, WordPredictor
 from tfmoe.ops.tracking import track
 
@@ -21,21 +32,26 @@ EMBEDDING_STDDEV = 0.25
 
 @keras.saving.register_keras_serializable("tfmoe")
 class TranslationModel(WordPredictor):
-    """Translation model: GNMT (Wu et al. 2016) with fewer layers, and mixtures of experts.
+    """Translation model: an encoder of the source and a decoder that attends to its output.
 
-    Source and target share the embedding. All LSTMs run forwards. The decoder's first LSTM queries
-    the attention and reads its context vectors.
+    Source and target share the embedding. The paper's model is GNMT (Wu et al. 2016) with fewer
+    layers, and mixtures of experts: all LSTMs run forwards, and the decoder's first LSTM queries
+    the attention and reads its context vectors. A Transformer has an encoder of
+    `SelfAttention(…, causal=False)` and feed-forward networks or mixtures, and a decoder of
+    `SelfAttention`, `CrossAttention` and feed-forward networks or mixtures.
 
     Args:
         vocabulary_size: V, size of the vocabulary that both languages share.
         d_model: D, width of the embedding and of every block's output.
         encoder: `tfmoe.layers.Residual` layers, first to last (see `residual_blocks`).
-        decoder: `tfmoe.layers.Residual` layers, first to last. The first one, and only the first,
-            wraps a layer with `needs_memory`, such as an `AttentionLSTM`.
+        decoder: `tfmoe.layers.Residual` layers, first to last. At least one wraps a layer with
+            `needs_memory`, an `AttentionLSTM` or `CrossAttention`.
         dropout: dropout rate of the embedding's output. Blocks have their own dropout.
         num_sampled: size of the sampled softmax in training, in subwords; `None` for the full
             softmax. Evaluation always uses the full softmax.
         seed: integer, for reproducible dropout and softmax samples.
+        final_norm: normalization of the outputs of encoder and decoder: `"rms"` (RMSNorm),
+            `"layer"` (LayerNorm) or `None` for none. Transformers have one.
 
     Call arguments:
         inputs: `(source, target)`: `[B, S]` int32 and `[B, T]` int32 `<s> w₁ … wₙ`, both padded at
@@ -49,8 +65,9 @@ class TranslationModel(WordPredictor):
     (`loss`, `perplexity` and `words`).
 
     Raises:
-        ValueError: if a block that attends to the source is missing or misplaced, or, when built,
-            if a block changes the shape of its input.
+        ValueError: if no block of the decoder attends to the source, one of the encoder does, a
+            block of the decoder reads later positions, or `final_norm` is unknown; when built, if a
+            block changes the shape of its input.
     """
 
     counts_gates = False
@@ -66,6 +83,7 @@ class TranslationModel(WordPredictor):
         dropout: float = 0.0,
         num_sampled: int | None = None,
         seed: int | None = None,
+        final_norm: Norm | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +92,12 @@ class TranslationModel(WordPredictor):
         self.seed = seed
         self.encoder, self.decoder = list(encoder), list(decoder)
         check_memory(self.encoder, self.decoder)
+        check_no_later_positions("decoder", self.decoder)
+        self.final_norm = final_norm
+        self.encoder_norm, self.decoder_norm = (
+            normalization("final_norm", final_norm, name, self.dtype_policy)
+            for name in ("encoder_norm", "decoder_norm")
+        )
         self.embedding = keras.layers.Embedding(
             vocabulary_size,
             d_model,
@@ -101,7 +125,11 @@ class TranslationModel(WordPredictor):
 
     def build(self, inputs_shape):
         self.embedding.build((None, None))
-        build_blocks(self.blocks, (None, None, self.d_model))
+        shape = (None, None, self.d_model)
+        build_blocks(self.blocks, shape)
+        for norm in (self.encoder_norm, self.decoder_norm):
+            if norm is not None:
+                norm.build(shape)
         self.softmax.build((None, self.d_model))
 
     @property
@@ -149,7 +177,8 @@ class TranslationModel(WordPredictor):
         """
         mask = tf.not_equal(source, PADDING)
         features = self.dropout(self.embedding(source), training=training)
-        return run(self.encoder, features, source, training), mask
+        memory = run(self.encoder, features, source, training)
+        return normalized(self.encoder_norm, memory), mask
 
     def decode(
         self,
@@ -169,14 +198,13 @@ class TranslationModel(WordPredictor):
         Returns:
             `[B, T, D]` features, from which `word_logits` predicts the next target tokens.
         """
-        first, *others = self.decoder
         features = self.dropout(self.embedding(target), training=training)
-        outputs = first.layer(features, memory, memory_mask, training=training)
-        features = first.join(features, outputs, training=training)
-        return run(others, features, target, training)
+        features = run(self.decoder, features, target, training, memory, memory_mask)
+        return normalized(self.decoder_norm, features)
 
     def attention(self, source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-        """Attention weights of each target step over the source steps.
+        """Attention weights of each target step over the source steps: the mean of all heads of
+        all blocks that attend to the source.
 
         Args:
             source: `[B, S]` int32, padded with 0.
@@ -186,8 +214,7 @@ class TranslationModel(WordPredictor):
             `[B, T, S]` float32.
         """
         memory, mask = self.encode(source)
-        layer = self.decoder[0].layer
-        return layer(self.embedding(target), memory, mask, return_attention=True)[1]
+        return attention_weights(self.decoder, self.embedding(target), target, memory, mask)
 
     def decoding_step(self, memory: tf.Tensor, memory_mask: tf.Tensor) -> Callable:
         """Makes the function that decodes one target step.
@@ -198,26 +225,32 @@ class TranslationModel(WordPredictor):
 
         Returns:
             A function `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S]
-            float32, states)`. The first call takes `initial_states(N)`.
+            float32, states)`. The first call takes `initial_states`.
         """
-        first, *others = self.decoder
-        prepared = first.prepared(memory, memory_mask)
+        sources = prepared_sources(self.decoder, memory, memory_mask)
 
         def step(tokens, states):
-            features, state, attention = first.step(self.embedding(tokens), states[0], prepared)
-            features, other_states = run_step(others, features, states[1:], tokens)
-            log_probabilities = tf.nn.log_softmax(self.softmax(features))
-            return log_probabilities, attention, [state, *other_states]
+            features = self.embedding(tokens)
+            features, states, attention = run_step(self.decoder, features, states, tokens, sources)
+            features = normalized(self.decoder_norm, features)
+            return tf.nn.log_softmax(self.softmax(features)), attention, states
 
         return step
 
-    def initial_states(self, num_rows: int | tf.Tensor) -> list:
+    def initial_states(
+        self, num_rows: int | tf.Tensor, max_length: int | tf.Tensor | None = None
+    ) -> list:
         """The states of the decoder's blocks before the first step.
 
         Args:
             num_rows: N, an integer or a scalar tensor.
+            max_length: the maximum number of steps, an integer or a scalar tensor: the length of
+                the caches of self-attention. `None` if no block has a cache.
+
+        Raises:
+            ValueError: if a block has a cache and `max_length` is `None`.
         """
-        return initial_states(self.decoder, num_rows)
+        return initial_states(self.decoder, num_rows, max_length)
 
     @tf.autograph.experimental.do_not_convert
     def translate(
@@ -268,7 +301,7 @@ class TranslationModel(WordPredictor):
         )
         return beam_search(
             self.decoding_step(*tile((memory, mask), beam_size)),
-            self.initial_states(batch_size),
+            self.initial_states(batch_size, tf.reduce_max(max_length)),
             settings,
             batch_size=batch_size,
             max_length=max_length,
@@ -288,6 +321,7 @@ class TranslationModel(WordPredictor):
             "dropout": self.dropout.rate,
             "num_sampled": self.softmax.num_sampled,
             "seed": self.seed,
+            "final_norm": self.final_norm,
         }
 
     @classmethod
@@ -297,18 +331,3 @@ class TranslationModel(WordPredictor):
             for name in ("encoder", "decoder")
         }
         return cls(**{**config, **blocks})
-
-
-def check_memory(encoder, decoder):
-    """Checks that the decoder's first block attends to the source and no other block does.
-
-    Raises:
-        ValueError: if the check fails.
-    """
-    attends = [block.needs_memory for block in decoder]
-    if attends[:1] != [True] or any(attends[1:]):
-        raise ValueError(
-            "decoder must have an AttentionLSTM in its first block and in no other block"
-        )
-    if any(block.needs_memory for block in encoder):
-        raise ValueError("encoder must not have an AttentionLSTM: it has no memory to attend to")

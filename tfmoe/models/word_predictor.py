@@ -41,11 +41,14 @@ class WordPredictor(keras.Model):
         counts_gates, counts_softmax: whether the paper's ops/timestep for this kind of model
             include the gates' matrices and the softmax.
         words_per_timestep: words read per timestep.
+        final_norm: normalization of the output of each stack of blocks, `"rms"`, `"layer"` or
+            `None`.
     """
 
     counts_gates = True
     counts_softmax = False
     words_per_timestep = 1
+    final_norm: str | None = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -89,7 +89,7 @@ class Generator:
             `[B, D]` features and the new states.
         """
         starts_row = tf.equal(positions % self.max_length, 0)
-        initial = self.model.initial_states(tf.shape(tokens)[0])
+        initial = self.model.initial_states(tf.shape(tokens)[0], self.max_length)
         return self.model.step(tokens, choose_rows(starts_row, initial, states))
 
     def _read(self, tokens, lengths):
@@ -112,7 +112,7 @@ class Generator:
         _, features, states = tf.while_loop(
             lambda t, *_: t < tf.shape(tokens)[1],
             body,
-            (tf.constant(0), features, self.model.initial_states(num_rows)),
+            (tf.constant(0), features, self.model.initial_states(num_rows, self.max_length)),
         )
         return features, states
 

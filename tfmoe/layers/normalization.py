@@ -1,0 +1,39 @@
+"""Normalization before a layer of a Transformer, and before the softmax."""
+
+from typing import Literal
+
+import keras
+
+from tfmoe.ops.arguments import one_of
+
+# RMSNorm (Zhang and Sennrich 2019): x / rms(x) · scale. LayerNorm (Ba et al. 2016):
+# (x - mean(x)) / std(x) · scale + bias. Both over the last axis.
+CLASSES = {"rms": keras.layers.RMSNormalization, "layer": keras.layers.LayerNormalization}
+EPSILON = 1e-6
+Norm = Literal["rms", "layer"]
+
+
+def normalization(argument: str, norm: Norm | None, name: str, dtype) -> keras.Layer | None:
+    """Makes the layer that an argument `norm` names.
+
+    Args:
+        argument: the argument's name, for the error.
+        norm: `"rms"`, `"layer"` or `None`.
+        name: the layer's name.
+        dtype: the layer's dtype policy.
+
+    Returns:
+        The layer, or `None`.
+
+    Raises:
+        ValueError: `norm` is none of these.
+    """
+    if norm is None:
+        return None
+    cls = CLASSES[one_of(argument, norm, CLASSES)]
+    return cls(epsilon=EPSILON, name=name, dtype=dtype)
+
+
+def normalized(layer: keras.Layer | None, x):
+    """`layer(x)`, or x without a layer."""
+    return x if layer is None else layer(x)

@@ -1,0 +1,192 @@
+"""Self-attention with several heads, rotary positions, and a cache for decoding.
+
+Axes: B batch, S steps, D model, H heads of queries, K heads of keys and values, U units of a head,
+L length of the cache.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmoe.layers.attention_heads import AttentionHeads
+from tfmoe.layers.block import Kept
+from tfmoe.ops.arguments import Initializer, boolean, float_tensor, last_dimension, positive_or_none
+from tfmoe.ops.attention import attend, rotated
+
+
+class Cache(NamedTuple):
+    """The keys and values of the steps so far.
+
+    Attributes:
+        position: `[B]` int32, the number of steps so far.
+        keys: `[B, K, L, U]`, rotated.
+        values: `[B, K, L, U]`.
+    """
+
+    position: tf.Tensor
+    keys: tf.Tensor
+    values: tf.Tensor
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class SelfAttention(AttentionHeads):
+    """Multi-head self-attention (Vaswani et al. 2017) with rotary positions (Su et al. 2021):
+    `y = concat_h(softmax(q_h·k_hᵀ / √U)·v_h)·W_O`, with `q = rotate(x·W_Q)`, `k = rotate(x·W_K)`,
+    `v = x·W_V`.
+
+    In a Transformer it is a block with a normalization before it and a residual connection around
+    it: `Residual(SelfAttention(8), norm="rms")`.
+
+    Args:
+        num_heads: H, number of heads of the queries.
+        num_key_value_heads: K, number of heads of keys and values, a divisor of H: H / K heads
+            share keys and values (Ainslie et al. 2023), and the cache is H / K times smaller;
+            `None` for H.
+        head_units: U, width of a head; `None` for D / H.
+        causal: whether a position attends to itself and earlier positions only. A layer that also
+            attends to later ones is for encoders: it has no `step`.
+        rotary_base: base of the angles of rotary positions; `None` for no positions. Then a causal
+            layer knows the order of words only from how many words it attends to.
+        use_bias: whether the four projections have biases.
+        kernel_initializer: a Keras initializer, or a function of shape and dtype.
+
+    Call arguments:
+        inputs: `[B, S, D]` of any numeric type.
+        mask: `[B, S]` bool, `False` for padding, which no position attends to.
+
+    Returns:
+        `[B, S, D]` in the layer's compute dtype.
+
+    Raises:
+        ValueError: an argument is out of range; in `build`, H does not divide D, or U is odd with
+            rotary positions.
+
+    Example:
+        >>> SelfAttention(num_heads=4)(np.ones((8, 5, 16))).shape
+        TensorShape([8, 5, 16])
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_key_value_heads: int | None = None,
+        head_units: int | None = None,
+        causal: bool = True,
+        rotary_base: float | None = 10000.0,
+        use_bias: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(
+            num_heads, num_key_value_heads, head_units, use_bias, kernel_initializer, **kwargs
+        )
+        self.causal = boolean("causal", causal)
+        self.rotary_base = positive_or_none("rotary_base", rotary_base)
+
+    @property
+    def is_causal(self) -> bool:  # type: ignore[override]
+        return self.causal
+
+    @property
+    def reads_later(self) -> bool:  # type: ignore[override]
+        return not self.causal
+
+    def units_per_head(self, input_dim):
+        units = super().units_per_head(input_dim)
+        if self.rotary_base is not None and units % 2:
+            raise ValueError(
+                "head_units must be even with rotary positions, got "
+                f"{'' if self.head_units else 'the width of the inputs / num_heads = '}{units}; "
+                "rotary_base=None switches them off"
+            )
+        return units
+
+    def build(self, input_shape):
+        width = last_dimension(f"inputs of {self.name}", input_shape, rank=3)
+        self.build_heads(width, width)
+
+    def call(self, inputs, mask=None, training=False):
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        positions = tf.range(tf.shape(inputs)[1])[None]
+        queries, keys, values = self._heads(inputs, positions)
+        visible = None if mask is None else tf.cast(mask, tf.bool)[:, None, :]
+        if self.causal:
+            earlier = positions[:, :, None] >= positions[:, None, :]
+            visible = earlier if visible is None else earlier & visible
+        contexts, _ = attend(queries, keys, values, visible)
+        return self.joined(contexts)
+
+    def _heads(self, inputs, positions):
+        """Rotated queries and keys, and values, of `[B, S, D]` at positions `[B or 1, S]`."""
+        queries, (keys, values) = self.queries(inputs), self.keys_and_values(inputs)
+        if self.rotary_base is not None:
+            queries, keys = (rotated(x, positions, self.rotary_base) for x in (queries, keys))
+        return queries, keys, values
+
+    def initial_state(self, batch_size, max_length=None):
+        """Returns an empty `Cache`, with zeros as keys and values.
+
+        Args:
+            batch_size: B, an integer or a scalar tensor.
+            max_length: L, the maximum number of steps, an integer or a scalar tensor.
+
+        Raises:
+            ValueError: if `max_length` is `None`, the layer is not causal, or it is not built.
+        """
+        self._check_steps()
+        if max_length is None:
+            raise ValueError(
+                f"max_length must be the maximum number of steps, got None: {self.name} caches the "
+                "keys and values of all steps"
+            )
+        if not self.built:
+            raise ValueError(f"{self.name} must be built before its first step")
+        shape = [batch_size, self.num_key_value_heads, max_length, self._built_units]
+        keys, values = tf.zeros(shape, self.compute_dtype), tf.zeros(shape, self.compute_dtype)
+        return Cache(tf.zeros([batch_size], tf.int32), keys, values)
+
+    def step(self, inputs, state):
+        """Computes one step. The output of a step beyond the length of the cache is NaN.
+
+        Args:
+            inputs: `[B, D]` of any numeric type.
+            state: a `Cache`.
+
+        Returns:
+            Output `[B, D]` and the new `Cache`.
+
+        Raises:
+            ValueError: if the layer is not causal.
+        """
+        self._check_steps()
+        inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        positions = state.position[:, None]
+        queries, key, value = self._heads(inputs[:, None], positions)
+        indices = tf.range(tf.shape(state.keys)[2])
+        here = (indices == positions)[:, None, :, None]
+        keys, values = tf.where(here, key, state.keys), tf.where(here, value, state.values)
+        contexts, _ = attend(queries, keys, values, (indices <= positions)[:, None])
+        outputs = self.joined(contexts)[:, 0]
+        nan = tf.constant(float("nan"), outputs.dtype)
+        outputs = tf.where(positions < tf.size(indices), outputs, nan)
+        return outputs, Cache(state.position + 1, keys, values)
+
+    def _check_steps(self):
+        if not self.causal:
+            raise ValueError(
+                f"{self.name} cannot compute single steps: its positions attend to later ones "
+                "(causal=False)"
+            )
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def kept_for_backward(self, input_dim, steps=0):
+        """Bytes kept per position: the input, D values; queries, keys, values and contexts,
+        `2·(H + K)·U`; H weights for each of the S positions of the sentence.
+        """
+        return Kept(self.kept_by_queries(input_dim, steps) + self.kept_by_keys(input_dim))
+
+    def get_config(self):
+        return {**super().get_config(), "causal": self.causal, "rotary_base": self.rotary_base}

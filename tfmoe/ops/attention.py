@@ -1,0 +1,83 @@
+"""Scaled dot-product attention over heads, and rotary positions.
+
+Axes: B batch, T queries, S keys, H heads of queries, K heads of keys and values (H is a multiple of
+K), U units of a head.
+"""
+
+import tensorflow as tf
+
+
+def split_heads(x, num_heads):
+    """Splits the last axis into heads: `[B, S, H·U]` to `[B, H, S, U]`."""
+    shape = tf.shape(x)
+    heads = tf.reshape(x, [shape[0], shape[1], num_heads, x.shape[-1] // num_heads])
+    return tf.transpose(heads, [0, 2, 1, 3])
+
+
+def join_heads(x):
+    """The inverse of `split_heads`: `[B, H, S, U]` to `[B, S, H·U]`."""
+    shape, (_, num_heads, _, units) = tf.shape(x), x.shape
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], num_heads * units])
+
+
+def attend(queries, keys, values, mask=None):
+    """Computes `softmax(q·kᵀ / √U)·v` for each head (Vaswani et al. 2017). Each key and value head
+    serves H / K successive query heads (grouped-query attention, Ainslie et al. 2023).
+
+    The softmax is computed in float32, or in float64 for float64 inputs.
+
+    Args:
+        queries: `[B, H, T, U]`.
+        keys: `[B, K, S, U]`.
+        values: `[B, K, S, U]`.
+        mask: bool, broadcastable to `[B, T, S]`: `False` for a key that a query must not attend to;
+            `None` for none.
+
+    Returns:
+        `[B, H, T, U]` contexts in the type of the inputs, 0 for a query without a key; and
+        `[B, H, T, S]` weights, which sum to 1.
+    """
+    batch, num_queries, num_keys = tf.shape(queries)[0], tf.shape(queries)[2], tf.shape(keys)[2]
+    num_heads, num_key_heads, units = queries.shape[1], keys.shape[1], queries.shape[3]
+    num_rows = num_heads // num_key_heads * num_queries
+    # The queries of the heads that share keys are rows of one matrix.
+    rows = tf.reshape(queries * units**-0.5, [batch, num_key_heads, num_rows, units])
+    scores = tf.matmul(rows, keys, transpose_b=True)
+    scores = tf.reshape(scores, [batch, num_heads, num_queries, num_keys])
+    scores = tf.cast(scores, _at_least_float32(scores.dtype))
+    if mask is not None:
+        scores = tf.where(mask[:, None], scores, scores.dtype.min)
+    weights = tf.nn.softmax(scores)
+    rows = tf.reshape(tf.cast(weights, values.dtype), [batch, num_key_heads, num_rows, num_keys])
+    contexts = tf.reshape(tf.matmul(rows, values), [batch, num_heads, num_queries, units])
+    if mask is not None:
+        contexts = tf.where(tf.reduce_any(mask, axis=-1)[:, None, :, None], contexts, 0)
+    return contexts, weights
+
+
+def rotated(x, positions, base):
+    """Rotates queries or keys by their positions (rotary embedding, Su et al. 2021).
+
+    The pair `(x_i, x_{i+U/2})`, `0 <= i < U/2`, is rotated by the angle `position · base^(-2i/U)`.
+    The product of a rotated query and a rotated key depends on the difference of their positions
+    only.
+
+    Args:
+        x: `[B, H, S, U]`, U even.
+        positions: `[B, S]` or `[1, S]` int32.
+        base: a number above 0.
+
+    Returns:
+        `[B, H, S, U]`, in the type of x.
+    """
+    dtype, half = _at_least_float32(x.dtype), x.shape[-1] // 2
+    frequencies = tf.constant([base ** (-i / half) for i in range(half)], dtype)
+    angles = tf.cast(positions, dtype)[:, None, :, None] * frequencies
+    cos, sin = tf.cos(angles), tf.sin(angles)
+    first, second = tf.split(tf.cast(x, dtype), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return tf.cast(tf.concat(turned, axis=-1), x.dtype)
+
+
+def _at_least_float32(dtype):
+    return tf.float32 if dtype.size < 4 else dtype
