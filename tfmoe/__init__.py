@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tfmoe.config.loader import load_config
     from tfmoe.distribute import MixedStrategy
     from tfmoe.gating import Batchwise, Gate, Hierarchical, NoisyTopK, Softmax, Switch
-    from tfmoe.layers import MoE, ProjectedLSTM
+    from tfmoe.layers import MoE, ProjectedLSTM, SoftMoE
     from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
     from tfmoe.tasks.evaluate import evaluate_run
     from tfmoe.tasks.export import export_run
@@ -33,6 +33,7 @@ __all__ = [
     "MoE",
     "NoisyTopK",
     "ProjectedLSTM",
+    "SoftMoE",
     "Softmax",
     "Switch",
     "__version__",
@@ -48,7 +49,7 @@ _HOMES = {
     "config": ("build_model", "load_config"),
     "distribute": ("MixedStrategy",),
     "gating": ("Batchwise", "Gate", "Hierarchical", "NoisyTopK", "Softmax", "Switch"),
-    "layers": ("MoE", "ProjectedLSTM"),
+    "layers": ("MoE", "ProjectedLSTM", "SoftMoE"),
     "optimizers": ("FactoredAdagrad", "FactoredAdam"),
     "tasks": ("evaluate_run", "export_run", "load_run", "train_run"),
 }

@@ -29,6 +29,7 @@ INTEGERS = {
     "num_key_value_heads",
     "num_sampled",
     "projection_units",
+    "slots_per_expert",
     "units",
     "vocabulary_size",
 }
@@ -189,6 +190,14 @@ CASES = {
         reads_views=True,
         ops=2 * D * (4 + 2) * 2,
     ),
+    "SoftMoE": Case(
+        lambda **arguments: layers.SoftMoE(4, 7, 2, depth=2, use_bias=True, **arguments),
+        (array(B, S, D),),
+        is_sequence=True,
+        # One row of an expert; logits, slots and outputs, with 8 slots.
+        ops=D * 7 + 7 * 7 + 7 * D + 3 * D * 8,
+        gate_ops=D * 8,
+    ),
     "VocabularySoftmax": Case(
         lambda **arguments: layers.VocabularySoftmax(7, num_sampled=3, seed=1, **arguments),
         (array(B, S, D),),
@@ -196,6 +205,10 @@ CASES = {
         is_sequence=True,
     ),
 }
+
+
+def has_steps(layer):
+    return isinstance(layer, layers.Block) and not layer.reads_later
 
 
 FIXTURES = {
@@ -207,6 +220,7 @@ FIXTURES = {
     "with_initializers": [name for name, case in CASES.items() if case.initializers],
     "with_integers": [name for name, case in CASES.items() if case.integers],
     "with_one_input": [name for name, case in CASES.items() if len(case.inputs) == 1],
+    "with_steps": [name for name, case in CASES.items() if has_steps(case.make())],
     "sequence": [name for name, case in CASES.items() if case.is_sequence],
 }
 

@@ -30,23 +30,23 @@ def run_steps(layer, inputs, *memory):
     return np.stack(outputs, axis=1)
 
 
-def test_steps_equal_a_call(block):
-    layer = block.built()
-    expected = block.call(layer)[0].numpy()
-    np.testing.assert_allclose(run_steps(layer, *block.inputs), expected, rtol=0, atol=1e-6)
+def test_steps_equal_a_call(with_steps):
+    layer = with_steps.built()
+    expected = with_steps.call(layer)[0].numpy()
+    np.testing.assert_allclose(run_steps(layer, *with_steps.inputs), expected, rtol=0, atol=1e-6)
 
 
-def test_steps_in_half_precision(block):
-    layer = block.built(dtype="mixed_bfloat16")
-    expected = tf.cast(block.call(layer)[0], tf.float32).numpy()
-    outputs = run_steps(layer, *block.inputs)
+def test_steps_in_half_precision(with_steps):
+    layer = with_steps.built(dtype="mixed_bfloat16")
+    expected = tf.cast(with_steps.call(layer)[0], tf.float32).numpy()
+    outputs = run_steps(layer, *with_steps.inputs)
     assert outputs.dtype == layer.compute_dtype
     np.testing.assert_allclose(outputs.astype("float32"), expected, rtol=0, atol=0.1)
 
 
-def test_states_with_an_unknown_batch_size(block):
-    layer = block.built()
-    inputs, *memory = block.inputs
+def test_states_with_an_unknown_batch_size(with_steps):
+    layer = with_steps.built()
+    inputs, *memory = with_steps.inputs
     prepared = [layer.prepared(*memory)] if layer.needs_memory else []
 
     @tf.function(input_signature=[tf.TensorSpec([None, *inputs.shape[1:]])])
@@ -58,7 +58,7 @@ def test_states_with_an_unknown_batch_size(block):
         output, state, *_ = layer.step(inputs[:, 0], state, *prepared)
         return tf.while_loop(lambda t, *_: t < inputs.shape[1], body, (1, output, state))[1]
 
-    expected = block.call(layer)[0][:, -1]
+    expected = with_steps.call(layer)[0][:, -1]
     np.testing.assert_allclose(last_output(inputs), expected, rtol=0, atol=1e-6)
     states = tf.nest.flatten(initial_state(layer, 7, 3))
     assert all(state.shape[0] == 7 for state in states)

@@ -10,6 +10,7 @@ from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
 from tfmoe.layers.moe import MoE
 from tfmoe.layers.residual import Residual
 from tfmoe.layers.self_attention import SelfAttention
+from tfmoe.layers.soft_moe import SoftMoE
 from tfmoe.layers.vocabulary_softmax import VocabularySoftmax
 
 # The blocks of models, by their names in configs.
@@ -17,6 +18,7 @@ BLOCKS = {
     "lstm": ProjectedLSTM,
     "moe": MoE,
     "feed_forward": FeedForward,
+    "soft_moe": SoftMoE,
     "attention_lstm": AttentionLSTM,
     "self_attention": SelfAttention,
     "cross_attention": CrossAttention,
@@ -35,5 +37,6 @@ __all__ = [
     "ProjectedLSTMCell",
     "Residual",
     "SelfAttention",
+    "SoftMoE",
     "VocabularySoftmax",
 ]
