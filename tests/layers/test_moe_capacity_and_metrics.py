@@ -129,6 +129,7 @@ def test_metrics_are_means_over_batches(training):
             "moe_max_over_mean_load": 1.75,
             "moe_unused_experts": 0.25,
             "moe_dropped": 0.0,
+            "moe_selected_per_token": 1.0,
         }
     )
 
@@ -152,6 +153,7 @@ def test_tokens_without_an_expert_give_zero(groups, training):
     np.testing.assert_array_equal(gradient[unrouted], 0)
     values = metric_values(layer)
     assert values["moe_dropped"] == 0
+    assert values["moe_selected_per_token"] == pytest.approx(len(tokens) / 40)
     if training:
         assert values["moe_cv_load"] == values["moe_unused_experts"] == 0
         assert values["moe_max_over_mean_load"] == 1

@@ -13,7 +13,10 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import inner_layers, outermost_layer
 from tfmoe.ops.balancing import balance_metrics
 
-METRICS = ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped")
+METRICS = (
+    "cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped",
+    "selected_per_token",
+)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -116,6 +119,7 @@ class ExpertMetrics(LayerMetrics):
             {
                 **balance_metrics(sums["importance"], received),
                 "dropped": tf.where(selected > 0, 1 - kept, 0),
+                "selected_per_token": tf.math.divide_no_nan(selected, sums["tokens"]),
                 **gate.measures(sums),
             }
         )
@@ -153,6 +157,11 @@ def shortest_path(root, layer):
 def has_expert_metrics(layer):
     """Whether a layer has metrics of its experts."""
     return isinstance(getattr(layer, "expert_metrics", None), LayerMetrics)
+
+
+def expert_metrics_of(model):
+    """The list of the `ExpertMetrics` among the metrics of a Keras model."""
+    return [metric for metric in model.metrics if isinstance(metric, ExpertMetrics)]
 
 
 def in_predict_step():

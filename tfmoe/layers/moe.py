@@ -79,10 +79,11 @@ class MoE(MixtureLayer):
 
     Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
     layer's name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
-    `unused_experts` (fraction of experts that received no token in a batch) and `dropped` (fraction
-    of assignments beyond the capacity). Load is the number of tokens received. A gate can add
-    metrics (`Batchwise` does). `model.evaluate` then returns more than the loss and the metrics of
-    `compile`: read its values by name with `return_dict=True`, or set `metrics=False`.
+    `unused_experts` (fraction of experts that received no token in a batch), `dropped` (fraction of
+    assignments beyond the capacity) and `selected_per_token` (assignments per token, before any
+    capacity). Load is the number of tokens received. A gate can add metrics (`Batchwise` does).
+    `model.evaluate` then returns more than the loss and the metrics of `compile`: read its values
+    by name with `return_dict=True`, or set `metrics=False`.
 
     Raises:
         ValueError: an argument is out of range; the message names it and the valid values.

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import sum_over_workers
 from tfmoe.distribute.checkpoint import Checkpoint, shapes_in
+from tfmoe.layers.expert_metrics import expert_metrics_of
 
 
 class TrainingState:
@@ -57,6 +58,9 @@ class TrainingState:
             "seconds": self.seconds,
         }
         self._last = Checkpoint(variables, self.directory, "last", strategy)
+        of_experts = {id(v.value) for m in expert_metrics_of(model) for v in m.variables}
+        others = {name: value for name, value in variables.items() if id(value) not in of_experts}
+        self._last_without_expert_metrics = Checkpoint(others, self.directory, "last", strategy)
         self._best = Checkpoint(weights, self.directory / "best", "best", strategy)
 
     @property
@@ -93,6 +97,9 @@ class TrainingState:
     def restore(self) -> bool:
         """Restores the last saved state, and removes unfinished files of killed processes.
 
+        A state that another version saved may have other metrics of mixtures. These are not
+        restored then: in an unfinished epoch they are means over the remaining steps.
+
         Returns:
             Whether a state was restored: `False` if none was saved.
 
@@ -102,7 +109,8 @@ class TrainingState:
         path = self._last.latest()
         if path is None:
             return False
-        read(self._last, path)
+        has_all = num_metrics(shapes_in(path)) == num_metrics(self._last.variables)
+        read(self._last if has_all else self._last_without_expert_metrics, path)
         for checkpoint in (self._last, self._best):
             checkpoint.remove_leftovers()
         self._metrics_to_restore = [tf.convert_to_tensor(v).numpy() for v in self._metrics]
@@ -207,3 +215,8 @@ def read(checkpoint, path):
 def is_weight(name):
     """Whether a variable in a checkpoint is a weight of the model."""
     return name.startswith("weights/")
+
+
+def num_metrics(names):
+    """The number of variables of metrics among the names of a checkpoint."""
+    return sum(name.startswith("metrics/") for name in names)
