@@ -8,7 +8,7 @@ import statistics
 import keras
 import pytest
 
-from tfmoe.tasks.sweep import named_configs
+from tfmoe.tasks.ablation import named_configs
 from tfmoe.training.run_directory import RunDirectory
 
 PAPER = """\

@@ -1,7 +1,7 @@
 import pytest
 
 from tfmoe.config import load_config
-from tfmoe.tasks.comparison import differ_in_experts, report
+from tfmoe.tasks.ablation_report import differ_in_experts, report
 
 
 def summary(**values):

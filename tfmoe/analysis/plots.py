@@ -4,6 +4,7 @@ path is given.
 
 import io
 import itertools
+import math
 
 from tfmoe.analysis.printable import plot_text
 from tfmoe.data_pipelines.atomic_write import atomic_write_bytes
@@ -107,8 +108,8 @@ def perplexity_by_experts(points, path=None, title=""):
     return saved(figure, path)
 
 
-def perplexity_and_load(labels, perplexities, loads, path=None):
-    """Plots test perplexity and the largest load over the mean load, one row per model.
+def perplexity_and_load(labels, perplexities, loads, path=None, costs=None, reference=None):
+    """Plots test perplexity, the largest load over the mean load and the cost, one row per model.
 
     Args:
         labels: labels of the rows, top to bottom.
@@ -116,10 +117,17 @@ def perplexity_and_load(labels, perplexities, loads, path=None):
         loads: `{name of the data: list of loads}`, one load per row, `None` for a model without
             experts.
         path: path of the PNG file; `None` to write no file.
+        costs: processor seconds per training step, one per row or `None`; `None` for no third
+            panel.
+        reference: a perplexity that is drawn as a line, or `None`.
     """
-    figure = figures.Figure(figsize=(9, 1.8 + 0.35 * len(labels)), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    num_panels = 2 if costs is None else 3
+    size = (3 + 3 * num_panels, 1.8 + 0.35 * len(labels))
+    figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
+    left, right, *last = panels = figure.subplots(1, num_panels, sharey=True)
     rows = range(len(labels))
+    if reference is not None:
+        left.axvline(reference, color="gray", linestyle="--", linewidth=1)
     means, deviations = zip(*perplexities, strict=True)
     left.errorbar(means, rows, xerr=deviations, fmt="o", markersize=5, capsize=3)
     left.set_yticks(rows, labels=[plot_text(label) for label in labels])
@@ -134,7 +142,11 @@ def perplexity_and_load(labels, perplexities, loads, path=None):
             right.legend(frameon=False, fontsize="small")
     logarithmic(right.xaxis, plotted)
     right.set_xlabel("largest load over mean load")
-    for axes in (left, right):
+    for axes in last:
+        milliseconds = [math.nan if cost is None else 1000 * cost for cost in costs]
+        axes.barh(rows, milliseconds, height=0.5, alpha=0.7)
+        axes.set_xlabel("processor milliseconds per step")
+    for axes in panels:
         axes.margins(y=0.5 / len(labels))
         axes.grid(alpha=0.3)
     return saved(figure, path)

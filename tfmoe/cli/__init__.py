@@ -11,6 +11,7 @@ import typer
 from tfmoe import __version__
 from tfmoe.cli import (
     ablate,
+    compare,
     configs,
     demo,
     describe,
@@ -51,6 +52,7 @@ app.command()(doctor.doctor)
 app.command()(ngram.ngram)
 app.command()(demo.demo)
 app.command()(ablate.ablate)
+app.command()(compare.compare)
 
 
 def _version(is_given: bool):

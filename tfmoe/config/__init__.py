@@ -6,14 +6,18 @@ Names are imported on first use, so listing the shipped configs does not load Te
 import importlib
 
 _MODULES = {
+    "Comparison": "tfmoe.config.comparison",
     "Config": "tfmoe.config.schema",
     "ConfigError": "tfmoe.config.problems",
     "build_model": "tfmoe.config.builders",
     "build_optimizer": "tfmoe.config.builders",
     "build_strategy": "tfmoe.config.builders",
     "dump_config": "tfmoe.config.loader",
+    "find_comparison": "tfmoe.config.shipped",
     "find_config": "tfmoe.config.shipped",
+    "load_comparison": "tfmoe.config.comparison",
     "load_config": "tfmoe.config.loader",
+    "shipped_comparisons": "tfmoe.config.shipped",
     "shipped_configs": "tfmoe.config.shipped",
 }
 # Old names, now in `tfmoe.tasks`.

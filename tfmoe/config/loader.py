@@ -43,9 +43,21 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
             full key, value, and what would be valid.
     """
     origins = Origins()
-    tree = _read_with_base(find_config(path), origins)
-    tree = _override(tree, overrides, origins)
-    return _validate(tree, origins)
+    return validated(read_with_base(find_config(path), origins), origins, overrides)
+
+
+def validated(tree: dict, origins: Origins, overrides: Iterable[str] = ()) -> Config:
+    """Applies overrides to a tree, and validates it.
+
+    Args:
+        tree: that of a config; changed in place.
+        origins: the `Origins` of its values.
+        overrides: as for `load_config`.
+
+    Raises:
+        ConfigError: as for `load_config`.
+    """
+    return _validate(_override(tree, overrides, origins), origins)
 
 
 def dump_config(config: Config) -> str:
@@ -60,15 +72,18 @@ def dump_config(config: Config) -> str:
     return yaml_text.dump(config.model_dump())
 
 
-def _read_with_base(path, origins, named_at=()):
-    """The tree of a file, merged with that of its base.
+def read_with_base(path: os.PathLike, origins: Origins, named_at: tuple[str, ...] = ()) -> dict:
+    """Reads the tree of a file, merged with that of its base.
 
     Args:
         path: of the file.
         origins: the `Origins` to add to.
         named_at: the lines whose `base` led here, `("my.yaml:1",)`; empty for the config itself.
+
+    Raises:
+        ConfigError: if a file is not valid YAML, or a base cannot be used.
     """
-    tree, lines = _read(path)
+    tree, lines = read_file(path)
     if "base" not in tree:
         origins.add(lines, ())
         return tree
@@ -76,14 +91,23 @@ def _read_with_base(path, origins, named_at=()):
         message = f"{path} has a base itself; only one level is allowed"
         raise ConfigError([Problem(named_at[-1], "base", message)])
     line = lines[("base",)]
-    base_path = _find_base(tree.pop("base"), path, line)
-    base_tree = _read_with_base(base_path, origins, (*named_at, line))
+    base_path = find_base(tree.pop("base"), path, line)
+    base_tree = read_with_base(base_path, origins, (*named_at, line))
     origins.add(lines, leaves(tree))
     return merge(base_tree, tree, Config)
 
 
-def _find_base(base, path, line):
-    """The file that the `base` of the file `path` names."""
+def find_base(base: object, path: str | os.PathLike, line: str) -> pathlib.Path:
+    """Finds the file that a `base` names.
+
+    Args:
+        base: the value of `base`.
+        path: the file with this `base`.
+        line: its line, `"my.yaml:1"`, for errors.
+
+    Raises:
+        ConfigError: if it is no text, or there is no such file.
+    """
     if not isinstance(base, str):
         message = (
             "must be the path of a config, relative to this file, or the name of a shipped config, "
@@ -97,8 +121,18 @@ def _find_base(base, path, line):
         raise ConfigError([Problem(line, "base", message) for message in messages]) from error
 
 
-def _read(path):
-    """`(tree, {path in the tree: "demo.yaml:7"})` of a file."""
+def read_file(
+    path: str | os.PathLike, kind: str = "config", keys: Iterable[str] = tuple(Config.model_fields)
+) -> tuple[dict, dict]:
+    """Reads the tree of a file, and its lines: `(tree, {path in the tree: "demo.yaml:7"})`.
+
+    Args:
+        path: of the file.
+        kind, keys: what the file is and which keys it can have, for errors.
+
+    Raises:
+        ConfigError: if the file cannot be read, is not valid YAML, or contains no mapping.
+    """
     try:
         with open(path, "rb") as file:
             text = file.read(yaml_text.MAX_BYTES + 1)
@@ -107,7 +141,10 @@ def _read(path):
     tree, lines = yaml_text.parse(text, str(path))
     if not isinstance(tree, dict):
         content = "is empty" if tree is None else f"contains {format_value(tree)}"
-        message = f"{content}; a config is a mapping with the keys {', '.join(Config.model_fields)}"
+        message = f"{content}; a {kind} is a mapping with the keys {', '.join(keys)}"
+        raise ConfigError([Problem(str(path), "", message)])
+    if "systems" in tree and "systems" not in keys:
+        message = f"is a comparison, not a config: `tfmoe compare {path}` trains its systems"
         raise ConfigError([Problem(str(path), "", message)])
     return with_new_names(tree, {key: f"{path}:{line}" for key, line in lines.items()})
 

@@ -11,6 +11,7 @@ from tfmoe.config.yaml_text import parse
 
 # In a checkout a link to `configs/`, in an installation a folder of the package.
 ROOT = (pathlib.Path(__file__).parents[1] / "configs").resolve()
+COMPARISONS = "compare"  # the folder of the files that `tfmoe compare` reads
 
 
 class ShippedConfig(TypedDict):
@@ -67,17 +68,59 @@ def find_config(
     Raises:
         ConfigError: if there is no such file and no such shipped config.
     """
+    path, short = _path_and_short_name(name, directory)
+    if short in _names(comparisons=True) and kind_of(path) == "nothing":
+        message = f"is a comparison, not a config: `tfmoe compare {short}` trains its systems"
+        raise ConfigError([Problem(str(name), "", message)])
+    return _find(name, path, short, _names(), "config", "`tfmoe configs` lists them")
+
+
+def find_comparison(name: str | os.PathLike) -> pathlib.Path:
+    """Finds the file of a comparison (`tfmoe.config.load_comparison`).
+
+    Args:
+        name: a path, or the name of a shipped comparison: `compare/gates` or
+            `configs/compare/gates.yaml`. If there is a file at that path, it is used.
+
+    Raises:
+        ConfigError: if there is no such file and no such shipped comparison.
+    """
+    path, short = _path_and_short_name(name, None)
+    names = _names(comparisons=True)
+    all_names = f"there are {', '.join(shipped_comparisons())}"
+    return _find(name, path, short, names, "comparison", all_names)
+
+
+def shipped_comparisons() -> list[str]:
+    """Lists the names of the shipped comparisons, sorted."""
+    return sorted(_names(comparisons=True))
+
+
+def _path_and_short_name(name, directory):
+    """The path that a name may be, and its short form for shipped files."""
     name = pathlib.Path(os.path.expanduser(name))
     path = name if directory is None else pathlib.Path(directory) / name
+    short = name.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+    return path, short
+
+
+def _find(name, path, short, names, what, all_names):
+    """The file at a path, or the shipped one of a short name.
+
+    Args:
+        name: what the user gave, for errors.
+        path, short: results of `_path_and_short_name`.
+        names: `{short name: path}` of the shipped files.
+        what: "config" or "comparison".
+        all_names: text that tells the short names.
+    """
     kind = kind_of(path)
     if kind == "file":
         return path
-    short = name.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
-    names = {_short_name(file): file for file in _files()}
     if short in names:
         return names[short]
     if kind == "directory":
-        message = "is a directory; give the path of a config file in it"
+        message = f"is a directory; give the path of a {what} file in it"
     elif kind == "special":
         message = "is a device or a pipe; give the path of a regular file"
     else:
@@ -85,10 +128,8 @@ def find_config(
             known for known in sorted(names) if known.rpartition("/")[2] == short
         ]
         hint = f"; did you mean {near[0]}?" if near else ";"
-        message = (
-            f"no such file, and no shipped config of this name{hint} `tfmoe configs` lists them"
-        )
-    raise ConfigError([Problem(str(name), "", message)])
+        message = f"no such file, and no shipped {what} of this name{hint} {all_names}"
+    raise ConfigError([Problem(str(pathlib.Path(name)), "", message)])
 
 
 def is_shipped(path):
@@ -110,11 +151,17 @@ def kind_of(path):
         return "nothing"
 
 
-def _files():
-    """All shipped files, except those whose name begins with an underscore: they only serve as a
-    `base`.
+def _names(comparisons=False):
+    """`{short name: path}` of the shipped configs or comparisons."""
+    return {_short_name(path): path for path in _files(comparisons)}
+
+
+def _files(comparisons=False):
+    """The files of all shipped configs or comparisons, except those whose name begins with an
+    underscore: they only serve as a `base`.
     """
-    return [path for path in ROOT.rglob("*.yaml") if not path.name.startswith("_")]
+    files = (path for path in ROOT.rglob("*.yaml") if not path.name.startswith("_"))
+    return [path for path in files if (path.parent == ROOT / COMPARISONS) == comparisons]
 
 
 def _short_name(path):

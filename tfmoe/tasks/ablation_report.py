@@ -1,4 +1,5 @@
-"""Compares the runs of a sweep with each other and with the paper: table, files and plot."""
+"""The report of `tfmoe ablate`: runs beside each other and beside the paper, as table, files and
+plot."""
 
 import csv
 import statistics
@@ -7,63 +8,12 @@ from tfmoe.analysis.columns import aligned
 from tfmoe.analysis.plots import perplexity_and_load, perplexity_by_experts
 from tfmoe.analysis.printable import cell
 from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.tasks.measurements import BALANCE, figure, mean
 from tfmoe.training.run_directory import RunDirectory
 
-# A mixture's metrics of load balance, with their labels. The config section `paper` has the same
-# keys.
-BALANCE = {
-    "cv_importance": "CV(Importance)",
-    "cv_load": "CV(Load)",
-    "max_over_mean_load": "max/mean load",
-}
 # Costs within this factor count as equal. Those of Figure 2's models, 8.4 to 8.9 million
 # ops/timestep, differ by 6%.
 SAME_COST = 1.1
-
-
-def measurements(run):
-    """The measurements of a finished run: a row of `ablation.csv`.
-
-    `train_` columns are means over the training batches of the last epoch, as in Table 6; `test_`
-    columns are means over the batches of the test text. For a model with several mixtures they are
-    averaged over the mixtures; for a model without one they are empty (`None`).
-    """
-    result = run.folder.read_json(run.folder.result)
-    epochs = run.folder.read_history()
-    last = epochs[-1] if epochs else {}
-    return {
-        "config": run.name,
-        "seed": run.seed,
-        "num_experts": max(getattr(block, "num_experts", 0) for block in run.config.model.blocks),
-        "ops_per_timestep": result["ops_per_timestep"],
-        "parameters": result["parameters"]["total"],
-        "perplexity": result["perplexity"],
-        **{f"train_{name}": mean_of_mixtures(last, name) for name in BALANCE},
-        **{f"test_{name}": mean_of_mixtures(result, name) for name in BALANCE},
-        "words_trained": result["words_trained"],
-        "seconds": result["seconds"],
-    }
-
-
-def mean_of_mixtures(logs, metric):
-    """The mean of a metric over the mixtures of a model, without validation metrics; `None` if the
-    model has no mixture.
-
-    Args:
-        logs: metrics by name, among them `{"moe_1_cv_load": value, …}`.
-        metric: such as `"cv_load"`.
-    """
-    return mean(
-        value
-        for name, value in logs.items()
-        if name.endswith(f"_{metric}") and not name.startswith("val_")
-    )
-
-
-def mean(values):
-    """The mean of the values that are not `None`; `None` if there are none."""
-    values = [value for value in values if value is not None]
-    return statistics.fmean(values) if values else None
 
 
 def compare(run_dir, rows, papers):
@@ -71,7 +21,7 @@ def compare(run_dir, rows, papers):
 
     Args:
         run_dir: the sweep's folder.
-        rows: list of the results of `measurements`.
+        rows: for each run, its `measurements` and `config`, the name.
         papers: `{name of a config: its paper section, or None}`.
     """
     summaries = {name: summary_of(name, rows, paper) for name, paper in papers.items()}
@@ -144,11 +94,6 @@ def report(summaries, seeds):
         aligned(test_rows, "<" + ">" * (len(test_rows[0]) - 1)),
     ]
     return "\n".join(parts)
-
-
-def figure(value, decimals=2):
-    """Formats a figure of a table, `-` for `None`."""
-    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def plot(summaries, path):

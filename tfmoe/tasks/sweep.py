@@ -1,20 +1,16 @@
-"""Trains several configs over several seeds."""
+"""Trains many runs, one after the other: the core of `tfmoe ablate` and `tfmoe compare`."""
 
-import itertools
 import logging
-import os
-import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from tfmoe.config.data_schema import corpus_of
-from tfmoe.config.loader import load_config
-from tfmoe.config.shipped import find_config, shipped_configs
-from tfmoe.extras import require
-from tfmoe.tasks.comparison import BALANCE, compare, figure, measurements
+from tfmoe.config.schema import Config
 from tfmoe.tasks.corpora import find_splits
+from tfmoe.tasks.measurements import BALANCE, StepTimes, figure, measurements
+from tfmoe.tasks.progress import EpochsOfStage, Stages
 from tfmoe.tasks.resume import check_folder
 from tfmoe.tasks.train import train_run
 from tfmoe.training.run_directory import RunDirectory
@@ -24,7 +20,7 @@ class Run(NamedTuple):
     """One training of a sweep.
 
     Attributes:
-        name: of the config.
+        name: of the config or system.
         seed: seed of the training.
         config: the `Config` with that seed.
         folder: the `RunDirectory`.
@@ -32,89 +28,24 @@ class Run(NamedTuple):
 
     name: str
     seed: int
-    config: object
-    folder: object
+    config: Config
+    folder: RunDirectory
 
 
-def run_sweep(
-    configs: Sequence[str] | None,
-    capacity: bool,
-    seeds: int,
-    overrides: Sequence[str],
-    run_dir: str | os.PathLike,
-) -> None:
-    """Trains the unfinished runs of a sweep, and compares all runs.
+def run_of(folder, name, seed, config):
+    """The `Run` of a config with another seed, in the folder `NAME/seed-SEED`."""
+    training = config.training.model_copy(update={"seed": seed})
+    config = config.model_copy(update={"training": training})
+    return Run(name, seed, config, RunDirectory(folder / name / f"seed-{seed}"))
 
-    Args:
-        configs: paths or names of shipped configs; none for the configs of ablation/ or capacity/.
-        capacity: whether to use the configs of capacity/ instead of ablation/.
-        seeds: number of seeds.
-        overrides: values of `--set`, for all configs.
-        run_dir: the sweep's folder.
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Checks all runs before any is trained.
 
     Raises:
-        MissingExtra: if matplotlib is not installed.
-        ValueError: if a config is invalid or has no test text, or a folder has a run of another
-            config.
+        ValueError: if a folder has a run of another config, or an unfinished run has no test text,
+            or is no language model.
     """
-    require("matplotlib")
-    run_dir = pathlib.Path(run_dir)
-    names = named_configs(configs, capacity)
-    runs = planned_runs(names, seeds, overrides, run_dir)
-    rows = train_all(runs)
-    compare(run_dir, rows, {run.name: run.config.paper for run in runs})
-
-
-def named_configs(configs, capacity):
-    """The configs of a sweep by name, which is also the name of their folder.
-
-    Args:
-        configs, capacity: as for `run_sweep`.
-
-    Returns:
-        `{name: path}`.
-
-    Raises:
-        ValueError: if a config is unknown, or two have the same name.
-    """
-    if configs and capacity:
-        raise ValueError("--capacity chooses the configs: give either --capacity or CONFIGs")
-    if not configs:
-        folder = "capacity/" if capacity else "ablation/"
-        names = (config["name"] for config in shipped_configs())
-        configs = [name for name in names if name.startswith(folder)]
-    paths = {}
-    for config in configs:
-        path = find_config(config)
-        name = path.name.removesuffix(".yaml")
-        if name in paths:
-            raise ValueError(
-                f"{paths[name]} and {path} have the same name, {name}, and would have the same "
-                "folder: give each config once, or rename one"
-            )
-        paths[name] = path
-    return paths
-
-
-def planned_runs(names, seeds, overrides, run_dir):
-    """Plans all runs of a sweep: for each seed, every config. Checks them before any is trained.
-
-    Args:
-        names: `{name: path}` of the configs.
-        seeds: number of seeds.
-        overrides: values of `--set`.
-        run_dir: the sweep's folder.
-
-    Returns:
-        List of `Run`.
-
-    Raises:
-        ValueError: as for `run_sweep`.
-    """
-    runs = []
-    for seed, (name, path) in itertools.product(range(seeds), names.items()):
-        config = load_config(path, [*overrides, f"training.seed={seed}"])
-        runs.append(Run(name, seed, config, RunDirectory(run_dir / name / f"seed-{seed}")))
     for run in runs:
         check_folder(run.config, run.folder, resume=True)
     for name, config in {run.name: run.config for run in runs if not is_finished(run)}.items():
@@ -124,11 +55,10 @@ def planned_runs(names, seeds, overrides, run_dir):
             )
         if not find_splits(config).test:
             raise ValueError(f"data.test: is empty in {name}, but a comparison needs test text")
-    return runs
 
 
-def is_finished(run):
-    """Whether a run was trained to the end and evaluated on test text. Assumes `check_folder`."""
+def is_finished(run: Run) -> bool:
+    """Whether a run was trained to the end and evaluated on test text. Assumes `check_runs`."""
     if not (run.folder.begun() and run.folder.result.exists()):
         return False
     result = run.folder.read_json(run.folder.result)
@@ -136,32 +66,32 @@ def is_finished(run):
     return all(result.get(key) == value for key, value in expected.items())
 
 
-def train_all(runs):
-    """Trains the unfinished runs, and prints a line per run.
+def train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains the unfinished runs. Prints a line per run, and the time left.
 
-    Returns:
-        List of the `measurements` of each run.
+    Yields:
+        Each `Run` and its `measurements`, as soon as it is finished.
     """
     logging.getLogger("tensorflow").addFilter(is_not_retracing_warning)
-    rows = []
-    for position, run in enumerate(runs, 1):
-        finished = is_finished(run)
-        if not finished:
-            print(f"\n== {position} of {len(runs)}: {run.name}, seed {run.seed} ==", flush=True)
-            train_run(run.config, run.folder.path, resume=True)
+    finished = [is_finished(run) for run in runs]
+    stages = Stages({index: int(not done) for index, done in enumerate(finished)})
+    for index, run in enumerate(runs):
+        if not finished[index]:
+            stages.begin(index, f"{run.name}, seed {run.seed}")
+            callbacks = [StepTimes(run.folder), EpochsOfStage(stages)]
+            train_run(run.config, run.folder.path, resume=True, callbacks=callbacks)
             keras.backend.clear_session()  # frees the graphs of the model
-        row = measurements(run)
-        rows.append(row)
+        row = measurements(run.config, run.folder)
         balance = ", ".join(
             f"{label} {figure(row[f'train_{name}'])}" for name, label in BALANCE.items()
         )
-        time = "already finished" if finished else f"{row['seconds']:.0f} s of training"
+        time = "already finished" if finished[index] else f"{row['seconds']:.0f} s of training"
         print(
-            f"[{position}/{len(runs)}] {run.name}, seed {run.seed}: test perplexity "
+            f"[{index + 1}/{len(runs)}] {run.name}, seed {run.seed}: test perplexity "
             f"{row['perplexity']:.2f}; in training {balance}; {time}",
             flush=True,
         )
-    return rows
+        yield run, row
 
 
 def is_not_retracing_warning(record):
