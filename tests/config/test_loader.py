@@ -153,17 +153,18 @@ class TestErrors:
             ),
             (
                 "model.blocks[0].name=lsmt",
-                "model.blocks[0].name: must be one of lstm, moe, feed_forward, got 'lsmt'; "
-                "did you mean lstm?",
+                "model.blocks[0].name: must be one of lstm, moe, feed_forward, moe_lstm, got "
+                "'lsmt'; did you mean lstm?",
             ),
             (
                 "model.blocks[0]={units: 8}",
-                "model.blocks[0].name: is missing; it must be one of lstm, moe, feed_forward",
+                "model.blocks[0].name: is missing; it must be one of lstm, moe, feed_forward, "
+                "moe_lstm",
             ),
             (
                 "model.blocks[0]=lstm",
                 "model.blocks[0]: must be a mapping such as {name: lstm, …}, where name is one of "
-                "lstm, moe, feed_forward, got 'lstm'",
+                "lstm, moe, feed_forward, moe_lstm, got 'lstm'",
             ),
             ("model.blocks=[]", "model.blocks: must be a list of at least one item, got []"),
             (

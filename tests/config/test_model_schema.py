@@ -53,6 +53,8 @@ def test_keys():
                          "kernel_initializer", "gated", "residual"],
         "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention",
                            "residual"],
+        "moe_lstm": ["name", "num_experts", "units", "gate", "mixture_of", "gate_from",
+                     "recompute", "metrics", "kernel_initializer", "residual"],
     }  # fmt: skip
     assert {name: list(section.model_fields) for name, section in MODEL_SECTIONS.items()} == {
         "language_model": ["name", "d_model", "blocks", "dropout", "num_sampled"],
@@ -171,7 +173,8 @@ def test_errors(load, override, message):
         ),
         (
             "encoder[1]={name: attention_lstm, units: 8}",
-            "encoder[1].name: must be one of lstm, moe, feed_forward, got 'attention_lstm'",
+            "encoder[1].name: must be one of lstm, moe, feed_forward, moe_lstm, "
+            "got 'attention_lstm'",
         ),
         ("decoder[0].attention=add", "decoder[0].attention: must be multiplicative or additive, "),
     ],

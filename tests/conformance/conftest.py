@@ -171,6 +171,14 @@ CASES = {
         ops=4 * (D * 7 + 7 * 7 + 7 * D) + 2 * D * 4,  # all four experts, and both gate matrices
         gate_ops=2 * D * 4,
     ),
+    "MoELSTM": Case(
+        lambda **arguments: layers.MoELSTM(3, 7, gate="switch", **arguments),
+        (array(B, S, D),),
+        is_sequence=True,
+        is_loop=True,
+        ops=(D + 7) * 4 * 7 + (D + 7) * 3,
+        gate_ops=(D + 7) * 3,
+    ),
     "ProjectedLSTM": Case(
         lambda **arguments: layers.ProjectedLSTM(7, 5, return_sequences=True, **arguments),
         (array(B, S, D),),

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.gating import Hierarchical
-from tfmoe.layers import MoE
+from tfmoe.layers import MoE, MoELSTM
 
 GATES = {
     "softmax": {
@@ -36,6 +36,14 @@ MIXTURES = {
     "without losses": lambda gate: {"gate": without_losses(gate)},
     "inner": lambda gate: {"gate": Hierarchical(4, OTHER_LEVEL, gate)},
 }
+# Settings of a recurrent mixture.
+RECURRENT = {
+    "state": {},
+    "planned": {"gate_from": "input"},
+    "recomputed": {"recompute": True},
+    "input by state": {"mixture_of": "input"},
+    "at once": {"mixture_of": "input", "gate_from": "input"},
+}
 VARIANTS = [(name, "flat") for name in gating.GATES]
 LEVELS = ("groups", "outer", "inner")
 VARIANTS += [(name, mixture) for mixture in LEVELS for name in FLAT]
@@ -53,8 +61,13 @@ def is_quick(variant):
 
 
 def make_mixture(variant, num_experts=12, hidden_units=6, **options):
-    """A `MoE` named `moe`, for a gate and a mixture of `MIXTURES`."""
+    """A `MoE` named `moe`, for a gate and a mixture of `MIXTURES`; for a mixture of `RECURRENT` a
+    `MoELSTM` with 5 units.
+    """
     name, mixture = variant
+    if mixture in RECURRENT:
+        arguments = {"gate": GATES[name], **RECURRENT[mixture], **options}
+        return MoELSTM(num_experts, 5, name="moe", **arguments)
     arguments = MIXTURES[mixture](GATES[name])
     return MoE(num_experts, hidden_units, name="moe", **arguments, **options)
 

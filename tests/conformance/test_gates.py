@@ -181,3 +181,23 @@ def test_same_seed_same_training(variant):
         results.append(np.concatenate([w.numpy().ravel() for w in model.trainable_weights]))
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 1e-3
+
+
+# A gate inside the loop and before it. A hierarchical gate with the experts of all steps at once.
+@pytest.mark.slow
+@pytest.mark.parametrize("mixture", ["state", "planned", "at once"])
+@pytest.mark.parametrize("name", gating.GATES)
+def test_in_a_recurrent_mixture(name, mixture):
+    if name == "hierarchical" and mixture == "planned":
+        return  # refused
+    layer, x = make_mixture((name, mixture)), tf.random.stateless_normal([6, 4, 5], [1, 2])
+    with tf.GradientTape() as tape:
+        outputs = layer(x, training=True)
+        loss = tf.reduce_sum(outputs**2) + sum(layer.losses)
+    gradients = tape.gradient(loss, [v.value for v in layer.experts.trainable_variables])
+    assert all(np.any(gradient != 0) and np.all(np.isfinite(gradient)) for gradient in gradients)
+    state, steps = layer.initial_state(6), []
+    for t in range(4):
+        output, state = layer.step(x[:, t], state)
+        steps.append(output)
+    np.testing.assert_allclose(np.stack(steps, 1), layer(x), rtol=0, atol=1e-5)

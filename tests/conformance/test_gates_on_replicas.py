@@ -14,6 +14,7 @@ import tensorflow as tf
 from conformance.gates import (
     FULLY_TESTED,
     GATES,
+    RECURRENT,
     VARIANTS,
     draw_from_tokens,
     is_quick,
@@ -229,6 +230,15 @@ def variants_on_devices():
 @pytest.mark.parametrize(("variant", "replicas"), variants_on_devices())
 def test_float64(variant, replicas):
     actual, expected = (train(variant, n, "float64") for n in (replicas, None))
+    check_equal(actual, expected, TOLERANCE["float64"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("mixture", RECURRENT)
+@pytest.mark.parametrize("name", ["noisy_top_k", "softmax", "switch"])
+def test_recurrent_mixture(name, mixture, replicas):
+    actual, expected = (train((name, mixture), n, "float64") for n in (replicas, None))
     check_equal(actual, expected, TOLERANCE["float64"])
 
 

@@ -8,6 +8,7 @@ from tfmoe.layers.experts import Experts
 from tfmoe.layers.feed_forward import FeedForward
 from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
 from tfmoe.layers.moe import MoE
+from tfmoe.layers.moe_lstm import MoELSTM
 from tfmoe.layers.residual import Residual
 from tfmoe.layers.self_attention import SelfAttention
 from tfmoe.layers.soft_moe import SoftMoE
@@ -22,6 +23,7 @@ BLOCKS = {
     "attention_lstm": AttentionLSTM,
     "self_attention": SelfAttention,
     "cross_attention": CrossAttention,
+    "moe_lstm": MoELSTM,
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Experts",
     "FeedForward",
     "MoE",
+    "MoELSTM",
     "ProjectedLSTM",
     "ProjectedLSTMCell",
     "Residual",

@@ -87,9 +87,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
             float_tensor(f"states of {self.name}", state, self.compute_dtype) for state in states
         )
         z = inputs + ops.matmul(recurrent, self.recurrent_kernel)
-        i, f, g, o = ops.split(z, 4, axis=-1)
-        carry = ops.sigmoid(f) * carry + ops.sigmoid(i) * ops.tanh(g)
-        output = ops.sigmoid(o) * ops.tanh(carry)
+        output, carry = update_memory(z, carry)
         if self.projection_units is not None:
             output = ops.matmul(output, self.projection_kernel)
         return output, [output, carry]
@@ -237,6 +235,21 @@ class ProjectedLSTM(Block):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "recurrent_initializer": keras.initializers.serialize(cell.recurrent_initializer),
         }
+
+
+def update_memory(z, carry):
+    """Computes `c' = σ(f)·c + σ(i)·tanh(g)` and `h = σ(o)·tanh(c')`.
+
+    Args:
+        z: `[B, 4·U]`, the inputs of i, f, g, o.
+        carry: `[B, U]`, c.
+
+    Returns:
+        h and c', `[B, U]`.
+    """
+    i, f, g, o = ops.split(z, 4, axis=-1)
+    carry = ops.sigmoid(f) * carry + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(carry), carry
 
 
 def forget_gate_ones(units):

@@ -91,8 +91,10 @@ def examine_run(path):
     checks = check_training(mixtures, rows, sample, math.log(num_words), settings_of(config))
     if config.distribute.name != "none":
         for mixture, (_, layer, *_) in zip(mixtures, layers, strict=True):
-            ratio = traffic_of(layer, model.d_model, 1)["compute_to_communication"]
-            checks += check_expert_size(mixture, ratio, layer.get_config()["hidden_units"])
+            hidden_units = layer.get_config().get("hidden_units")
+            if hidden_units is not None:
+                ratio = traffic_of(layer, model.d_model, 1)["compute_to_communication"]
+                checks += check_expert_size(mixture, ratio, hidden_units)
     names = [mixture.name for mixture in mixtures]
     missing = [text for mixture in mixtures for text in not_checked(mixture, rows[-1], sample)]
     return Examination(run, state, len(rows), config.training.epochs, names, checks, missing)

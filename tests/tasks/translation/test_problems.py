@@ -97,7 +97,7 @@ def problems(data, *overrides):
             ONE,
             ["model.encoder[0].name=attention_lstm"],
             "--set model.encoder[0].name=attention_lstm: model.encoder[0].name: must be one of "
-            "lstm, moe, feed_forward, got 'attention_lstm'",
+            "lstm, moe, feed_forward, moe_lstm, got 'attention_lstm'",
         ),
         (
             ONE,

@@ -1,0 +1,130 @@
+"""The mixture of a recurrence: in a step, or planned for all steps.
+
+Random numbers are drawn before the loop over the steps, and weights are tensors, so that a step
+that is computed again gives the same result and all gradients.
+
+Axes: B batch, S steps, T tokens (rows or positions that are not masked), D width of a gate's
+inputs.
+"""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from tfmoe.layers.mixing import limit_assignments, mix, with_received
+from tfmoe.layers.positions import at_positions, real_tokens
+from tfmoe.ops.step_assignments import split_by_step
+
+
+def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False):
+    """Runs the rows of a step through a mixture.
+
+    Args:
+        gate: a built gate.
+        weights: the values of the gate's trainable variables, as for `fixed_weights`.
+        experts: the `MatrixStack` of all experts.
+        rows: `[B, D]`.
+        mask: `[B]` bool, `False` for rows that are not routed and give 0; or `None`.
+        draws: the random numbers of the gate, `[B, ...]`; or `None`.
+        training: whether the step trains.
+
+    Returns:
+        `[B, N]`; and the sums of the gate.
+    """
+    tokens, positions = real_tokens(rows, mask)
+    if draws is not None and positions is not None:
+        draws = tf.gather_nd(draws, positions)
+    with fixed_draws(gate, draws), fixed_weights(gate, weights):
+        outputs, sums = mix(gate, experts, tokens, training)
+    return at_positions(outputs, positions, rows), sums
+
+
+def plan_steps(gate, inputs, mask=None, training=False):
+    """Routes the tokens of all steps with a flat gate.
+
+    Args:
+        gate: a built gate.
+        inputs: `[B, S, D]`.
+        mask: `[B, S]` bool, `False` for positions that are not routed; or `None`.
+        training: whether the step trains.
+
+    Returns:
+        `StepAssignments` of the B sequences in S steps; and the sums of the gate.
+    """
+    tokens, positions = real_tokens(inputs, mask)
+    routing = gate(tokens, training=training)
+    assignments = limit_assignments(routing.assignments, gate, training)
+    sums = with_received(routing.sums, assignments, routing.assignments, tf.identity)
+    num_steps = tf.shape(inputs)[1]
+    if positions is None:
+        positions = tf.range(tf.shape(tokens)[0])
+    positions = tf.cast(tf.reshape(positions, [-1]), tf.int32)
+    rows, steps = positions // num_steps, positions % num_steps
+    return split_by_step(assignments, rows, steps, num_steps), sums
+
+
+def draw_all(gate, rows):
+    """Draws the random numbers of a flat gate for all steps.
+
+    Args:
+        gate: a built gate.
+        rows: `[S, B, D]`, of the width of the gate's inputs.
+
+    Returns:
+        `[S, B, ...]`, or `None` if the gate draws no random numbers in training.
+    """
+    draw, calls = getattr(gate, "draw", None), []
+    if draw is None:
+        return None
+
+    def recorded_draw(inputs):
+        calls.append(inputs)
+        return draw(inputs)
+
+    flat = tf.cast(tf.reshape(rows, [-1, rows.shape[-1]]), gate.compute_dtype)
+    with replaced_draw(gate, recorded_draw):
+        gate(flat[:0], training=True)
+    if not calls:
+        return None
+    draws = draw(flat)
+    shape = tf.concat([tf.shape(rows)[:2], tf.shape(draws)[1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(draws, shape), [*rows.shape[:2], *draws.shape[1:]])
+
+
+def fixed_draws(gate, draws):
+    """A context in which a gate uses given random numbers.
+
+    Args:
+        gate: a gate.
+        draws: `[T, ...]`, or `None` for those of the gate.
+    """
+    if draws is None:
+        return contextlib.nullcontext()
+    return replaced_draw(gate, lambda inputs: draws)
+
+
+@contextlib.contextmanager
+def replaced_draw(gate, draw):
+    """A context in which a gate draws random numbers with another function."""
+    own = vars(gate).get("draw")  # usually absent: `draw` is a method of the class
+    gate.draw = draw
+    try:
+        yield
+    finally:
+        if own is None:
+            del gate.draw
+        else:
+            gate.draw = own
+
+
+def fixed_weights(gate, weights):
+    """A context in which the trainable variables of a gate have given values.
+
+    Args:
+        gate: a gate.
+        weights: list of tensors, in the order of the variables; `None` for the variables' values.
+    """
+    if weights is None:
+        return contextlib.nullcontext()
+    return keras.StatelessScope(zip(gate.trainable_variables, weights, strict=True))

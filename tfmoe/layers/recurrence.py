@@ -1,0 +1,139 @@
+"""Runs a recurrence over the steps of a batch; with recomputation, in segments of √S steps.
+
+Axes: B sequences, S steps, L steps of a segment, N segments.
+
+The arguments that the functions share:
+
+- `step(inputs, state, weights) -> state, sums`: one step. The first tensor of the state is the
+  output. `sums` are added up over the steps.
+- `sequences`: nested structure of tensors `[S, ...]`; a step gets the `[...]` of its step.
+- `state`: list of tensors, the state before the first step.
+- `weights`: nested structure of the weights that `step` differentiates.
+- `zeros`: nested structure of zeros, like `sums`.
+"""
+
+import tensorflow as tf
+
+
+def run_steps(step, sequences, state, weights, zeros, recompute=False):
+    """Runs a recurrence.
+
+    Args:
+        step: see above.
+        sequences: see above.
+        state: see above.
+        weights: see above.
+        zeros: see above.
+        recompute: whether the backward pass keeps the state of every L-th step only, L = ⌈√S⌉, and
+            computes a segment of L steps again, one segment at a time. `step` must then read no
+            trainable variable, and draw no random number.
+
+    Returns:
+        The outputs `[S, ...]`; the sums of all steps.
+    """
+    if recompute:
+        return run_segments(step, sequences, state, weights, zeros)
+    num_steps = tf.shape(tf.nest.flatten(sequences)[0])[0]
+    outputs, _, sums = run_loop(step, sequences, state, weights, zeros, num_steps)
+    return outputs, sums
+
+
+def run_loop(step, sequences, state, weights, zeros, num_steps):
+    """Runs the first `num_steps` steps in a `tf.while_loop`.
+
+    Returns:
+        The outputs `[num_steps, ...]`, the last state, the sums.
+    """
+    arrays = tf.nest.map_structure(array_of, sequences)
+    outputs = tf.TensorArray(state[0].dtype, num_steps, element_shape=state[0].shape)
+
+    def body(t, state, sums, outputs):
+        inputs = tf.nest.map_structure(
+            lambda array, x: tf.ensure_shape(array.read(t), x.shape[1:]), arrays, sequences
+        )
+        new_state, step_sums = step(inputs, state, weights)
+        sums = tf.nest.map_structure(tf.add, sums, step_sums)
+        return t + 1, new_state, sums, outputs.write(t, new_state[0])
+
+    _, state, sums, outputs = tf.while_loop(
+        lambda t, *_: t < num_steps,
+        body,
+        (tf.constant(0), state, zeros, outputs),
+        maximum_iterations=num_steps,
+    )
+    return outputs.stack(), state, sums
+
+
+def run_segments(step, sequences, state, weights, zeros):
+    """`run_steps` with recomputation: a loop over segments around the loop over steps."""
+    num_steps = tf.shape(tf.nest.flatten(sequences)[0])[0]
+    length = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_steps, tf.float32))), tf.int32)
+    length = tf.maximum(length, 1)
+    num_segments = -(-num_steps // length)
+    segments = tf.nest.map_structure(lambda x: cut(x, length, num_segments), sequences)
+    arrays = tf.nest.map_structure(array_of, segments)
+    outputs = tf.TensorArray(
+        state[0].dtype,
+        num_segments,
+        element_shape=[None, *state[0].shape],
+        infer_shape=False,
+    )
+
+    def body(n, state, sums, outputs):
+        inputs = tf.nest.map_structure(
+            lambda array, x: tf.ensure_shape(array.read(n), x.shape[1:]), arrays, segments
+        )
+        size = tf.minimum(length, num_steps - n * length)
+        segment_outputs, state, segment_sums = recomputed(
+            lambda *tensors: run_loop(step, *tensors, zeros, size), inputs, state, weights
+        )
+        sums = tf.nest.map_structure(tf.add, sums, segment_sums)
+        return n + 1, state, sums, outputs.write(n, segment_outputs)
+
+    _, _, sums, outputs = tf.while_loop(
+        lambda n, *_: n < num_segments,
+        body,
+        (tf.constant(0), state, zeros, outputs),
+        maximum_iterations=num_segments,
+    )
+    return outputs.concat(), sums
+
+
+def recomputed(function, *structures):
+    """Calls a function that the backward pass computes again.
+
+    `tf.recompute_grad` accepts floating-point tensors only, so the others are captured.
+
+    Args:
+        function: a function of the structures; it returns a nested structure of tensors.
+        *structures: nested structures of tensors.
+    """
+    tensors = tf.nest.flatten(structures)
+    floating = [i for i, tensor in enumerate(tensors) if tensor.dtype.is_floating]
+    result_structure = []
+
+    @tf.recompute_grad
+    def flat(*floats):
+        values = list(tensors)
+        for i, value in zip(floating, floats, strict=True):
+            values[i] = tf.ensure_shape(value, tensors[i].shape)
+        result = function(*tf.nest.pack_sequence_as(structures, values))
+        result_structure[:] = [tf.nest.map_structure(lambda _: None, result)]
+        return tuple(tf.nest.flatten(result))
+
+    results = flat(*(tensors[i] for i in floating))
+    return tf.nest.pack_sequence_as(result_structure[0], results)
+
+
+def array_of(x):
+    """A `tf.TensorArray` of the tensors along the first axis of `x`."""
+    array = tf.TensorArray(x.dtype, tf.shape(x)[0], element_shape=x.shape[1:])
+    return array.unstack(x)
+
+
+def cut(x, length, num_segments):
+    """Cuts `[S, ...]` into `[N, L, ...]`, with zeros (`False`) after the last step."""
+    shape = tf.concat([[num_segments, length], tf.shape(x)[1:]], axis=0)
+    padding = [[0, num_segments * length - tf.shape(x)[0]], *[[0, 0]] * (x.shape.rank - 1)]
+    cut = tf.reshape(tf.pad(x, padding), shape)
+    return tf.ensure_shape(cut, [None, None, *x.shape[1:]])
