@@ -19,6 +19,7 @@ GATES = {
     "noisy_top_k": {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2},
     "switch": {"name": "switch", "balance_weight": 0.1, "z_loss_weight": 0.1, "jitter": 0.2},
     "batchwise": {"name": "batchwise", "k": 2, "importance_weight": 0.1},
+    "bias_balanced": {"name": "bias_balanced", "k": 2, "bias_step": 0.1},
     "hierarchical": {
         "name": "hierarchical",
         "groups": 2,
@@ -70,6 +71,11 @@ def make_mixture(variant, num_experts=12, hidden_units=6, **options):
         return MoELSTM(num_experts, 5, name="moe", **arguments)
     arguments = MIXTURES[mixture](GATES[name])
     return MoE(num_experts, hidden_units, name="moe", **arguments, **options)
+
+
+def has_loss(gate):
+    """Whether the configuration of a gate has a loss."""
+    return gate["name"] == "batchwise" or without_losses(gate) != gate
 
 
 def without_losses(gate):

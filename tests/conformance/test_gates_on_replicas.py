@@ -17,6 +17,7 @@ from conformance.gates import (
     RECURRENT,
     VARIANTS,
     draw_from_tokens,
+    has_loss,
     is_quick,
     make_mixture,
 )
@@ -248,7 +249,9 @@ def test_float32(name):
     check_equal(actual, expected, TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("name", quick_if(GATES, FULLY_TESTED))
+@pytest.mark.parametrize(
+    "name", quick_if([name for name in GATES if has_loss(GATES[name])], FULLY_TESTED)
+)
 def test_mirrored_strategy(name):
     """Every replica holds all experts; a gate with a loss raises an error."""
     with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):

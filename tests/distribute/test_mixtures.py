@@ -15,6 +15,7 @@ class CountingGate(Gate):
     """Selects the most probable expert; a weight counts the tokens that each expert received."""
 
     num_selected = 1
+    updates_weights = True
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -26,7 +27,7 @@ class CountingGate(Gate):
         weights, experts = tf.math.top_k(tf.nn.softmax(logits), 1)
         return self.routing_of_tokens(experts, weights, groups)
 
-    def update(self, sums):
+    def update(self, sums, micro_step=None):
         self.add_to_weight("received", sums["load"])
 
 

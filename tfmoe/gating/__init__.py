@@ -5,6 +5,7 @@
 | `NoisyTopK` | exactly k | the paper's default; k of 2 to 4, with two balancing losses |
 | `Switch` | 1 | the cheapest mixture: k = 1 with a gradient from the task |
 | `Batchwise` | k on average | the same load for every expert in training, without a loss for it |
+| `BiasBalanced` | exactly k | an equal load over time, by a bias and without a loss |
 | `Softmax` | all | few experts, and as a dense reference |
 | `Hierarchical` | product of two levels | several hundred experts; different gates at two levels |
 
@@ -13,9 +14,11 @@ them by name.
 """
 
 from tfmoe.gating.batchwise import Batchwise
+from tfmoe.gating.bias_balanced import BiasBalanced
 from tfmoe.gating.gate import Gate
 from tfmoe.gating.hierarchical import Hierarchical
 from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.micro_step import MicroStep
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
@@ -27,10 +30,12 @@ GATES = {**FLAT_GATES, "hierarchical": Hierarchical}
 __all__ = [
     "GATES",
     "Batchwise",
+    "BiasBalanced",
     "Gate",
     "Groups",
     "Hierarchical",
     "LearnedGate",
+    "MicroStep",
     "NoisyTopK",
     "Routing",
     "Softmax",

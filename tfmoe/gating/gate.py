@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmoe.gating.copies import copy_of
 from tfmoe.gating.kernels import GateKernels
+from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
 from tfmoe.gating.routing import Groups, Routing, global_expert_ids, sums_of
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.assignments import assign_tokens
@@ -33,6 +34,10 @@ class Gate(GateKernels):
     - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
     - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
       tokens by sequence, or `None` if all tokens are one sequence.
+    - `updates_weights`: whether `update` changes weights. Each training step must then call the
+      mixture once.
+    - `depends_on_batch`: whether the experts of a token depend on other tokens outside of training
+      too. Such a model cannot be exported.
     - `capacity_priority`: which assignments an expert keeps if it has a capacity; see
       `tfmoe.distribute.capacity.within_capacity`.
     """
@@ -44,6 +49,8 @@ class Gate(GateKernels):
     capacity_priority = "position"
     needs_token_ids = False
     needs_sequences = False
+    updates_weights = False
+    depends_on_batch = False
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
     def route(
@@ -79,8 +86,14 @@ class Gate(GateKernels):
         """Metrics `{name: scalar}`, with names in `METRICS`; `sums` as for `loss`."""
         return {}
 
-    def update(self, sums: dict) -> None:
-        """Updates weights that have no gradient, with `add_to_weight`, in a training step."""
+    def update(self, sums: dict, micro_step: MicroStep = WHOLE_STEP) -> None:
+        """Updates weights that have no gradient, with `add_to_weight` or `assign_weight`, in a
+        training step. A gate that does so sets `updates_weights`.
+
+        Args:
+            sums: as for `loss`.
+            micro_step: which part of the optimizer step the batch is.
+        """
 
     def token_capacity(self, training: bool) -> float | None:
         """The factor of the capacity `⌈factor · T / E⌉`, T global tokens; `None` for no limit."""

@@ -15,6 +15,7 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.gating.gate import Gate
+from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
 from tfmoe.ops.arguments import non_negative, positive
@@ -123,6 +124,14 @@ class Hierarchical(Gate):
     def needs_sequences(self) -> bool:  # type: ignore[override]
         return self.primary.needs_sequences
 
+    @property
+    def updates_weights(self) -> bool:  # type: ignore[override]
+        return self.primary.updates_weights or self.secondary.updates_weights
+
+    @property
+    def depends_on_batch(self) -> bool:  # type: ignore[override]
+        return self.primary.depends_on_batch or self.secondary.depends_on_batch
+
     def build(self, input_shape):
         super().build(input_shape)
         self.primary.build(input_shape)
@@ -229,11 +238,12 @@ class Hierarchical(Gate):
             metrics["unrouted"] = tf.math.divide_no_nan(tokens - sums["routed"], tokens)
         return metrics
 
-    def update(self, sums):
+    def update(self, sums, micro_step=WHOLE_STEP):
         begin, end = self._local_groups()
         inner = sums["inner"].items()
-        self.primary.update(sums["outer"])
-        self.secondary.update({name: v[begin:end] if v.shape.rank else v for name, v in inner})
+        inner = {name: v[begin:end] if v.shape.rank else v for name, v in inner}
+        self.primary.update(sums["outer"], micro_step)
+        self.secondary.update(inner, micro_step)
 
     def noise_deviation(self, inputs, groups=None):
         dispatcher = Local(self.primary.route(inputs).assignments)

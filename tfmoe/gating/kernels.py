@@ -67,6 +67,10 @@ class GateKernels(keras.layers.Layer):
         """
         getattr(self, name).value.assign_add(change)
 
+    def assign_weight(self, name, value):
+        """Sets a weight of `add_own_weight`; arguments as for `add_to_weight`."""
+        getattr(self, name).value.assign(value)
+
     def kernel_initializer(self):
         """The initializer of the matrices: small random values, because equal logits would send
         every token to the same experts (Fedus et al. 2021).

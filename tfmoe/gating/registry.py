@@ -6,6 +6,7 @@ import inspect
 import keras
 
 from tfmoe.gating.batchwise import Batchwise
+from tfmoe.gating.bias_balanced import BiasBalanced
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
@@ -16,6 +17,7 @@ FLAT_GATES = {
     "noisy_top_k": NoisyTopK,
     "switch": Switch,
     "batchwise": Batchwise,
+    "bias_balanced": BiasBalanced,
 }
 
 

@@ -4,7 +4,13 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
-from tfmoe.distribute.tensorflow_internals import in_loop_of_call, outermost_layer
+from tfmoe.distribute.tensorflow_internals import (
+    accumulation,
+    in_loop_of_call,
+    in_recompute_grad,
+    outermost_layer,
+)
+from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
 
 
 def apply_sums(layer, gate, sums, training, metrics=None):
@@ -19,8 +25,9 @@ def apply_sums(layer, gate, sums, training, metrics=None):
         metrics: `tfmoe.layers.expert_metrics.ExpertMetrics`, or `None`.
 
     Raises:
-        ValueError: the gate has a loss, and the layer runs in a `tf.while_loop` inside the model,
-            or in several replicas of a strategy other than `MixedStrategy`.
+        ValueError: the gate has a loss or updates weights, and the layer runs in a `tf.while_loop`
+            inside the model or is recomputed; or it has a loss, and runs in several replicas of a
+            strategy other than `MixedStrategy`.
     """
     updates_metrics = metrics is not None and metrics.measures_now(training)
     if not (training or updates_metrics):
@@ -30,25 +37,55 @@ def apply_sums(layer, gate, sums, training, metrics=None):
     if training:
         loss = gate.loss(sums)
         if loss is not None:
+            check_runs_once(layer, "adds a balancing loss")
             check_losses_supported(layer)
             # Keras adds it to losses of this dtype.
             layer.add_loss(tf.cast(loss, keras.config.floatx()))
-        gate.update(sums)
+        if gate.updates_weights:
+            check_runs_once(layer, "updates weights of its gate")
+            gate.update(sums, micro_step_of(layer))
     if updates_metrics:
         metrics.update_state(gate, sums)
 
 
 def check_losses_supported(layer):
-    """Raises a `ValueError` if a loss would be lost, or would count more than once."""
+    """Raises a `ValueError` if a loss would count more than once."""
     if collectives.num_replicas() > 1 and not collectives.shards_experts():
         raise ValueError(
             f"{layer.name} adds a balancing loss, but runs under a strategy whose replicas share "
             "Keras' list of losses: use tfmoe.distribute.MixedStrategy, or set the weights of the "
             "gate's losses to 0"
         )
+
+
+def check_runs_once(layer, does):
+    """Raises a `ValueError` if the call runs in a loop over time steps, or is computed again in the
+    backward pass: a loss would be lost, and an update would happen several times in a step.
+
+    Args:
+        layer: the layer.
+        does: what the layer does in the call, for the error.
+    """
     if in_loop_of_call(outermost_layer(layer).name):
         raise ValueError(
-            f"{layer.name} adds a balancing loss, but runs inside a loop over time steps, where "
-            "Keras collects no losses: create keras.layers.RNN with unroll=True, or set the "
-            "weights of the gate's losses to 0"
+            f"{layer.name} {does}, but runs inside a loop over time steps, where Keras collects no "
+            "losses and a gate would be updated in every time step: create keras.layers.RNN with "
+            "unroll=True, or set the weights of the gate's losses to 0"
         )
+    if in_recompute_grad():
+        raise ValueError(
+            f"{layer.name} {does}, but runs inside tf.recompute_grad or keras.RematScope, which "
+            "compute the call twice and lose its losses: use recompute=True of the layer instead, "
+            "which computes only the experts' hidden activations again"
+        )
+
+
+def micro_step_of(layer):
+    """The `MicroStep` of the current call. The optimizer is that of the outermost model, after
+    `compile`; without one every call is a whole step.
+    """
+    optimizer = getattr(outermost_layer(layer), "optimizer", None)
+    position, length = (0, 1) if optimizer is None else accumulation(optimizer)
+    if length == 1:
+        return WHOLE_STEP
+    return MicroStep(tf.equal(position, 0), tf.equal(position, length - 1))

@@ -58,6 +58,49 @@ def z_loss(sums: dict) -> tf.Tensor:
     return tf.math.divide_no_nan(sums["squared_logsumexp"], sums["tokens"])
 
 
+def sequence_balance(experts: tf.Tensor, scores: tf.Tensor, sequences) -> dict:
+    """The sums of the sequence-wise balance loss of DeepSeek-V3.
+
+    For a sequence of T tokens it is `Σ_i f_i P_i` with `f_i = E/(K·T)·Σ_t 1[t selects i]` and
+    `P_i = (1/T)·Σ_t s_ti / Σ_j s_tj`, which is 1 if all experts are used alike. Only P has a
+    gradient.
+
+    Args:
+        experts: `[T, K]` int32, the experts that each token selects.
+        scores: `[T, E]`, positive.
+        sequences: `tfmoe.gating.Groups`, the tokens of each sequence; `None` if all tokens of this
+            device are one sequence.
+
+    Returns:
+        `{"sequence_balance": scalar, "sequences": scalar}`: the sum over the sequences, and the
+        number of sequences with a token.
+    """
+    num_experts, k = scores.shape[-1], experts.shape[-1]
+    selected = tf.reduce_sum(tf.one_hot(experts, num_experts, dtype=scores.dtype), axis=1)
+    shares = scores / tf.reduce_sum(scores, axis=-1, keepdims=True)
+    if sequences is None:
+        sums = [tf.reduce_sum(rows, axis=0, keepdims=True) for rows in (selected, shares)]
+        lengths = tf.cast(tf.shape(scores)[:1], scores.dtype)
+    else:
+        sums = [sequences.sum(rows) for rows in (selected, shares)]
+        lengths = tf.cast(sequences.sizes, scores.dtype)
+    dots = tf.reduce_sum(sums[0] * sums[1], axis=-1)
+    balance = num_experts / k * tf.math.divide_no_nan(dots, lengths**2)
+    return {
+        "sequence_balance": tf.reduce_sum(balance),
+        "sequences": tf.reduce_sum(tf.cast(lengths > 0, scores.dtype)),
+    }
+
+
+def sequence_balance_loss(sums: dict) -> tf.Tensor:
+    """The mean over the sequences of the loss of `sequence_balance`.
+
+    Args:
+        sums: sums over the global batch, among them those of `sequence_balance`.
+    """
+    return tf.math.divide_no_nan(sums["sequence_balance"], sums["sequences"])
+
+
 def weighted_losses(sums: dict, *weighted: tuple) -> tf.Tensor | None:
     """The weighted sum of losses.
 

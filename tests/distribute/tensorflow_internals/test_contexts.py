@@ -17,6 +17,7 @@ from tfmoe.distribute.tensorflow_internals import (
     devices_are_initialized,
     global_replica_index,
     in_loop_of_call,
+    in_recompute_grad,
     in_while_loop,
     replica_context,
 )
@@ -141,3 +142,24 @@ def test_in_loop_of_call():
         recorded.clear()
         tf.function(call, autograph=False)(tf.ones([2, 3]))
         assert recorded and recorded[-1] == expected
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_in_recompute_grad(graph):
+    recorded = []
+
+    @tf.recompute_grad
+    def recomputed(x):
+        recorded.append(in_recompute_grad())
+        return x**2
+
+    def gradient(x):
+        recorded.append(in_recompute_grad())
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = recomputed(x)
+        return tape.gradient(y, x)
+
+    function = tf.function(gradient, autograph=False) if graph else gradient
+    assert function(tf.constant(3.0)).numpy() == 6
+    assert recorded == [False, True, True]

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from distribute.tensorflow_internals.signatures import parameters
 
-from tfmoe.distribute.tensorflow_internals import inner_layers, outermost_layer
+from tfmoe.distribute.tensorflow_internals import accumulation, inner_layers, outermost_layer
 from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
 
 
@@ -37,6 +37,20 @@ def test_other_parts_of_optimizers():
     assert parameters(optimizer._get_variable_index) == ["variable"]
     assert optimizer._distribution_strategy is tf.distribute.get_strategy()
     assert (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue) == (None,) * 3
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, keras.optimizers.LossScaleOptimizer])
+def test_accumulation_of_gradients(wrap):
+    weight = keras.Variable([0.0])
+    assert accumulation(wrap(keras.optimizers.SGD(1.0))) == (0, 1)
+    optimizer = wrap(keras.optimizers.SGD(1.0, gradient_accumulation_steps=3))
+    optimizer.build([weight])
+    for batch in range(7):
+        position, length = accumulation(optimizer)
+        assert (int(position), length) == (batch % 3, 3)
+        before = weight.numpy()
+        optimizer.apply([tf.constant([1e9])], [weight])
+        assert (weight.numpy() != before) == (batch % 3 == 2)
 
 
 def test_gradients_are_clipped_by_the_method_that_is_replaced():

@@ -19,12 +19,17 @@ from tfmoe.distribute.tensorflow_internals.contexts import (
     devices_are_initialized,
     global_replica_index,
     in_loop_of_call,
+    in_recompute_grad,
     in_step,
     in_while_loop,
     replica_context,
 )
 from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
-from tfmoe.distribute.tensorflow_internals.keras_layers import inner_layers, outermost_layer
+from tfmoe.distribute.tensorflow_internals.keras_layers import (
+    accumulation,
+    inner_layers,
+    outermost_layer,
+)
 from tfmoe.distribute.tensorflow_internals.variables import ReplicaSeeds, ShardedVariable
 
 __all__ = [
@@ -32,12 +37,14 @@ __all__ = [
     "ReplicaSeeds",
     "ShardedVariable",
     "abort_collectives",
+    "accumulation",
     "collective",
     "compiles_for_xla",
     "devices_are_initialized",
     "global_replica_index",
     "host_sum",
     "in_loop_of_call",
+    "in_recompute_grad",
     "in_step",
     "in_while_loop",
     "inner_layers",

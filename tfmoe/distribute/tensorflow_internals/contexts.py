@@ -1,11 +1,18 @@
 """The context that code runs in: a replica, a step of Keras, a loop, a function for XLA."""
 
 import re
+import sys
 
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import context
-from tensorflow.python.ops import control_flow_util, control_flow_v2_func_graphs
+from tensorflow.python.ops import (
+    control_flow_util,
+    control_flow_v2_func_graphs,
+    custom_gradient,
+)
+
+RECOMPUTE = "recompute_grad.<locals>."  # the functions within `tf.recompute_grad`
 
 
 def replica_context():
@@ -61,6 +68,22 @@ def in_loop_of_call(name):
         if is_body and scope.search(outer.get_name_scope()):
             return True
         graph = outer
+    return False
+
+
+def in_recompute_grad():
+    """Whether this code runs in a function of `tf.recompute_grad`, in the forward pass or again in
+    the backward pass. `keras.RematScope` uses it too. A `tf.function` that was traced before is not
+    recognized.
+
+    TensorFlow does not record this, so the call stack is searched for its code.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_qualname.startswith(RECOMPUTE) and code.co_filename == custom_gradient.__file__:
+            return True
+        frame = frame.f_back
     return False
 
 
