@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Groups, Hierarchical, NoisyTopK, Switch
+from tfmoe.layers.mixing import limit_assignments
 
 # W_g is the identity, so the inputs are the logits; softmax: (3/4, 1/4), (1/5, 4/5), (2/3, 1/3).
 X = np.array([[math.log(3), 0.0], [0.0, math.log(4)], [math.log(2), 0.0]])
@@ -128,3 +129,20 @@ def test_at_one_level_of_a_hierarchical_mixture():
     gate = hierarchical(primary=Switch(balance_weight=0.5), secondary=top_k)
     loss = gate.loss(gate(tf.constant(X), training=True).sums)
     assert loss.numpy() == pytest.approx(flat.loss(flat(tf.constant(X)).sums).numpy(), rel=1e-12)
+
+
+def kept_tokens(gate, training):
+    """The tokens that the experts of a gate keep, of 5 tokens that all go to expert 0."""
+    x = tf.constant(np.broadcast_to(X[:1], (5, 2)))
+    assignments = gate(x, training=training).assignments
+    return limit_assignments(assignments, gate, training).by_token()[0].numpy().tolist()
+
+
+def test_capacity_by_hand():
+    """5 tokens, 2 experts: `⌈1.0 · 5/2⌉` is 3 in training, `⌈1.6 · 5/2⌉` is 4 in evaluation."""
+    arguments = {"capacity_factor": 1.0, "evaluation_capacity_factor": 1.6}
+    gate = built_gate(**arguments, minimum_capacity=0)
+    assert (kept_tokens(gate, True), kept_tokens(gate, False)) == ([0, 1, 2], [0, 1, 2, 3])
+    gate = built_gate(**arguments)  # at least 4
+    assert kept_tokens(gate, True) == kept_tokens(gate, False) == [0, 1, 2, 3]
+    assert kept_tokens(built_gate(minimum_capacity=1), True) == [0, 1, 2, 3, 4]

@@ -19,6 +19,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, le=MAX_FLOAT)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=MAX_FLOAT)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 # The product of two widths and an expert count stays below 2^63.
@@ -77,10 +78,13 @@ LAYER_FIELDS = {
     "balance_weight": NonNegativeFloat,
     "z_loss_weight": NonNegativeFloat,
     "jitter": Fraction,
+    "scale": PositiveFloat,
+    "second_threshold": Probability,
     "gate_hidden_units": Width | None,
     "noise_floor": NonNegativeFloat,
     "seed": Seed | None,
     "capacity_factor": PositiveFloat | None,
+    "minimum_capacity": NonNegativeInt,
     "evaluation_capacity_factor": PositiveFloat | None,
     "kernel_initializer": Initializer,
     "recurrent_initializer": Initializer,

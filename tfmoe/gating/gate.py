@@ -11,7 +11,6 @@ from tfmoe.gating.copies import copy_of
 from tfmoe.gating.kernels import GateKernels
 from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
 from tfmoe.gating.routing import Groups, Routing, global_expert_ids, sums_of
-from tfmoe.ops.arguments import positive
 from tfmoe.ops.assignments import assign_tokens
 
 
@@ -38,6 +37,7 @@ class Gate(GateKernels):
       mixture once.
     - `depends_on_batch`: whether the experts of a token depend on other tokens outside of training
       too. Such a model cannot be exported.
+    - `minimum_capacity`: the least capacity of an expert, if `token_capacity` sets one.
     - `capacity_priority`: which assignments an expert keeps if it has a capacity; see
       `tfmoe.distribute.capacity.within_capacity`.
     """
@@ -46,6 +46,7 @@ class Gate(GateKernels):
     RETIRED: tuple[str, ...] = ()
     groups: int | None = None
     secondary: Any = None
+    minimum_capacity = 0
     capacity_priority = "position"
     needs_token_ids = False
     needs_sequences = False
@@ -96,7 +97,7 @@ class Gate(GateKernels):
         """
 
     def token_capacity(self, training: bool) -> float | None:
-        """The factor of the capacity `⌈factor · T / E⌉`, T global tokens; `None` for no limit."""
+        """The factor of the capacity `⌈factor·T/E⌉`, T tokens of the global batch, or `None`."""
         return None
 
     def noise_deviation(self, inputs: tf.Tensor, groups: Groups | None = None) -> dict:
@@ -106,16 +107,6 @@ class Gate(GateKernels):
     def for_experts(self, num_experts: int, **changes) -> "Gate":
         """Creates an unbuilt copy with the same settings for `num_experts` experts."""
         return copy_of(self, num_experts=num_experts, **changes)
-
-    def checked_k(self, k: int) -> int:
-        """Returns k if it is a valid number of experts per token; else raises a `ValueError`."""
-        k = positive("k", k)
-        if self.num_experts is not None and k > self.num_experts:
-            raise ValueError(
-                f"k must be at most {self.num_experts}, the number of experts (at the first level "
-                f"of a hierarchical mixture, of groups), got k={k}"
-            )
-        return k
 
     def routing_of_tokens(self, experts, weights, groups=None, **per_token) -> Routing:
         """The `Routing` of tokens that select K experts each: `experts` `[T, K]` int32 ids, where

@@ -32,6 +32,16 @@ class GateKernels(keras.layers.Layer):
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
         self.num_groups = num_groups
 
+    def checked_k(self, k: int) -> int:
+        """Returns k if it is a valid number of experts per token; else raises a `ValueError`."""
+        k = positive("k", k)
+        if self.num_experts is not None and k > self.num_experts:
+            raise ValueError(
+                f"k must be at most {self.num_experts}, the number of experts (at the first level "
+                f"of a hierarchical mixture, of groups), got k={k}"
+            )
+        return k
+
     def build(self, input_shape):
         if self.num_experts is None:
             raise ValueError(

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.limited_gate import LimitedGate
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.balancing import (
     cv_squared,
@@ -15,7 +15,7 @@ from tfmoe.ops.balancing import (
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Switch(LearnedGate):
+class Switch(LimitedGate):
     """Switch gating: each token goes to its most probable expert (Fedus et al. 2021).
 
     `G(x)_i = softmax(x·W_g)_i` for the most probable expert, 0 for the others.
@@ -26,6 +26,9 @@ class Switch(LearnedGate):
     The balancing loss is that of the Switch Transformer, `balance_weight · n · Σ_i f_i p_i`: f_i is
     the fraction of the tokens of the global batch that go to expert i, p_i its mean probability. At
     the inner level of a hierarchical mixture it is the mean over the groups.
+
+    The settings of the Switch Transformer: `jitter=0.01`, `capacity_factor=1.25` (also 1.0 and 2.0)
+    and `evaluation_capacity_factor=2.0`. By default no token is dropped.
 
     Args:
         balance_weight: weight of the balancing loss, α, at least 0 (Fedus et al.: 0.01).

@@ -104,6 +104,7 @@ def limit_assignments(assignments, gate, training, limit=NO_LIMIT, num_experts=N
         if groups is not None and shared:
             num_tokens = collectives.all_reduce_sum(num_tokens)
         capacity = max_rows(factor, num_tokens, gate.num_experts)
+        capacity = tf.maximum(capacity, gate.minimum_capacity)
         capacity = tf.repeat(capacity, gate.num_experts)
         priority = gate.capacity_priority
         assignments = within_capacity(assignments, capacity, priority, shared)

@@ -64,6 +64,13 @@ def is_finite(value) -> bool:
     return is_number and math.isfinite(value)
 
 
+def probability(name: str, value) -> float:
+    """Checks that an argument is a number from 0 to 1."""
+    if not is_finite(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
 def fraction(name: str, value) -> float:
     """Checks that an argument is at least 0 and below 1."""
     if not is_finite(value) or not 0 <= value < 1:

@@ -27,7 +27,7 @@ class Exported(NamedTuple):
 
 
 def remove_evaluation_capacity(model: keras.Model) -> list[str]:
-    """Removes the evaluation capacity of all mixtures of a model.
+    """Removes the evaluation capacity of all mixtures of a model, and of their gates.
 
     The tokens beyond an expert's capacity depend on the rest of the batch, but an exported model's
     answer for a sentence must not.
@@ -40,7 +40,15 @@ def remove_evaluation_capacity(model: keras.Model) -> list[str]:
     """
     changed = []
     for name, mixture in mixtures_of(model).items():
-        if mixture.evaluation_capacity_factor is not None:
-            mixture.evaluation_capacity_factor = None
-            changed.append(name)
+        gate = mixture.gate
+        levels = (gate,) if gate.secondary is None else (gate.primary, gate.secondary)
+        limited = [each for each in (mixture, *levels) if evaluation_capacity(each) is not None]
+        for each in limited:
+            each.evaluation_capacity_factor = None
+        changed += [name] if limited else []
     return changed
+
+
+def evaluation_capacity(limited):
+    """The evaluation capacity of a mixture or a gate, `None` for no limit."""
+    return getattr(limited, "evaluation_capacity_factor", None)

@@ -12,7 +12,10 @@ BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
     [
         ({"gate": NoisyTopK(k=2, **BALANCED)}, 2, BALANCED, True),
         ({"gate": NoisyTopK(k=2, noise=False)}, 2, dict.fromkeys(BALANCED, 0.0), False),
-        ({"gate": Softmax(importance_weight=0.3)}, 8, {"importance_weight": 0.3}, None),
+        (
+            {"gate": Softmax(importance_weight=0.3, z_loss_weight=0.1)},
+            8, {"importance_weight": 0.3}, None,
+        ),
         ({"gate": Batchwise(k=3)}, 3, {"importance_weight": 0.0}, None),
         (
             {"gate": Switch(balance_weight=0.5)}, 1,

@@ -11,6 +11,8 @@ from tfmoe.inspection.doctor.finding import Setting
 # language models.
 DEFAULT_WEIGHTS = {"balance_weight": 0.01, "importance_weight": 0.1, "load_weight": 0.1}
 OTHER_WEIGHT = 0.1
+# Weights of losses that do not balance.
+OTHER_LOSSES = {"z_loss_weight"}
 
 
 class Mixture(NamedTuple):
@@ -102,8 +104,8 @@ def mixture_of(name, layer, key="", tokens=None):
 def balancing_weights(layer):
     """The weights of a mixture's balancing losses: `((argument, value), …)`.
 
-    They are the arguments of its gate that end in `_weight`. A hierarchical gate also has
-    those of the gates of its levels, except those that it has itself.
+    They are the arguments of its gate that end in `_weight`, except `OTHER_LOSSES`. A hierarchical
+    gate also has those of the gates of its levels, except those that it has itself.
     """
     gate = layer.gate
     outer = weights_of(gate)
@@ -116,9 +118,10 @@ def balancing_weights(layer):
 
 
 def weights_of(gate):
-    """`{argument: value}` of the loss weights of a gate."""
+    """`{argument: value}` of the weights of a gate's balancing losses."""
     config = gate.get_config()
-    return {name: config[name] for name in sorted(config) if name.endswith("_weight")}
+    names = sorted(name for name in config if name.endswith("_weight"))
+    return {name: config[name] for name in names if name not in OTHER_LOSSES}
 
 
 def last_part(argument):
