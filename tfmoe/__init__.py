@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from tfmoe.config.builders import build_model
     from tfmoe.config.loader import load_config
     from tfmoe.distribute import MixedStrategy
-    from tfmoe.gating import Batchwise, Gate, Hierarchical, NoisyTopK, Softmax, Switch
+    from tfmoe.gating import (
+        Batchwise,
+        BiasBalanced,
+        Gate,
+        GShard,
+        Hierarchical,
+        NoisyTopK,
+        Softmax,
+        Switch,
+        TopK,
+    )
     from tfmoe.layers import MoE, ProjectedLSTM, SoftMoE
     from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
     from tfmoe.tasks.evaluate import evaluate_run
@@ -25,8 +35,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Batchwise",
+    "BiasBalanced",
     "FactoredAdagrad",
     "FactoredAdam",
+    "GShard",
     "Gate",
     "Hierarchical",
     "MixedStrategy",
@@ -36,6 +48,7 @@ __all__ = [
     "SoftMoE",
     "Softmax",
     "Switch",
+    "TopK",
     "__version__",
     "build_model",
     "evaluate_run",
@@ -48,7 +61,17 @@ __all__ = [
 _HOMES = {
     "config": ("build_model", "load_config"),
     "distribute": ("MixedStrategy",),
-    "gating": ("Batchwise", "Gate", "Hierarchical", "NoisyTopK", "Softmax", "Switch"),
+    "gating": (
+        "Batchwise",
+        "BiasBalanced",
+        "GShard",
+        "Gate",
+        "Hierarchical",
+        "NoisyTopK",
+        "Softmax",
+        "Switch",
+        "TopK",
+    ),
     "layers": ("MoE", "ProjectedLSTM", "SoftMoE"),
     "optimizers": ("FactoredAdagrad", "FactoredAdam"),
     "tasks": ("evaluate_run", "export_run", "load_run", "train_run"),

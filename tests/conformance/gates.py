@@ -17,9 +17,31 @@ GATES = {
         "gate_hidden_units": 7,
     },
     "noisy_top_k": {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2},
-    "switch": {"name": "switch", "balance_weight": 0.1, "z_loss_weight": 0.1, "jitter": 0.2},
+    "switch": {
+        "name": "switch",
+        "balance_weight": 0.1,
+        "z_loss_weight": 0.1,
+        "jitter": 0.2,
+        "capacity_factor": 1.5,
+        "minimum_capacity": 2,
+    },
     "batchwise": {"name": "batchwise", "k": 2, "importance_weight": 0.1},
     "bias_balanced": {"name": "bias_balanced", "k": 2, "bias_step": 0.1},
+    "top_k": {
+        "name": "top_k",
+        "k": 2,
+        "score": "sigmoid",
+        "scale": 2.5,
+        "use_bias": True,
+        "balance_weight": 0.1,
+    },
+    "gshard": {
+        "name": "gshard",
+        "balance_weight": 0.1,
+        "capacity_factor": 1.5,
+        "evaluation_capacity_factor": 2.0,
+        "minimum_capacity": 1,
+    },
     "hierarchical": {
         "name": "hierarchical",
         "groups": 2,
@@ -50,15 +72,19 @@ LEVELS = ("groups", "outer", "inner")
 VARIANTS += [(name, mixture) for mixture in LEVELS for name in FLAT]
 # One gate that selects experts for tokens, and one that selects tokens for experts.
 FULLY_TESTED = ("noisy_top_k", "batchwise")
+# Gates like others, of which `make test` runs the flat mixture only.
+TESTED_FLAT = ("top_k", "gshard")
 
 
 def is_quick(variant):
     """Whether `make test` runs a variant: all of the gates in `FULLY_TESTED`; for every other gate
-    `flat` and one of `LEVELS`, in turn.
+    `flat` and, except for `TESTED_FLAT`, one of `LEVELS`, in turn.
     """
     name, mixture = variant
     tested_level = LEVELS[list(GATES).index(name) % len(LEVELS)]
-    return mixture == "flat" or name in FULLY_TESTED or mixture == tested_level
+    if mixture == "flat" or name in TESTED_FLAT:
+        return mixture == "flat"
+    return name in FULLY_TESTED or mixture == tested_level
 
 
 def make_mixture(variant, num_experts=12, hidden_units=6, **options):

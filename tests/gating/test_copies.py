@@ -3,7 +3,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.gating import Batchwise, Gate, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.gating import (
+    Batchwise,
+    Gate,
+    GShard,
+    Hierarchical,
+    NoisyTopK,
+    Softmax,
+    Switch,
+    TopK,
+)
 from tfmoe.gating.copies import SEED_DISTANCE, constructor_arguments, copy_of
 from tfmoe.layers import MoE
 
@@ -48,6 +57,8 @@ def test_missing_argument_passed_to_the_copy():
         Softmax(importance_weight=0.1),
         Switch(balance_weight=0.1, importance_weight=0.2, load_weight=0.3),
         Batchwise(k=3, importance_weight=0.1),
+        TopK(3, "sigmoid", False, 2.5, True, 0.1),
+        GShard(0.3, 0.1, capacity_factor=1.0),
         Hierarchical(2, NoisyTopK(k=1), Softmax(), importance_weight=0.1, load_weight=0.2),
     ],
     ids=lambda gate: type(gate).__name__,

@@ -3,7 +3,9 @@
 | gate | experts per token | use it for |
 | --- | --- | --- |
 | `NoisyTopK` | exactly k | the paper's default; k of 2 to 4, with two balancing losses |
+| `TopK` | exactly k | today's decoders: Mixtral, OLMoE, Qwen3-MoE, gpt-oss |
 | `Switch` | 1 | the cheapest mixture: k = 1 with a gradient from the task |
+| `GShard` | 1 or 2 | a second expert only where its weight is large |
 | `Batchwise` | k on average | the same load for every expert in training, without a loss for it |
 | `BiasBalanced` | exactly k | an equal load over time, by a bias and without a loss |
 | `Softmax` | all | few experts, and as a dense reference |
@@ -16,14 +18,17 @@ them by name.
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
 from tfmoe.gating.gate import Gate
+from tfmoe.gating.gshard import GShard
 from tfmoe.gating.hierarchical import Hierarchical
 from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.limited_gate import LimitedGate
 from tfmoe.gating.micro_step import MicroStep
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
+from tfmoe.gating.top_k import TopK
 
 GATES = {**FLAT_GATES, "hierarchical": Hierarchical}
 
@@ -31,15 +36,18 @@ __all__ = [
     "GATES",
     "Batchwise",
     "BiasBalanced",
+    "GShard",
     "Gate",
     "Groups",
     "Hierarchical",
     "LearnedGate",
+    "LimitedGate",
     "MicroStep",
     "NoisyTopK",
     "Routing",
     "Softmax",
     "Switch",
+    "TopK",
     "get",
 ]
 

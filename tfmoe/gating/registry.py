@@ -7,9 +7,11 @@ import keras
 
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
+from tfmoe.gating.gshard import GShard
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
+from tfmoe.gating.top_k import TopK
 
 # Gates with one level. `tfmoe.gating.GATES` adds `Hierarchical`, which combines two of them.
 FLAT_GATES = {
@@ -18,6 +20,8 @@ FLAT_GATES = {
     "switch": Switch,
     "batchwise": Batchwise,
     "bias_balanced": BiasBalanced,
+    "top_k": TopK,
+    "gshard": GShard,
 }
 
 
