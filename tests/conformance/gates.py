@@ -3,6 +3,7 @@
 A new gate needs one entry in `GATES` here; the conformance tests fail for a gate without one.
 """
 
+import keras
 import tensorflow as tf
 
 from tfmoe import gating
@@ -42,6 +43,7 @@ GATES = {
         "evaluation_capacity_factor": 2.0,
         "minimum_capacity": 1,
     },
+    "hash": {"name": "hash", "vocabulary_size": 20},
     "hierarchical": {
         "name": "hierarchical",
         "groups": 2,
@@ -51,7 +53,12 @@ GATES = {
 }
 # The gate at the other level of a hierarchical mixture, when a gate is tested at one level.
 OTHER_LEVEL = {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2}
-FLAT = [name for name, gate in gating.GATES.items() if gate is not Hierarchical]
+# The gates that can be a level of a hierarchical mixture.
+AS_LEVEL = [
+    name
+    for name, gate in gating.GATES.items()
+    if gate is not Hierarchical and not gate.needs_token_ids
+]
 MIXTURES = {
     "flat": lambda gate: {"gate": gate},
     "groups": lambda gate: {"gate": gate, "groups": 4},
@@ -69,7 +76,7 @@ RECURRENT = {
 }
 VARIANTS = [(name, "flat") for name in gating.GATES]
 LEVELS = ("groups", "outer", "inner")
-VARIANTS += [(name, mixture) for mixture in LEVELS for name in FLAT]
+VARIANTS += [(name, mixture) for mixture in LEVELS for name in AS_LEVEL]
 # One gate that selects experts for tokens, and one that selects tokens for experts.
 FULLY_TESTED = ("noisy_top_k", "batchwise")
 # Gates like others, of which `make test` runs the flat mixture only.
@@ -97,6 +104,19 @@ def make_mixture(variant, num_experts=12, hidden_units=6, **options):
         return MoELSTM(num_experts, 5, name="moe", **arguments)
     arguments = MIXTURES[mixture](GATES[name])
     return MoE(num_experts, hidden_units, name="moe", **arguments, **options)
+
+
+def gate_options(layer, x):
+    """The argument `gate_inputs` of a call of a mixture: for a gate that needs token ids, integers
+    in 0..30 or so that are made from the inputs.
+
+    Args:
+        layer: the mixture.
+        x: `[..., D]`, a tensor, an array or a symbolic Keras tensor.
+    """
+    if not layer.needs_token_ids:
+        return {}
+    return {"gate_inputs": keras.ops.cast(10 * keras.ops.abs(x[..., 0]), "int32")}
 
 
 def has_loss(gate):

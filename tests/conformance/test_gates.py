@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import GATES, VARIANTS, is_quick, make_mixture
+from conformance.gates import GATES, VARIANTS, gate_options, is_quick, make_mixture
 
 from tfmoe import gating
 from tfmoe.analysis.variables import parameters_of
@@ -25,7 +25,8 @@ def make_layer(variant, **arguments):
 
 def make_model(variant, **arguments):
     inputs = keras.Input([None, 5])
-    hidden = make_layer(variant, **arguments)(inputs)
+    layer = make_layer(variant, **arguments)
+    hidden = layer(inputs, **gate_options(layer, inputs))
     return keras.Model(inputs, keras.layers.Dense(2, name="out")(hidden))
 
 
@@ -130,10 +131,10 @@ def test_parameters(trained):
 def test_mixed_bfloat16(variant):
     model = make_model(variant, dtype="mixed_bfloat16")
     layer = model.get_layer("moe")
-    y = layer(X)
+    y = layer(X, **gate_options(layer, X))
     assert y.dtype == tf.bfloat16
     assert layer.compute_output_spec(keras.KerasTensor((None, 5))).dtype == "bfloat16"
-    routing = layer.gate(tf.cast(X[0], tf.bfloat16))
+    routing = layer.route(X[0], **gate_options(layer, X[0]))
     assert routing.assignments.weights.dtype == tf.float32
     assert {total.dtype for total in tf.nest.flatten(routing.sums)} == {tf.float32}
     for weight in layer.trainable_weights:

@@ -17,6 +17,7 @@ from conformance.gates import (
     RECURRENT,
     VARIANTS,
     draw_from_tokens,
+    gate_options,
     has_loss,
     is_quick,
     make_mixture,
@@ -75,7 +76,8 @@ class Model(keras.Model):
 
     def call(self, inputs, mask=None, training=False):
         x = self.first(inputs)
-        return self.last(x + self.mixture(x, mask=mask, training=training))
+        options = gate_options(self.mixture, inputs)
+        return self.last(x + self.mixture(x, mask=mask, training=training, **options))
 
 
 @functools.cache

@@ -8,6 +8,7 @@
 | `GShard` | 1 or 2 | a second expert only where its weight is large |
 | `Batchwise` | k on average | the same load for every expert in training, without a loss for it |
 | `BiasBalanced` | exactly k | an equal load over time, by a bias and without a loss |
+| `Hash` | 1 | experts by word, without a gate: what does a learned gate add? |
 | `Softmax` | all | few experts, and as a dense reference |
 | `Hierarchical` | product of two levels | several hundred experts; different gates at two levels |
 
@@ -19,6 +20,7 @@ from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
 from tfmoe.gating.gate import Gate
 from tfmoe.gating.gshard import GShard
+from tfmoe.gating.hash import Hash
 from tfmoe.gating.hierarchical import Hierarchical
 from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.limited_gate import LimitedGate
@@ -39,6 +41,7 @@ __all__ = [
     "GShard",
     "Gate",
     "Groups",
+    "Hash",
     "Hierarchical",
     "LearnedGate",
     "LimitedGate",

@@ -8,6 +8,7 @@ import keras
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
 from tfmoe.gating.gshard import GShard
+from tfmoe.gating.hash import Hash
 from tfmoe.gating.noisy_top_k import NoisyTopK
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
@@ -22,6 +23,7 @@ FLAT_GATES = {
     "bias_balanced": BiasBalanced,
     "top_k": TopK,
     "gshard": GShard,
+    "hash": Hash,
 }
 
 
