@@ -8,10 +8,12 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.gating.kernels import GateKernels
 from tfmoe.layers import MoELSTM, ProjectedLSTM
 from tfmoe.layers.recording import recording_routings
 
 B, S, D, U, E = 3, 5, 4, 6, 4
+KEPT_PER_LOGIT = GateKernels.KEPT_PER_LOGIT
 OPTIONS = [
     {"mixture_of": mixture, "gate_from": gate}
     for mixture, gate in itertools.product(("both", "input"), ("state", "input"))
@@ -154,12 +156,10 @@ def test_recorded_routing(options):
     np.testing.assert_array_equal(recording.positions, np.flatnonzero(MASK))
     np.testing.assert_array_equal(recording.shape, [B, S])
     assert float(tf.reduce_sum(recording.routing.load)) == 2 * MASK.sum()
-    routing = layer.route(INPUTS, mask=MASK)
-    np.testing.assert_array_equal(routing.load, recording.routing.load)
     width = layer.experts.kernel.shape[1]
     rows = np.pad(recording.tokens, [[0, 0], [0, D + U]])[:, :width]
     # At the first step there is no state: the gate's tokens are x, and zeros or nothing.
-    z = layer.experts(rows, routing.assignments)[0] + layer.bias
+    z = layer.experts(rows, recording.routing.assignments)[0] + layer.bias
     i, _, g, o = tf.split(z, 4)
     h = tf.sigmoid(o) * tf.tanh(tf.sigmoid(i) * tf.tanh(g))
     np.testing.assert_allclose(outputs[0, 0], h, rtol=1e-12)
@@ -193,7 +193,7 @@ def test_noise_differs_by_step_and_trains():
 def test_metrics_and_losses_in_fit():
     layer = make(NoisyTopK(k=2, importance_weight=0.1, load_weight=0.1), "float32", name="mixture")
     model = keras.Sequential([keras.Input((None, D)), layer])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)  # tracing takes longer
     history = model.fit(INPUTS, np.zeros((B, S, U)), epochs=2, verbose=0).history
     assert {"mixture_cv_load", "mixture_dropped"} <= set(history)
     logs = model.evaluate(INPUTS, np.zeros((B, S, U)), verbose=0, return_dict=True)
@@ -221,6 +221,37 @@ def test_options_that_cannot_be_combined():
         make(gate_from="output")
 
 
+def test_gate_inputs():
+    """A gate of inputs sees x_t by default; and the same as `gate_inputs` of another width."""
+    layer = make(gate_from="input")
+    gate_inputs = RNG.standard_normal((B, S, 3))
+    wide = MoELSTM(E, U, gate=NoisyTopK(k=2, noise=False), gate_from="input", dtype="float64")
+    wide.build((None, None, D), (None, None, 3))
+    assert wide.gate.gate_kernel.shape == (3, E)
+    np.testing.assert_array_equal(layer(INPUTS, gate_inputs=INPUTS), layer(INPUTS))
+    outputs, state = wide(INPUTS, mask=MASK, gate_inputs=gate_inputs), wide.initial_state(B)
+    first, state = wide.step(INPUTS[:, 0], state, gate_inputs=gate_inputs[:, 0])
+    np.testing.assert_allclose(first, outputs[:, 0], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"gate_inputs of .* need gate_from='input', got"):
+        make()(INPUTS, gate_inputs=gate_inputs)
+
+
+class BySequence(Softmax):
+    """A gate that needs the sequences of its tokens."""
+
+    needs_sequences = True
+
+    def route(self, inputs, training=False, groups=None, sequences=None):
+        np.testing.assert_array_equal(sequences.sizes, MASK.sum(axis=1))
+        return super().route(inputs, training, groups)
+
+
+def test_gate_that_needs_sequences():
+    assert make(BySequence(), gate_from="input")(INPUTS, mask=MASK).shape == (B, S, U)
+    with pytest.raises(ValueError, match=r"gate_from must be 'input' for BySequence, which needs"):
+        make(BySequence())
+
+
 # Two of four experts. D = 4, U = 6: experts 10·24 or 4·24, recurrent kernel 6·24, gate 10·4 or 4·4.
 OPERATIONS = [2 * 10 * 24 + 10 * 4, 2 * 10 * 24 + 4 * 4]
 OPERATIONS += [2 * 4 * 24 + 6 * 24 + 10 * 4, 2 * 4 * 24 + 6 * 24 + 4 * 4]
@@ -232,11 +263,23 @@ def test_operations(options, operations):
 
 
 def test_memory_with_recomputation():
-    """float32, D = 4, U = 6, K = 2, E = 4. A position keeps x, 4 values; and 7·6 of the cell, 10
-    and 4·4 of the gate, and for two experts rows of 10 and results of 24. With recomputation in
-    segments of 5 of 25 steps it keeps x and 1/5 of the states, 12/5 values.
+    """float32, D = 4, U = 6, K = 2, E = 4. A position keeps x, 4 values. In the loop it keeps 7·6
+    values of the cell, 10 + 2·4 of the gate, and for two experts rows of 10 and results of 24: 128.
+    In segments of 5 of 25 steps it keeps a fifth of that, and of the states, 12 values.
     """
     kept = make(dtype="float32", recompute=True).kept_for_backward(D, 25)
-    assert kept.total() == kept.always == 4 * 4 + 4 * 12 // 5
-    assert kept.recomputable == 4 * (7 * 6 + 10 + 4 * 4 + 2 * (10 + 24))
-    assert make(dtype="float32").kept_for_backward(D, 25).total() == 4 * (4 + 136)
+    loop = 7 * 6 + 10 + KEPT_PER_LOGIT * 4 + 2 * (10 + 24)
+    assert kept.total() == kept.always == 4 * 4 + 4 * (loop + 12) // 5
+    assert make(dtype="float32").kept_for_backward(D, 25).total() == 4 * (4 + loop)
+    at_once = make(dtype="float32", **OPTIONS[3]).kept_for_backward(D, 25)
+    outside = 4 + (4 + KEPT_PER_LOGIT * 4) + 2 * (4 + 24)
+    assert at_once.always == 4 * outside + 4 * (7 * 6 + 12) // 5
+    assert at_once.total() == 4 * (outside + 7 * 6)
+
+
+def test_mask_of_another_shape():
+    with pytest.raises(ValueError, match=r"mask must have the shape of the inputs"):
+        make()(INPUTS, mask=MASK[:, :3])
+    whole = np.array([True, False, True])  # of sequences
+    padded = make()(INPUTS, mask=whole)
+    np.testing.assert_array_equal(padded[1], np.zeros((S, U)))

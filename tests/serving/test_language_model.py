@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfmoe.data_pipelines import Vocabulary
 from tfmoe.data_pipelines.graph_tokenization import split_words
 from tfmoe.gating import Batchwise, NoisyTopK
-from tfmoe.layers import FeedForward, MoE, ProjectedLSTM
+from tfmoe.layers import FeedForward, MoE, MoELSTM, ProjectedLSTM
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.generation import sample_word
@@ -286,3 +286,23 @@ def test_mixtures_with_one_name():
     assert set(outputs) == {"tokens"} | {
         f"residual_moe_moe{suffix}_{key}" for suffix in ("", " (2)") for key in ("experts", "gates")
     }
+
+
+@pytest.mark.slow
+def test_recurrent_mixtures():
+    options = {"num_experts": 4, "units": D, "gate": NoisyTopK(k=2)}
+    model = make_model(
+        [
+            MoELSTM(name="first", **options),
+            MoELSTM(name="second", gate_from="input", **options),
+            MoELSTM(name="third", gate_from="input", mixture_of="input", **options),
+        ]
+    )
+    functions = serving(model)
+    test_score(model, functions)
+    test_greedy_generation_takes_the_best_next_word(functions)
+    test_sampled_text_depends_on_prefix_and_seed_only(functions)
+    test_results_do_not_depend_on_the_batch(functions)
+    outputs = functions["route"](sentences=["a b c"])
+    for name in ("first", "second", "third"):
+        assert outputs[f"{name}_experts"].shape == (1, 4, 2)

@@ -17,6 +17,27 @@ from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.ops.step_assignments import split_by_step
 
 
+def check_gate(gate, mixture_of, gate_from, recompute):
+    """Raises a `ValueError` if a gate cannot be combined with the options of `MoELSTM`."""
+    if gate_from == "state" and (gate.needs_token_ids or gate.needs_sequences):
+        raise ValueError(
+            f"gate_from must be 'input' for {type(gate).__name__}, which needs the token ids or "
+            "the sequences, got 'state'"
+        )
+    if gate.groups is None:
+        return
+    if gate_from == "input" and mixture_of == "both":
+        raise ValueError(
+            "gate must not be hierarchical with gate_from='input' and mixture_of='both': use "
+            "mixture_of='input', gate_from='state', or a flat gate such as NoisyTopK(k=2)"
+        )
+    if recompute and gate_from == "state":
+        raise ValueError(
+            "recompute must be False with a hierarchical gate inside the loop, whose noise cannot "
+            "be drawn again: use a flat gate such as NoisyTopK(k=2)"
+        )
+
+
 def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False):
     """Runs the rows of a step through a mixture.
 
@@ -40,28 +61,45 @@ def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False
     return at_positions(outputs, positions, rows), sums
 
 
-def plan_steps(gate, inputs, mask=None, training=False):
+def plan_steps(gate, gate_inputs, positions, num_steps, training=False):
     """Routes the tokens of all steps with a flat gate.
 
     Args:
         gate: a built gate.
-        inputs: `[B, S, D]`.
-        mask: `[B, S]` bool, `False` for positions that are not routed; or `None`.
+        gate_inputs: `tfmoe.layers.gate_inputs.GateInputs` of the tokens.
+        positions: `[T, 1]`, the index of each token among the B·S positions; or `None` if T = B·S.
+        num_steps: S, int32 scalar.
         training: whether the step trains.
 
     Returns:
         `StepAssignments` of the B sequences in S steps; and the sums of the gate.
     """
-    tokens, positions = real_tokens(inputs, mask)
-    routing = gate(tokens, training=training)
+    routing = gate_inputs.route(gate, training)
     assignments = limit_assignments(routing.assignments, gate, training)
     sums = with_received(routing.sums, assignments, routing.assignments, tf.identity)
-    num_steps = tf.shape(inputs)[1]
     if positions is None:
-        positions = tf.range(tf.shape(tokens)[0])
+        positions = tf.range(assignments.num_tokens)
     positions = tf.cast(tf.reshape(positions, [-1]), tf.int32)
     rows, steps = positions // num_steps, positions % num_steps
     return split_by_step(assignments, rows, steps, num_steps), sums
+
+
+def steps_with_draws(gate, inputs, units, training=False):
+    """The tensors of all steps for a gate that runs in the loop.
+
+    Args:
+        gate: a built gate, whose inputs are `[x_t, h_{t-1}]`.
+        inputs: `[B, S, D]`.
+        units: the width of h.
+        training: whether the step trains.
+
+    Returns:
+        `{"x": [S, B, D]}`; in training also `draws`, the random numbers of the gate, if it draws
+        any.
+    """
+    x = tf.transpose(inputs, [1, 0, 2])
+    draws = draw_all(gate, tf.pad(x, [[0, 0], [0, 0], [0, units]])) if training else None
+    return {"x": x} if draws is None else {"x": x, "draws": draws}
 
 
 def draw_all(gate, rows):

@@ -13,12 +13,13 @@ from tfmoe import gating
 from tfmoe.layers.block import Kept
 from tfmoe.layers.expert_matrices import ExpertMatrices
 from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.lstm import forget_gate_ones, update_memory
 from tfmoe.layers.mixing import mix
-from tfmoe.layers.mixing_in_steps import draw_all, mix_step, plan_steps
+from tfmoe.layers.mixing_in_steps import check_gate, mix_step, plan_steps, steps_with_draws
 from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
-from tfmoe.layers.positions import at_positions, real_tokens
+from tfmoe.layers.positions import at_positions, flat_mask, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.recurrence import run_steps
 from tfmoe.ops import arguments
@@ -70,6 +71,7 @@ class MoELSTM(MixtureLayer):
         mask: `[B, S]` bool, `False` for padding: a padded step is not routed, leaves the state
             unchanged, and its output is that of the step before.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
+        gate_inputs: as for `MoE`, with `gate_from="input"` only: what the gate sees instead of x_t.
 
     Returns:
         `[B, S, U]` in the layer's compute dtype.
@@ -108,7 +110,7 @@ class MoELSTM(MixtureLayer):
         self.gate = gating.get(gate).for_experts(
             self.num_experts, name="gate", dtype=self.variable_dtype
         )
-        self._check_gate()
+        check_gate(self.gate, mixture_of, gate_from, recompute)
         self.experts = ExpertMatrices(
             num_experts,
             4 * self.units,
@@ -126,27 +128,19 @@ class MoELSTM(MixtureLayer):
         """Whether the experts compute all steps before the loop."""
         return self.mixture_of == self.gate_from == "input"
 
-    def _check_gate(self):
-        """Raises a `ValueError` if the gate cannot be combined with the other options."""
-        if self.gate.groups is None:
-            return
-        if self.gate_from == "input" and self.mixture_of == "both":
-            raise ValueError(
-                "gate must not be hierarchical with gate_from='input' and mixture_of='both': use "
-                "mixture_of='input', gate_from='state', or a flat gate such as NoisyTopK(k=2)"
-            )
-        if self.recompute and not self._at_once:
-            raise ValueError(
-                "recompute must be False with a hierarchical gate inside the loop, whose noise "
-                "cannot be drawn again: use a flat gate such as NoisyTopK(k=2)"
-            )
+    @property
+    def needs_token_ids(self) -> bool:  # type: ignore[override]
+        return self.gate.needs_token_ids
 
-    def build(self, input_shape):
-        input_dim = arguments.last_dimension(f"inputs of {self.name}", input_shape, rank=3)
+    def build(self, inputs_shape, gate_inputs_shape=None):
+        input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape, rank=3)
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: input_dim})
-        with_state = input_dim + self.units
-        self.gate.build((None, with_state if self.gate_from == "state" else input_dim))
-        self.experts.build((None, with_state if self.mixture_of == "both" else input_dim))
+        gate_dim = self._gate_width(input_dim)
+        if gate_inputs_shape is not None and not self.needs_token_ids:
+            name = f"gate_inputs of {self.name}"
+            gate_dim = arguments.last_dimension(name, gate_inputs_shape)
+        self.gate.build((None, gate_dim))
+        self.experts.build((None, self._expert_width(input_dim)))
         if self.mixture_of == "input":
             self.recurrent_kernel = self.add_weight(
                 name="recurrent_kernel",
@@ -157,49 +151,58 @@ class MoELSTM(MixtureLayer):
             name="bias", shape=(4 * self.units,), initializer=forget_gate_ones(self.units)
         )
 
-    def call(self, inputs, mask=None, training=False):
+    def call(self, inputs, mask=None, training=False, gate_inputs=None):
         self.check_not_compiled()
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        sequences, sums = self._before_the_loop(inputs, mask, training)
+        tokens, positions = real_tokens(inputs, mask)
+        if self.gate_from == "state":
+            if gate_inputs is not None:
+                raise ValueError(
+                    f"gate_inputs of {self.name} need gate_from='input', got gate_from='state'"
+                )
+            sequences, sums = steps_with_draws(self.gate, inputs, self.units, training), None
+        else:
+            gate_inputs = gate_inputs_of(self, inputs, tokens, mask, gate_inputs)
+            sequences, sums = self._route_at_once(inputs, tokens, positions, gate_inputs, training)
         if mask is not None:
-            sequences["mask"] = tf.transpose(tf.cast(mask, tf.bool))
-        state, weights = self.initial_state(tf.shape(inputs)[0]), self._weights()
+            mask = tf.reshape(flat_mask(mask, inputs), tf.shape(inputs)[:2])
+            sequences["mask"] = tf.transpose(mask)
+        weights = self._weights()
 
         def step(inputs, state, weights):
             return self._step(inputs, state, weights, training)
 
         zeros = {} if sums is not None else self._zero_sums(step, sequences, weights)
+        state = self.initial_state(tf.shape(inputs)[0])
         outputs, step_sums = run_steps(step, sequences, state, weights, zeros, self.recompute)
         sums = step_sums if sums is None else sums
-        outputs = tf.ensure_shape(tf.transpose(outputs, [1, 0, 2]), [*inputs.shape[:2], self.units])
-        tokens, positions = real_tokens(self._gate_inputs(inputs, outputs), mask)
-        record(self, tokens, positions, inputs, training)
+        outputs = tf.transpose(outputs, [1, 0, 2])
+        outputs = tf.ensure_shape(outputs, [*inputs.shape[:2], self.units])
+        if self.gate_from == "state":
+            gate_inputs = self._state_inputs(inputs, outputs, mask)
+        record(self, gate_inputs, positions, inputs, training)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return outputs
 
-    def _before_the_loop(self, inputs, mask, training):
-        """Computes what does not depend on the state.
+    def _route_at_once(self, inputs, tokens, positions, gate_inputs, training):
+        """Runs the gate before the loop, and the experts if they do not see the state.
 
         Args:
             inputs: `[B, S, D]`.
-            mask: `[B, S]` bool, or `None`.
+            tokens: as returned by `real_tokens`.
+            positions: as returned by `real_tokens`.
+            gate_inputs: `GateInputs`.
             training: as for a call.
 
         Returns:
-            The dictionary of the tensors `[S, ...]` that `_step` gets; and the sums of the gate,
-            or `None` if it runs in the loop.
+            The dictionary of tensors `[S, ...]` that `_step` gets; and the sums of the gate.
         """
-        x = tf.transpose(inputs, [1, 0, 2])
-        if self.gate_from == "state":
-            rows = tf.pad(x, [[0, 0], [0, 0], [0, self.units]])
-            draws = draw_all(self.gate, rows) if training else None
-            return {"x": x} | ({} if draws is None else {"draws": draws}), None
         if self._at_once:
-            tokens, positions = real_tokens(inputs, mask)
-            z, sums = mix(self.gate, self.experts, tokens, training)
+            z, sums = mix(self.gate, self.experts, tokens, training, gate_inputs=gate_inputs)
             return {"z": tf.transpose(at_positions(z, positions, inputs), [1, 0, 2])}, sums
-        assignments, sums = plan_steps(self.gate, inputs, mask, training)
-        return {"x": x, "assignments": assignments}, sums
+        num_steps = tf.shape(inputs)[1]
+        plan, sums = plan_steps(self.gate, gate_inputs, positions, num_steps, training)
+        return {"x": tf.transpose(inputs, [1, 0, 2]), "assignments": plan}, sums
 
     def _weights(self):
         """The weights that a step needs, as tensors."""
@@ -226,7 +229,7 @@ class MoELSTM(MixtureLayer):
         """Computes one step.
 
         Args:
-            inputs: dictionary of the tensors of `_before_the_loop` for this step, and the mask.
+            inputs: dictionary of the tensors for this step, and the mask.
             state: `[h, c]`.
             weights: see `_weights`.
             training: whether the step trains.
@@ -258,50 +261,31 @@ class MoELSTM(MixtureLayer):
         """Returns the zero state `[h, c]`, `[B, U]` each."""
         return [tf.zeros([batch_size, self.units], self.compute_dtype) for _ in range(2)]
 
-    def step(self, inputs, state):
+    def step(self, inputs, state, gate_inputs=None):
         x = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        inputs, weights = {"x": x}, self._weights()
-        if self._at_once:
-            inputs = {"z": mix(self.gate, self.experts, x)[0]}
-        elif self.gate_from == "input":
-            plan, _ = plan_steps(self.gate, x[:, None])
-            inputs["assignments"] = tf.nest.map_structure(lambda part: part[0], plan)
-        state, _ = self._step(inputs, state, weights)
+        step_inputs = {"x": x}
+        if self.gate_from == "input":
+            gate_inputs = gate_inputs_of(self, x, x, None, gate_inputs)
+            sequences, _ = self._route_at_once(x[:, None], x, None, gate_inputs, False)
+            step_inputs = tf.nest.map_structure(lambda tensor: tensor[0], sequences)
+        state, _ = self._step(step_inputs, state, self._weights())
         return state[0], state
 
-    def _gate_inputs(self, inputs, outputs):
-        """The inputs of the gate at all positions, from the inputs and outputs of the layer."""
-        if self.gate_from == "input":
-            return inputs
+    def _state_inputs(self, inputs, outputs, mask):
+        """The `GateInputs` of a gate that sees the state, at all positions that are not masked."""
         previous = tf.pad(outputs, [[0, 0], [1, 0], [0, 0]])[:, :-1]
-        return tf.concat([inputs, previous], axis=2)
+        return GateInputs(real_tokens(tf.concat([inputs, previous], axis=2), mask)[0])
 
-    def route(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> gating.Routing:
-        """Routes tokens as in evaluation, before any capacity. A gate that sees the state needs the
-        outputs of the layer, which are computed.
-
-        Args:
-            inputs: as for a call.
-            mask: as for a call.
-
-        Returns:
-            `tfmoe.gating.Routing` of the T tokens that are not masked, in order.
-        """
-        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        outputs = self(inputs, mask=mask) if self.gate_from == "state" else None
-        return self.gate(real_tokens(self._gate_inputs(inputs, outputs), mask)[0])
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
+    def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
+        return (*inputs_shape[:-1], self.units)
 
     def ops_per_timestep(self, input_dim):
         """Multiply-adds for one token: `K·(D + U)·4U` and the gate; with `mixture_of="input"`
         `(K·D + U)·4U` and the gate.
         """
-        units, selected = self.units, self.gate.num_selected
-        inputs = selected * input_dim
-        inputs += units if self.mixture_of == "input" else selected * units
-        return inputs * 4 * units + self.gate_ops_per_timestep(input_dim)
+        width = self.gate.num_selected * self._expert_width(input_dim)
+        width += self.units if self.mixture_of == "input" else 0
+        return width * 4 * self.units + self.gate_ops_per_timestep(input_dim)
 
     def gate_ops_per_timestep(self, input_dim):
         return self.gate.ops_per_timestep(self._gate_width(input_dim))
@@ -309,32 +293,36 @@ class MoELSTM(MixtureLayer):
     def _gate_width(self, input_dim):
         return input_dim + (self.units if self.gate_from == "state" else 0)
 
-    def kept_for_backward(self, input_dim, steps=0):
-        """Bytes kept per position. Always: the input; with recomputation the states at the ends of
-        segments, `2·U` values for `⌈√S⌉` positions, if the number of steps S is known. Without
-        recomputation also: by the gate; the rows sent to experts and their results; four gates, the
-        cell, its tanh and the output, `7·U`.
+    def _expert_width(self, input_dim):
+        return input_dim + (self.units if self.mixture_of == "both" else 0)
 
-        While the backward pass computes a segment again, it holds ⌈√S⌉ positions in full.
+    def kept_for_backward(self, input_dim, steps=0):
+        """Bytes kept per position: the input; by the gate; the rows sent to experts and their
+        results; four gates, the cell, its tanh and the output, `7·U` values.
+
+        With recomputation, what the loop keeps is reduced to the states at the ends of segments of
+        L = ⌈√S⌉ steps, and to one segment in full while the backward pass computes it again: 1/L
+        of it for a position. Both are left out if S is not known.
 
         Args:
             input_dim: D.
             steps: S, or 0.
         """
-        size, units = tf.as_dtype(self.compute_dtype).size, self.units
-        width = input_dim + (units if self.mixture_of == "both" else 0)
-        selected = self.gate.num_selected
-        mixture = self.gate.kept_for_backward(self._gate_width(input_dim))
-        mixture += size * selected * (width + 4 * units)
-        always = size * input_dim
-        recomputable = size * 7 * units
-        if self._at_once:
-            always += mixture
-        else:
-            recomputable += mixture
-        if self.recompute and steps:
-            always += size * 2 * units // (math.isqrt(steps - 1) + 1)
-        return Kept(always, recomputable, self.recompute)
+        size, units, selected = (
+            tf.as_dtype(self.compute_dtype).size,
+            self.units,
+            self.gate.num_selected,
+        )
+        gate = self.gate.kept_for_backward(self._gate_width(input_dim))
+        rows = size * selected * (self._expert_width(input_dim) + 4 * units)
+        outside = size * input_dim
+        outside += gate if self.gate_from == "input" else 0
+        outside += rows if self._at_once else 0
+        total = size * (input_dim + 7 * units) + gate + rows
+        always = outside
+        if steps:
+            always += (2 * size * units + total - outside) // (math.isqrt(steps - 1) + 1)
+        return Kept(min(always, total), max(total - always, 0), self.recompute)
 
     def get_config(self):
         return {
