@@ -19,13 +19,14 @@ if TYPE_CHECKING:
         BiasBalanced,
         Gate,
         GShard,
+        Hash,
         Hierarchical,
         NoisyTopK,
         Softmax,
         Switch,
         TopK,
     )
-    from tfmoe.layers import MoE, ProjectedLSTM, SoftMoE
+    from tfmoe.layers import MoE, MoELSTM, MultiGateMoE, ProjectedLSTM, SoftMoE
     from tfmoe.optimizers import FactoredAdagrad, FactoredAdam
     from tfmoe.tasks.evaluate import evaluate_run
     from tfmoe.tasks.export import export_run
@@ -40,9 +41,12 @@ __all__ = [
     "FactoredAdam",
     "GShard",
     "Gate",
+    "Hash",
     "Hierarchical",
     "MixedStrategy",
     "MoE",
+    "MoELSTM",
+    "MultiGateMoE",
     "NoisyTopK",
     "ProjectedLSTM",
     "SoftMoE",
@@ -66,13 +70,14 @@ _HOMES = {
         "BiasBalanced",
         "GShard",
         "Gate",
+        "Hash",
         "Hierarchical",
         "NoisyTopK",
         "Softmax",
         "Switch",
         "TopK",
     ),
-    "layers": ("MoE", "ProjectedLSTM", "SoftMoE"),
+    "layers": ("MoE", "MoELSTM", "MultiGateMoE", "ProjectedLSTM", "SoftMoE"),
     "optimizers": ("FactoredAdagrad", "FactoredAdam"),
     "tasks": ("evaluate_run", "export_run", "load_run", "train_run"),
 }

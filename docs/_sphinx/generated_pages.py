@@ -92,6 +92,7 @@ ORDER = {
         "guides/a_transformer",
         "guides/choose_a_gate",
         "guides/add_a_gate",
+        "guides/several_tasks",
         "guides/your_own_text",
         "guides/the_papers_models",
         "guides/inspect_experts",

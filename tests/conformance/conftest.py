@@ -179,6 +179,11 @@ CASES = {
         ops=(D + 7) * 4 * 7 + (D + 7) * 3,
         gate_ops=(D + 7) * 3,
     ),
+    "MultiGateMoE": Case(
+        lambda **arguments: layers.MultiGateMoE(2, 4, 7, depth=2, use_bias=True, **arguments),
+        (array(B, S, D),),
+        is_sequence=True,
+    ),
     "ProjectedLSTM": Case(
         lambda **arguments: layers.ProjectedLSTM(7, 5, return_sequences=True, **arguments),
         (array(B, S, D),),
@@ -215,6 +220,10 @@ CASES = {
 }
 
 
+# Layers with quick tests of their own.
+SLOW = {"MultiGateMoE", "SoftMoE"}
+
+
 def has_steps(layer):
     return isinstance(layer, layers.Block) and not layer.reads_later
 
@@ -235,7 +244,10 @@ FIXTURES = {
 
 def pytest_generate_tests(metafunc):
     for fixture in FIXTURES.keys() & set(metafunc.fixturenames):
-        cases = [pytest.param(CASES[name], id=name) for name in FIXTURES[fixture]]
+        cases = [
+            pytest.param(CASES[name], id=name, marks=pytest.mark.slow if name in SLOW else ())
+            for name in FIXTURES[fixture]
+        ]
         metafunc.parametrize(fixture, cases)
 
 

@@ -158,6 +158,13 @@ def test_traffic_by_hand():
     assert (counts["bytes_sent"], counts["expert_batch"]) == (4 * 100 * 2 * 4 // 2, 25)
 
 
+def test_saved_by_keras(tmp_path):
+    model = keras.Sequential([keras.Input([S, D]), random_layer(use_bias=True)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(X), model(X))
+
+
 def test_in_the_encoder_of_a_translation():
     encoder = residual_blocks([SoftMoE(2, 3)])
     decoder = residual_blocks([AttentionLSTM(5, D)])

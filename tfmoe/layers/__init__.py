@@ -9,6 +9,7 @@ from tfmoe.layers.feed_forward import FeedForward
 from tfmoe.layers.lstm import ProjectedLSTM, ProjectedLSTMCell
 from tfmoe.layers.moe import MoE
 from tfmoe.layers.moe_lstm import MoELSTM
+from tfmoe.layers.multi_gate_moe import MultiGateMoE
 from tfmoe.layers.residual import Residual
 from tfmoe.layers.self_attention import SelfAttention
 from tfmoe.layers.soft_moe import SoftMoE
@@ -36,6 +37,7 @@ __all__ = [
     "FeedForward",
     "MoE",
     "MoELSTM",
+    "MultiGateMoE",
     "ProjectedLSTM",
     "ProjectedLSTMCell",
     "Residual",

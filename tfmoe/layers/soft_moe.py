@@ -47,6 +47,7 @@ class SoftMoE(ExpertLayer, Block):
         recompute: whether the backward pass computes hidden activations again, which saves memory.
         metrics: whether `fit` and `evaluate` report the metrics below.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
+        gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
         name: the layer's name, the prefix of the metrics; `None` for `soft_moe`, `soft_moe_1`, …
 
     Call arguments:
@@ -85,6 +86,7 @@ class SoftMoE(ExpertLayer, Block):
         recompute: bool = False,
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
+        gated: bool = False,
         name: str | None = None,
         **kwargs,
     ):
@@ -100,6 +102,7 @@ class SoftMoE(ExpertLayer, Block):
             use_bias=use_bias,
             recompute=recompute,
             kernel_initializer=kernel_initializer,
+            gated=gated,
             name="experts",
             dtype=self.dtype_policy,
         )
