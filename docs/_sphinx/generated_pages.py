@@ -95,6 +95,7 @@ ORDER = {
         "guides/several_tasks",
         "guides/your_own_text",
         "guides/the_papers_models",
+        "guides/the_classics",
         "guides/inspect_experts",
         "guides/diagnose_a_run",
         "guides/several_devices",

@@ -163,6 +163,7 @@ def compiled_with_a_loss():
         (lambda: LocalExperts(dense(2), variance=0), "variance must be a finite number above 0"),
         (lambda: LocalExperts(dense(2), "normal"), "likelihood must be one of"),
         (lambda: LocalExperts(dense(1, 2) + dense(1, 3))(X), r"one shape .*\(7, 2\), \(7, 3\)"),
+        (lambda: LocalExperts(dense(2))((X, X[:, 0])), r"gate inputs .* 2 dimensions, .*\(7,\)"),
         (lambda: compiled_with_a_loss().compute_loss(), "without a loss, got loss='mse'"),
     ],
 )

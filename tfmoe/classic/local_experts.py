@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfmoe import gating
 from tfmoe.classic.likelihood import MixtureLoss
 from tfmoe.layers.global_sums import apply_sums
+from tfmoe.ops.arguments import last_dimension
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -82,7 +83,8 @@ class LocalExperts(keras.Model):
         shapes = {tuple(expert.compute_output_shape(shape)) for expert in self.experts}
         if len(shapes) > 1 or len(min(shapes)) != 2:
             raise ValueError(f"experts must return one shape [rows, N], got {sorted(shapes)}")
-        self.gate.build((None, gate_shape[-1] + 1))
+        gate_dim = last_dimension(f"gate inputs of {self.name}", gate_shape, rank=2)
+        self.gate.build((None, gate_dim + 1))
 
     def call(self, inputs, training=False):
         inputs, gate_inputs = both(inputs, isinstance(inputs, (tuple, list)))
