@@ -7,7 +7,7 @@ import pytest
 from keras.layers import Dense
 
 from tfmoe.classic import LocalExperts, MixtureTree, fit_em, relative_error, simulated_arm
-from tfmoe.classic.em import Penalty, fit_gate, maximized
+from tfmoe.classic.em import Penalty, fit_gate, m_step
 from tfmoe.gating import Hierarchical
 
 RNG = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_m_step_by_hand():
     rows, targets = np.ones([3, 1]), np.array([[2.0], [4.0], [-3.0]])
     tree = MixtureTree((np.zeros([1, 1, 2]),), np.zeros([2, 1, 1]), np.ones([2, 1]))
     posteriors = np.array([[1.0, 0], [1, 0], [0, 1]])
-    tree = maximized(tree, rows, targets, posteriors, Penalty(ridge=2, gate_ridge=1e-9))
+    tree = m_step(tree, rows, targets, posteriors, Penalty(ridge=2, gate_ridge=1e-9))
     np.testing.assert_allclose(tree.expert_kernels.ravel(), [1.5, -1])
     variances = [(0.25 + 6.25 + 2 * 3.25) / 4, (4 + 2 * 2) / 3]
     np.testing.assert_allclose(tree.variances.ravel(), variances)
@@ -108,7 +108,7 @@ def test_m_step_by_hand():
 def test_expert_without_rows_keeps_a_variance():
     targets = np.array([[2.0], [4.0]])
     tree = MixtureTree((np.zeros([1, 1, 2]),), np.zeros([2, 1, 1]), np.ones([2, 1]))
-    tree = maximized(tree, np.ones([2, 1]), targets, np.array([[1.0, 0]] * 2), Penalty(0.1, 0.1))
+    tree = m_step(tree, np.ones([2, 1]), targets, np.array([[1.0, 0]] * 2), Penalty(0.1, 0.1))
     np.testing.assert_allclose(tree.variances[1], [1])
     np.testing.assert_allclose(tree.expert_kernels[1], [[0]])
 
@@ -139,9 +139,9 @@ def test_gate_reaches_the_optimum(start):
 
 @pytest.mark.parametrize("branching", [(2,), (3, 2), (2, 2, 2)])
 def test_the_objective_never_decreases(branching):
-    for seed in range(2):
+    for seed, ridge in ((0, 1e-3), (1, 5.0)):
         x, y = simulated_arm(500, seed)
-        tree = fit_em(x, y, branching, passes=12, tolerance=0, seed=seed)
+        tree = fit_em(x, y, branching, 12, ridge, gate_ridge=100 * ridge, tolerance=0, seed=seed)
         assert len(tree.objectives) == 13 and min(np.diff(tree.objectives)) >= -1e-9
         # The penalty itself may grow, by less than what the first passes gain.
         assert tree.log_likelihoods[-1] > tree.log_likelihoods[0] + 100
@@ -192,6 +192,7 @@ def test_a_constant_column():
         ),
         ({"y": np.full([200, 2], np.nan)}, "y must be finite"),
         ({"branching": (2, 0)}, r"branching\[1\] must be an integer of at least 1, got 0"),
+        ({"branching": 4}, r"branching must be a tuple such as \(2, 2\), got 4"),
         ({"passes": 0}, "passes must be an integer of at least 1, got 0"),
         ({"ridge": 0}, "ridge must be a finite number above 0, got 0"),
         ({"gate_ridge": -1}, "gate_ridge must be a finite number above 0, got -1"),

@@ -29,7 +29,7 @@ def simulated_arm(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         ValueError: `rows` is not an integer of at least 1.
 
     Source: the task of Jordan and Jacobs, "Hierarchical mixtures of experts and the EM algorithm"
-    (1994). Paper: the masses, lengths and ranges are our own.
+    (1994). Paper: the arm, its masses and the ranges are our own.
     """
     rng = np.random.default_rng(seed)
     highest = np.repeat([MAX_ANGLE, MAX_VELOCITY, MAX_TORQUE], JOINTS)

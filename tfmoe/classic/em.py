@@ -59,6 +59,8 @@ def fit_em(
     x, y = matrix("x", x), matrix("y", y)
     if len(x) != len(y):
         raise ValueError(f"x and y must have equally many rows, got {len(x)} and {len(y)}")
+    if not isinstance(branching, (tuple, list)):
+        raise ValueError(f"branching must be a tuple such as (2, 2), got {branching!r}")
     branching = [positive(f"branching[{level}]", count) for level, count in enumerate(branching)]
     passes = positive("passes", passes)
     ridge = positive_number("ridge", ridge)
@@ -67,26 +69,40 @@ def fit_em(
 
     x_scale, y_scale = Scale(x), Scale(y)
     rows, targets = with_constant(x_scale.scaled(x)), y_scale.scaled(y)
-    penalty = Penalty(ridge, gate_ridge)
     tree = initial_tree(rows, targets, branching, ridge, np.random.default_rng(seed))
+    tree = maximize(tree, rows, targets, Penalty(ridge, gate_ridge), passes, tolerance)
+    return unscaled(tree, x_scale, y_scale, len(rows))
+
+
+def maximize(tree, rows, targets, penalty, passes, tolerance):
+    """Runs passes of EM.
+
+    Args:
+        tree: the initial `MixtureTree`.
+        rows: `[T, D+1]`, scaled.
+        targets: `[T, N]`, scaled.
+        penalty: a `Penalty`.
+        passes: as for `fit_em`.
+        tolerance: as for `fit_em`.
+
+    Returns:
+        A `MixtureTree` of scaled data, with the values of all passes.
+    """
     log_likelihoods, objectives, converged = [], [], False
-    for _ in range(passes + 1):
+    while True:
         log_joint = tree.log_joint(rows, targets)
         log_likelihood = log_sum_exp(log_joint)
         log_likelihoods.append(log_likelihood.sum())
         objectives.append(log_likelihoods[-1] - penalty.of(tree))
-        converged = len(objectives) > 1 and objectives[-1] - objectives[-2] < tolerance * len(rows)
+        if len(objectives) > 1:
+            converged = bool(objectives[-1] - objectives[-2] < tolerance * len(rows))
         if converged or len(objectives) > passes:
-            break
-        posteriors = np.exp(log_joint - log_likelihood)
-        tree = maximized(tree, rows, targets, posteriors, penalty)
-    # The density of the unscaled targets.
-    offset = len(rows) * np.log(y_scale.deviation).sum()
-    return unscaled(tree, x_scale, y_scale)._replace(
-        log_likelihoods=tuple(float(value - offset) for value in log_likelihoods),
-        objectives=tuple(float(value - offset) for value in objectives),
-        converged=bool(converged),
-    )
+            return tree._replace(
+                log_likelihoods=tuple(map(float, log_likelihoods)),
+                objectives=tuple(map(float, objectives)),
+                converged=converged,
+            )
+        tree = m_step(tree, rows, targets, np.exp(log_joint - log_likelihood), penalty)
 
 
 class Penalty(NamedTuple):
@@ -121,7 +137,7 @@ def initial_tree(rows, targets, branching, ridge, rng):
     return tree._replace(expert_kernels=experts[0], variances=experts[1])
 
 
-def maximized(tree, rows, targets, posteriors, penalty):
+def m_step(tree, rows, targets, posteriors, penalty):
     """The M-step: a tree with a higher objective, for posteriors `[T, E]`."""
     levels = []
     for kernels in tree.gate_kernels:
@@ -223,14 +239,18 @@ class Scale:
         return (values - self.mean) / self.deviation
 
 
-def unscaled(tree, x_scale, y_scale):
-    """Converts a tree of scaled data to one of the data themselves."""
+def unscaled(tree, x_scale, y_scale, num_rows):
+    """Converts a fitted tree of T scaled rows to one of the data themselves."""
     to_scaled = np.diag(np.append(1 / x_scale.deviation, 1))  # [x, 1]·to_scaled is scaled
     to_scaled[-1, :-1] = -x_scale.mean / x_scale.deviation
     experts = to_scaled @ tree.expert_kernels * y_scale.deviation
     experts[:, -1] += y_scale.mean
-    return MixtureTree(
+    # The change of the log density of the targets.
+    offset = float(num_rows * np.log(y_scale.deviation).sum())
+    return tree._replace(
         gate_kernels=tuple(to_scaled @ kernels for kernels in tree.gate_kernels),
         expert_kernels=experts,
         variances=tree.variances * y_scale.deviation**2,
+        log_likelihoods=tuple(value - offset for value in tree.log_likelihoods),
+        objectives=tuple(value - offset for value in tree.objectives),
     )

@@ -77,9 +77,9 @@ def checked_outputs(outputs):
 def mixture_loss(gate_logits: tf.Tensor, log_likelihoods: tf.Tensor) -> tf.Tensor:
     """The negative log likelihood of a mixture, `−ln Σ_i p_i exp(l_i)`.
 
-    With the Gaussian `l_i` this is the loss 1.3 of the paper. Its gradients are `p_i − h_i` for the
-    logit of gate i and `−h_i ∂l_i/∂o_i` for the output of expert i, where `h_i` are the
-    `posteriors`: an expert learns a row in proportion to its share in the row's likelihood.
+    Its gradients are `p_i − h_i` for the logit of gate i and `−h_i ∂l_i/∂o_i` for the output of
+    expert i, where `h_i` are the `posteriors`: an expert learns a row in proportion to its share in
+    the row's likelihood. With Gaussian `l_i` the second is `−h_i (d − o_i) / σ²`.
 
     Args:
         gate_logits: `[B, E]` float, `p = softmax(gate_logits)`; the logarithms of probabilities are

@@ -25,7 +25,7 @@ class LocalExperts(keras.Model):
 
     Args:
         experts: a list of E Keras layers or models; each maps the inputs to `[B, N]`: the mean of a
-            Gaussian, or the logits of N classes. `keras.layers.Dense(N)` is the paper's expert.
+            Gaussian, or the logits of N classes. The paper's experts are linear: `Dense(N)`.
         likelihood: `"gaussian"` for regression, `"categorical"` for classification.
         variance: σ² of the Gaussian likelihood. A small one makes experts specialise more.
         gate: a dense `tfmoe.gating.Gate`, its name or a dictionary, as for `MoE`: `Softmax()`, or
