@@ -54,8 +54,8 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
 
     An expert computes `2·D·H` multiply-adds for an example, and the traffic for it is D numbers in
     and D numbers out. The paper's ratio of computation to communication is therefore
-    `2·D·H / 2·D = H`, the hidden size (plus `(depth-1)·H²/2·D` for deeper experts). It should
-    exceed the device's ratio of arithmetic to bandwidth.
+    `2·D·H / 2·D = H`, the hidden size (plus `(depth-1)·H²/2·D` for deeper experts; 1.5 times as
+    large for gated ones). It should exceed the device's ratio of arithmetic to bandwidth.
 
     Args:
         mixture: a `tfmoe.layers.MoE`.

@@ -61,7 +61,7 @@ Initializer = Annotated[
 # Types of the arguments of blocks and gates.
 LAYER_FIELDS = {
     "units": Width,
-    "hidden_units": Width,
+    "hidden_units": (Width, ...),
     "projection_units": Width | None,
     "attention_units": Width | None,
     "num_heads": Width,

@@ -135,6 +135,10 @@ class Experts(keras.layers.Layer):
         outputs = equal_expert_ffn(tf.reshape(rows, shape), kernels, biases, **options)
         return tf.reshape(outputs, [-1, outputs.shape[-1]])
 
+    def num_local(self):
+        """The number of experts on this device."""
+        return tf.convert_to_tensor(self.kernels[0]).shape[0]
+
     def compute_output_shape(self, rows_shape, counts_shape=None):
         return tuple(rows_shape)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.distribute.capacity import PRIORITIES
+from tfmoe.layers.examples import flatten, unflatten
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
@@ -17,7 +18,7 @@ from tfmoe.layers.mixing import Limit, mix
 from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
-from tfmoe.layers.routed_experts import RoutedExperts
+from tfmoe.layers.routed_experts import make_experts
 from tfmoe.layers.shared_experts import shared_experts_or_none
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
@@ -31,7 +32,8 @@ class MoE(MixtureLayer):
 
     Args:
         num_experts: n, the total number of experts.
-        hidden_units: width of an expert's hidden layers; its output is as wide as its input.
+        hidden_units: width of an expert's hidden layers; its output is as wide as its input. `None`
+            with `experts`.
         gate: a `tfmoe.gating.Gate`, its name (`"noisy_top_k"`), or a dictionary of its name and
             arguments. The number of experts per token is k of the gate: `NoisyTopK(k=4)`. The layer
             copies the gate, so one gate object can be passed to several layers.
@@ -63,19 +65,28 @@ class MoE(MixtureLayer):
             with `shared_experts · hidden_units` hidden units, and not sharded over devices.
         shared_gate: whether the output of the shared experts is multiplied by `sigmoid(x · w)`
             (Qwen2-MoE).
+        experts: `None` for feed-forward experts; or a Keras layer that is not built, as the
+            description of an expert: each expert is such a layer with weights of its own. The
+            output can have another shape than the input. For several layers use `keras.Sequential`
+            without an `Input`. Layers with a state (`BatchNormalization`), random numbers
+            (`Dropout`), losses or constraints are refused. For examples of several axes, such as
+            images, see `gate_inputs`.
         name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
-        inputs: `[..., D]` float; all positions of the leading axes are tokens.
+        inputs: `[..., D]` float; all positions of the leading axes are tokens. With `experts`, the
+            axes that `gate_inputs` does not have are those of an example.
         mask: `[...]` bool (or its first axes only), `False` for padding: padding is not routed, is
             not counted in losses and metrics, and gives 0.
         training: whether the gate draws noise and adds its balancing losses (`add_loss`).
         gate_inputs: `[..., Dg]` float, what the gate reads instead of the inputs, with the leading
             axes of `inputs` (Nowlan & Hinton 1990). A gate with `needs_token_ids`, such as `Hash`,
-            needs the token ids here, `[...]` integers.
+            needs the token ids here, `[...]` integers. With `experts` it can have fewer axes than
+            the inputs: with `[B, Dg]`, each of B images `[B, height, width, channels]` is a token.
 
     Returns:
-        `[..., D]` in the layer's compute dtype.
+        `[..., D]` in the layer's compute dtype; with `experts`, the output of the layer for each
+        token.
 
     Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
     layer's name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
@@ -92,6 +103,9 @@ class MoE(MixtureLayer):
         >>> gate = NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1)
         >>> layer = MoE(num_experts=32, hidden_units=1024, gate=gate)
         >>> hierarchical = MoE(num_experts=256, hidden_units=1024, groups=16, gate=NoisyTopK(k=2))
+        >>> convolutions = MoE(num_experts=8, experts=keras.layers.Conv2D(16, 3))
+        >>> convolutions(tf.ones([2, 9, 9, 3]), gate_inputs=tf.ones([2, 5])).shape
+        TensorShape([2, 7, 7, 16])
     """
 
     residual_activation = "sigmoid"
@@ -99,7 +113,7 @@ class MoE(MixtureLayer):
     def __init__(
         self,
         num_experts: int,
-        hidden_units: int,
+        hidden_units: int | None = None,
         gate: gating.Gate | str | dict = "noisy_top_k",
         groups: int | None = None,
         depth: int = 1,
@@ -114,6 +128,7 @@ class MoE(MixtureLayer):
         gated: bool = False,
         shared_experts: int = 0,
         shared_gate: bool = False,
+        experts: keras.Layer | dict | None = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -127,6 +142,7 @@ class MoE(MixtureLayer):
         # The dtype of the variables: under mixed precision the gate computes in float32.
         self.gate = gate.for_experts(self.num_experts, name="gate", dtype=self.variable_dtype)
         network = {
+            "hidden_units": hidden_units,
             "depth": depth,
             "activation": activation,
             "use_bias": use_bias,
@@ -136,8 +152,8 @@ class MoE(MixtureLayer):
             "dtype": self.dtype_policy,
         }
         together = self.num_experts // (self.gate.groups or self.num_experts)
-        self.experts = RoutedExperts(num_experts, hidden_units, together, name="experts", **network)
-        self.shared = shared_experts_or_none(shared_experts, hidden_units, shared_gate, network)
+        self.experts = make_experts(self.num_experts, experts, together, network)
+        self.shared = shared_experts_or_none(shared_experts, shared_gate, network)
         self.capacity_factor = arguments.positive_or_none("capacity_factor", capacity_factor)
         self.evaluation_capacity_factor = arguments.positive_or_none(
             "evaluation_capacity_factor", evaluation_capacity_factor
@@ -160,13 +176,23 @@ class MoE(MixtureLayer):
             name = f"gate_inputs of {self.name}"
             gate_dim = arguments.last_dimension(name, gate_inputs_shape)
         self.gate.build((None, gate_dim))
-        self.experts.build((None, input_dim))
+        self.experts.build((None, *self._example_shape(inputs_shape, gate_inputs_shape)))
         if self.shared is not None:
             self.shared.build((None, input_dim))
+
+    def _example_shape(self, inputs_shape, gate_inputs_shape):
+        """The shape of an expert's input: `(D,)`; or for experts that are layers, the axes of the
+        inputs that `gate_inputs` does not have.
+        """
+        num_leading = len(inputs_shape) - 1
+        if gate_inputs_shape is not None:
+            num_leading = len(gate_inputs_shape) - (0 if self.needs_token_ids else 1)
+        return self.experts.example_shape_of(inputs_shape, num_leading)
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
         self.check_not_compiled()
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        inputs = flatten(inputs, self.experts.example_shape)
         tokens, positions = real_tokens(inputs, mask)
         gate_inputs = gate_inputs_of(self, inputs, tokens, mask, gate_inputs)
         record(self, gate_inputs, positions, inputs, training)
@@ -176,7 +202,7 @@ class MoE(MixtureLayer):
         if self.shared is not None:
             outputs += self.shared(tokens, training=training)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
-        return at_positions(outputs, positions, inputs)
+        return unflatten(at_positions(outputs, positions, inputs), self.experts.output_shape)
 
     def route(
         self,
@@ -198,6 +224,7 @@ class MoE(MixtureLayer):
         if not self.built:
             shape = None if gate_inputs is None else tuple(tf.shape(gate_inputs))
             self.build(tuple(inputs.shape), shape)
+        inputs = flatten(inputs, self.experts.example_shape)
         tokens, _ = real_tokens(inputs, mask)
         return gate_inputs_of(self, inputs, tokens, mask, gate_inputs).route(self.gate)
 
@@ -205,12 +232,15 @@ class MoE(MixtureLayer):
         return self(inputs, gate_inputs=gate_inputs), state
 
     def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
-        return tuple(inputs_shape)
+        example_shape = self._example_shape(inputs_shape, gate_inputs_shape)
+        output_shape = self.experts.compute_output_shape((None, *example_shape))[1:]
+        return (*tuple(inputs_shape)[: -len(example_shape)], *output_shape)
 
     def get_config(self):
         gate = self.gate.primary if self.groups is not None else self.gate
         return {
             **super().get_config(),
+            "experts": None,
             **self.experts.own_config(),
             "gate": keras.saving.serialize_keras_object(gate),
             "groups": self.groups,

@@ -1,76 +1,85 @@
-"""The experts of a mixture on one device or several: exchange, compute, combine.
+"""The experts of a mixture: a stack of feed-forward networks, or copies of any Keras layer.
 
-Axes: T tokens, E experts, A rows, D model, N outputs.
+Axes: E experts, D model, H hidden.
 """
 
-import tensorflow as tf
-
-from tfmoe.distribute.exchange import Local, exchange
-from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.layers.experts import Experts
+from tfmoe.layers.layer_experts import LayerExperts
+from tfmoe.layers.routed import Routed
+
+# Arguments of `Experts` that a Keras layer has itself, with their defaults.
+OF_NETWORKS = {
+    "hidden_units": None,
+    "depth": 1,
+    "activation": "relu",
+    "use_bias": False,
+    "kernel_initializer": "glorot_uniform",
+    "gated": False,
+}
 
 
-class RoutedExperts(Experts):
-    """`Experts` with dispatch and combine: `y = Σ_i G(x)_i E_i(x)` (eq 1).
+class RoutedExperts(Routed, Experts):
+    """`Experts` with dispatch and combine: see `Routed`.
 
-    Under a `MixedStrategy` the experts are sharded over the replicas.
-
-    Args:
-        num_experts: E.
-        hidden_units: H.
-        together: the number of consecutive experts that stay on one replica, such as those of a
-            group (App. B).
-        **arguments: further arguments of `Experts`.
-
-    Call arguments:
-        tokens: `[T, D]` float.
-        assignments: `tfmoe.ops.assignments.Assignments` of the tokens to all experts. Under a
-            `MixedStrategy` rows are sent to the replicas of their experts.
-        training: whether hidden activations are kept for the backward pass.
-
-    Returns:
-        `[T, D]`; 0 for a token without an expert.
-
-    Raises:
-        ValueError: the layer runs in the replicas of a `MixedStrategy`, but was created outside of
-            its scope.
+    Attributes:
+        example_shape: `(D,)`, after `build`.
+        output_shape: `(D,)`, after `build`.
     """
 
-    def __init__(self, num_experts, hidden_units, together=1, **arguments):
-        super().__init__(num_experts, hidden_units, **arguments)
-        self.together = together
-
     def build(self, tokens_shape, *_):
-        with sharded(self.together):
-            super().build(tokens_shape)
+        super().build(tokens_shape)
+        self.example_shape = self.output_shape = tuple(tokens_shape[-1:])
 
-    def get_config(self):
-        return {**super().get_config(), "together": self.together}
-
-    def call(self, tokens, assignments, training=False):
-        return self._compute(exchange(assignments), tokens, training)
-
-    def compute_local(self, rows, assignments, training=False):
-        """As a call, for rows that are on the device of their experts: `assignments` assign them to
-        the experts of this replica.
-        """
-        return self._compute(Local(assignments), rows, training)
-
-    def per_device(self, devices):
-        """The maximum number of experts on a device, for a number of devices."""
-        begin, end = shard_bounds(self.num_experts, devices, self.together)[0]
-        return end - begin
-
-    def _compute(self, dispatcher, tokens, training):
-        if dispatcher.counts.shape[0] != tf.convert_to_tensor(self.kernels[0]).shape[0]:
-            raise ValueError(
-                f"{self.name} was created outside of the MixedStrategy, so every replica holds all "
-                "experts: create the layer inside `with strategy.scope():`"
-            )
-        rows_per_expert = dispatcher.rows_per_expert
-        dispatch = dispatcher.dispatch if rows_per_expert is None else dispatcher.dispatch_kept
-        rows = self.compute(dispatch(tokens), dispatcher.counts, rows_per_expert, training)
-        return dispatcher.combine(rows)
+    def example_shape_of(self, inputs_shape, num_leading):
+        """The shape of an example in the inputs of a mixture: the last axis."""
+        return tuple(inputs_shape[-1:])
 
     def compute_output_shape(self, tokens_shape, *_):
         return tuple(tokens_shape)
+
+
+class RoutedLayers(Routed, LayerExperts):
+    """`LayerExperts` with dispatch and combine: see `Routed`. It is built with the shape of
+    examples, and called with their axes flattened.
+    """
+
+    @property
+    def example_shape(self):
+        """The shape of an example."""
+        return self.template.example_shape
+
+    @property
+    def output_shape(self):
+        """The shape of the output for one example."""
+        return self.template.output_shape
+
+    def example_shape_of(self, inputs_shape, num_leading):
+        """The shape of an example in the inputs of a mixture: the axes behind those of tokens."""
+        return tuple(inputs_shape[num_leading:])
+
+
+def make_experts(num_experts, layer, together, network):
+    """Makes the experts for the arguments of a mixture.
+
+    Args:
+        num_experts: E.
+        layer: the argument `experts`: a Keras layer, its serialized form, or `None`.
+        together: see `Routed`.
+        network: dictionary of further arguments of `Experts`.
+
+    Returns:
+        A `RoutedExperts`, or a `RoutedLayers` if there is a layer.
+
+    Raises:
+        ValueError: an argument is out of range, or has no meaning with a layer.
+    """
+    if layer is None:
+        return RoutedExperts(num_experts, together=together, name="experts", **network)
+    for name, default in OF_NETWORKS.items():
+        if network[name] != default:
+            raise ValueError(
+                f"{name} must be {default!r} with experts=LAYER, which is the whole expert, got "
+                f"{network[name]!r}"
+            )
+    options = {"recompute": network["recompute"], "dtype": network["dtype"]}
+    return RoutedLayers(num_experts, layer, together=together, name="experts", **options)

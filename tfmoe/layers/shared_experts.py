@@ -76,12 +76,11 @@ class SharedExperts(Experts):
         }
 
 
-def shared_experts_or_none(num_shared, hidden_units, has_gate, network):
+def shared_experts_or_none(num_shared, has_gate, network):
     """The `SharedExperts` for the arguments of a mixture, `None` without shared experts.
 
     Args:
         num_shared: the argument `shared_experts`.
-        hidden_units: H.
         has_gate: the argument `shared_gate`.
         network: dictionary of further arguments of `Experts`.
 
@@ -89,8 +88,13 @@ def shared_experts_or_none(num_shared, hidden_units, has_gate, network):
         ValueError: an argument is out of range, or there is a gate but no shared expert.
     """
     num_shared = arguments.count("shared_experts", num_shared)
+    if num_shared and network["hidden_units"] is None:
+        raise ValueError(
+            f"shared_experts must be 0 with experts=LAYER, got {num_shared}: add the output of a "
+            "layer to that of the mixture"
+        )
     if num_shared:
-        return SharedExperts(num_shared, hidden_units, has_gate, name="shared_experts", **network)
+        return SharedExperts(num_shared, has_gate=has_gate, name="shared_experts", **network)
     if arguments.boolean("shared_gate", has_gate):
         raise ValueError("shared_gate must be False without shared experts, got shared_experts=0")
     return None

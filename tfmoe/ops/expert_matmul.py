@@ -66,7 +66,7 @@ def expert_ffn(
     biases = biases or []
     num_experts, depth = kernels[0].shape[0], len(kernels)
     if num_experts == 0:
-        return without_experts(x, kernels, biases)
+        return without_experts(x, [*kernels, *biases], kernels[-1].shape[2])
     network = Network(depth, bool(biases), activation, training and not recompute)
     if has_tangents([x, *kernels, *biases]):
         return padded_ffn(network, counts, x, [*kernels, *biases])
@@ -146,10 +146,17 @@ def grouped_matmul(x: tf.Tensor, counts: tf.Tensor, kernel: tf.Tensor) -> tf.Ten
     return expert_ffn(x, counts, [kernel])
 
 
-def without_experts(x, kernels, biases):
-    """Zeros that depend on `x` and the stacks, so that a device without experts has gradients."""
-    zero = tf.add_n([tf.reduce_sum(stack) for stack in (*kernels, *biases)])
-    return zero + tf.matmul(x, tf.zeros([kernels[0].shape[1], kernels[-1].shape[2]], x.dtype))
+def without_experts(x, stacks, width):
+    """Zeros `[A, N]` that depend on `x` and the empty stacks, so that a device without experts has
+    gradients.
+
+    Args:
+        x: `[A, D]`.
+        stacks: list of `[0, …]`, the dtype of `x`.
+        width: N.
+    """
+    zero = tf.add_n([tf.reduce_sum(stack) for stack in stacks])
+    return zero + tf.matmul(x, tf.zeros([x.shape[1], width], x.dtype))
 
 
 def reject_variables(variables):

@@ -10,7 +10,13 @@ import pytest
 import tensorflow as tf
 from distribute.tensorflow_internals.signatures import parameters
 
-from tfmoe.distribute.tensorflow_internals import accumulation, inner_layers, outermost_layer
+from tfmoe.distribute.tensorflow_internals import (
+    accumulation,
+    deferred_variables,
+    initializer_of,
+    inner_layers,
+    outermost_layer,
+)
 from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
 
 
@@ -102,6 +108,19 @@ def test_initialization_is_deferred_in_a_stateless_scope():
         assert variable._value is None
     np.testing.assert_array_equal(variable.numpy(), [1, 1])
     assert parameters(keras.Variable._deferred_initialize.original) == ["self"]
+
+
+def test_variables_in_the_context_of_deferred_variables_get_no_value():
+    other, layer = keras.layers.Dense(3), keras.layers.Dense(2, kernel_initializer="he_normal")
+    with keras.StatelessScope():
+        other.build((None, 4))
+        with deferred_variables() as scope:
+            layer.build((None, 4))
+            layer.add_loss(tf.constant(1.0))
+    assert len(scope.losses) == 1
+    assert other.kernel._value is not None  # initialized at the end of the outer scope
+    assert layer.kernel._value is None
+    assert initializer_of(layer.kernel) is layer.kernel_initializer
 
 
 def test_inner_layers():

@@ -74,7 +74,10 @@ def test_other_derivatives(both_runners, derivatives, recompute, compiled):
     assert_close(run(tensors), derivatives(dense, tensors))
 
 
-@pytest.mark.parametrize("derivatives", [gradients_of_gradients, forward_mode])
+@pytest.mark.parametrize(
+    "derivatives",
+    [gradients_of_gradients, pytest.param(forward_mode, marks=pytest.mark.slow)],
+)
 def test_other_derivatives_of_gated_experts(both_runners, derivatives):
     tensors, sparse, dense = derivative_case(is_gated=True)
     run = tf.function(lambda tensors: derivatives(sparse, tensors))

@@ -89,7 +89,10 @@ def test_equals_the_dense_formula(
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(("widths", "use_bias"), [([3, 5, 4], False), ([3, 5, 6, 3], True)])
+@pytest.mark.parametrize(
+    ("widths", "use_bias"),
+    [pytest.param([3, 5, 4], False, marks=pytest.mark.slow), ([3, 5, 6, 3], True)],
+)
 def test_gated_experts_equal_the_dense_formula(both_runners, widths, use_bias, recompute):
     tf.random.set_seed(0)
     kernels, biases = random_stacks(4, widths, gated=True)

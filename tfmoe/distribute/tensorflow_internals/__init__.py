@@ -27,6 +27,8 @@ from tfmoe.distribute.tensorflow_internals.contexts import (
 from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
 from tfmoe.distribute.tensorflow_internals.keras_layers import (
     accumulation,
+    deferred_variables,
+    initializer_of,
     inner_layers,
     outermost_layer,
 )
@@ -40,6 +42,7 @@ __all__ = [
     "accumulation",
     "collective",
     "compiles_for_xla",
+    "deferred_variables",
     "devices_are_initialized",
     "global_replica_index",
     "host_sum",
@@ -47,6 +50,7 @@ __all__ = [
     "in_recompute_grad",
     "in_step",
     "in_while_loop",
+    "initializer_of",
     "inner_layers",
     "outermost_layer",
     "replica_context",

@@ -1,4 +1,13 @@
-"""Keras' records of the layers inside a layer and around its call, and of an optimizer's steps."""
+"""Keras' records of the layers inside a layer and around its call, of an optimizer's steps, and of
+initializers.
+"""
+
+import contextlib
+
+import keras
+from keras.src.backend.common import global_state
+
+UNINITIALIZED = "uninitialized_variables"
 
 
 def inner_layers(layer):
@@ -27,3 +36,23 @@ def accumulation(optimizer):
         optimizer = optimizer.inner_optimizer
     length = optimizer.gradient_accumulation_steps or 1
     return (0, 1) if length == 1 else (optimizer._iterations.value % length, length)
+
+
+@contextlib.contextmanager
+def deferred_variables():
+    """Variables that Keras creates in this context have an initializer and never a value.
+
+    Yields:
+        The `keras.StatelessScope`, which collects losses.
+    """
+    others = list(global_state.get_global_attribute(UNINITIALIZED, []))
+    try:
+        with keras.StatelessScope(collect_losses=True, initialize_variables=False) as scope:
+            yield scope
+    finally:
+        global_state.set_global_attribute(UNINITIALIZED, others)
+
+
+def initializer_of(variable):
+    """The initializer, a function of shape and dtype, of a variable without a value."""
+    return variable._initializer

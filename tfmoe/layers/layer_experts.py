@@ -1,0 +1,128 @@
+"""Experts that are copies of any Keras layer.
+
+Axes: E experts, A rows (assignments), D values of an example, N values of its output.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfmoe.layers.expert_template import ExpertTemplate
+from tfmoe.layers.initializers import PerMatrix, per_matrix
+from tfmoe.ops import arguments
+from tfmoe.ops.expert_matmul import without_experts
+from tfmoe.ops.expert_runners import Inputs, Outputs, unrolled
+from tfmoe.ops.tracking import track
+
+
+class LayerExperts(keras.layers.Layer):
+    """E copies of a Keras layer, with separate weights; each row is computed by one of them.
+
+    For each weight of the layer there is one stack `[E, …]`, which a `MixedStrategy` can shard.
+    Experts are computed one after the other, with the operations of the layer: many experts make a
+    large graph.
+
+    An example can have any shape: a vector `[D]`, an image `[height, width, channels]`, a sequence
+    `[steps, D]`. Rows are examples with their axes flattened into one.
+
+    Args:
+        num_experts: E.
+        layer: a Keras layer that is not built, or its serialized form: see `ExpertTemplate`.
+        recompute: whether the backward pass computes an expert again, instead of keeping its
+            activations (App. D).
+
+    Attributes:
+        stacks: list of variables `[E, …]`, one for each weight of the layer.
+    """
+
+    def __init__(self, num_experts, layer, recompute=False, **kwargs):
+        # Without autocast the layer reads its weights in their own dtype, and casts them itself.
+        super().__init__(autocast=False, **kwargs)
+        self.num_experts = arguments.positive("num_experts", num_experts)
+        self.template = ExpertTemplate(layer)
+        self.recompute = arguments.boolean("recompute", recompute)
+        self.stacks: list = []
+
+    def build(self, examples_shape):
+        self.template.build(examples_shape)
+        for weight in self.template.weights:
+            convert = per_matrix if len(weight.shape) > 1 else lambda each, _: PerMatrix(each)
+            stack = self.add_weight(
+                name=weight.name,
+                shape=(self.num_experts, *weight.shape),
+                dtype=weight.dtype,
+                initializer=convert(weight.initializer, self.num_experts),
+            )
+            self.stacks.append(stack)
+        track(self, stacks=self.stacks)
+
+    def num_local(self):
+        """The number of experts on this device."""
+        return tf.convert_to_tensor(self.stacks[0]).shape[0]
+
+    def compute(self, rows, counts, rows_per_expert=None, training=False):
+        """Computes each row with its expert.
+
+        Args:
+            rows: `[A, D]`, sorted by expert.
+            counts: `[E]` int32, rows of each expert.
+            rows_per_expert: not used.
+            training: passed to the layer.
+
+        Returns:
+            `[A, N]`; 0 in rows that belong to no expert.
+        """
+        stacks = [tf.convert_to_tensor(stack) for stack in self.stacks]
+        width = math.prod(self.template.output_shape)
+        if stacks[0].shape[0] == 0:
+            return without_experts(rows, [tf.cast(s, rows.dtype) for s in stacks], width)
+
+        def compute_layer(rows, weights):
+            examples = tf.reshape(rows, [-1, *self.template.example_shape])
+            outputs = self.template(examples, weights, training)
+            return tf.cast(tf.reshape(outputs, [-1, width]), rows.dtype)
+
+        def compute_expert(rows, *weights):
+            return tf.cond(  # some layers fail on a batch without examples
+                tf.shape(rows)[0] > 0,
+                lambda: compute_layer(rows, weights),
+                lambda: tf.zeros([0, width], rows.dtype),
+            )
+
+        if self.recompute:
+            compute_expert = tf.recompute_grad(compute_expert)
+
+        def step(rows, _, weights):
+            return compute_expert(rows[0], *weights), [], []
+
+        inputs, outputs = Inputs([rows], [], stacks), Outputs(width, [], [])
+        return unrolled(step, counts, inputs, outputs, self.recompute)[0]
+
+    def compute_output_shape(self, examples_shape):
+        self.template.build(examples_shape)
+        return (examples_shape[0], *self.template.output_shape)
+
+    def ops_per_row(self, input_dim):
+        raise NotImplementedError(
+            f"{self.name}: the operations of the layer {self.template.name!r} are not known"
+        )
+
+    def hidden_per_row(self):
+        raise NotImplementedError(
+            f"{self.name}: what the layer {self.template.name!r} keeps for the backward pass is "
+            "not known"
+        )
+
+    def own_config(self):
+        """The constructor arguments of a mixture for these experts."""
+        return {
+            "num_experts": self.num_experts,
+            "hidden_units": None,
+            "recompute": self.recompute,
+            "experts": self.template.config,
+        }
+
+    def get_config(self):
+        config = {"num_experts": self.num_experts, "layer": self.template.config}
+        return {**super().get_config(), **config, "recompute": self.recompute}
