@@ -18,7 +18,7 @@ OF_NETWORKS = {
 }
 
 
-class RoutedExperts(Routed, Experts):
+class RoutedExperts(Routed, Experts):  # type: ignore[misc]  # another call
     """`Experts` with dispatch and combine: see `Routed`.
 
     Attributes:
