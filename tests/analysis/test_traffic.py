@@ -3,7 +3,7 @@ import pytest
 from tfmoe.analysis.traffic import traffic, traffic_of
 from tfmoe.config import build_model, load_config
 from tfmoe.gating import Batchwise, NoisyTopK
-from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
+from tfmoe.layers import AttentionLSTM, MoE, MoELSTM, ProjectedLSTM
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
 
 
@@ -82,3 +82,17 @@ def test_mixtures_of_a_translation_model_process_half_the_positions():
 def test_the_papers_ratio_is_the_hidden_size(name):
     ((_, counts),) = traffic(build_model(load_config(name)), 1000, devices=128).items()
     assert counts["compute_to_communication"] == 1024
+
+
+def test_recurrent_mixture():
+    """D = 3, U = 5: rows of 8 and results of 20 numbers; or rows of 3 if the experts see x_t."""
+    gate = NoisyTopK(k=2)
+    counts = traffic_of(MoELSTM(8, 5, gate=gate), 3, tokens=100, devices=4)
+    # 8 matrices 8 × 20 and their gradients, float32, three quarters to other devices.
+    assert counts["bytes_sent"] == 2 * 8 * 8 * 20 * 4 * 3 / 4
+    assert counts["compute_to_communication"] == 8 * 20 / 28
+    at_once = MoELSTM(8, 5, gate=gate, mixture_of="input", gate_from="input")
+    counts = traffic_of(at_once, 3, tokens=100, devices=4)
+    # 2 experts, 100 positions, 23 numbers, and their gradients.
+    assert counts["bytes_sent"] == 2 * 2 * 100 * 23 * 4 * 3 / 4
+    assert counts["compute_to_communication"] == 3 * 20 / 23

@@ -278,3 +278,12 @@ def test_every_weight_is_trained(variant):
     first, *_, last = train(variant, None, "float64").weights
     for before, after in zip(first, last, strict=True):
         assert np.any(before != after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batchwise", "hierarchical"])
+def test_gate_that_communicates_in_a_recurrent_mixture(name):
+    with pytest.raises(ValueError, match=r"replicas cannot communicate .*gate_from='input'"):
+        train((name, "state"), 2, "float64")
+    actual, expected = (train((name, "at once"), n, "float64") for n in (2, None))
+    check_equal(actual, expected, TOLERANCE["float64"])

@@ -6,7 +6,6 @@ H hidden.
 """
 
 import keras
-import tensorflow as tf
 
 from tfmoe.analysis.operations import named_blocks
 from tfmoe.layers.mixture_layer import expert_layers_of
@@ -57,8 +56,11 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
     `2·D·H / 2·D = H`, the hidden size (plus `(depth-1)·H²/2·D` for deeper experts; 1.5 times as
     large for gated ones). It should exceed the device's ratio of arithmetic to bandwidth.
 
+    The experts of a `MoELSTM` are matrices with other widths, `MoELSTM.row_widths`. If they run in
+    its loop, all matrices are gathered on every device instead of sending examples.
+
     Args:
-        mixture: a `tfmoe.layers.MoE`.
+        mixture: a `tfmoe.layers.MoE` or `MoELSTM`.
         width: D.
         tokens: b.
         devices: R.
@@ -77,13 +79,13 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
           is sent.
     """
     num_selected, experts = mixture.num_selected, mixture.experts
-    number_size = tf.as_dtype(mixture.compute_dtype).size
-    ops = experts.ops_per_row(width)
-    sent = -(-4 * mixture.num_sent * tokens * width * number_size * (devices - 1) // devices)
+    row_widths = mixture.row_widths(width)
+    ops = experts.ops_per_row(row_widths[0])
+    sent = mixture.bytes_sent(width, tokens, devices)
     return {
         "experts_per_device": experts.per_device(devices),
         "expert_batch": num_selected * tokens * devices / experts.num_experts,
         "bytes_sent": sent,
-        "compute_to_communication": ops / (2 * width),
+        "compute_to_communication": ops / sum(row_widths),
         "multiply_adds_per_byte_sent": 3 * num_selected * tokens * ops / sent if sent else None,
     }

@@ -37,7 +37,8 @@ def _collective_context():
     if context is not None and tensorflow_internals.in_while_loop():
         raise ValueError(
             "replicas cannot communicate inside a tf.while_loop: unroll the loop (keras.layers.RNN "
-            "with unroll=True), and compile models with steps_per_execution=1"
+            "with unroll=True), use gate_from='input' in a MoELSTM whose gate is hierarchical or "
+            "counts the tokens of all replicas, and compile models with steps_per_execution=1"
         )
     return context
 

@@ -34,6 +34,23 @@ class ExpertLayer(keras.layers.Layer):
                 raise ValueError(f"{type(self).__name__} has no argument {name}: {HINTS[name]}")
         super().__init__(**kwargs)
 
+    def row_widths(self, input_dim: int) -> tuple[int, int]:
+        """The widths of an expert's input and output."""
+        return input_dim, input_dim
+
+    def bytes_sent(self, input_dim: int, tokens: int, devices: int) -> int:
+        """Bytes that a device sends in a training step to other devices for the experts: rows and
+        results in the forward pass, their gradients in the backward pass.
+
+        Args:
+            input_dim: D.
+            tokens: positions of a batch on each device.
+            devices: R.
+        """
+        size = tf.as_dtype(self.compute_dtype).size
+        numbers = 2 * self.num_sent * tokens * sum(self.row_widths(input_dim))
+        return -(-numbers * size * (devices - 1) // devices)
+
     def check_not_compiled(self):
         """Raises a `ValueError` inside a function that XLA compiles."""
         if compiles_for_xla():

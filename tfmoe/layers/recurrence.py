@@ -95,6 +95,7 @@ def run_segments(step, sequences, state, weights, zeros):
         body,
         (tf.constant(0), state, zeros, outputs),
         maximum_iterations=num_segments,
+        parallel_iterations=1,  # otherwise the backward pass computes several segments at once
     )
     return outputs.concat(), sums
 
