@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.distribute.best_tokens import best_tokens, count_accepted
+from tfmoe.distribute.best_tokens import (
+    best_tokens,
+    best_tokens_of_sequences,
+    count_accepted,
+    lowest_taken,
+)
 from tfmoe.gating import Groups
 
 # The best two values of three experts on each of two replicas.
@@ -31,9 +36,9 @@ def test_by_hand(in_replicas, num_taken, expected):
 
 
 def test_padding_is_never_accepted(in_replicas):
-    # Replica 1 has a single token: `best_tokens` pads its second candidates with -1.
+    # Replica 1 has a single token: `best_tokens` pads its second candidates.
     best = BEST.copy()
-    best[1, :, 1] = -1
+    best[1, :, 1] = tf.float32.min
     result = in_replicas(2, lambda r: count_accepted(tf.constant(best[r]), 3))
     np.testing.assert_array_equal(result, [[2, 2, 2], [1, 1, 1]])
 
@@ -151,3 +156,46 @@ def test_replicas_select_the_tokens_that_one_device_selects(in_replicas, parts, 
         experts = np.repeat([0, 1], result["counts"])
         rows = PROBABILITY[starts[r] : starts[r + 1]]
         np.testing.assert_array_equal(result["weights"], rows[result["tokens"], experts])
+
+
+def test_extra_tokens_and_fractions_by_hand():
+    # ⌈1·5/2⌉ + 1 = 4, at most 5 tokens; ⌈0.6·5/2⌉ = 2.
+    for k, extra, expected in ((1, 1, 4), (1, 7, 5), (0.6, 0, 2), (2.0, 0, 5)):
+        result = best_tokens(tf.constant(PROBABILITY), k, extra=extra)
+        np.testing.assert_array_equal(result.counts, [expected] * 2)
+
+
+def test_lowest_taken_by_hand():
+    # The third highest of .8 .7 .5 .5 .1 and of .9 .5 .5 .3 .2.
+    probability = tf.constant(PROBABILITY)
+    np.testing.assert_allclose(lowest_taken(probability, 1), [0.5, 0.5])
+    np.testing.assert_allclose(lowest_taken(probability, 1, extra=1), [0.5, 0.3])
+    np.testing.assert_allclose(lowest_taken(-probability, 1), [-0.5, -0.5])
+    # ⌈3/2⌉ = 2 of tokens 0 to 2, none of none, and 1 of tokens 3 and 4.
+    groups = Groups(tf.constant([3, 0, 2]))
+    expected = [[0.5, 0.5], [0, 0], [0.7, 0.5]]
+    np.testing.assert_allclose(lowest_taken(probability, 1, groups), expected)
+    np.testing.assert_array_equal(lowest_taken(probability[:0], 1), [0, 0])
+
+
+@pytest.mark.parametrize("parts", [[3, 2], [0, 0, 5, 0]])
+def test_lowest_taken_is_that_of_one_device(in_replicas, parts):
+    starts = np.cumsum([0, *parts])
+    rows = -3 * PROBABILITY  # negative, as logits can be
+    result = in_replicas(
+        len(parts), lambda r: lowest_taken(tf.constant(rows[starts[r] : starts[r + 1]]), 1, extra=1)
+    )
+    expected = lowest_taken(tf.constant(rows), 1, extra=1)
+    np.testing.assert_array_equal(result, [expected] * len(parts))
+
+
+def test_best_tokens_of_sequences_by_hand():
+    # Sequences of tokens 0 to 2, none, and 3 and 4: 2, 0 and 1 tokens for each expert.
+    sizes = tf.constant([3, 0, 2])
+    result = best_tokens_of_sequences(tf.constant(PROBABILITY), 1, Groups(sizes))
+    np.testing.assert_array_equal(result.tokens, [2, 1, 4, 0, 1, 3])
+    np.testing.assert_allclose(result.weights, [0.8, 0.5, 0.7, 0.9, 0.5, 0.5])
+    np.testing.assert_array_equal(result.counts, [3, 3])
+    one = best_tokens_of_sequences(tf.constant(PROBABILITY), 1)
+    for name, values in arrays(best_tokens(tf.constant(PROBABILITY), 1)).items():
+        np.testing.assert_array_equal(getattr(one, name), values, err_msg=name)

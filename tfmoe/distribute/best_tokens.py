@@ -1,7 +1,7 @@
 """Selects the best tokens for each expert, from the global batch or from each group of rows.
 
 Axes: T tokens, E experts of one gate, C rows that an expert takes, G groups, N rows of the largest
-group, R replicas, E_r maximum number of experts on a replica, Q candidates.
+group, B sequences, R replicas, E_r maximum number of experts on a replica, Q candidates.
 """
 
 import tensorflow as tf
@@ -12,14 +12,15 @@ from tfmoe.ops.assignments import Assignments
 from tfmoe.ops.routing import top_rows_of_experts
 
 
-def best_tokens(probability, k, groups=None):
+def best_tokens(probability, k, groups=None, extra=0):
     """Assigns to every expert its `C = ⌈k·T/E⌉` most probable tokens (eq 18).
 
     Args:
-        probability: `[T, E]` floating point, for this replica's tokens.
-        k: mean number of experts per token.
+        probability: `[T, E]` floating point, for this replica's tokens; or any other scores.
+        k: mean number of experts per token, at most E.
         groups: `None` to select from the global batch; or the `tfmoe.gating.Groups` of the rows,
             to select from each group separately.
+        extra: an integer that is added to C, which is at most T.
 
     Returns:
         `Assignments` with the probabilities as weights. In a tie the earlier token is selected,
@@ -36,17 +37,76 @@ def best_tokens(probability, k, groups=None):
                 "global batch under this strategy, whose replicas hold all groups: use "
                 "tfmoe.distribute.MixedStrategy"
             )
-        return _best_of_groups(probability, k, groups)
+        return _best_of_groups(probability, k, groups, extra)
     if collectives.num_replicas() > 1:
-        return _best_of_global_batch(probability, k)
-    return _best_of_equal_groups(probability[None], k)
+        return _best_of_global_batch(probability, k, extra)
+    return _best_of_equal_groups(probability[None], k, extra)
 
 
-def _best_of_equal_groups(probability, k):
+def lowest_taken(probability, k, groups=None, extra=0):
+    """The lowest probability among the best tokens of each expert, the C-th highest of the global
+    batch: the same on all replicas.
+
+    Args:
+        probability, k, groups, extra: as for `best_tokens`.
+
+    Returns:
+        `[E]`, or `[G, E]` with groups; 0 for an expert without a token. It has no gradient.
+    """
+    taken = best_tokens(tf.stop_gradient(probability), k, groups, extra)
+    num_experts = taken.counts.shape[0]
+    lowest = tf.math.unsorted_segment_min(taken.weights, taken.experts(), num_experts)
+    if groups is None:
+        return _or_zero(tf.reduce_min(collectives.all_gather(lowest), axis=0))
+    return _or_zero(tf.reshape(lowest, [-1, probability.shape[1]]))
+
+
+def _or_zero(lowest):
+    """Replaces the minimum of nothing by 0."""
+    return tf.where(lowest < lowest.dtype.max, lowest, tf.zeros_like(lowest))
+
+
+def best_tokens_of_sequences(probability, k, sequences=None):
+    """Assigns to every expert its `⌈k·S/E⌉` most probable tokens of each sequence of S tokens.
+
+    Args:
+        probability: `[T, E]` floating point.
+        k: as for `best_tokens`.
+        sequences: the `tfmoe.gating.Groups` of the tokens by sequence; `None` if all tokens of this
+            replica are one sequence.
+
+    Returns:
+        `Assignments` to E experts, with the probabilities as weights.
+    """
+    sizes = tf.shape(probability)[:1] if sequences is None else sequences.sizes
+    best, rows, counts = _best_of_unequal_groups(probability, k, sizes)
+    by_expert = [tf.transpose(values, [1, 0, 2]) for values in (best, rows)]  # [E, B, C]
+    mask = tf.broadcast_to(
+        tf.sequence_mask(counts, tf.shape(best)[2])[None], tf.shape(by_expert[0])
+    )
+    weights, tokens = (tf.boolean_mask(values, mask) for values in by_expert)
+    return Assignments(
+        tokens=tokens,
+        weights=weights,
+        counts=tf.fill([probability.shape[1]], tf.reduce_sum(counts)),
+        num_tokens=tf.shape(probability)[0],
+    )
+
+
+def rows_taken(k, num_rows, num_experts, extra=0):
+    """`C = ⌈k·N/E⌉ + extra`, at most N; int32 with the shape of `num_rows`, N."""
+    if isinstance(k, int):
+        taken = -(-k * num_rows // num_experts)
+    else:
+        taken = tf.cast(tf.math.ceil(k * tf.cast(num_rows, tf.float64) / num_experts), tf.int32)
+    return tf.minimum(taken + extra, num_rows)
+
+
+def _best_of_equal_groups(probability, k, extra=0):
     """The best rows of G groups with N rows each; `probability` is `[G, N, E]`."""
     num_groups, num_experts = probability.shape[0], probability.shape[2]
     num_rows = tf.shape(probability)[1]
-    num_taken = -(-k * num_rows // num_experts)
+    num_taken = rows_taken(k, num_rows, num_experts, extra)
     best, rows = top_rows_of_experts(probability, num_taken)  # [G, E, C]
     first = tf.range(num_groups)[:, None, None] * num_rows
     return Assignments(
@@ -58,40 +118,52 @@ def _best_of_equal_groups(probability, k):
     )
 
 
-def _best_of_groups(probability, k, groups):
+def _best_of_groups(probability, k, groups, extra=0):
     num_experts = probability.shape[1]
     if groups.size is not None:
         shape = [groups.sizes.shape[0], groups.size, num_experts]
-        return _best_of_equal_groups(tf.reshape(probability, shape), k)
-    num_rows = tf.reduce_max(tf.concat([groups.sizes, [0]], axis=0))
-    within = tf.range(num_rows)[None]
-    first = tf.cumsum(groups.sizes, exclusive=True)[:, None]
-    is_row = within < groups.sizes[:, None]  # [G, N]
-    padded = tf.gather(tf.pad(probability, [[0, 1], [0, 0]]), tf.where(is_row, first + within, 0))
-    padded = tf.where(is_row[:, :, None], padded, -tf.ones([], probability.dtype))
-    num_taken = -(-k * groups.sizes // num_experts)  # [G]
-    max_taken = tf.reduce_max(tf.concat([num_taken, [0]], axis=0))
-    best, rows = top_rows_of_experts(padded, max_taken)  # [G, E, C]
+        return _best_of_equal_groups(tf.reshape(probability, shape), k, extra)
+    best, rows, num_taken = _best_of_unequal_groups(probability, k, groups.sizes, extra)
     counts = tf.repeat(num_taken, num_experts)
-    mask = tf.reshape(tf.sequence_mask(counts, max_taken), tf.shape(best))
+    mask = tf.reshape(tf.sequence_mask(counts, tf.shape(best)[2]), tf.shape(best))
     return Assignments(
-        tokens=tf.boolean_mask(rows + first[:, :, None], mask),
+        tokens=tf.boolean_mask(rows, mask),
         weights=tf.boolean_mask(best, mask),
         counts=tf.ensure_shape(counts, [groups.sizes.shape[0] * num_experts]),
         num_tokens=tf.shape(probability)[0],
     )
 
 
-def _best_of_global_batch(probability, k):
+def _best_of_unequal_groups(probability, k, sizes, extra=0):
+    """The best rows of groups of `[G]` sizes.
+
+    Returns:
+        The best probabilities and their rows `[G, E, C]`, for the largest C, in descending order;
+        and C of each group, `[G]`.
+    """
+    num_rows = tf.reduce_max(tf.concat([sizes, [0]], axis=0))
+    within = tf.range(num_rows)[None]
+    first = tf.cumsum(sizes, exclusive=True)[:, None]
+    is_row = within < sizes[:, None]  # [G, N]
+    padded = tf.gather(tf.pad(probability, [[0, 1], [0, 0]]), tf.where(is_row, first + within, 0))
+    padded = tf.where(is_row[:, :, None], padded, probability.dtype.min)
+    num_taken = rows_taken(k, sizes, probability.shape[1], extra)
+    max_taken = tf.reduce_max(tf.concat([num_taken, [0]], axis=0))
+    best, rows = top_rows_of_experts(padded, max_taken)
+    return best, rows + first[:, :, None], num_taken
+
+
+def _best_of_global_batch(probability, k, extra=0):
     num_tokens, num_experts = tf.shape(probability)[0], probability.shape[1]
     replica_sizes = collectives.all_gather(num_tokens)  # [R]
-    num_taken = -(-k * tf.reduce_sum(replica_sizes) // num_experts)
+    num_taken = rows_taken(k, tf.reduce_sum(replica_sizes), num_experts, extra)
     num_candidates = tf.minimum(num_taken, tf.reduce_max(replica_sizes))
     num_local = tf.minimum(num_candidates, num_tokens)
     best, tokens = top_rows_of_experts(probability[None], num_local)
     best, tokens = best[0], tokens[0]  # [E, ≤ Q]
     padding = [[0, 0], [0, num_candidates - num_local]]
-    candidates = tf.pad(tf.stop_gradient(best), padding, constant_values=-1)
+    lowest = probability.dtype.min
+    candidates = tf.pad(tf.stop_gradient(best), padding, constant_values=lowest)
     counts = count_accepted(candidates, num_taken)
     mask = tf.sequence_mask(counts, num_local)
     return Assignments(
