@@ -11,7 +11,9 @@ from tfmoe.analysis.variables import parameters_of
 from tfmoe.layers import MoE
 from tfmoe.layers.expert_metrics import METRICS
 
-pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:NoisyTopK with k=1", "ignore:ExpertChoice:UserWarning"
+)
 
 OPTIONS = {"depth": 2, "use_bias": True, "activation": "tanh", "capacity_factor": 4.0}
 EVALUATION_METRICS = {"experts_per_token", "unrouted"}  # hierarchical: in evaluation only

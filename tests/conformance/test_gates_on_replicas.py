@@ -27,7 +27,9 @@ from tfmoe import gating
 from tfmoe.distribute import MixedStrategy, collectives
 from tfmoe.distribute.strategy import rows_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:NoisyTopK with k=1")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:NoisyTopK with k=1", "ignore:ExpertChoice:UserWarning"
+)
 D = 5
 # Rows, steps, real tokens of each row; the last batches have fewer rows than devices.
 BATCHES = [(8, 3, None), (7, 2, None), (6, 4, (4, 1, 3, 2, 0, 4)), (3, 3, None), (1, 4, (3,))]

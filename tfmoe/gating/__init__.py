@@ -8,6 +8,9 @@
 | `GShard` | 1 or 2 | a second expert only where its weight is large |
 | `Batchwise` | k on average | the same load for every expert in training, without a loss for it |
 | `BiasBalanced` | exactly k | an equal load over time, by a bias and without a loss |
+| `ExpertChoice` | 0 to all | an equal load in every batch; not for decoders, and no export |
+| `ExpertThreshold` | k on average | as `ExpertChoice`, for decoders: by a moving average |
+| `QuantileBalanced` | exactly k | an equal load from the quantiles of the last batch |
 | `Hash` | 1 | experts by word, without a gate: what does a learned gate add? |
 | `Softmax` | all | few experts, and as a dense reference |
 | `Hierarchical` | product of two levels | several hundred experts; different gates at two levels |
@@ -18,6 +21,8 @@ them by name.
 
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
+from tfmoe.gating.expert_choice import ExpertChoice
+from tfmoe.gating.expert_threshold import ExpertThreshold
 from tfmoe.gating.gate import Gate
 from tfmoe.gating.gshard import GShard
 from tfmoe.gating.hash import Hash
@@ -26,6 +31,7 @@ from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.limited_gate import LimitedGate
 from tfmoe.gating.micro_step import MicroStep
 from tfmoe.gating.noisy_top_k import NoisyTopK
+from tfmoe.gating.quantile_balanced import QuantileBalanced
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Groups, Routing
 from tfmoe.gating.softmax import Softmax
@@ -38,6 +44,8 @@ __all__ = [
     "GATES",
     "Batchwise",
     "BiasBalanced",
+    "ExpertChoice",
+    "ExpertThreshold",
     "GShard",
     "Gate",
     "Groups",
@@ -47,6 +55,7 @@ __all__ = [
     "LimitedGate",
     "MicroStep",
     "NoisyTopK",
+    "QuantileBalanced",
     "Routing",
     "Softmax",
     "Switch",

@@ -18,8 +18,7 @@ from tfmoe.ops.balancing import (
     weighted_losses,
     z_loss,
 )
-
-SCORES = {"sigmoid": tf.sigmoid, "softmax": tf.nn.softmax}
+from tfmoe.ops.routing import SCORES, gate_values
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -145,14 +144,9 @@ class BiasBalanced(LearnedGate):
                 stacklevel=2,
             )
         super().build(input_shape)
-        options = {
-            "shape": (*self.stack, self.num_experts),
-            "initializer": keras.initializers.Zeros(),
-            "trainable": False,
-            "aggregation": "only_first_replica",  # all replicas assign the same values
-        }
-        self.add_own_weight("bias", **options)
-        self.add_own_weight("step_load", **options)  # of the batches of an optimizer step
+        self.add_updated_weight("bias", (*self.stack, self.num_experts))
+        # The load of the batches of an optimizer step.
+        self.add_updated_weight("step_load", (*self.stack, self.num_experts))
 
     def route(self, inputs, training=False, groups=None, sequences=None):
         inputs = self.features(inputs, training, groups)
@@ -162,15 +156,13 @@ class BiasBalanced(LearnedGate):
         bias = bias if groups is None else tf.gather(bias, groups.of_rows())
         biased = self._within_best_groups(tf.stop_gradient(scores) + bias)
         experts = tf.math.top_k(biased, self.k).indices
-        weights = tf.gather(scores, experts, batch_dims=1)
-        if self.renormalize:
-            weights /= tf.reduce_sum(weights, axis=-1, keepdims=True) + 1e-20
-        routing = self.routing_of_tokens(
-            experts, self.scale * weights, groups, **self.sums_of_logits(logits)
-        )
+        weights = self.scale * gate_values(scores, experts, self.renormalize)
+        routing = self.routing_of_tokens(experts, weights, groups, **self.sums_of_logits(logits))
         if self.sequence_weight:
             balance = sequence_balance(experts, scores, sequences)
-            routing.sums.update({k: tf.cast(v, routing.load.dtype) for k, v in balance.items()})
+            routing.sums.update(
+                {name: tf.cast(value, routing.load.dtype) for name, value in balance.items()}
+            )
         return routing
 
     def _within_best_groups(self, biased):

@@ -67,6 +67,13 @@ class GateKernels(keras.layers.Layer):
         setattr(self, name, weight)
         return weight
 
+    def add_updated_weight(self, name, shape, initializer="zeros"):
+        """Adds a weight that `update` changes, on all replicas in the same way; arguments as for
+        `add_own_weight`.
+        """
+        options = {"trainable": False, "aggregation": "only_first_replica"}
+        return self.add_own_weight(name, shape, initializer, **options)
+
     def add_to_weight(self, name, change):
         """Adds a value to a weight of `add_own_weight`.
 

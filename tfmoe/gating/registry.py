@@ -7,9 +7,12 @@ import keras
 
 from tfmoe.gating.batchwise import Batchwise
 from tfmoe.gating.bias_balanced import BiasBalanced
+from tfmoe.gating.expert_choice import ExpertChoice
+from tfmoe.gating.expert_threshold import ExpertThreshold
 from tfmoe.gating.gshard import GShard
 from tfmoe.gating.hash import Hash
 from tfmoe.gating.noisy_top_k import NoisyTopK
+from tfmoe.gating.quantile_balanced import QuantileBalanced
 from tfmoe.gating.softmax import Softmax
 from tfmoe.gating.switch import Switch
 from tfmoe.gating.top_k import TopK
@@ -23,6 +26,9 @@ FLAT_GATES = {
     "bias_balanced": BiasBalanced,
     "top_k": TopK,
     "gshard": GShard,
+    "expert_choice": ExpertChoice,
+    "expert_threshold": ExpertThreshold,
+    "quantile_balanced": QuantileBalanced,
     "hash": Hash,
 }
 

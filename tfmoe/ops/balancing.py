@@ -140,6 +140,23 @@ def hierarchical_load(
     return tf.reshape(primary_load[:, None] * share, [-1])
 
 
+def experts_of_tokens(sums: dict) -> dict:
+    """Metrics of gates that give tokens different numbers of experts.
+
+    Args:
+        sums: sums over the global batch, among them `routed`, the number of tokens with an expert.
+
+    Returns:
+        `{name: scalar}`: `experts_per_token`, the mean, and `unrouted`, the fraction of tokens
+        without an expert.
+    """
+    load, tokens, routed = (tf.reduce_sum(sums[name]) for name in ("load", "tokens", "routed"))
+    return {
+        "experts_per_token": tf.math.divide_no_nan(load, tokens),
+        "unrouted": tf.math.divide_no_nan(tokens - routed, tokens),
+    }
+
+
 def balance_metrics(importance: tf.Tensor, load: tf.Tensor) -> dict:
     """Metrics of how evenly a mixture uses its experts.
 

@@ -22,6 +22,26 @@ def top_k_gates(logits: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
     return experts, tf.nn.softmax(values)
 
 
+SCORES = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}
+
+
+def gate_values(scores: tf.Tensor, experts: tf.Tensor, renormalize: bool) -> tf.Tensor:
+    """The scores of selected experts, as gate values.
+
+    Args:
+        scores: `[T, E]`, positive.
+        experts: `[T, K]` int32.
+        renormalize: whether to divide by the sum over a token's experts (1e-20 is added to it).
+
+    Returns:
+        `[T, K]`.
+    """
+    values = tf.gather(scores, experts, batch_dims=1)
+    if not renormalize:
+        return values
+    return values / (tf.reduce_sum(values, axis=-1, keepdims=True) + 1e-20)
+
+
 def normal_cdf(x: tf.Tensor) -> tf.Tensor:
     """Φ(x), the cumulative distribution of the standard normal, accurate in both tails."""
     return 0.5 * tf.math.erfc(-x / tf.sqrt(tf.constant(2.0, x.dtype)))

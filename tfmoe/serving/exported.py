@@ -26,6 +26,25 @@ class Exported(NamedTuple):
     example: str
 
 
+def check_exportable(model: keras.Model):
+    """Raises a `ValueError` for a model with a gate whose answers depend on the batch.
+
+    Args:
+        model: a Keras model.
+    """
+    for name, mixture in mixtures_of(model).items():
+        gate = mixture.gate
+        levels = [gate] if gate.secondary is None else [gate.primary, gate.secondary]
+        for level in levels:
+            if level.depends_on_batch:
+                raise ValueError(
+                    f"{name}: a model with the gate {type(level).__name__} cannot be exported: the "
+                    "experts of a token depend on the other tokens of the batch, later ones "
+                    "included, so its answers would too. Train with the gate ExpertThreshold or "
+                    "Batchwise instead"
+                )
+
+
 def remove_evaluation_capacity(model: keras.Model) -> list[str]:
     """Removes the evaluation capacity of all mixtures of a model, and of their gates.
 

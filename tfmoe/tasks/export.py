@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfmoe.serving import saved_model
-from tfmoe.serving.exported import remove_evaluation_capacity
+from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
@@ -47,10 +47,12 @@ def export_run(
 
     Raises:
         FileNotFoundError: if the folder has no run.
-        ValueError: if the version exists, or an option is for another kind of model.
+        ValueError: if the version exists, an option is for another kind of model, or the answers
+            of the model depend on the batch.
     """
     version = saved_model.checked_version(out, version)
     config, vocabulary, model = load_run(path, weights)
+    check_exportable(model)
     directory, task = RunDirectory(path), task_of(config)
     metrics = {"of_weights": "best", **directory.read_result()}
     options = {name: value for name, value in (options or {}).items() if value is not None}

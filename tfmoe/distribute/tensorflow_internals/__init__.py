@@ -26,6 +26,7 @@ from tfmoe.distribute.tensorflow_internals.contexts import (
 )
 from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
 from tfmoe.distribute.tensorflow_internals.keras_layers import (
+    NoSavedModel,
     accumulation,
     deferred_variables,
     initializer_of,
@@ -36,6 +37,7 @@ from tfmoe.distribute.tensorflow_internals.variables import ReplicaSeeds, Sharde
 
 __all__ = [
     "MixedExtended",
+    "NoSavedModel",
     "ReplicaSeeds",
     "ShardedVariable",
     "abort_collectives",

@@ -10,6 +10,21 @@ from keras.src.backend.common import global_state
 UNINITIALIZED = "uninitialized_variables"
 
 
+class NoSavedModel:
+    """A mixin of Keras layers that cannot be part of a SavedModel: `keras.Model.export` and
+    `tf.saved_model.save` raise a `ValueError`. Files of Keras and checkpoints are not concerned.
+    """
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        if save_type == "savedmodel":
+            raise ValueError(
+                f"{type(self).__name__} cannot be exported: the experts of a token depend on the "
+                "other tokens of the batch, so answers would depend on what is asked beside them, "
+                "and on later words"
+            )
+        return super()._trackable_children(save_type, **kwargs)
+
+
 def inner_layers(layer):
     """The direct sublayers of a layer, as Keras tracks them."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
