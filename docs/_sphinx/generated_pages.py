@@ -93,6 +93,7 @@ ORDER = {
         "guides/choose_a_gate",
         "guides/add_a_gate",
         "guides/several_tasks",
+        "guides/compare_systems",
         "guides/your_own_text",
         "guides/the_papers_models",
         "guides/the_classics",

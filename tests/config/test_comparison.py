@@ -40,7 +40,8 @@ def blocks(config):
 
 def test_systems_are_changes_of_the_base(load):
     comparison = load(TEXT, ["data.max_length=16"])
-    assert comparison[1:] == (
+    assert comparison.name == "c"
+    assert comparison[2:] == (
         [0], "Switch", 0.02, {"NoisyTopK": "c.yaml:6", "Switch": "c.yaml:7", "dense": "c.yaml:11"},
     )  # fmt: skip
     overrides = ["data.batch_tokens=512", "data.max_length=16"]

@@ -39,6 +39,7 @@ class Comparison(NamedTuple):
     """A loaded comparison.
 
     Attributes:
+        name: the name of the file without `.yaml`.
         configs: `{name of a system: Config}`, in the order of the file.
         seeds: the seeds that each system is trained with.
         reference: the system that the others are compared with.
@@ -46,6 +47,7 @@ class Comparison(NamedTuple):
         where: `{name of a system: "gates.yaml:12"}`.
     """
 
+    name: str
     configs: dict[str, Config]
     seeds: list[int]
     reference: str
@@ -87,7 +89,7 @@ def load_comparison(path: str | os.PathLike, overrides: Iterable[str] = ()) -> C
     settings = {key: tree.get(key, default) for key, default in DEFAULTS.items()}
     settings["reference"] = settings["reference"] or next(iter(configs))
     where = {name: lines["systems", name] for name in configs}
-    return Comparison(configs, where=where, **settings)
+    return Comparison(path.stem, configs, where=where, **settings)
 
 
 def _line(lines, path):

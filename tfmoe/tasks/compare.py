@@ -10,7 +10,7 @@ from tfmoe.config.builders import build_model
 from tfmoe.config.comparison import Comparison, load_comparison
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.extras import require
-from tfmoe.tasks.comparison_report import print_report, write_plot, write_tables
+from tfmoe.tasks.comparison_report import plot, print_report, write_tables
 from tfmoe.tasks.measurements import measurements
 from tfmoe.tasks.resume import differences
 from tfmoe.tasks.sweep import check_runs, is_finished, run_of, train_all
@@ -47,6 +47,7 @@ def run_comparison(
             raise ValueError(
                 f"--only must be one of the systems {', '.join(comparison.configs)}, got {name}"
             )
+    ops = check_equal(comparison)
     runs = [
         run_of(out, name, seed, config)
         for seed, (name, config) in itertools.product(
@@ -54,7 +55,6 @@ def run_comparison(
         )
     ]
     check_runs(runs)
-    ops = check_equal(comparison)
     finished = list(filter(is_finished, runs))
     print(f"{len(runs)} runs of {len(ops)} systems, {len(finished)} of them finished")
     print(f"multiply-adds per word: {min(ops.values()):,} to {max(ops.values()):,}", flush=True)
@@ -62,8 +62,8 @@ def run_comparison(
     for run, row in train_all([run for run in runs if not only or run.name in only]):
         rows[run[:2]] = row
         ordered = [(each.name, rows[each[:2]]) for each in runs if each[:2] in rows]
-        summary = write_tables(out, comparison, ordered, str(path))
-    write_plot(out, summary)
+        summary = write_tables(out, comparison, ordered)
+    plot(summary, out / "comparison.png")
     print_report(out, summary)
 
 

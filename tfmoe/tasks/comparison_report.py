@@ -1,6 +1,7 @@
 """The report of `tfmoe compare`: tables on the terminal, as CSV, JSON and Markdown, and a plot."""
 
 import csv
+import os
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ CAPTIONS = (
 
 
 def write_tables(
-    out: pathlib.Path, comparison: Comparison, rows: Sequence[tuple[str, dict]], title: str
+    out: pathlib.Path, comparison: Comparison, rows: Sequence[tuple[str, dict]]
 ) -> dict:
     """Writes `comparison.csv`, `comparison.md` and `comparison.json`.
 
@@ -39,7 +40,6 @@ def write_tables(
         out: the comparison's folder.
         comparison: the `Comparison`.
         rows: for each finished run, the system's name and the run's `measurements`.
-        title: of the Markdown, the comparison's name.
 
     Returns:
         The content of `comparison.json`: `reference`, and `systems`, `{name: result of
@@ -60,7 +60,7 @@ def write_tables(
         writer.writerows({"system": cell(name), **row} for name, row in rows)
     summary = {"reference": reference, "systems": systems}
     with atomic_write(out / "comparison.md") as file:
-        file.write(f"# {title}\n\n{markdown(summary)}\n")
+        file.write(f"# {comparison.name}\n\n{markdown(summary)}\n")
     RunDirectory(out).write_json(out / "comparison.json", summary)
     return summary
 
@@ -105,7 +105,9 @@ def tables(summary):
     """
     use = [["system", "perplexity", f"vs {summary['reference']}"]]
     use[0] += ["max/mean load", "at test", "experts/token", "at test", "dropped", "at test"]
-    cost = [["system", "multiply-adds", "parameters", "words", "ms/step", "processor ms", "seeds"]]
+    cost = [
+        ["system", "multiply-adds", "parameters", "words", "step, ms", "processor, ms", "seeds"]
+    ]
     for name, system in summary["systems"].items():
         row = [name, text(system["perplexity"]), text(system["perplexity_over_reference"], "+.1%")]
         for metric, style in (
@@ -141,23 +143,26 @@ def markdown(summary):
     return "\n\n".join(parts)
 
 
-def write_plot(out: pathlib.Path, summary: dict) -> None:
-    """Writes `comparison.png`.
+def plot(summary: dict, path: str | os.PathLike | None = None):
+    """Plots perplexity, load and processor time of all systems.
 
     Args:
-        out: the comparison's folder.
-        summary: result of `write_tables`.
+        summary: the content of `comparison.json`.
+        path: path of the PNG file; `None` to write no file.
+
+    Returns:
+        A matplotlib `Figure`.
     """
     systems = summary["systems"].values()
     reference = summary["systems"].get(summary["reference"])
-    perplexity_and_load(
+    return perplexity_and_load(
         list(summary["systems"]),
         [(each["perplexity"]["mean"], each["perplexity"]["deviation"] or 0.0) for each in systems],
         {
             label: [each[f"{part}_max_over_mean_load"]["mean"] for each in systems]
             for label, part in (("training, last epoch", "train"), ("test text", "test"))
         },
-        out / "comparison.png",
+        path,
         costs=[each["processor_seconds_per_step"]["mean"] for each in systems],
         reference=reference and reference["perplexity"]["mean"],
     )
