@@ -282,7 +282,7 @@ def test_damaged_run(refused, run, tmp_path, file, content, message):
         ("data.vocabulary.size=5", "data.vocabulary.size: must be at least "),
         ("data.vocabulary.file=none.model", "none.model: no such file"),
         ("data.max_length=1", "no pair of sentences with at most 1 pieces"),
-        ("model.decoder[0].name=lstm", "model.decoder[0].name: must be attention_lstm"),
+        ("model.decoder=[{name: lstm, units: 8}]", "model.decoder: must have a block attention_"),
     ],
 )
 def test_train_errors(refused, tmp_path, setting, message):

@@ -43,7 +43,10 @@ OPERATIONS = [
 ]
 CHANGES = [*OPERATIONS, *NUMBERS, *NAMES, *TEXTS, *UNUSUAL]
 PLACEHOLDER = "VALUE-{}-HERE"
-REQUIRED = {"units": 8, "hidden_units": 8, "num_experts": 4, "steps": 9, "train": "a*", "root": "x"}
+REQUIRED = {
+    "units": 8, "hidden_units": 8, "num_heads": 2, "num_experts": 4, "steps": 9, "train": "a*",
+    "root": "x",
+}  # fmt: skip
 LANGUAGE = DATA_SECTIONS["language"]
 
 
@@ -147,7 +150,7 @@ def generated(random):
         return {"name": name, **optional, **required}
 
     block_sections = {**BLOCK_SECTIONS}
-    del block_sections["attention_lstm"]
+    del block_sections["attention_lstm"], block_sections["cross_attention"]
     blocks = [section(block_sections) for _ in range(random.randint(1, 3))]
     for block in blocks:
         if block["name"] == "moe":

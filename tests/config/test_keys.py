@@ -52,7 +52,7 @@ def keys_of(of):
     [
         ("data.vocabulary.size", {(None, "size")}),
         ("training.optimizer.schedule.steps", {("cosine_decay", "steps")}),
-        ("model.blocks.1.num_experts", {("moe", "num_experts"), ("moe_lstm", "num_experts")}),
+        ("model.blocks.1.groups", {("moe", "groups")}),
         ("noise_floor", {("noisy_top_k", "noise_floor")}),
         ("switch", {("switch", name) for name in ("balance_weight", "importance_weight")}),
         ("distribute", {("local", "devices"), ("cluster", "resolver")}),

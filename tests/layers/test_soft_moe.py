@@ -10,6 +10,7 @@ import tensorflow as tf
 from layers.small_soft_mixtures import MASK, B, D, S, X, random_layer
 
 from tfmoe.analysis.traffic import traffic_of
+from tfmoe.config import ConfigError, build_model, load_config
 from tfmoe.layers import AttentionLSTM, Residual, SoftMoE
 from tfmoe.layers.soft_moe import EPSILON
 from tfmoe.models import LanguageModel, TranslationModel, residual_blocks
@@ -140,14 +141,43 @@ def test_xla():
     np.testing.assert_allclose(compiled(X), layer(X), rtol=1e-10)
 
 
-def test_steps_and_models_that_predict_the_next_word():
+def test_models_that_predict_the_next_word():
     block = Residual(SoftMoE(2, 3, name="soft"))
     with pytest.raises(ValueError, match="soft cannot compute single steps: every output"):
         block.step(X[:, 0], ())
-    with pytest.raises(ValueError, match="blocks must not have the block residual_soft: its outp"):
+    with pytest.raises(
+        ValueError, match=r"blocks\[0\] must not read later positions, which are the"
+    ):
         LanguageModel(9, D, [block])
-    with pytest.raises(ValueError, match="decoder must have an AttentionLSTM"):
-        TranslationModel(9, D, [block], [block])
+    decoder = residual_blocks([AttentionLSTM(5, D)])
+    with pytest.raises(ValueError, match=r"decoder\[1\] must not read later positions"):
+        TranslationModel(9, D, [block], [*decoder, block])
+
+
+CONFIG = """
+model:
+  name: translation
+  d_model: 4
+  encoder: [{name: soft_moe, num_experts: 2, hidden_units: 3, slots_per_expert: 2}]
+  decoder: [{name: attention_lstm, units: 4}, {name: lstm, units: 4}]
+data: {name: embedded_translation}
+"""
+
+
+def test_only_an_encoder_may_have_it(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+    layer = build_model(load_config(config)).encoder[0].layer
+    assert (layer.name, layer.num_slots) == ("encoder_soft_moe_0", 4)
+    soft = "{name: soft_moe, num_experts: 2, hidden_units: 3}"
+    for name, changes in (
+        ("blocks", [f"model={{d_model: 4, blocks: [{soft}]}}", "data={name: text, train: a}"]),
+        ("decoder", [f"model.decoder[1]={soft}"]),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"model.{name}\[.\]: .* must not read later positio"
+        ):
+            load_config(config, changes)
 
 
 def test_traffic_by_hand():

@@ -84,9 +84,10 @@ def _block_trees(tree):
 def _decoder_problems(tree):
     """A decoder has a block that reads the source."""
     blocks = _at(tree, "model", "decoder")
-    names = [block.get("name") for block in blocks or () if isinstance(block, dict)]
+    blocks = blocks if isinstance(blocks, list) else []
+    names = [block.get("name") for block in blocks if isinstance(block, dict)]
     readers = [name for name, layer in BLOCKS.items() if needs_memory(layer)]
-    if isinstance(blocks, list) and len(names) == len(blocks) and not {*names} & {*readers}:
+    if names and len(names) == len(blocks) and not {*names} & {*readers}:
         yield (
             ("model", "decoder"),
             f"must have a block {' or '.join(readers)}, which attends to the source; got "

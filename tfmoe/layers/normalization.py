@@ -30,8 +30,9 @@ def normalization(argument: str, norm: Norm | None, name: str, dtype) -> keras.L
     """
     if norm is None:
         return None
-    cls = CLASSES[one_of(argument, norm, CLASSES)]
-    return cls(epsilon=EPSILON, name=name, dtype=dtype)
+    layer = CLASSES[one_of(argument, norm, CLASSES)](epsilon=EPSILON, name=name, dtype=dtype)
+    layer.supports_masking = True  # RMSNormalization would warn about a mask, and drop it
+    return layer
 
 
 def normalized(layer: keras.Layer | None, x):

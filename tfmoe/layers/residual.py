@@ -84,7 +84,7 @@ class Residual(Block):
         first_state = inspect.signature(getattr(layer, "initial_state", Block.initial_state))
         self._accepts_max_length = "max_length" in first_state.parameters
 
-    def build(self, inputs_shape, gate_inputs_shape=None):
+    def build(self, inputs_shape, memory_shape=None, gate_inputs_shape=None):
         input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape)
         inputs_shape = tuple(inputs_shape)
         output_shape = self.layer.compute_output_shape(inputs_shape)
@@ -96,7 +96,7 @@ class Residual(Block):
                 f"projection_units={input_dim} if it has another width)"
             )
         if not self.layer.built:  # a loaded layer is built
-            others = () if gate_inputs_shape is None else (gate_inputs_shape,)
+            others = [shape for shape in (memory_shape, gate_inputs_shape) if shape is not None]
             self.layer.build(inputs_shape, *others)
         if self.normalization is not None:
             self.normalization.build(inputs_shape)
@@ -106,16 +106,17 @@ class Residual(Block):
         self,
         inputs,
         mask=None,
+        training=False,
         memory=None,
         memory_mask=None,
-        training=False,
         gate_inputs=None,
     ):
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         kwargs = {"mask": mask} if self._accepts_mask else {}
-        kwargs |= {} if gate_inputs is None else {"gate_inputs": gate_inputs}
         if self.needs_memory:
             kwargs |= {"memory": memory, "memory_mask": memory_mask}
+        if gate_inputs is not None:
+            kwargs["gate_inputs"] = gate_inputs
         normal = normalized(self.normalization, inputs)
         outputs = self.layer(normal, training=training, **kwargs)
         return self.join(inputs, outputs, training)
@@ -153,7 +154,7 @@ class Residual(Block):
         outputs = self.dropout(self.activation(outputs), training=training)
         return inputs + outputs if self.residual else outputs
 
-    def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
+    def compute_output_shape(self, inputs_shape, memory_shape=None, gate_inputs_shape=None):
         return tuple(inputs_shape)
 
     def _layer_attribute(self, name):
@@ -211,8 +212,8 @@ class Residual(Block):
             Output `[B, D]` and the new state; with `needs_memory` also the attention weights.
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        kwargs = {} if gate_inputs is None else {"gate_inputs": gate_inputs}
         normal = normalized(self.normalization, inputs)
+        kwargs = {} if gate_inputs is None else {"gate_inputs": gate_inputs}
         outputs, *others = self._layer_attribute("step")(normal, state, *prepared, **kwargs)
         return self.join(inputs, outputs), *others
 

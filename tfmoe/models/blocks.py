@@ -150,8 +150,8 @@ def run(blocks, features, token_ids, training=False, memory=None, memory_mask=No
         options = {"gate_inputs": token_ids} if block.needs_token_ids else {}
         if block.needs_memory:
             options |= {"memory": memory, "memory_mask": memory_mask}
-        mask_of_block = None if block.is_causal else mask
-        features = block(features, mask=mask_of_block, training=training, **options)
+        block_mask = None if block.is_causal else mask
+        features = block(features, mask=block_mask, training=training, **options)
     return features
 
 

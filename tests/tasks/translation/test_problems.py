@@ -82,22 +82,15 @@ def problems(data, *overrides):
         ),
         (
             ONE,
-            ["model.decoder[0]={name: lstm, units: 8}"],
-            "--set model.decoder[0]={name: lstm, units: 8}: model.decoder[0].name: must be "
-            "attention_lstm: the first block of a decoder feeds the attention; got lstm",
-        ),
-        (
-            ONE,
-            ["model.decoder[1].name=attention_lstm"],
-            "--set model.decoder[1].name=attention_lstm: model.decoder[1].name: must not be "
-            "attention_lstm: only the first block of a decoder feeds the attention; got "
-            "attention_lstm",
+            ["model.decoder=[{name: lstm, units: 8}]"],
+            "--set model.decoder=[{name: lstm, units: 8}]: model.decoder: must have a block "
+            "attention_lstm or cross_attention, which attends to the source; got lstm",
         ),
         (
             ONE,
             ["model.encoder[0].name=attention_lstm"],
             "--set model.encoder[0].name=attention_lstm: model.encoder[0].name: must be one of "
-            "lstm, moe, feed_forward, moe_lstm, got 'attention_lstm'",
+            "lstm, moe, feed_forward, self_attention, got 'attention_lstm'",
         ),
         (
             ONE,
