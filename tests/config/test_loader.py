@@ -120,7 +120,8 @@ class TestErrors:
             (
                 "model.blocks[1].gate.kk=3",
                 "model.blocks[1].gate.kk: unknown key (its value is 3); did you mean k? Valid "
-                "keys: name, k, importance_weight, load_weight, noise, noise_floor, seed",
+                "keys: name, k, importance_weight, load_weight, noise, noise_floor, seed, "
+                "z_loss_weight, jitter, gate_hidden_units",
             ),
             ("model.d_model='8'", "model.d_model: must be an integer of at least 1, got '8'"),
             ("model.d_model=8.0", "model.d_model: must be an integer of at least 1, got 8.0"),
@@ -153,18 +154,18 @@ class TestErrors:
             ),
             (
                 "model.blocks[0].name=lsmt",
-                "model.blocks[0].name: must be one of lstm, moe, feed_forward, moe_lstm, got "
-                "'lsmt'; did you mean lstm?",
+                "model.blocks[0].name: must be one of lstm, moe, feed_forward, soft_moe, "
+                "self_attention, moe_lstm, got 'lsmt'; did you mean lstm?",
             ),
             (
                 "model.blocks[0]={units: 8}",
                 "model.blocks[0].name: is missing; it must be one of lstm, moe, feed_forward, "
-                "moe_lstm",
+                "soft_moe, self_attention, moe_lstm",
             ),
             (
                 "model.blocks[0]=lstm",
                 "model.blocks[0]: must be a mapping such as {name: lstm, …}, where name is one of "
-                "lstm, moe, feed_forward, moe_lstm, got 'lstm'",
+                "lstm, moe, feed_forward, soft_moe, self_attention, moe_lstm, got 'lstm'",
             ),
             ("model.blocks=[]", "model.blocks: must be a list of at least one item, got []"),
             (

@@ -44,22 +44,32 @@ def load(tmp_path):
 def test_keys():
     assert {name: list(section.model_fields) for name, section in BLOCK_SECTIONS.items()} == {
         "lstm": ["name", "units", "projection_units", "kernel_initializer",
-                 "recurrent_initializer", "residual"],
+                 "recurrent_initializer", "residual", "norm", "output_activation"],
         "moe": ["name", "num_experts", "hidden_units", "gate", "groups", "depth", "activation",
                 "use_bias", "recompute", "capacity_factor", "evaluation_capacity_factor",
                 "capacity_priority", "metrics", "kernel_initializer", "gated", "shared_experts",
-                "shared_gate", "residual"],
+                "shared_gate", "residual", "norm", "output_activation"],
         "feed_forward": ["name", "hidden_units", "depth", "activation", "use_bias",
-                         "kernel_initializer", "gated", "residual"],
+                         "kernel_initializer", "gated", "residual", "norm",
+                         "output_activation"],
+        "soft_moe": ["name", "num_experts", "hidden_units", "slots_per_expert", "depth",
+                     "activation", "use_bias", "recompute", "metrics", "kernel_initializer",
+                     "gated", "residual", "norm", "output_activation"],
         "attention_lstm": ["name", "units", "projection_units", "attention_units", "attention",
-                           "residual"],
+                           "residual", "norm", "output_activation"],
+        "self_attention": ["name", "num_heads", "num_key_value_heads", "head_units", "causal",
+                           "rotary_base", "use_bias", "kernel_initializer", "residual", "norm",
+                           "output_activation"],
         "moe_lstm": ["name", "num_experts", "units", "gate", "mixture_of", "gate_from",
-                     "recompute", "metrics", "kernel_initializer", "residual"],
+                     "recompute", "metrics", "kernel_initializer", "residual", "norm",
+                     "output_activation"],
+        "cross_attention": ["name", "num_heads", "num_key_value_heads", "head_units", "use_bias",
+                            "kernel_initializer", "residual", "norm", "output_activation"],
     }  # fmt: skip
     assert {name: list(section.model_fields) for name, section in MODEL_SECTIONS.items()} == {
-        "language_model": ["name", "d_model", "blocks", "dropout", "num_sampled"],
+        "language_model": ["name", "d_model", "blocks", "dropout", "num_sampled", "final_norm"],
         "translation": ["name", "d_model", "encoder", "decoder", "dropout", "num_sampled",
-                        "decoding"],
+                        "final_norm", "decoding"],
     }  # fmt: skip
 
 
@@ -103,6 +113,36 @@ def test_arguments_of_blocks(load):
     assert type(moe.experts.kernel_initializer).__name__ == "HeNormal"
 
 
+def test_a_transformer(load):
+    blocks = (
+        "{name: self_attention, num_heads: 4, num_key_value_heads: 2, rotary_base: null, "
+        "norm: rms}",
+        "{name: moe, num_experts: 4, hidden_units: 16, norm: layer, output_activation: null}",
+        "{name: lstm, units: 8, output_activation: tanh}",
+    )
+    config = load(LANGUAGE_MODEL, f"model.blocks=[{', '.join(blocks)}]", "model.final_norm=rms")
+    model = build_model(config)
+    assert [(block.norm, block.activation.__name__) for block in model.blocks] == [
+        ("rms", "linear"), ("layer", "linear"), (None, "tanh")
+    ]  # fmt: skip
+    attention = model.blocks[0].layer
+    assert (attention.num_key_value_heads, attention.rotary_base) == (2, None)
+    assert (attention.causal, model.final_norm) == (True, "rms")
+    # The defaults are the paper's.
+    plain = build_model(load(LANGUAGE_MODEL))
+    assert [(block.norm, block.activation.__name__) for block in plain.blocks] == [
+        (None, "linear"), (None, "sigmoid")
+    ]  # fmt: skip
+
+
+def test_a_translation_transformer(load):
+    encoder = "[{name: self_attention, num_heads: 2, causal: false}]"
+    decoder = "[{name: self_attention, num_heads: 2}, {name: cross_attention, num_heads: 2}]"
+    config = load(TRANSLATION, f"model.encoder={encoder}", f"model.decoder={decoder}")
+    model = build_model(config)
+    assert [block.reads_later for block in model.blocks] == [True, False, False]
+
+
 def test_translation_model(load, tmp_path):
     config = load(TRANSLATION, "model.dropout=0.5", "model.decoding.beam_size=2")
     model = build_model(config)
@@ -138,6 +178,9 @@ def test_translation_model(load, tmp_path):
         ("blocks[1].capacity_priority=first", "must be one of position, choice, weight, got 'firs"),
         ("blocks[1].capacity_factor=0", "must be a number above 0, or null, got 0"),
         ("blocks[1].depth=0", "must be an integer of at least 1, got 0"),
+        ("blocks[1].norm=batch", "must be rms or layer, or null, got 'batch'"),
+        ("blocks[0].output_activation=x", "must be one of relu, gelu, silu, tanh, sigmoid, elu,"),
+        ("final_norm=x", "must be rms or layer, or null, got 'x'"),
         ("blocks[1].groups=x", "must be an integer of at least 1, or null, got 'x'"),
         (
             "blocks[0].return_state=true",
@@ -162,19 +205,20 @@ def test_errors(load, override, message):
     ("override", "message"),
     [
         (
-            "decoder[0]={name: lstm, units: 8}",
-            "decoder[0].name: must be attention_lstm: the first block of a decoder feeds the "
-            "attention; got lstm",
+            "decoder=[{name: lstm, units: 8}, {name: lstm, units: 8}]",
+            "decoder: must have a block attention_lstm or cross_attention, which attends to the "
+            "source; got lstm, lstm",
         ),
         (
-            "decoder[1]={name: attention_lstm, units: 8}",
-            "decoder[1].name: must not be attention_lstm: only the first block of a decoder feeds "
-            "the attention; got attention_lstm",
+            "decoder[1]={name: self_attention, num_heads: 2, causal: false}",
+            "decoder[1].causal: the block must not read later positions, which are the words to "
+            "predict; set causal: true",
         ),
         (
             "encoder[1]={name: attention_lstm, units: 8}",
-            "encoder[1].name: must be one of lstm, moe, feed_forward, moe_lstm, "
-            "got 'attention_lstm'",
+            "encoder[1].name: must be one of lstm, moe, feed_forward, soft_moe, self_attention, "
+            "moe_lstm, got "
+            "'attention_lstm'",
         ),
         ("decoder[0].attention=add", "decoder[0].attention: must be multiplicative or additive, "),
     ],

@@ -77,7 +77,7 @@ def load_comparison(path: str | os.PathLike, overrides: Iterable[str] = ()) -> C
             [Problem(_line(lines, at), ".".join(at), message) for at, message in problems]
         )
     common = {key: value for key, value in tree.items() if key in SYSTEM_KEYS}
-    configs, errors = {}, {}
+    configs, errors = {}, dict[Problem, None]()
     for name, system in tree["systems"].items():
         layers = [_Layer(common, (), lines, path), _Layer(system, ("systems", name), lines, path)]
         try:

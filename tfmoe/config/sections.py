@@ -16,6 +16,7 @@ import typing
 
 import pydantic
 
+from tfmoe.config.docstrings import arguments_in
 from tfmoe.config.named import Section
 from tfmoe.config.number_types import Float, Integer
 from tfmoe.config.problems import key_of
@@ -114,7 +115,7 @@ def section_of(
     section = pydantic.create_model(
         f"{constructor.__name__}Section",
         __base__=Section,
-        __doc__=_docstring(doc or constructor.__doc__ or "", more),
+        __doc__=_docstring(doc or constructor.__doc__ or "", arguments, constructor, more),
         __validators__={"without_retired": _without_retired(retired)} if retired else {},
         **({} if name is None else {"name": (typing.Literal[name], name)}),
         **arguments,
@@ -124,13 +125,19 @@ def section_of(
     return section
 
 
-def _docstring(doc, more):
-    """A docstring with the meanings of additional keys."""
+def _docstring(doc, arguments, constructor, more):
+    """A docstring with the meanings of arguments of base classes, and of additional keys."""
+    meanings = {key: meaning for key, (_, _, meaning) in more.items()}
+    documented = arguments_in(doc)
+    for cls in inspect.getmro(constructor) if isinstance(constructor, type) else ():
+        for name, meaning in arguments_in(cls.__doc__).items():
+            if name in arguments and name not in documented:
+                meanings.setdefault(name, meaning)
     lines = [
         textwrap.fill(f"{key}: {meaning}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
-        for key, (_, _, meaning) in more.items()
+        for key, meaning in meanings.items()
     ]
-    more_keys = "\n".join(["\n\nMore keys:", *lines, ""]) if more else ""
+    more_keys = "\n".join(["\n\nMore keys:", *lines, ""]) if lines else ""
     return inspect.cleandoc(doc) + more_keys
 
 

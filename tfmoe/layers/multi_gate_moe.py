@@ -80,7 +80,7 @@ class MultiGateMoE(ExpertLayer):
 
     Example:
         >>> layer = MultiGateMoE(["click", "buy"], num_experts=8, hidden_units=16)
-        >>> click, buy = layer(np.ones((32, 4)))
+        >>> click, buy = layer(tf.ones([32, 4]))
         >>> click.shape
         TensorShape([32, 4])
     """

@@ -36,9 +36,21 @@ class TaskMixture(MixtureLayer):
     def build(self, input_shape):
         self.gate.build(input_shape)
 
-    def assign(self, tokens, training):
-        """Routes tokens, and updates loss, gate and metrics; returns the `Assignments`."""
-        routing = self.gate(tokens, training=training)
+    @property
+    def needs_token_ids(self) -> bool:  # type: ignore[override]
+        return self.gate.needs_token_ids
+
+    def assign(self, gate_inputs, training):
+        """Routes tokens, adds the gate's loss, and updates gate and metrics.
+
+        Args:
+            gate_inputs: `tfmoe.layers.gate_inputs.GateInputs` of the T tokens.
+            training: whether the step trains.
+
+        Returns:
+            `tfmoe.ops.assignments.Assignments`, within the capacity of the gate.
+        """
+        routing = gate_inputs.route(self.gate, training)
         assignments = limit_assignments(routing.assignments, self.gate, training)
         sums = with_received(routing.sums, assignments, routing.assignments, tf.identity)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)

@@ -36,14 +36,14 @@ def run_sweep(
     require("matplotlib")
     run_dir = pathlib.Path(run_dir)
     names = named_configs(configs, capacity)
-    configs = {name: load_config(path, overrides) for name, path in names.items()}
+    loaded = {name: load_config(path, overrides) for name, path in names.items()}
     runs = [
         run_of(run_dir, name, seed, config)
-        for seed, (name, config) in itertools.product(range(seeds), configs.items())
+        for seed, (name, config) in itertools.product(range(seeds), loaded.items())
     ]
     check_runs(runs)
     rows = [{"config": run.name, **row} for run, row in train_all(runs)]
-    compare(run_dir, rows, {name: config.paper for name, config in configs.items()})
+    compare(run_dir, rows, {name: config.paper for name, config in loaded.items()})
 
 
 def named_configs(configs, capacity):

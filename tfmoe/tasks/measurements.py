@@ -68,8 +68,8 @@ def mean_of_mixtures(logs: Mapping[str, float], metric: str) -> float | None:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are not `None`; `None` if there are none."""
-    values = [value for value in values if value is not None]
-    return statistics.fmean(values) if values else None
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def figure(value: float | None, decimals: int = 2) -> str:
