@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import FLAT, GATES, draw_from_tokens
+from conformance.gates import AS_LEVEL, GATES, draw_from_tokens
 from layers.small_task_mixtures import PLE, D, E, X, expert_outputs, random_layer
 
 from tfmoe import gating
@@ -13,7 +13,6 @@ from tfmoe.inspection import mixtures_of, route_batches
 from tfmoe.layers import MoE, MultiGateMoE
 
 # Gates that read features.
-WITHOUT_IDS = [name for name in FLAT if not gating.GATES[name].needs_token_ids]
 TOP_2 = {"name": "noisy_top_k", "k": 2, "noise": False}
 
 
@@ -104,7 +103,7 @@ class Limited(Softmax):
 
 # Draws depend on the token only, not on the layer.
 @pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("name", [*WITHOUT_IDS, "limited"])
+@pytest.mark.parametrize("name", [*AS_LEVEL, "limited"])
 def test_each_task_is_a_mixture(name, training):
     """Outputs, losses and metrics of every gate."""
     gate = Limited() if name == "limited" else GATES[name]
