@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import deferred_variables, initializer_of
+from tfmoe.layers.matrix_products import multiply_adds
 from tfmoe.layers.mixture_layer import layers_within, mixtures_of
 
 
@@ -91,6 +92,21 @@ class ExpertTemplate:
             raise ValueError(f"experts cannot be copies of {self.name!r}: {problem}")
         self.output_shape, self.weights = tuple(traced.outputs.shape[1:]), traced.weights
         self._built, self.example_shape = layer, example_shape
+
+    def ops(self):
+        """Multiply-adds for one example: all matrix products and convolutions.
+
+        Raises:
+            NotImplementedError: the layer has a loop.
+        """
+        example = tf.TensorSpec([1, *self.example_shape], self._built.compute_dtype)
+        weights = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights]
+        function = tf.function(lambda example, *weights: self(example, weights), autograph=False)
+        graph = function.get_concrete_function(example, *weights).graph
+        try:
+            return multiply_adds(graph)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"{self.name!r}: {error} are not known") from error
 
     def __call__(self, examples, weights, training=False):
         """Computes the layer.

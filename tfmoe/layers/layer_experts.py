@@ -104,9 +104,17 @@ class LayerExperts(keras.layers.Layer):
         return (examples_shape[0], *self.template.output_shape)
 
     def ops_per_row(self, input_dim):
-        raise NotImplementedError(
-            f"{self.name}: the operations of the layer {self.template.name!r} are not known"
-        )
+        """Multiply-adds of one expert for one example: all matrix products and convolutions.
+
+        Args:
+            input_dim: D; not used if the layer is built.
+
+        Raises:
+            NotImplementedError: the layer has a loop, such as a recurrent layer.
+        """
+        if self.template.example_shape is None:
+            self.template.build((None, input_dim))
+        return self.template.ops()
 
     def hidden_per_row(self):
         raise NotImplementedError(
