@@ -8,7 +8,7 @@ from keras import layers
 
 from tfmoe.analysis.variables import parameters_of
 from tfmoe.distribute import MixedStrategy
-from tfmoe.gating import NoisyTopK, Softmax
+from tfmoe.gating import Batchwise, NoisyTopK, Softmax
 from tfmoe.layers import MoE
 
 RNG = np.random.default_rng(0)
@@ -129,8 +129,34 @@ def test_experts_without_rows(make):
     expected = moe(x, gate_inputs=GATE_X).numpy()
     one = moe(x[:1], gate_inputs=GATE_X[:1])  # two of four experts have no rows
     np.testing.assert_allclose(one, expected[:1], rtol=0, atol=1e-12)
-    none = moe(x[:0], gate_inputs=GATE_X[:0])
+    with tf.GradientTape() as tape:
+        none = moe(x[:0], gate_inputs=GATE_X[:0])
     assert none.shape == (0, *expected.shape[1:])
+    for gradient in tape.gradient(none, moe.experts.trainable_weights):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("gate", [GATE, Batchwise(k=2)], ids=["noisy_top_k", "batchwise"])
+@pytest.mark.parametrize("groups", [None, 2])
+def test_dense_layers_equal_feed_forward_experts(gate, groups):
+    options = {"gate": gate, "groups": groups, "dtype": "float64"}
+    network = [layers.Dense(n, use_bias=False, dtype="float64") for n in (7, D)]
+    network.insert(1, layers.ReLU(dtype="float64"))
+    moe, other = MoE(E, experts=keras.Sequential(network), **options), MoE(E, 7, **options)
+    for mixture in (moe, other):
+        mixture.build((None, D))
+    for weight, copy in zip(moe.weights, other.weights, strict=True):
+        weight.assign(RNG.standard_normal(weight.shape))
+        copy.assign(weight)
+    results = [
+        gradients_of(
+            lambda m=m: m(GATE_X, training=True), [w.value for w in m.experts.trainable_weights]
+        )
+        for m in (moe, other)
+    ]
+    for a, b in zip(*results, strict=True):
+        assert np.abs(b).max() > 1e-3
+        np.testing.assert_allclose(tf.convert_to_tensor(a), b, rtol=0, atol=1e-10)
 
 
 def test_shapes():

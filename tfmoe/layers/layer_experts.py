@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe.layers.expert_template import ExpertTemplate
 from tfmoe.layers.initializers import PerMatrix, per_matrix
 from tfmoe.ops import arguments
-from tfmoe.ops.expert_matmul import without_experts
+from tfmoe.ops.expert_matmul import zero_outputs
 from tfmoe.ops.expert_runners import Inputs, Outputs, unrolled
 from tfmoe.ops.tracking import track
 
@@ -76,7 +76,7 @@ class LayerExperts(keras.layers.Layer):
         stacks = [tf.convert_to_tensor(stack) for stack in self.stacks]
         width = math.prod(self.template.output_shape)
         if stacks[0].shape[0] == 0:
-            return without_experts(rows, [tf.cast(s, rows.dtype) for s in stacks], width)
+            return zero_outputs(rows, stacks, width)
 
         def compute_layer(rows, weights):
             examples = tf.reshape(rows, [-1, *self.template.example_shape])
@@ -87,7 +87,7 @@ class LayerExperts(keras.layers.Layer):
             return tf.cond(  # some layers fail on a batch without examples
                 tf.shape(rows)[0] > 0,
                 lambda: compute_layer(rows, weights),
-                lambda: tf.zeros([0, width], rows.dtype),
+                lambda: zero_outputs(rows, weights, width),
             )
 
         if self.recompute:

@@ -66,7 +66,7 @@ def expert_ffn(
     biases = biases or []
     num_experts, depth = kernels[0].shape[0], len(kernels)
     if num_experts == 0:
-        return without_experts(x, [*kernels, *biases], kernels[-1].shape[2])
+        return zero_outputs(x, [*kernels, *biases], kernels[-1].shape[2])
     network = Network(depth, bool(biases), activation, training and not recompute)
     if has_tangents([x, *kernels, *biases]):
         return padded_ffn(network, counts, x, [*kernels, *biases])
@@ -146,16 +146,16 @@ def grouped_matmul(x: tf.Tensor, counts: tf.Tensor, kernel: tf.Tensor) -> tf.Ten
     return expert_ffn(x, counts, [kernel])
 
 
-def without_experts(x, stacks, width):
-    """Zeros `[A, N]` that depend on `x` and the empty stacks, so that a device without experts has
-    gradients.
+def zero_outputs(x, weights, width):
+    """Zeros `[A, N]` that depend on `x` and the weights, whose gradients are then 0 and not `None`.
+    Either there are no experts on this device, or no rows.
 
     Args:
         x: `[A, D]`.
-        stacks: list of `[0, …]`, the dtype of `x`.
+        weights: list of tensors without elements; or of any tensors, if A = 0.
         width: N.
     """
-    zero = tf.add_n([tf.reduce_sum(stack) for stack in stacks])
+    zero = tf.add_n([tf.cast(tf.reduce_sum(weight), x.dtype) for weight in weights])
     return zero + tf.matmul(x, tf.zeros([x.shape[1], width], x.dtype))
 
 
