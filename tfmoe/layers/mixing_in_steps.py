@@ -12,6 +12,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
 from tfmoe.layers.mixing import limit_assignments, mix, with_received
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.ops.step_assignments import split_by_step
@@ -52,7 +53,15 @@ def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False
 
     Returns:
         `[B, N]`; and the sums of the gate.
+
+    Raises:
+        ValueError: the gate is hierarchical, and the experts are sharded over replicas.
     """
+    if gate.groups is not None and collectives.shards_experts():
+        raise ValueError(
+            "replicas cannot communicate in each step of a MoELSTM, as a hierarchical gate needs: "
+            "use a flat gate such as NoisyTopK(k=2), or mixture_of='input' and gate_from='input'"
+        )
     tokens, positions = real_tokens(rows, mask)
     if draws is not None and positions is not None:
         draws = tf.gather_nd(draws, positions)
