@@ -128,6 +128,24 @@ def test_translation_models_are_refused(refused, folder):
 
 
 @pytest.mark.slow
+def test_a_run_that_diverges_is_left_out(command, folder):
+    """The learning rate is too large for dense."""
+    optimizer = "{name: sgd, learning_rate: 1e30}"
+    text = COMPARISON.replace("dense: {", f"dense: {{training: {{optimizer: {optimizer}}}, ")
+    (folder / "pair.yaml").write_text(text)
+    compare = ["compare", "pair.yaml", "--out", "out", "--seeds", "1"]
+    status, out, err = command(*compare, "--only", "dense")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "the training of all systems diverged" in err
+    status, out, err = command(*compare, "--only", "dense", "--only", "Switch")
+    assert (status, err) == (0, "")
+    assert "[2/2] dense, seed 0: left out: loss became " in out
+    assert list(json.loads((folder / "out" / "comparison.json").read_text())["systems"]) == [
+        "Switch"
+    ]
+
+
+@pytest.mark.slow
 def test_killed_at_any_time_and_repeated(folder, tmp_path_factory):
     """The results equal those of a command that was not killed, except for times."""
     within = tmp_path_factory.mktemp("compare")

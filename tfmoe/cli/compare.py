@@ -69,8 +69,8 @@ def compare(
     comparison.json and comparison.png.
 
     Finished runs are not trained again: repeat the command to resume an interrupted comparison. The
-    tables contain all finished runs, so --only can train the systems one by one. --set applies to
-    all systems.
+    tables contain all finished runs, so --only can train the systems one by one. A run whose
+    training diverges is reported and left out of the tables. --set applies to all systems.
 
     \b
     Examples:

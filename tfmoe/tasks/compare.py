@@ -36,6 +36,8 @@ def run_comparison(
         MissingExtra: if matplotlib is not installed.
         ConfigError: if the comparison or the config of a system is invalid, or the systems differ
             in operations, text or length of training.
+        FloatingPointError: if the training of all systems diverges. A single run that diverges is
+            left out of the table.
         ValueError: if a name in `only` is unknown, a system has no test text or is no language
             model, or a folder has a run of another config.
     """
@@ -58,11 +60,15 @@ def run_comparison(
     finished = list(filter(is_finished, runs))
     print(f"{len(runs)} runs of {len(ops)} systems, {len(finished)} of them finished")
     print(f"multiply-adds per word: {min(ops.values()):,} to {max(ops.values()):,}", flush=True)
+    summary = None
     rows = {run[:2]: measurements(run.config, run.folder) for run in finished}
-    for run, row in train_all([run for run in runs if not only or run.name in only]):
+    chosen = [run for run in runs if not only or run.name in only]
+    for run, row in train_all(chosen, skip_diverged=True):
         rows[run[:2]] = row
         ordered = [(each.name, rows[each[:2]]) for each in runs if each[:2] in rows]
         summary = write_tables(out, comparison, ordered)
+    if summary is None:
+        raise FloatingPointError("the training of all systems diverged")
     plot(summary, out / "comparison.png")
     print_report(out, summary)
 

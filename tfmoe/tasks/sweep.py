@@ -66,11 +66,20 @@ def is_finished(run: Run) -> bool:
     return all(result.get(key) == value for key, value in expected.items())
 
 
-def train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+def train_all(
+    runs: Sequence[Run], skip_diverged: bool = False
+) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains the unfinished runs. Prints a line per run, and the time left.
+
+    Args:
+        runs: checked by `check_runs`.
+        skip_diverged: whether to go on with the next run if the loss of a run is not finite.
 
     Yields:
         Each `Run` and its `measurements`, as soon as it is finished.
+
+    Raises:
+        FloatingPointError: if the loss of a run is not finite, unless `skip_diverged`.
     """
     logging.getLogger("tensorflow").addFilter(is_not_retracing_warning)
     finished = [is_finished(run) for run in runs]
@@ -79,8 +88,15 @@ def train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
         if not finished[index]:
             stages.begin(index, f"{run.name}, seed {run.seed}")
             callbacks = [StepTimes(run.folder), EpochsOfStage(stages)]
-            train_run(run.config, run.folder.path, resume=True, callbacks=callbacks)
-            keras.backend.clear_session()  # frees the graphs of the model
+            try:
+                train_run(run.config, run.folder.path, resume=True, callbacks=callbacks)
+            except FloatingPointError as error:
+                if not skip_diverged:
+                    raise
+                print(f"[{index + 1}/{len(runs)}] {run.name}, seed {run.seed}: left out: {error}")
+                continue
+            finally:
+                keras.backend.clear_session()  # frees the graphs of the model
         row = measurements(run.config, run.folder)
         balance = ", ".join(
             f"{label} {figure(row[f'train_{name}'])}" for name, label in BALANCE.items()
