@@ -91,6 +91,7 @@ def test_an_empty_batch_changes_nothing():
     assert float(gate.num_updates) == 0
 
 
+@pytest.mark.slow
 def test_training_reaches_k_experts_per_token():
     x = RNG.standard_normal((512, 8)).astype("float32")
     keras.utils.set_random_seed(1)

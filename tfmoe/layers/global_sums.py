@@ -12,6 +12,18 @@ from tfmoe.distribute.tensorflow_internals import (
 )
 from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
 
+# What a layer does in a call that must run once in a step, and what to do instead of a loop.
+ADDS_LOSS = (
+    "adds a balancing loss",
+    "where Keras collects no losses: create keras.layers.RNN with unroll=True, or set the weights "
+    "of the gate's losses to 0",
+)
+UPDATES_GATE = (
+    "updates weights of its gate",
+    "which would update them in every time step: call it on all time steps at once, or use a gate "
+    "without such weights",
+)
+
 
 def apply_sums(layer, gate, sums, training, metrics=None):
     """Adds up the sums of all devices in one operation, then adds the loss and updates the gate (in
@@ -37,12 +49,12 @@ def apply_sums(layer, gate, sums, training, metrics=None):
     if training:
         loss = gate.loss(sums)
         if loss is not None:
-            check_runs_once(layer, "adds a balancing loss")
+            check_runs_once(layer, *ADDS_LOSS)
             check_losses_supported(layer)
             # Keras adds it to losses of this dtype.
             layer.add_loss(tf.cast(loss, keras.config.floatx()))
         if gate.updates_weights:
-            check_runs_once(layer, "updates weights of its gate")
+            check_runs_once(layer, *UPDATES_GATE)
             gate.update(sums, micro_step_of(layer))
     if updates_metrics:
         metrics.update_state(gate, sums)
@@ -58,19 +70,18 @@ def check_losses_supported(layer):
         )
 
 
-def check_runs_once(layer, does):
+def check_runs_once(layer, does, instead_of_loop):
     """Raises a `ValueError` if the call runs in a loop over time steps, or is computed again in the
     backward pass: a loss would be lost, and an update would happen several times in a step.
 
     Args:
         layer: the layer.
         does: what the layer does in the call, for the error.
+        instead_of_loop: what to do instead, for the error.
     """
     if in_loop_of_call(outermost_layer(layer).name):
         raise ValueError(
-            f"{layer.name} {does}, but runs inside a loop over time steps, where Keras collects no "
-            "losses and a gate would be updated in every time step: create keras.layers.RNN with "
-            "unroll=True, or set the weights of the gate's losses to 0"
+            f"{layer.name} {does}, but runs inside a loop over time steps, {instead_of_loop}"
         )
     if in_recompute_grad():
         raise ValueError(
