@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import MixedStrategy
 from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK
-from tfmoe.layers import MoE
+from tfmoe.layers import MoE, SelfAttention
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.optimizers import FactoredAdagrad, FactoredAdam, WarmupInverseSqrt
 
@@ -177,13 +177,17 @@ def regression(setting, replicas, predict=False):
 
 
 @functools.cache
-def language_model(setting, replicas):
+def language_model(setting, replicas, is_transformer=False):
     """The `Result` of a language model on uneven batches with padding."""
     gate, optimizer, num_experts, options, num_sampled = LANGUAGE_SETTINGS[setting]
     keras.utils.set_random_seed(3)
     with scope(replicas):
         moe = MoE(num_experts, 5, gate=gate, name="moe", **options)
-        model = LanguageModel(20, D, residual_blocks([moe]), num_sampled=num_sampled)
+        if is_transformer:
+            blocks = residual_blocks([SelfAttention(2), moe], norm="rms", activation=None)
+            model = LanguageModel(20, D, blocks, num_sampled=num_sampled, final_norm="layer")
+        else:
+            model = LanguageModel(20, D, residual_blocks([moe]), num_sampled=num_sampled)
         model.compile(optimizer())
         model.build((None, None))
         model.optimizer.build(model.trainable_variables)
@@ -266,6 +270,13 @@ def test_language_model_on_uneven_batches(setting, replicas):
     check_equal(result, language_model(setting, None), 1e-5)
     perplexity = np.exp(result.evaluation["loss"])
     np.testing.assert_allclose(perplexity, result.evaluation["perplexity"], 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_transformer_on_uneven_batches(replicas):
+    results = [language_model("flat", n, is_transformer=True) for n in (replicas, None)]
+    check_equal(*results, 1e-5)
 
 
 @pytest.mark.parametrize("setting", mark_slow(SETTINGS))
