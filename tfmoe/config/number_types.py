@@ -86,6 +86,14 @@ LAYER_FIELDS = {
     "capacity_factor": PositiveFloat | None,
     "minimum_capacity": NonNegativeInt,
     "evaluation_capacity_factor": PositiveFloat | None,
+    "bias_step": NonNegativeFloat,
+    "sequence_weight": NonNegativeFloat,
+    "expert_groups": Experts | None,
+    "groups_per_token": Experts,
+    "best_per_group": Experts,
+    "ema": Fraction,
+    # A table of the size of the vocabulary is made in Python.
+    "vocabulary_size": Annotated[int, Field(ge=1, le=2**24)] | None,
     "kernel_initializer": Initializer,
     "recurrent_initializer": Initializer,
 }

@@ -1,6 +1,7 @@
 """Counts the multiply-adds of the matrix products and convolutions in a graph."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -60,7 +61,7 @@ def of_einsum(op, *shapes):
     return math.prod(lengths.values())
 
 
-COUNTS = {
+COUNTS: dict[str, Callable[..., int]] = {
     "MatMul": of_product,
     "BatchMatMulV2": of_product,
     "BatchMatMulV3": of_product,

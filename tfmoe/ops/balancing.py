@@ -77,7 +77,7 @@ def sequence_balance(experts: tf.Tensor, scores: tf.Tensor, sequences) -> dict:
     """
     num_experts, k = scores.shape[-1], experts.shape[-1]
     selected = tf.reduce_sum(tf.one_hot(experts, num_experts, dtype=scores.dtype), axis=1)
-    shares = scores / tf.reduce_sum(scores, axis=-1, keepdims=True)
+    shares = scores / (tf.reduce_sum(scores, axis=-1, keepdims=True) + 1e-20)
     if sequences is None:
         sums = [tf.reduce_sum(rows, axis=0, keepdims=True) for rows in (selected, shares)]
         lengths = tf.cast(tf.shape(scores)[:1], scores.dtype)
