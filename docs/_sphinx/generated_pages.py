@@ -91,6 +91,7 @@ ORDER = {
         "guides/your_own_keras_model",
         "guides/a_transformer",
         "guides/choose_a_gate",
+        "guides/choose_experts",
         "guides/add_a_gate",
         "guides/several_tasks",
         "guides/compare_systems",
