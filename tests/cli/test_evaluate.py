@@ -20,6 +20,7 @@ def test_same_result_as_at_the_end_of_training(command, finished):
     assert set(measured) == {
         "perplexity", "tokens", "oov", "loss", "moe_0_cv_importance", "moe_0_cv_load",
         "moe_0_max_over_mean_load", "moe_0_unused_experts", "moe_0_dropped",
+        "moe_0_selected_per_token",
     }  # fmt: skip
     assert measured == {name: result[name] for name in measured}
 

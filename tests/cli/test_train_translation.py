@@ -69,7 +69,7 @@ QUALITY = {
 USE = {
     f"encoder_moe_0_{name}"
     for name in ("cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped",
-                 "experts_per_token", "unrouted")
+                 "selected_per_token", "experts_per_token", "unrouted")
 }  # fmt: skip
 
 

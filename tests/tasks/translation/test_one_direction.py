@@ -105,7 +105,8 @@ def test_evaluate():
         "bleu", "signature", "chrf", "chrf_signature", "multi_bleu", "sentences", "perplexity",
         "tokens", "loss", "encoder_moe_1_cv_importance", "encoder_moe_1_cv_load",
         "encoder_moe_1_max_over_mean_load", "encoder_moe_1_unused_experts",
-        "encoder_moe_1_dropped", "encoder_moe_1_experts_per_token", "encoder_moe_1_unrouted",
+        "encoder_moe_1_dropped", "encoder_moe_1_selected_per_token",
+        "encoder_moe_1_experts_per_token", "encoder_moe_1_unrouted",
     }  # fmt: skip
     assert result["sentences"] == 3
     # All subwords of the targets, and three ends of sentences.
