@@ -277,9 +277,9 @@ def test_mirrored_strategy_without_losses(name):
 @pytest.mark.parametrize("variant", VARIANTS, ids=ids)
 def test_every_weight_is_trained(variant):
     """Otherwise the tests above would compare initial values."""
-    first, *_, last = train(variant, None, "float64").weights
-    for before, after in zip(first, last, strict=True):
-        assert np.any(before != after)
+    first, *later = train(variant, None, "float64").weights
+    for before, *after in zip(first, *later, strict=True):
+        assert any(np.any(before != weight) for weight in after)
 
 
 @pytest.mark.slow
