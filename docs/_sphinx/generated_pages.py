@@ -90,6 +90,7 @@ ORDER = {
         "guides/installation",
         "guides/your_own_keras_model",
         "guides/a_transformer",
+        "guides/transformers",
         "guides/choose_a_gate",
         "guides/choose_experts",
         "guides/add_a_gate",
