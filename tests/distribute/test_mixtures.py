@@ -15,7 +15,6 @@ class CountingGate(Gate):
     """Selects the most probable expert; a weight counts the tokens that each expert received."""
 
     num_selected = 1
-    updates_weights = True
 
     def build(self, input_shape):
         super().build(input_shape)

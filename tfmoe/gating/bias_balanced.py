@@ -76,7 +76,6 @@ class BiasBalanced(LearnedGate):
     """
 
     KEPT_PER_LOGIT = 2  # the scores, and their shares of the sum
-    updates_weights = True
 
     def __init__(
         self,

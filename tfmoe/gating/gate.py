@@ -33,8 +33,6 @@ class Gate(GateKernels):
     - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
     - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
       tokens by sequence, or `None` if all tokens are one sequence.
-    - `updates_weights`: whether `update` changes weights. Each training step must then call the
-      mixture once.
     - `depends_on_batch`: whether the experts of a token depend on other tokens outside of training
       too. Such a model cannot be exported.
     - `minimum_capacity`: the least capacity of an expert, if `token_capacity` sets one.
@@ -50,7 +48,6 @@ class Gate(GateKernels):
     capacity_priority = "position"
     needs_token_ids = False
     needs_sequences = False
-    updates_weights = False
     depends_on_batch = False
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
@@ -89,12 +86,17 @@ class Gate(GateKernels):
 
     def update(self, sums: dict, micro_step: MicroStep = WHOLE_STEP) -> None:
         """Updates weights that have no gradient, with `add_to_weight` or `assign_weight`, in a
-        training step. A gate that does so sets `updates_weights`.
+        training step. A training step must then call the mixture once.
 
         Args:
             sums: as for `loss`.
             micro_step: which part of the optimizer step the batch is.
         """
+
+    @property
+    def updates_weights(self) -> bool:
+        """Whether the gate has an `update`."""
+        return type(self).update is not Gate.update
 
     def token_capacity(self, training: bool) -> float | None:
         """The factor of the capacity `⌈factor·T/E⌉`, T tokens of the global batch, or `None`."""

@@ -57,7 +57,6 @@ class QuantileBalanced(LearnedGate):
     """
 
     KEPT_PER_LOGIT = 1  # the scores
-    updates_weights = True
 
     def __init__(
         self,
