@@ -125,7 +125,7 @@ class Hierarchical(Gate):
         return self.primary.needs_sequences
 
     @property
-    def updates_weights(self) -> bool:  # type: ignore[override]
+    def updates_weights(self) -> bool:
         return self.primary.updates_weights or self.secondary.updates_weights
 
     @property
