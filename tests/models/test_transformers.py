@@ -119,7 +119,9 @@ def test_attention_is_the_mean_of_the_blocks():
 @pytest.mark.slow
 def test_beam_search_equals_the_calls():
     model = randomised(translation_model())
-    result = model.translate(SOURCE, beam_size=2, coverage_penalty=0.0, max_length=[3, 5, 7])
+    result = model.translate(
+        SOURCE, beam_size=2, coverage_penalty=0.0, max_length=np.array([3, 5, 7])
+    )
     for row, limit in enumerate([3, 5, 7]):
         n = int(result.lengths[row, 0])
         outputs = [*result.ids.numpy()[row, 0, :n], *([0] if n < limit else [])]

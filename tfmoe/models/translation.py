@@ -301,7 +301,7 @@ class TranslationModel(WordPredictor):
         )
         return beam_search(
             self.decoding_step(*tile((memory, mask), beam_size)),
-            self.initial_states(batch_size, tf.reduce_max(max_length)),
+            self.initial_states(batch_size, tf.cast(tf.reduce_max(max_length), tf.int32)),
             settings,
             batch_size=batch_size,
             max_length=max_length,
