@@ -12,6 +12,7 @@ OTHERS = {
     "attention",
     "capacity_factor",
     "dropout",
+    "expert_dropout",
     "experts",
     "gate",
     "gate_from",

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import ReplicaSeeds
-from tfmoe.gating import NoisyTopK
+from tfmoe.gating import NoisyTopK, Softmax
 from tfmoe.layers import MoE, VocabularySoftmax
 
 D, H, E = 6, 5, 8
@@ -57,6 +57,34 @@ def test_noise_differs_by_replica_and_is_reproducible(strategy_of, in_replicas):
         noisy_outputs(strategy_of(1), in_replicas), noisy_outputs(None, in_replicas)
     )
     np.testing.assert_allclose(first, noisy_outputs(None, in_replicas)[0], rtol=1e-6)
+
+
+def dropout_step(strategy, in_replicas):
+    """The outputs for many tokens and the sum of a gradient, with dropout in the experts."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(3)
+        layer = MoE(E, H, gate=Softmax(), expert_dropout=0.5, shared_experts=1)
+        layer.build((None, D))
+
+    def step(_):
+        with tf.GradientTape() as tape:
+            y = layer(tf.ones([1000, D]), training=True)
+        gradient = tape.gradient(y, layer.experts.kernels[0].value)
+        return y, tf.reduce_sum(tf.abs(gradient))
+
+    return in_replicas(strategy, step), layer(tf.ones([1, D])).numpy()
+
+
+def test_dropout_in_experts_differs_by_replica_and_is_reproducible(strategy_of, in_replicas):
+    (first, second), expected = dropout_step(strategy_of(2), in_replicas)
+    assert np.abs(first[0] - second[0]).max() > 1e-3
+    for (y, gradient), (again, _) in zip(
+        (first, second), dropout_step(strategy_of(2), in_replicas)[0], strict=True
+    ):
+        assert gradient > 0
+        np.testing.assert_array_equal(y, again)
+        # The mean of the draws is the output without dropout.
+        assert np.all(np.abs(y.mean(axis=0) - expected) < 5 * y.std(axis=0) / np.sqrt(1000))
 
 
 def sampled_losses(strategy, in_replicas):

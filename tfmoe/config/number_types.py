@@ -83,6 +83,7 @@ LAYER_FIELDS = {
     "gate_hidden_units": Width | None,
     "noise_floor": NonNegativeFloat,
     "seed": Seed | None,
+    "expert_dropout": Fraction,
     "capacity_factor": PositiveFloat | None,
     "minimum_capacity": NonNegativeInt,
     "evaluation_capacity_factor": PositiveFloat | None,

@@ -6,9 +6,11 @@ Axes: E experts, A rows (assignments), D model, H hidden.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.tensorflow_internals import in_recompute_grad
 from tfmoe.layers.initializers import GateAndUp, per_expert
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.expert_dropout import NO_DROPOUT, draw_dropout
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
 from tfmoe.ops.expert_network import gated as gated_activation
 from tfmoe.ops.tracking import track
@@ -37,12 +39,16 @@ class Experts(keras.layers.Layer):
             fan-out are those of one expert.
         gated: whether every hidden layer is gated; with `activation="silu"` experts are SwiGLU
             networks, with `"gelu"` GEGLU networks.
+        expert_dropout: the probability that a hidden activation is dropped in training, `0 <=
+            expert_dropout < 1` (Fedus et al. 2021, "Switch Transformers"). Kept activations are
+            divided by `1 - expert_dropout`. Keras' global seed determines the draws
+            (`keras.utils.set_random_seed`).
 
     Call arguments:
         rows: `[A, D]`, sorted by expert; or `[E, C, D]`, the same number of rows for each expert.
         counts: `[E]` int32, the rows of each expert; not used for `[E, C, D]`. Rows from
             `sum(counts)` on belong to no expert and give 0.
-        training: whether hidden activations are kept for the backward pass.
+        training: whether hidden activations are kept for the backward pass, and dropout applied.
 
     Returns:
         The outputs, with the shape of `rows`.
@@ -63,6 +69,7 @@ class Experts(keras.layers.Layer):
         recompute: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
+        expert_dropout: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +81,9 @@ class Experts(keras.layers.Layer):
         self.recompute = arguments.boolean("recompute", recompute)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
         self.gated = arguments.boolean("gated", gated)
+        self.expert_dropout = arguments.fraction("expert_dropout", expert_dropout)
+        self.seed_generator = keras.random.SeedGenerator() if self.expert_dropout else None
+        track(self, seed_generator=self.seed_generator)
         self.kernels: list = []
         self.biases: list = []
 
@@ -109,7 +119,7 @@ class Experts(keras.layers.Layer):
             return self.compute(rows, counts, training=training)
         shape = tf.shape(rows)
         flat = tf.reshape(rows, [-1, rows.shape[-1]])
-        outputs = self.compute(flat, None, rows_per_expert=shape[1])
+        outputs = self.compute(flat, None, rows_per_expert=shape[1], training=training)
         return tf.reshape(outputs, tf.concat([shape[:2], [outputs.shape[-1]]], axis=0))
 
     def compute(self, rows, counts, rows_per_expert=None, training=False):
@@ -130,10 +140,26 @@ class Experts(keras.layers.Layer):
         activation = gated_activation(self.activation) if self.gated else self.activation
         options = {"activation": activation, "recompute": self.recompute}
         if rows_per_expert is None:
+            options["dropout"] = self._draw_dropout([tf.shape(rows)[0]], training)
             return expert_ffn(rows, counts, kernels, biases, training=training, **options)
-        shape = [kernels[0].shape[0], rows_per_expert, rows.shape[-1]]
-        outputs = equal_expert_ffn(tf.reshape(rows, shape), kernels, biases, **options)
+        shape = [kernels[0].shape[0], rows_per_expert]
+        options["dropout"] = self._draw_dropout(shape, training)
+        by_expert = tf.reshape(rows, [*shape, rows.shape[-1]])
+        outputs = equal_expert_ffn(by_expert, kernels, biases, **options)
         return tf.reshape(outputs, [-1, outputs.shape[-1]])
+
+    def _draw_dropout(self, rows_shape, training):
+        """The `HiddenDropout` of a call, for rows `[*rows_shape, D]`."""
+        if not training or not self.expert_dropout:
+            return NO_DROPOUT
+        if in_recompute_grad():
+            raise ValueError(
+                f"{self.name} has expert_dropout={self.expert_dropout}, but runs inside "
+                "tf.recompute_grad or keras.RematScope, which draw again in the backward pass: "
+                "use recompute=True of the layer instead"
+            )
+        widths = [self.hidden_units] * self.depth
+        return draw_dropout(self.expert_dropout, rows_shape, widths, self.seed_generator)
 
     def num_local(self):
         """The number of experts on this device."""
@@ -152,6 +178,12 @@ class Experts(keras.layers.Layer):
         """
         return self.depth * self.hidden_units * (2 if self.gated else 1)
 
+    def dropout_per_row(self) -> int:
+        """Bytes kept for the backward pass of a row with or without recomputation: which hidden
+        activations are dropped.
+        """
+        return self.depth * self.hidden_units if self.expert_dropout else 0
+
     def own_config(self) -> dict:
         """The constructor arguments of `Experts`, without those of every Keras layer."""
         return {
@@ -163,6 +195,7 @@ class Experts(keras.layers.Layer):
             "recompute": self.recompute,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "gated": self.gated,
+            "expert_dropout": self.expert_dropout,
         }
 
     def get_config(self):

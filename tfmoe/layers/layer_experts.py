@@ -122,6 +122,10 @@ class LayerExperts(keras.layers.Layer):
             "not known"
         )
 
+    def dropout_per_row(self):
+        """Bytes kept for dropout: none, as layers with dropout are refused."""
+        return 0
+
     def own_config(self):
         """The constructor arguments of a mixture for these experts."""
         return {

@@ -118,15 +118,16 @@ class MixtureLayer(ExpertLayer, Block):
 
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: by the gate; the rows sent to experts and their results,
-        `2·K·D`; the results of groups; the hidden activations of experts; and, of shared experts,
-        hidden activations and the factors of their gate.
+        `2·K·D`; the results of groups; the hidden activations of experts; one byte for each of
+        them with dropout; and, of shared experts, the same and the factors of their gate.
         """
         selected, size = self.gate.num_selected, tf.as_dtype(self.compute_dtype).size
         rows = 2 * selected + (0 if self.gate.groups is None else self.num_sent)
         always = self.gate.kept_for_backward(input_dim) + size * rows * input_dim
+        always += selected * self.experts.dropout_per_row()
         hidden = size * selected * self.experts.hidden_per_row()
         if self.shared is not None:
-            always += size * self.shared.kept_per_row(input_dim)
+            always += size * self.shared.kept_per_row(input_dim) + self.shared.dropout_per_row()
             hidden += size * self.shared.hidden_per_row()
         return Kept(always, hidden, self.experts.recompute)
 

@@ -71,6 +71,9 @@ class MoE(MixtureLayer):
             without an `Input`. Layers with a state (`BatchNormalization`), random numbers
             (`Dropout`), losses or constraints are refused. For examples of several axes, such as
             images, see `gate_inputs`.
+        expert_dropout: the probability that a hidden activation of an expert is dropped in
+            training, `0 <= expert_dropout < 1` (Fedus et al. 2021, "Switch Transformers"); also in
+            shared experts. Kept activations are divided by `1 - expert_dropout`.
         name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
@@ -78,7 +81,8 @@ class MoE(MixtureLayer):
             axes that `gate_inputs` does not have are those of an example.
         mask: `[...]` bool (or its first axes only), `False` for padding: padding is not routed, is
             not counted in losses and metrics, and gives 0.
-        training: whether the gate draws noise and adds its balancing losses (`add_loss`).
+        training: whether the gate draws noise and adds its balancing losses (`add_loss`), and
+            experts apply dropout.
         gate_inputs: `[..., Dg]` float, what the gate reads instead of the inputs, with the leading
             axes of `inputs` (Nowlan & Hinton 1990). A gate with `needs_token_ids`, such as `Hash`,
             needs the token ids here, `[...]` integers. With `experts` it can have fewer axes than
@@ -129,6 +133,7 @@ class MoE(MixtureLayer):
         shared_experts: int = 0,
         shared_gate: bool = False,
         experts: keras.Layer | dict | None = None,
+        expert_dropout: float = 0.0,
         name: str | None = None,
         **kwargs,
     ):
@@ -149,6 +154,7 @@ class MoE(MixtureLayer):
             "recompute": recompute,
             "kernel_initializer": kernel_initializer,
             "gated": gated,
+            "expert_dropout": expert_dropout,
             "dtype": self.dtype_policy,
         }
         together = self.num_experts // (self.gate.groups or self.num_experts)

@@ -57,6 +57,7 @@ class MultiGateMoE(ExpertLayer):
         metrics: whether `fit` and `evaluate` report metrics.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
+        expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
         name: the layer's name; `None` for `multi_gate_moe`, `multi_gate_moe_1`, …
 
     Call arguments:
@@ -64,7 +65,8 @@ class MultiGateMoE(ExpertLayer):
             task j reads input j.
         mask: `[...]` bool (or its first axes only), `False` for padding, which gives 0. For a list
             of inputs, one mask for all.
-        training: whether gates draw noise and add their balancing losses (`add_loss`).
+        training: whether gates draw noise and add their balancing losses (`add_loss`), and experts
+            apply dropout.
         gate_inputs: `None`; or what the gates read instead of the inputs, as for `MoE`. If a gate
             needs token ids these are the ids, and other gates read the inputs.
 
@@ -100,6 +102,7 @@ class MultiGateMoE(ExpertLayer):
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
+        expert_dropout: float = 0.0,
         name: str | None = None,
         **kwargs,
     ):
@@ -119,6 +122,7 @@ class MultiGateMoE(ExpertLayer):
             recompute=recompute,
             kernel_initializer=kernel_initializer,
             gated=gated,
+            expert_dropout=expert_dropout,
             name="experts",
             dtype=self.dtype_policy,
         )

@@ -15,6 +15,7 @@ OF_NETWORKS = {
     "use_bias": False,
     "kernel_initializer": "glorot_uniform",
     "gated": False,
+    "expert_dropout": 0.0,
 }
 
 

@@ -26,7 +26,7 @@ class SharedExperts(Experts):
 
     Call arguments:
         tokens: `[T, D]`.
-        training: whether hidden activations are kept for the backward pass.
+        training: whether hidden activations are kept for the backward pass, and dropout applied.
 
     Returns:
         `[T, D]`.

@@ -48,13 +48,14 @@ class SoftMoE(ExpertLayer, Block):
         metrics: whether `fit` and `evaluate` report the metrics below.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
+        expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
         name: the layer's name, the prefix of the metrics; `None` for `soft_moe`, `soft_moe_1`, …
 
     Call arguments:
         inputs: `[B, S, D]` of any numeric type.
         mask: `[B, S]` bool, `False` for padding: padding has weight 0 in all slots, and its outputs
             are 0.
-        training: whether the metrics are updated in a plain call.
+        training: whether the metrics are updated in a plain call, and experts apply dropout.
 
     Returns:
         `[B, S, D]` in the layer's compute dtype.
@@ -87,6 +88,7 @@ class SoftMoE(ExpertLayer, Block):
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
+        expert_dropout: float = 0.0,
         name: str | None = None,
         **kwargs,
     ):
@@ -103,6 +105,7 @@ class SoftMoE(ExpertLayer, Block):
             recompute=recompute,
             kernel_initializer=kernel_initializer,
             gated=gated,
+            expert_dropout=expert_dropout,
             name="experts",
             dtype=self.dtype_policy,
         )
@@ -209,12 +212,13 @@ class SoftMoE(ExpertLayer, Block):
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: the token, its unit vector and its weights in slots and outputs,
         `2·D + 2·n·p` values; and for `n·p / steps` slots (1 if `steps` is 0) the inputs and outputs
-        of experts, and their hidden activations.
+        of experts, and their hidden activations, with dropout one byte more for each.
         """
         size = tf.as_dtype(self.compute_dtype).size
         rows = self.num_slots / steps if steps else 1
         weights = tf.as_dtype(self.variable_dtype).size * (input_dim + 2 * self.num_slots)
         always = weights + size * (input_dim + round(2 * rows * input_dim))
+        always += round(rows * self.experts.dropout_per_row())
         hidden = size * round(rows * self.experts.hidden_per_row())
         return Kept(always, hidden, self.experts.recompute)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 ZERO = tf.UnconnectedGradients.ZERO
 
 
-def padded_ffn(network, counts, x, stacks):
+def padded_ffn(network, counts, x, stacks, keeps=()):
     """`expert_ffn` with ordinary operations, for which TensorFlow has all derivatives.
 
     All experts run together, each on C rows; an expert with fewer rows repeats its first row.
@@ -22,23 +22,22 @@ def padded_ffn(network, counts, x, stacks):
     offsets = tf.range(tf.maximum(tf.reduce_max(counts), 1))
     is_used = offsets < counts[:, None]
     starts = tf.cumsum(counts, exclusive=True)
+    index = starts[:, None] + tf.where(is_used, offsets, 0)
     # An expert without rows can start behind the last row: one row of padding is there for it.
-    rows = tf.gather(tf.pad(x, [[0, 1], [0, 0]]), starts[:, None] + tf.where(is_used, offsets, 0))
-    parameters = [*stacks[: network.depth], *(bias[:, None] for bias in stacks[network.depth :])]
-    y = network.layer_sums(rows, parameters)[-1]
-    y = tf.boolean_mask(y, is_used)
+    rows, *keeps = (tf.gather(tf.pad(each, [[0, 1], [0, 0]]), index) for each in (x, *keeps))
+    y = tf.boolean_mask(network.batched(rows, stacks, keeps), is_used)
     return tf.pad(y, [[0, tf.shape(x)[0] - tf.shape(y)[0]], [0, 0]])
 
 
-def padded_gradient(network, counts, x, dy, *stacks):
+def padded_gradient(network, counts, keeps, x, dy, *stacks):
     """The gradient of `padded_ffn` with respect to `x` and the stacks."""
     with tf.GradientTape() as tape:
         tape.watch([x, *stacks])
-        y = padded_ffn(network, counts, x, stacks)
+        y = padded_ffn(network, counts, x, stacks, keeps)
     return tape.gradient(y, [x, *stacks], dy, ZERO)
 
 
-def differentiable(backward, network, counts):
+def differentiable(backward, network, counts, keeps):
     """Wraps `backward(x, dy, *stacks)` so that its derivatives are those of `padded_gradient`."""
 
     @tf.custom_gradient
@@ -46,7 +45,7 @@ def differentiable(backward, network, counts):
         def gradient(*upstream):
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
-                gradients = padded_gradient(network, counts, *tensors)
+                gradients = padded_gradient(network, counts, keeps, *tensors)
             return tape.gradient(gradients, tensors, upstream, ZERO)
 
         return backward(*tensors), gradient

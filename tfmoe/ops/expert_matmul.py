@@ -20,6 +20,7 @@ from tfmoe.ops.expert_derivatives import (
     padded_ffn,
     padded_gradient,
 )
+from tfmoe.ops.expert_dropout import NO_DROPOUT, HiddenDropout
 from tfmoe.ops.expert_network import Network
 from tfmoe.ops.expert_runners import Inputs, Outputs, looped, runner_for, unrolled
 
@@ -32,6 +33,7 @@ def expert_ffn(
     activation: Callable = tf.nn.relu,
     recompute: bool = False,
     training: bool = True,
+    dropout: HiddenDropout = NO_DROPOUT,
 ) -> tf.Tensor:
     """Runs each row through its expert: `x_{i+1} = activation(x_i · kernel_i[e] + bias_i[e])`, the
     last layer without the activation.
@@ -55,6 +57,7 @@ def expert_ffn(
         recompute: keeps no hidden activations for the backward pass, which computes them again,
             one expert at a time (App. D).
         training: whether hidden activations are kept for the backward pass.
+        dropout: `HiddenDropout` with `[A, H]` for each hidden layer.
 
     Returns:
         `[A, N]`, the dtype of `x`; 0 in rows that belong to no expert. The gradients of the stacks
@@ -67,19 +70,21 @@ def expert_ffn(
     num_experts, depth = kernels[0].shape[0], len(kernels)
     if num_experts == 0:
         return zero_outputs(x, [*kernels, *biases], kernels[-1].shape[2])
-    network = Network(depth, bool(biases), activation, training and not recompute)
+    keeps_hidden, keeps = training and not recompute, list(dropout.keeps)
+    network = Network(depth, bool(biases), activation, keeps_hidden, dropout.rate)
     if has_tangents([x, *kernels, *biases]):
-        return padded_ffn(network, counts, x, [*kernels, *biases])
+        return padded_ffn(network, counts, x, [*kernels, *biases], keeps)
     run_experts = runner_for(num_experts)
-    kept_widths = [kernel.shape[2] for kernel in kernels[:-1]] if network.keeps_hidden else []
+    kept_widths = [kernel.shape[2] for kernel in kernels[:-1]] if keeps_hidden else []
 
     @tf.custom_gradient
     def ffn(x, *stacks):
-        inputs, outputs = Inputs([x], [], stacks), Outputs(kernels[-1].shape[2], kept_widths, [])
+        inputs = Inputs([x, *keeps], [], stacks)
+        outputs = Outputs(kernels[-1].shape[2], kept_widths, [])
         y, kept, _ = run_experts(network.forward, counts, inputs, outputs, recompute)
 
         def backward(x, dy, *stacks):
-            inputs = Inputs([x, dy], kept, stacks)
+            inputs = Inputs([x, dy, *keeps], kept, stacks)
             outputs = Outputs(x.shape[1], [], [stack.shape for stack in stacks])
             dx, _, dstacks = run_experts(network.backward, counts, inputs, outputs, recompute)
             return dx, *dstacks
@@ -88,10 +93,10 @@ def expert_ffn(
             reject_variables(variables)
             loop_tensors = [x, dy, *stacks] if run_experts is looped else []
             if in_vectorized_loop() or has_tangents(loop_tensors):
-                return padded_gradient(network, counts, x, dy, *stacks)
+                return padded_gradient(network, counts, keeps, x, dy, *stacks)
             if run_experts is unrolled:
                 return backward(x, dy, *stacks)
-            return differentiable(backward, network, counts)(x, dy, *stacks)
+            return differentiable(backward, network, counts, keeps)(x, dy, *stacks)
 
         return y, gradient
 
@@ -104,6 +109,7 @@ def equal_expert_ffn(
     biases: Sequence | None = None,
     activation: Callable = tf.nn.relu,
     recompute: bool = False,
+    dropout: HiddenDropout = NO_DROPOUT,
 ) -> tf.Tensor:
     """`expert_ffn` for experts with the same number of rows: one batched product for each layer.
 
@@ -117,17 +123,15 @@ def equal_expert_ffn(
         activation: as for `expert_ffn`.
         recompute: keeps no hidden activations for the backward pass, which computes them again,
             for all experts together.
+        dropout: `HiddenDropout` with `[E, C, H]` for each hidden layer.
 
     Returns:
         `[E, C, N]`, the dtype of `x`.
     """
-    depth = len(kernels)
+    network = Network(len(kernels), bool(biases), activation, False, dropout.rate)
 
     def ffn(x, *stacks):
-        for i in range(depth):
-            x = tf.matmul(activation(x) if i else x, stacks[i])
-            x = x + stacks[depth + i][:, None, :] if biases else x
-        return x
+        return network.batched(x, stacks, dropout.keeps)
 
     return (tf.recompute_grad(ffn) if recompute else ffn)(x, *kernels, *(biases or []))
 

@@ -1,12 +1,14 @@
 """The feed-forward network of one expert, and its gradient.
 
-Axes: D model, H hidden, N outputs, M rows of one expert.
+Axes: E experts, C rows of each expert, D model, H hidden, N outputs, M rows of one expert.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from tfmoe.ops.expert_dropout import drop
 
 # Kernels with at least this many elements multiply with their transpose as a batch of one.
 LARGE_KERNEL = 2**18
@@ -17,38 +19,53 @@ class Network(NamedTuple):
     """The feed-forward network of one expert.
 
     Its `parameters` are `depth` kernels, followed by `depth` biases if `use_bias`. `forward` and
-    `backward` are the steps that `unrolled` and `looped` run for each expert.
+    `backward` are the steps that `unrolled` and `looped` run for each expert. `keeps` are those of
+    `tfmoe.ops.expert_dropout.HiddenDropout`, for the rows of the expert.
     """
 
     depth: int
     use_bias: bool
     activation: Callable
     keeps_hidden: bool
+    dropout_rate: float = 0.0
 
-    def layer_sums(self, rows, parameters):
+    def layer_sums(self, rows, parameters, keeps=()):
         """Computes `x_i · kernel_i + bias_i` of every layer, for the `[M, D]` rows of an expert."""
         sums = []
         for i in range(self.depth):
-            inputs = self.activation(sums[-1]) if i else rows
+            inputs = self.layer_inputs(i, rows, sums, keeps)
             product = tf.matmul(inputs, parameters[i])
             sums.append(product + parameters[self.depth + i] if self.use_bias else product)
         return sums
 
+    def layer_inputs(self, i, rows, sums, keeps):
+        """The inputs of layer i: the rows, or the hidden activations after dropout."""
+        if i == 0:
+            return rows
+        activations = self.activation(sums[i - 1])
+        return drop(activations, keeps[i - 1], self.dropout_rate) if keeps else activations
+
+    def batched(self, rows, stacks, keeps=()):
+        """Computes all experts together: `[E, C, D]` rows to `[E, C, N]`."""
+        biases = [bias[:, None] for bias in stacks[self.depth :]]
+        return self.layer_sums(rows, [*stacks[: self.depth], *biases], keeps)[-1]
+
     def forward(self, rows, _, parameters):
-        """Computes the outputs for `[rows]`; keeps the sums of the hidden layers."""
-        *hidden, y = self.layer_sums(rows[0], parameters)
+        """Computes the outputs for `[rows, *keeps]`; keeps the sums of the hidden layers."""
+        rows, *keeps = rows
+        *hidden, y = self.layer_sums(rows, parameters, keeps)
         return y, hidden if self.keeps_hidden else [], []
 
     def backward(self, rows, hidden, parameters):
-        """Computes the gradients of the rows and of the parameters from `[rows, dy]`."""
-        rows, dsum = rows
+        """Computes the gradients of the rows and of the parameters from `[rows, dy, *keeps]`."""
+        rows, dsum, *keeps = rows
         if not self.keeps_hidden:
-            hidden = self.layer_sums(rows, parameters)[:-1]
+            hidden = self.layer_sums(rows, parameters, keeps)[:-1]
         dkernels, dbiases = [None] * self.depth, [None] * self.depth
         for i in reversed(range(self.depth)):
             with tf.GradientTape() as tape:
                 tape.watch(hidden[i - 1] if i else rows)
-                inputs = self.activation(hidden[i - 1]) if i else rows
+                inputs = self.layer_inputs(i, rows, hidden, keeps)
             dkernels[i] = tf.matmul(inputs, dsum, transpose_a=True)
             dbiases[i] = tf.reduce_sum(dsum, axis=0)
             dsum = matmul_transposed(dsum, parameters[i])
