@@ -70,6 +70,7 @@ def test_thresholds(selected, unrouted, expected):
     assert (checks[0].figure.least, checks[0].figure.most) == pytest.approx((2 / 1.5, 3))
     bad = [each for each in checks if each.finding]
     assert changes(bad) == ["training.epochs=8 (now 4)"] * len(bad)
+    assert check_thresholds(mixture(depends_on_batch=True), row, EPOCHS) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.gating import Batchwise, ExpertChoice, Hierarchical, NoisyTopK, Softmax, Switch
 from tfmoe.inspection.doctor import mixture_of
 from tfmoe.layers import MoE
 
@@ -55,3 +55,9 @@ def test_sizes():
     assert mixture.setting("capacity_factor") == ("capacity_factor", 1.5)
     assert mixture_of("moe", layer).expert_batch is None
     assert mixture_of("moe", MoE(8, 3, gate=Softmax()), tokens=100).chance == 0
+
+
+def test_expert_choice_depends_on_the_batch():
+    assert not mixture_of("moe", MoE(8, 3, gate=Batchwise(k=2))).depends_on_batch
+    assert mixture_of("moe", MoE(8, 3, gate=ExpertChoice())).depends_on_batch
+    assert mixture_of("moe", MoE(8, 3, groups=4, gate=ExpertChoice())).depends_on_batch

@@ -15,7 +15,7 @@ LEAST_ENTROPY = 0.05
 # Standard deviation of the noise. It is 0.69 at the beginning and 0.29 at the end of a healthy run.
 # Without noise the load (eq 10) is a step function, and the load loss has no gradient.
 LEAST_NOISE = 0.01
-# Experts per token over K, and share of tokens without experts, with the thresholds of Batchwise.
+# Experts per token over K, and share of tokens without experts, with learned thresholds.
 MOST_OVER_K, MOST_UNROUTED = 1.5, 0.05
 
 
@@ -76,14 +76,16 @@ def check_noise(mixture, sample):
 
 
 def check_thresholds(mixture, row, epochs=None):
-    """`thresholds_off`: at evaluation, the thresholds of a Batchwise gate select more or fewer
-    experts than in training.
+    """`thresholds_off`: at evaluation, the thresholds of a gate (`Batchwise`, `ExpertThreshold`)
+    select more or fewer experts than in training.
 
     Args:
         mixture: a `Mixture`.
         row: the last epoch's logs.
         epochs: `Setting` of the number of epochs, or `None`.
     """
+    if mixture.depends_on_batch:  # it has no thresholds
+        return []
     k, checks = mixture.selected, []
     longer = [epochs.to(2 * epochs.now)] if epochs and epochs.now else []
     name, selected = mixture.metric(row, "val_experts_per_token")

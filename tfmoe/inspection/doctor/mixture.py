@@ -27,6 +27,7 @@ class Mixture(NamedTuple):
         noise: whether the gate draws noise; `None` if it has no argument `noise`.
         capacity_factor, evaluation_capacity_factor: `None` for no limit.
         tokens: T, of the global batch; `None` if unknown.
+        depends_on_batch: whether the gate compares tokens in evaluation too (`ExpertChoice`).
     """
 
     name: str
@@ -38,6 +39,7 @@ class Mixture(NamedTuple):
     capacity_factor: float | None = None
     evaluation_capacity_factor: float | None = None
     tokens: float | None = None
+    depends_on_batch: bool = False
 
     @property
     def dense(self):
@@ -87,7 +89,8 @@ def mixture_of(name, layer, key="", tokens=None):
         key, tokens: as for `Mixture`.
     """
     gate = layer.gate
-    config = gate.get_config() if gate.secondary is None else gate.primary.get_config()
+    levels = [gate] if gate.secondary is None else [gate.primary, gate.secondary]
+    config = levels[0].get_config()
     return Mixture(
         name,
         layer.num_experts,
@@ -98,6 +101,7 @@ def mixture_of(name, layer, key="", tokens=None):
         getattr(layer, "capacity_factor", None),
         layer.evaluation_capacity_factor,
         tokens,
+        any(level.depends_on_batch for level in levels),
     )
 
 
