@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Gate, NoisyTopK, Softmax
-from tfmoe.layers import MoE
+from tfmoe.layers import MoE, MultiGateMoE
 from tfmoe.models import LanguageModel, residual_blocks
 
 RNG = np.random.default_rng(0)
@@ -66,6 +66,14 @@ def test_the_gate_reads_other_inputs_than_the_experts(groups):
     mask = np.array([[True, True, False], [True, False, False]])
     masked = layer(x, mask=mask, gate_inputs=gate_x)
     np.testing.assert_allclose(masked, np.where(mask[:, :, None], y, 0), rtol=1e-12)
+
+
+def test_route_builds_a_layer_with_gate_inputs():
+    layer, of_tasks = MoE(4, 6, gate="switch"), MultiGateMoE(2, 4, 6)
+    assert layer.route(X, gate_inputs=GATE_X).assignments.num_tokens == 6
+    assert len(of_tasks.route(X, gate_inputs=GATE_X)) == 2
+    for mixture in (layer, *of_tasks.mixtures):
+        assert mixture.gate.gate_kernel.shape == (5, 4)
 
 
 def test_gate_inputs_in_a_model_that_is_saved(tmp_path):

@@ -228,7 +228,7 @@ class MoE(MixtureLayer):
         """
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         if not self.built:
-            shape = None if gate_inputs is None else tuple(tf.shape(gate_inputs))
+            shape = None if gate_inputs is None else tuple(tf.convert_to_tensor(gate_inputs).shape)
             self.build(tuple(inputs.shape), shape)
         inputs = flatten(inputs, self.experts.example_shape)
         tokens, _ = real_tokens(inputs, mask)

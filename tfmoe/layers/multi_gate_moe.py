@@ -215,7 +215,7 @@ class MultiGateMoE(ExpertLayer):
         inputs = self._inputs(inputs)
         if not self.built:
             shapes = [tuple(x.shape) for x in inputs]
-            shape = None if gate_inputs is None else tuple(tf.shape(gate_inputs))
+            shape = None if gate_inputs is None else tuple(tf.convert_to_tensor(gate_inputs).shape)
             self.build(shapes[0] if self.expert_inputs is None else shapes, shape)
         tokens = [real_tokens(x, mask)[0] for x in inputs]
         return [
