@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.gating import BiasBalanced, Hierarchical, NoisyTopK, Softmax, Switch
 from tfmoe.gating.kernels import GateKernels
 from tfmoe.layers import MoELSTM, ProjectedLSTM
 from tfmoe.layers.recording import recording_routings
@@ -109,6 +109,24 @@ def test_equals_the_dense_formula(options, recompute, in_graph):
     np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)  # the loss is float32
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+# A gate that draws before its logits, and one whose bias changes before the backward pass.
+@pytest.mark.parametrize(
+    ("gate", "options"),
+    [(Switch, {"jitter": 0.5, "seed": 1}), (BiasBalanced, {"k": 2, "bias_step": 9.0})],
+)
+def test_recomputation_gives_the_same_gradients(gate, options):
+    def gradients(recompute):
+        layer = make(gate(**options), recompute=recompute)
+        return gradients_of(lambda x: (layer(x, training=True), 0.0), layer)
+
+    for a, b in zip(gradients(False), gradients(True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_no_steps():
+    assert make(recompute=True)(INPUTS[:, :0], training=True).shape == (B, 0, U)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options.values()))

@@ -17,6 +17,8 @@ from tfmoe.layers.mixing import limit_assignments, mix, with_received
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.ops.step_assignments import split_by_step
 
+DRAWS = ("draw", "draw_jitter")  # the methods of gates that draw random numbers
+
 
 def check_gate(gate, mixture_of, gate_from, recompute):
     """Raises a `ValueError` if a gate cannot be combined with the options of `MoELSTM`."""
@@ -44,11 +46,11 @@ def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False
 
     Args:
         gate: a built gate.
-        weights: the values of the gate's trainable variables, as for `fixed_weights`.
+        weights: the values of the gate's weights, as for `fixed_weights`.
         experts: the `MatrixStack` of all experts.
         rows: `[B, D]`.
         mask: `[B]` bool, `False` for rows that are not routed and give 0; or `None`.
-        draws: the random numbers of the gate, `[B, ...]`; or `None`.
+        draws: `{method: [B, ...]}`, the random numbers of the gate; or `None` for its own.
         training: whether the step trains.
 
     Returns:
@@ -63,9 +65,11 @@ def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False
             "use a flat gate such as NoisyTopK(k=2), or mixture_of='input' and gate_from='input'"
         )
     tokens, positions = real_tokens(rows, mask)
-    if draws is not None and positions is not None:
-        draws = tf.gather_nd(draws, positions)
-    with fixed_draws(gate, draws), fixed_weights(gate, weights):
+    draws = draws or {}
+    if positions is not None:
+        draws = {name: tf.gather_nd(values, positions) for name, values in draws.items()}
+    fixed = {name: lambda _, values=values: values for name, values in draws.items()}
+    with replaced_draws(gate, fixed), fixed_weights(gate, weights):
         outputs, sums = mix(gate, experts, tokens, training)
     return at_positions(outputs, positions, rows), sums
 
@@ -103,12 +107,12 @@ def steps_with_draws(gate, inputs, units, training=False):
         training: whether the step trains.
 
     Returns:
-        `{"x": [S, B, D]}`; in training also `draws`, the random numbers of the gate, if it draws
-        any.
+        `{"x": [S, B, D]}`; in training also `draws`, the random numbers of the gate.
     """
     x = tf.transpose(inputs, [1, 0, 2])
-    draws = draw_all(gate, tf.pad(x, [[0, 0], [0, 0], [0, units]])) if training else None
-    return {"x": x} if draws is None else {"x": x, "draws": draws}
+    if not training:
+        return {"x": x}
+    return {"x": x, "draws": draw_all(gate, tf.pad(x, [[0, 0], [0, 0], [0, units]]))}
 
 
 def draw_all(gate, rows):
@@ -119,59 +123,55 @@ def draw_all(gate, rows):
         rows: `[S, B, D]`, of the width of the gate's inputs.
 
     Returns:
-        `[S, B, ...]`, or `None` if the gate draws no random numbers in training.
+        `{method: [S, B, ...]}`, for the methods of `DRAWS` that the gate calls in training.
     """
-    draw, calls = getattr(gate, "draw", None), []
-    if draw is None:
-        return None
+    methods = {name: getattr(gate, name) for name in DRAWS if hasattr(gate, name)}
+    called = set()
 
-    def recorded_draw(inputs):
-        calls.append(inputs)
-        return draw(inputs)
+    def recorded(name):
+        def draw(inputs):
+            called.add(name)
+            return methods[name](inputs)
+
+        return draw
+
+    def by_step(draws):
+        shape = tf.concat([tf.shape(rows)[:2], tf.shape(draws)[1:]], axis=0)
+        return tf.ensure_shape(tf.reshape(draws, shape), [*rows.shape[:2], *draws.shape[1:]])
 
     flat = tf.cast(tf.reshape(rows, [-1, rows.shape[-1]]), gate.compute_dtype)
-    with replaced_draw(gate, recorded_draw):
+    with replaced_draws(gate, {name: recorded(name) for name in methods}):
         gate(flat[:0], training=True)
-    if not calls:
-        return None
-    draws = draw(flat)
-    shape = tf.concat([tf.shape(rows)[:2], tf.shape(draws)[1:]], axis=0)
-    return tf.ensure_shape(tf.reshape(draws, shape), [*rows.shape[:2], *draws.shape[1:]])
-
-
-def fixed_draws(gate, draws):
-    """A context in which a gate uses given random numbers.
-
-    Args:
-        gate: a gate.
-        draws: `[T, ...]`, or `None` for those of the gate.
-    """
-    if draws is None:
-        return contextlib.nullcontext()
-    return replaced_draw(gate, lambda inputs: draws)
+    return {name: by_step(draw(flat)) for name, draw in methods.items() if name in called}
 
 
 @contextlib.contextmanager
-def replaced_draw(gate, draw):
-    """A context in which a gate draws random numbers with another function."""
-    own = vars(gate).get("draw")  # usually absent: `draw` is a method of the class
-    gate.draw = draw
-    try:
-        yield
-    finally:
-        if own is None:
-            del gate.draw
-        else:
-            gate.draw = own
-
-
-def fixed_weights(gate, weights):
-    """A context in which the trainable variables of a gate have given values.
+def replaced_draws(gate, draws):
+    """A context in which a gate draws random numbers with other functions.
 
     Args:
         gate: a gate.
-        weights: list of tensors, in the order of the variables; `None` for the variables' values.
+        draws: `{method: function}`.
+    """
+    own = {name: vars(gate)[name] for name in draws if name in vars(gate)}  # usually of the class
+    for name, draw in draws.items():
+        setattr(gate, name, draw)
+    try:
+        yield
+    finally:
+        for name in draws:
+            delattr(gate, name)
+        for name, draw in own.items():
+            setattr(gate, name, draw)
+
+
+def fixed_weights(gate, weights):
+    """A context in which the weights of a gate have given values.
+
+    Args:
+        gate: a gate.
+        weights: list of tensors, in the order of `gate.weights`; `None` for the variables' values.
     """
     if weights is None:
         return contextlib.nullcontext()
-    return keras.StatelessScope(zip(gate.trainable_variables, weights, strict=True))
+    return keras.StatelessScope(zip(gate.weights, weights, strict=True))

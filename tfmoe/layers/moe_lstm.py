@@ -211,12 +211,13 @@ class MoELSTM(MoELSTMCosts):
         if not self.runs_at_once:
             weights["experts"] = self.experts.gathered()
             if self.recompute and self.gate_from == "state":
-                weights["gate"] = [tf.convert_to_tensor(v) for v in self.gate.trainable_variables]
+                # Also those without a gradient: an update comes before the backward pass.
+                weights["gate"] = [tf.convert_to_tensor(v) for v in self.gate.weights]
         return weights
 
     def _zero_sums(self, step, sequences, weights):
         """Zeros like the sums that the gate returns in a step."""
-        inputs = {name: tf.zeros([0, *x.shape[2:]], x.dtype) for name, x in sequences.items()}
+        inputs = tf.nest.map_structure(lambda x: tf.zeros([0, *x.shape[2:]], x.dtype), sequences)
         _, sums = step(inputs, self.initial_state(0), weights)
         return tf.nest.map_structure(tf.zeros_like, sums)
 

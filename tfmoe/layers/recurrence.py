@@ -69,7 +69,7 @@ def run_segments(step, sequences, state, weights, zeros):
     num_steps = tf.shape(tf.nest.flatten(sequences)[0])[0]
     length = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(num_steps, tf.float32))), tf.int32)
     length = tf.maximum(length, 1)
-    num_segments = -(-num_steps // length)
+    num_segments = tf.maximum(-(-num_steps // length), 1)
     segments = tf.nest.map_structure(lambda x: cut(x, length, num_segments), sequences)
     arrays = tf.nest.map_structure(array_of, segments)
     outputs = tf.TensorArray(
