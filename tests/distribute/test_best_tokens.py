@@ -173,9 +173,10 @@ def test_lowest_taken_by_hand():
     np.testing.assert_allclose(lowest_taken(-probability, 1), [-0.5, -0.5])
     # ⌈3/2⌉ = 2 of tokens 0 to 2, none of none, and 1 of tokens 3 and 4.
     groups = Groups(tf.constant([3, 0, 2]))
-    expected = [[0.5, 0.5], [0, 0], [0.7, 0.5]]
+    nothing = probability.dtype.max
+    expected = [[0.5, 0.5], [nothing, nothing], [0.7, 0.5]]
     np.testing.assert_allclose(lowest_taken(probability, 1, groups), expected)
-    np.testing.assert_array_equal(lowest_taken(probability[:0], 1), [0, 0])
+    np.testing.assert_array_equal(lowest_taken(probability[:0], 1), [nothing, nothing])
 
 
 @pytest.mark.parametrize("parts", [[3, 2], [0, 0, 5, 0]])

@@ -84,6 +84,16 @@ def test_groups_by_hand():
     np.testing.assert_allclose(dense_gates(routing, 2, 6)[:, 2:4], [[0.6, 0], [0.9, 0]], rtol=1e-6)
 
 
+def test_sums_of_several_steps_count_as_one_batch():
+    """The time steps of a recurrent mixture, of which one is all padding."""
+    gate, x = built_gate(k=1), tf.constant(np.log(PROBABILITY))
+    steps = [gate(rows, training=True).sums for rows in (x, x[1:3], x[:0])]
+    gate.update(tf.nest.map_structure(lambda *values: tf.add_n(values), *steps))
+    # The means of .7 and .9, and of .4 and .3.
+    np.testing.assert_allclose(gate.thresholds, [0.8, 0.35], rtol=1e-12)
+    assert float(gate.num_updates) == 1
+
+
 def test_an_empty_batch_changes_nothing():
     gate = built_gate(k=1)
     gate.update(gate(tf.zeros([0, 2], tf.float64), training=True).sums)

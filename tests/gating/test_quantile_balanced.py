@@ -104,6 +104,15 @@ def test_all_experts_need_no_bias():
     np.testing.assert_array_equal(routing.load, [4, 4])
 
 
+def test_sums_of_several_steps_count_as_one_batch():
+    """The time steps of a recurrent mixture, of which one is all padding."""
+    gate, x = built_gate(k=1), tf.constant(LOGITS)
+    steps = [gate(rows, training=True).sums for rows in (x, x[:3], x[:0])]
+    gate.update(tf.nest.map_structure(lambda *values: tf.add_n(values), *steps))
+    # The third highest of 4, 3, 2, 1, and of 4, 3, 2.
+    np.testing.assert_allclose(gate.bias, [2, 0], rtol=1e-12)
+
+
 def test_an_empty_batch_changes_nothing():
     gate = built_gate(k=1)
     gate.bias.assign([1, 2])

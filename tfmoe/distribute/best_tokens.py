@@ -51,19 +51,15 @@ def lowest_taken(probability, k, groups=None, extra=0):
         probability, k, groups, extra: as for `best_tokens`.
 
     Returns:
-        `[E]`, or `[G, E]` with groups; 0 for an expert without a token. It has no gradient.
+        `[E]`, or `[G, E]` with groups; the maximum of the dtype for an expert without a token. It
+        has no gradient.
     """
     taken = best_tokens(tf.stop_gradient(probability), k, groups, extra)
     num_experts = taken.counts.shape[0]
     lowest = tf.math.unsorted_segment_min(taken.weights, taken.experts(), num_experts)
     if groups is None:
-        return _or_zero(tf.reduce_min(collectives.all_gather(lowest), axis=0))
-    return _or_zero(tf.reshape(lowest, [-1, probability.shape[1]]))
-
-
-def _or_zero(lowest):
-    """Replaces the minimum of nothing by 0."""
-    return tf.where(lowest < lowest.dtype.max, lowest, tf.zeros_like(lowest))
+        return tf.reduce_min(collectives.all_gather(lowest), axis=0)
+    return tf.reshape(lowest, [-1, probability.shape[1]])
 
 
 def best_tokens_of_sequences(probability, k, sequences=None):

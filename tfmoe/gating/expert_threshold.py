@@ -6,10 +6,10 @@ Axes: T tokens, E experts, G groups of a hierarchical mixture.
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute import collectives
 from tfmoe.distribute.best_tokens import lowest_taken
 from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.micro_step import WHOLE_STEP
+from tfmoe.gating.quantiles import mean_quantile, quantile_sums
 from tfmoe.ops.arguments import fraction
 from tfmoe.ops.assignments import assign_mask
 from tfmoe.ops.balancing import experts_of_tokens, weighted_losses, z_loss
@@ -37,7 +37,8 @@ class ExpertThreshold(LearnedGate):
     only: training selects the best tokens of a batch, and a loss (eq 20) trains the thresholds.
     Here one rule is used in both, and the thresholds follow the scores without a loss.
 
-    If an optimizer accumulates gradients, the thresholds change with each batch of a step.
+    If an optimizer accumulates gradients, the thresholds change with each batch of a step. In a
+    `MoELSTM` whose gate sees the state, q_i is the mean over the time steps.
 
     Args:
         k: mean number of experts per token, 1 <= k <= num_experts.
@@ -82,7 +83,7 @@ class ExpertThreshold(LearnedGate):
             thresholds = tf.where(is_first, tf.cast(quantile, thresholds.dtype), thresholds)
         routing = self._over(thresholds, probability, groups, **self.sums_of_logits(logits))
         if training:
-            routing.sums["quantile"] = once(quantile, groups, routing.load.dtype)
+            routing.sums.update(quantile_sums(quantile, groups, routing.load.dtype))
         return routing
 
     def _over(self, thresholds, probability, groups, **per_token):
@@ -110,24 +111,9 @@ class ExpertThreshold(LearnedGate):
         counted = tf.cast(sums["tokens"] > 0, thresholds.dtype)
         num_updates = tf.convert_to_tensor(self.num_updates) + counted
         rate = tf.maximum(tf.math.divide_no_nan(counted, num_updates), 1 - self.ema) * counted
-        change = rate[..., None] * (tf.cast(sums["quantile"], thresholds.dtype) - thresholds)
+        change = rate[..., None] * (tf.cast(mean_quantile(sums), thresholds.dtype) - thresholds)
         self.add_to_weight("thresholds", change)
         self.add_to_weight("num_updates", counted)
 
     def get_config(self):
         return {**super().get_config(), "k": self.k, "ema": self.ema}
-
-
-def once(values, groups, dtype):
-    """Values that are the same on all replicas, as a part of a sum over the replicas. Those of
-    groups exist once anyway.
-
-    Args:
-        values: a tensor.
-        groups: the `tfmoe.gating.Groups` of the rows, or `None`.
-        dtype: the dtype of the sum.
-    """
-    values = tf.cast(values, dtype)
-    if groups is not None:
-        return values
-    return tf.where(tf.equal(collectives.replica_id(), 0), values, tf.zeros_like(values))

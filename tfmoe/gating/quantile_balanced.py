@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.best_tokens import lowest_taken
-from tfmoe.gating.expert_threshold import once
 from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.micro_step import WHOLE_STEP
+from tfmoe.gating.quantiles import mean_quantile, quantile_sums
 from tfmoe.ops.arguments import boolean, fraction, one_of, positive_number
 from tfmoe.ops.balancing import weighted_losses, z_loss
 from tfmoe.ops.routing import SCORES, gate_values
@@ -40,7 +40,8 @@ class QuantileBalanced(LearnedGate):
 
     If k·T/E is not an integer, it is rounded up; the published code does not allow it. With k = E
     there is nothing to balance, and β stays 0. If an optimizer accumulates gradients, β changes
-    with each batch of a step.
+    with each batch of a step. In a `MoELSTM` whose gate sees the state, q_i is the mean over the
+    time steps.
 
     Args:
         k: number of experts per token, 1 <= k <= num_experts.
@@ -95,7 +96,7 @@ class QuantileBalanced(LearnedGate):
         routing = self.routing_of_tokens(experts, weights, groups, **self.sums_of_logits(logits))
         if measures_batch:
             quantile = lowest_taken(fixed - best.values[:, self.k :], self.k, groups, extra=1)
-            routing.sums["quantile"] = once(quantile, groups, routing.load.dtype)
+            routing.sums.update(quantile_sums(quantile, groups, routing.load.dtype))
         return routing
 
     def loss(self, sums):
@@ -105,9 +106,8 @@ class QuantileBalanced(LearnedGate):
         if "quantile" not in sums:
             return
         bias = tf.convert_to_tensor(self.bias)
-        has_tokens = tf.cast(sums["tokens"] > 0, bias.dtype)[..., None]
-        change = (1 - self.ema) * (tf.cast(sums["quantile"], bias.dtype) - bias)
-        self.add_to_weight("bias", has_tokens * change)
+        change = (1 - self.ema) * (tf.cast(mean_quantile(sums), bias.dtype) - bias)
+        self.add_to_weight("bias", tf.where(sums["num_quantiles"] > 0, change, 0))
 
     def get_config(self):
         return {
