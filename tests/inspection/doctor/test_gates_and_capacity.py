@@ -8,7 +8,7 @@ from tfmoe.inspection.doctor.capacity import (
 )
 from tfmoe.inspection.doctor.finding import Setting
 from tfmoe.inspection.doctor.gates import check_noise, check_saturation, check_thresholds
-from tfmoe.inspection.doctor.mixture import Mixture
+from tfmoe.inspection.doctor.mixture import Limit, Mixture
 
 RATE, EPOCHS = Setting("optimizer.learning_rate", 1.0), Setting("training.epochs", 4)
 BATCH = Setting("data.batch_tokens", 4096)
@@ -82,7 +82,8 @@ def test_thresholds(selected, unrouted, expected):
     ],
 )
 def test_dropped(factor, dropped, expected):
-    checks = check_dropped(mixture(capacity_factor=factor), {"moe_1_dropped": dropped})
+    limited = mixture(limits=(Limit("capacity_factor", factor, factor),))
+    checks = check_dropped(limited, {"moe_1_dropped": dropped})
     assert kinds(checks) == [expected]
     if expected:
         assert changes(checks) == [f"model.blocks[1].capacity_factor=null (now {factor:g})"]
@@ -90,18 +91,38 @@ def test_dropped(factor, dropped, expected):
 
 def test_dropped_at_evaluation():
     row = {"moe_1_dropped": 0.0, "val_moe_1_dropped": 0.4}
-    checks = check_dropped(mixture(evaluation_capacity_factor=1.0), row)
+    limits = (
+        Limit("capacity_factor", 2.0, 2.0),
+        Limit("evaluation_capacity_factor", 1.0, 1.0),
+        Limit("gate.evaluation_capacity_factor", 1.5, 0.75),
+    )
+    checks = check_dropped(mixture(limits=limits[:2]), row)[1:]
     assert kinds(checks) == [("capacity_too_small", "problem")]
     assert changes(checks) == ["model.blocks[1].evaluation_capacity_factor=null (now 1)"]
+    (bad,) = check_dropped(mixture(limits=limits[1:]), row)
+    assert [str(change) for change in bad.finding.changes] == [
+        "model.blocks[1].evaluation_capacity_factor=null (now 1)",
+        "model.blocks[1].gate.evaluation_capacity_factor=null (now 1.5)",
+    ]
+    assert "at most 0.75 times the mean load" in bad.finding.cause
     assert check_dropped(mixture(), row) == []
 
 
 def test_idle_capacity():
     row = {"moe_1_max_over_mean_load": 1.3}
-    assert kinds(check_idle_capacity(mixture(capacity_factor=1.5), row)) == [None]
-    checks = check_idle_capacity(mixture(capacity_factor=8.0), row)
+
+    def check_limit(*limit):
+        return check_idle_capacity(mixture(limits=(Limit(*limit),)), row)
+
+    assert kinds(check_limit("capacity_factor", 1.5, 1.5)) == [None]
+    checks = check_limit("capacity_factor", 8.0, 8.0)
     assert kinds(checks) == [("capacity_too_large", "note")]
     assert changes(checks) == ["model.blocks[1].capacity_factor=1.7 (now 8)"]
+    # Of a gate with 2 experts per token: 2 · 1.25 · 1.3.
+    checks = check_limit("gate.capacity_factor", 16.0, 8.0)
+    assert changes(checks) == ["model.blocks[1].gate.capacity_factor=3.3 (now 16)"]
+    assert check_limit("gate.capacity_factor", 16.0, 8.0, False) == []
+    assert check_limit("evaluation_capacity_factor", 8.0, 8.0) == []
     assert check_idle_capacity(mixture(), row) == []
 
 

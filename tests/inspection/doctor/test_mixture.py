@@ -1,7 +1,16 @@
 import pytest
 
-from tfmoe.gating import Batchwise, ExpertChoice, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.gating import (
+    Batchwise,
+    ExpertChoice,
+    GShard,
+    Hierarchical,
+    NoisyTopK,
+    Softmax,
+    Switch,
+)
 from tfmoe.inspection.doctor import mixture_of
+from tfmoe.inspection.doctor.mixture import Limit
 from tfmoe.layers import MoE
 
 BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
@@ -50,7 +59,7 @@ def test_of_layers(options, selected, weights, noise):
 def test_sizes():
     layer = MoE(8, 3, gate=NoisyTopK(k=2), capacity_factor=1.5)
     mixture = mixture_of("moe", layer, tokens=100)
-    assert (mixture.capacity_factor, mixture.evaluation_capacity_factor) == (1.5, None)
+    assert mixture.limits == (Limit("capacity_factor", 1.5, 1.5),)
     assert (mixture.expert_batch, mixture.chance) == (25, 1 / 25)  # 2 · 100 / 8
     assert mixture.setting("capacity_factor") == ("capacity_factor", 1.5)
     assert mixture_of("moe", layer).expert_batch is None
@@ -61,3 +70,44 @@ def test_expert_choice_depends_on_the_batch():
     assert not mixture_of("moe", MoE(8, 3, gate=Batchwise(k=2))).depends_on_batch
     assert mixture_of("moe", MoE(8, 3, gate=ExpertChoice())).depends_on_batch
     assert mixture_of("moe", MoE(8, 3, groups=4, gate=ExpertChoice())).depends_on_batch
+
+
+SWITCH = Switch(capacity_factor=1.25, evaluation_capacity_factor=2.0)
+# 2 experts per token: 1 time the mean load.
+GSHARD = GShard(capacity_factor=2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens", "limits"),
+    [
+        ({"gate": Switch()}, None, ()),
+        (
+            {"gate": SWITCH}, None,
+            [("gate.capacity_factor", 1.25, 1.25), ("gate.evaluation_capacity_factor", 2.0, 2.0)],
+        ),
+        ({"gate": GSHARD}, 800, [("gate.capacity_factor", 2.0, 1.0)]),
+        # A mean load of 2·4/8 = 1 token, and a capacity of at least 4.
+        ({"gate": GSHARD}, 4, [("gate.capacity_factor", 2.0, 4.0, False)]),
+        (
+            {"gate": GSHARD, "evaluation_capacity_factor": 3.0}, None,
+            [("evaluation_capacity_factor", 3.0, 3.0), ("gate.capacity_factor", 2.0, 1.0)],
+        ),
+        (
+            {"gate": SWITCH, "groups": 4}, 4,
+            [
+                ("gate.capacity_factor", 1.25, 1.25, False),
+                ("gate.evaluation_capacity_factor", 2.0, 2.0, False),
+            ],
+        ),
+        (
+            {"gate": Hierarchical(4, NoisyTopK(k=2), GSHARD)}, None,
+            [("gate.secondary.capacity_factor", 2.0, 1.0, False)],
+        ),
+        ({"gate": "expert_choice"}, None, ()),  # its capacity drops nothing
+    ],
+)  # fmt: skip
+def test_limits(options, tokens, limits):
+    mixture = mixture_of("moe", MoE(8, 3, **options), "model.", tokens)
+    assert list(mixture.limits) == [Limit(*limit) for limit in limits]
+    for limit in mixture.limits:
+        assert mixture.setting(limit.argument) == (f"model.{limit.argument}", limit.factor)

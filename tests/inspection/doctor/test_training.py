@@ -17,6 +17,7 @@ from tfmoe.inspection.doctor import (
     short,
 )
 from tfmoe.inspection.doctor.losses import check_divergence, check_overfitting
+from tfmoe.inspection.doctor.mixture import Limit
 
 RATE = Setting("training.optimizer.learning_rate", 0.005)
 
@@ -112,7 +113,7 @@ def test_one_cause_is_told_once():
 
 
 def test_the_worst_comes_first():
-    limited = MIXTURE._replace(capacity_factor=8.0, tokens=64)
+    limited = MIXTURE._replace(limits=(Limit("capacity_factor", 8.0, 8.0),), tokens=64)
     rows = [{**row, "moe_max_over_mean_load": 1.5} for row in rows_of(6.0, 0.8)]
     assert kinds(rows, mixtures=[limited]) == [
         "collapse",

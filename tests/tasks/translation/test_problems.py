@@ -90,7 +90,8 @@ def problems(data, *overrides):
             ONE,
             ["model.encoder[0].name=attention_lstm"],
             "--set model.encoder[0].name=attention_lstm: model.encoder[0].name: must be one of "
-            "lstm, moe, feed_forward, self_attention, got 'attention_lstm'",
+            "lstm, moe, feed_forward, soft_moe, self_attention, moe_lstm, got "
+            "'attention_lstm'",
         ),
         (
             ONE,

@@ -29,22 +29,20 @@ def check_dropped(mixture, row):
         row: the last epoch's logs.
     """
     checks = []
-    for argument, metric in (
-        ("capacity_factor", "dropped"),
-        ("evaluation_capacity_factor", "val_dropped"),
-    ):
+    for metric, in_training in (("dropped", True), ("val_dropped", False)):
         name, dropped = mixture.metric(row, metric)
-        factor = getattr(mixture, argument)
-        if dropped is None or factor is None:
+        limits = [limit for limit in mixture.limits if limit.in_training == in_training]
+        if dropped is None or not limits:
             continue
         severity = PROBLEM if dropped > FAR_TOO_MANY_DROPPED else WARNING
         figure = Figure(name, dropped, most=MOST_DROPPED)
         cause = (
-            f"An expert takes at most {short(factor)} times the mean load; the rest is dropped. "
+            f"An expert takes at most {short(min(limit.of_mean for limit in limits))} times the "
+            "mean load; the rest is dropped. "
             "Without a limit nothing is dropped; a limit of 2 still bounds the memory."
         )
-        change = mixture.setting(argument).to(None)
-        checks.append(check("capacity_too_small", severity, mixture.name, figure, cause, [change]))
+        changes = [mixture.setting(limit.argument).to(None) for limit in limits]
+        checks.append(check("capacity_too_small", severity, mixture.name, figure, cause, changes))
     return checks
 
 
@@ -56,17 +54,23 @@ def check_idle_capacity(mixture, row):
         row: the last epoch's logs.
     """
     _, largest = mixture.metric(row, "max_over_mean_load")
-    factor = mixture.capacity_factor
-    if factor is None or not largest:
+    if not largest:
         return []
-    name = f"{mixture.name}: capacity_factor / max_over_mean_load"
-    figure = Figure(name, factor / largest, most=IDLE_CAPACITY)
-    cause = (
-        f"The busiest expert receives {short(largest)} times the mean load, so the limit "
-        "has no effect: it saves no memory."
-    )
-    change = mixture.setting("capacity_factor").to(math.ceil(12.5 * largest) / 10)
-    return [check("capacity_too_large", NOTE, mixture.name, figure, cause, [change])]
+    checks = []
+    for limit in mixture.limits:
+        if not limit.in_training or not limit.is_idle_if_large:
+            continue
+        name = f"{mixture.name}: capacity / (mean load · max_over_mean_load)"
+        figure = Figure(name, limit.of_mean / largest, most=IDLE_CAPACITY)
+        cause = (
+            f"The busiest expert receives {short(largest)} times the mean load, so the limit "
+            "has no effect: it saves no memory."
+        )
+        # The factor of a gate is relative to all tokens, not to the mean load.
+        factor = math.ceil(12.5 * largest * limit.factor / limit.of_mean) / 10
+        change = mixture.setting(limit.argument).to(factor)
+        checks.append(check("capacity_too_large", NOTE, mixture.name, figure, cause, [change]))
+    return checks
 
 
 def check_expert_batch(mixture, batch=None):

@@ -13,6 +13,30 @@ DEFAULT_WEIGHTS = {"balance_weight": 0.01, "importance_weight": 0.1, "load_weigh
 OTHER_WEIGHT = 0.1
 # Weights of losses that do not balance.
 OTHER_LOSSES = {"z_loss_weight"}
+# Arguments of layers and gates that set a capacity, and whether it holds in training.
+CAPACITIES = {"capacity_factor": True, "evaluation_capacity_factor": False}
+
+
+class Limit(NamedTuple):
+    """A capacity of the experts of a mixture, which its layer or its gate sets.
+
+    Attributes:
+        argument: the argument that sets it, such as `gate.capacity_factor`.
+        factor: the value of the argument.
+        of_mean: the capacity as a multiple of the mean load of an expert.
+        is_idle_if_large: whether a factor far above `max_over_mean_load` has no effect: `False` for
+            a level of a hierarchical gate, and if the gate's `minimum_capacity` is the capacity.
+    """
+
+    argument: str
+    factor: float
+    of_mean: float
+    is_idle_if_large: bool = True
+
+    @property
+    def in_training(self):
+        """Whether it holds in training; else in evaluation."""
+        return last_part(self.argument) == "capacity_factor"
 
 
 class Mixture(NamedTuple):
@@ -25,7 +49,7 @@ class Mixture(NamedTuple):
         key: prefix of the keys of its arguments, such as `model.blocks[1].`.
         weights: `((argument, value), …)` of its balancing losses, such as `gate.load_weight`.
         noise: whether the gate draws noise; `None` if it has no argument `noise`.
-        capacity_factor, evaluation_capacity_factor: `None` for no limit.
+        limits: tuple of `Limit`s.
         tokens: T, of the global batch; `None` if unknown.
         depends_on_batch: whether the gate compares tokens in evaluation too (`ExpertChoice`).
     """
@@ -36,8 +60,7 @@ class Mixture(NamedTuple):
     key: str = ""
     weights: tuple = ()
     noise: bool | None = None
-    capacity_factor: float | None = None
-    evaluation_capacity_factor: float | None = None
+    limits: tuple = ()
     tokens: float | None = None
     depends_on_batch: bool = False
 
@@ -65,7 +88,8 @@ class Mixture(NamedTuple):
 
     def setting(self, argument):
         """The `Setting` of an argument of the layer or, `gate.NAME`, of its gate."""
-        now = dict(self.weights).get(argument, getattr(self, argument, None))
+        values = {**dict(self.weights), **{limit.argument: limit.factor for limit in self.limits}}
+        now = values.get(argument, getattr(self, argument, None))
         return Setting(self.key + argument, now)
 
     def metric(self, row, name):
@@ -98,11 +122,53 @@ def mixture_of(name, layer, key="", tokens=None):
         key,
         balancing_weights(layer),
         config.get("noise"),
-        getattr(layer, "capacity_factor", None),
-        layer.evaluation_capacity_factor,
+        capacity_limits(layer, tokens),
         tokens,
         any(level.depends_on_batch for level in levels),
     )
+
+
+def capacity_limits(layer, tokens=None):
+    """The `Limit`s of a mixture: those of the layer, then those of its gate or the gate's levels.
+
+    Args:
+        layer: as for `mixture_of`.
+        tokens: as for `Mixture`.
+    """
+    gate, limits = layer.gate, []
+    for argument in CAPACITIES:
+        factor = getattr(layer, argument, None)
+        if factor is not None:
+            limits.append(Limit(argument, factor, factor))
+    if gate.secondary is None:
+        mean = None if tokens is None else gate.num_selected * tokens / layer.num_experts
+        return (*limits, *limits_of(gate, "gate.", mean))
+    if getattr(layer, "groups", None):
+        return (*limits, *limits_of(gate.primary, "gate.", is_level=True))
+    inner = limits_of(gate.secondary, "gate.secondary.", is_level=True)
+    return (*limits, *limits_of(gate.primary, "gate.primary.", is_level=True), *inner)
+
+
+def limits_of(gate, prefix, mean=None, is_level=False):
+    """The `Limit`s of a gate, `⌈factor · T / E⌉` tokens for an expert. A gate whose capacity is not
+    an argument has none.
+
+    Args:
+        gate: a `tfmoe.gating.Gate`.
+        prefix: prefix of its arguments.
+        mean: the mean load of an expert, `K · T / E` tokens; `None` if it is unknown.
+        is_level: whether the gate is a level of a hierarchical gate.
+    """
+    limits, config = [], gate.get_config()
+    for argument, training in CAPACITIES.items():
+        factor = gate.token_capacity(training)
+        if factor is not None and argument in config:
+            by_factor = factor / gate.num_selected
+            by_minimum = gate.minimum_capacity / mean if mean else 0.0
+            of_mean = max(by_factor, by_minimum)
+            is_idle_if_large = not is_level and by_factor >= by_minimum
+            limits.append(Limit(prefix + argument, factor, of_mean, is_idle_if_large))
+    return limits
 
 
 def balancing_weights(layer):
