@@ -76,7 +76,7 @@ def test_update_of_random_batches(num_tokens, ema):
 
 
 def test_the_load_of_a_batch_that_is_repeated_becomes_equal():
-    gate = built_gate(4, 4, k=1)
+    gate = built_gate(4, 4, k=1, renormalize=False)
     x = tf.constant(RNG.normal([2, 1, 0, 0], size=(400, 4)))
     loads = []
     for _ in range(8):
@@ -88,7 +88,7 @@ def test_the_load_of_a_batch_that_is_repeated_becomes_equal():
 
 def test_groups_by_hand():
     # Group 0 has tokens 0 and 1 (m = 1), group 1 none, group 2 tokens 2 and 3.
-    gate = built_gate(k=1, num_groups=3)
+    gate = built_gate(k=1, num_groups=3, renormalize=False)
     groups = Groups(tf.constant([2, 0, 2]))
     routing = gate(tf.constant(LOGITS), training=True, groups=groups)
     gate.update(routing.sums)
@@ -106,7 +106,7 @@ def test_all_experts_need_no_bias():
 
 def test_sums_of_several_steps_count_as_one_batch():
     """The time steps of a recurrent mixture, of which one is all padding."""
-    gate, x = built_gate(k=1), tf.constant(LOGITS)
+    gate, x = built_gate(k=1, renormalize=False), tf.constant(LOGITS)
     steps = [gate(rows, training=True).sums for rows in (x, x[:3], x[:0])]
     gate.update(tf.nest.map_structure(lambda *values: tf.add_n(values), *steps))
     # The third highest of 4, 3, 2, 1, and of 4, 3, 2.
@@ -114,7 +114,7 @@ def test_sums_of_several_steps_count_as_one_batch():
 
 
 def test_an_empty_batch_changes_nothing():
-    gate = built_gate(k=1)
+    gate = built_gate(k=1, renormalize=False)
     gate.bias.assign([1, 2])
     gate.update(gate(tf.zeros([0, 2], tf.float64), training=True).sums)
     np.testing.assert_array_equal(gate.bias, [1, 2])
@@ -132,3 +132,8 @@ def test_an_empty_batch_changes_nothing():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         QuantileBalanced(num_experts=2, **{"k": 1, **arguments})
+
+
+def test_a_constant_weight_warns():
+    with pytest.warns(UserWarning, match="QuantileBalanced with k=1 and renormalize=True"):
+        built_gate(k=1)

@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from tfmoe.distribute.best_tokens import best_tokens
 from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.routing import rows_of
+from tfmoe.gating.thresholds import assign_over_thresholds
 from tfmoe.ops.arguments import non_negative
-from tfmoe.ops.assignments import assign_mask, renormalize_weights
+from tfmoe.ops.assignments import renormalize_weights
 from tfmoe.ops.balancing import add_losses, importance_loss, weighted_losses, z_loss
 
 
@@ -94,17 +96,8 @@ class Batchwise(LearnedGate):
         return self._route_by_thresholds(tf.nn.softmax(logits), groups)
 
     def _route_by_thresholds(self, probability, groups):
-        thresholds, first_expert, num_experts = self.thresholds, 0, self.num_experts
-        if groups is not None:
-            row_groups = groups.of_rows()
-            thresholds = tf.gather(thresholds, row_groups)
-            first_expert = row_groups * self.num_experts
-            num_experts *= groups.sizes.shape[0]
-        mask = probability > thresholds
-        if self.num_experts == 1:  # its probability is 1, which does not exceed a threshold of 1
-            mask = tf.ones_like(mask)
-        assignments = renormalize_weights(assign_mask(mask, probability, first_expert, num_experts))
-        return self.routing(assignments, groups, routed=tf.reduce_any(mask, axis=1))
+        assignments, routed = assign_over_thresholds(probability, self.thresholds, groups)
+        return self.routing(renormalize_weights(assignments), groups, routed=routed)
 
     def _route_by_batch(self, logits, groups):
         probability = tf.nn.softmax(logits)
@@ -113,8 +106,7 @@ class Batchwise(LearnedGate):
         # exp(log T), with 1 for its derivative.
         log_thresholds = tf.convert_to_tensor(self.log_thresholds)
         thresholds = log_thresholds + tf.stop_gradient(tf.exp(log_thresholds) - log_thresholds)
-        row_thresholds = thresholds if groups is None else tf.gather(thresholds, groups.of_rows())
-        excess = probability - row_thresholds  # [T, E]
+        excess = probability - rows_of(thresholds, groups)  # [T, E]
         taken_excess = tf.stop_gradient(taken.weights)  # [A]
         taken_thresholds = tf.gather(tf.reshape(thresholds, [-1]), taken.experts())
         taken_excess -= tf.ensure_shape(taken_thresholds, taken_excess.shape)

@@ -3,14 +3,14 @@
 Axes: T tokens, E experts, K experts per token, G groups of a hierarchical mixture, N expert groups.
 """
 
-import warnings
 from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.learned_gate import LearnedGate, warn_of_constant_weights
 from tfmoe.gating.micro_step import WHOLE_STEP
+from tfmoe.gating.routing import rows_of
 from tfmoe.ops.arguments import boolean, non_negative, one_of, positive, positive_number
 from tfmoe.ops.balancing import (
     sequence_balance,
@@ -52,7 +52,9 @@ class BiasBalanced(LearnedGate):
     a sequence. Inputs `[T, D]` are one sequence.
 
     Args:
-        k: number of experts per token, 1 <= k <= num_experts.
+        k: number of experts per token, 1 <= k <= num_experts. With k = 1 use `renormalize=False`:
+            otherwise the gate value is a constant, the task does not train the gate, and a warning
+            is issued.
         score: `"sigmoid"`, or `"softmax"` for the scores `softmax(x·W_g)` of DeepSeek-V2.
         renormalize: whether weights are divided by their sum over the selected experts. DeepSeek-V2
             does not.
@@ -135,13 +137,7 @@ class BiasBalanced(LearnedGate):
         return self.sequence_weight > 0
 
     def build(self, input_shape):
-        if self.k == 1 and self.renormalize and self.num_experts != 1:
-            warnings.warn(
-                "BiasBalanced with k=1 and renormalize=True: the only weight of a token is always "
-                "the same, so the task does not train the gate. Use k=2 or more, or "
-                "renormalize=False.",
-                stacklevel=2,
-            )
+        warn_of_constant_weights(self)
         super().build(input_shape)
         self.add_updated_weight("bias", (*self.stack, self.num_experts))
         # The load of the batches of an optimizer step.
@@ -151,9 +147,8 @@ class BiasBalanced(LearnedGate):
         inputs = self.features(inputs, training, groups)
         logits = self.logits("gate_kernel", inputs, groups)
         scores = SCORES[self.score](logits)
-        bias = tf.convert_to_tensor(self.bias)
-        bias = bias if groups is None else tf.gather(bias, groups.of_rows())
-        biased = self._within_best_groups(tf.stop_gradient(scores) + bias)
+        biased = tf.stop_gradient(scores) + rows_of(self.bias, groups)
+        biased = self._within_best_groups(biased)
         experts = tf.math.top_k(biased, self.k).indices
         weights = self.scale * gate_values(scores, experts, self.renormalize)
         routing = self.routing_of_tokens(experts, weights, groups, **self.sums_of_logits(logits))

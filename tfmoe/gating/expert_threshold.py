@@ -10,8 +10,8 @@ from tfmoe.distribute.best_tokens import lowest_taken
 from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.quantiles import mean_quantile, quantile_sums
+from tfmoe.gating.thresholds import assign_over_thresholds
 from tfmoe.ops.arguments import fraction
-from tfmoe.ops.assignments import assign_mask
 from tfmoe.ops.balancing import experts_of_tokens, weighted_losses, z_loss
 
 
@@ -81,24 +81,12 @@ class ExpertThreshold(LearnedGate):
             quantile = lowest_taken(probability, self.k, groups)
             is_first = tf.equal(tf.convert_to_tensor(self.num_updates), 0)[..., None]
             thresholds = tf.where(is_first, tf.cast(quantile, thresholds.dtype), thresholds)
-        routing = self._over(thresholds, probability, groups, **self.sums_of_logits(logits))
+        assignments, routed = assign_over_thresholds(probability, thresholds, groups)
+        sums = self.sums_of_logits(logits)
+        routing = self.routing(assignments, groups, routed=routed, **sums)
         if training:
             routing.sums.update(quantile_sums(quantile, groups, routing.load.dtype))
         return routing
-
-    def _over(self, thresholds, probability, groups, **per_token):
-        """The `Routing` of the tokens over `[E]` or `[G, E]` thresholds."""
-        first_expert, num_experts = 0, self.num_experts
-        if groups is not None:
-            row_groups = groups.of_rows()
-            thresholds = tf.gather(thresholds, row_groups)
-            first_expert = row_groups * self.num_experts
-            num_experts *= groups.sizes.shape[0]
-        mask = probability > thresholds
-        if self.num_experts == 1:  # its probability is 1, which does not exceed a threshold of 1
-            mask = tf.ones_like(mask)
-        assignments = assign_mask(mask, probability, first_expert, num_experts)
-        return self.routing(assignments, groups, routed=tf.reduce_any(mask, axis=1), **per_token)
 
     def loss(self, sums):
         return weighted_losses(sums, (self.z_loss_weight, z_loss))

@@ -4,6 +4,7 @@ Axes: T tokens, E experts, D model, H hidden units of the gate, G groups.
 """
 
 import math
+import warnings
 
 import keras
 import tensorflow as tf
@@ -122,3 +123,18 @@ class LearnedGate(Gate):
             "gate_hidden_units": self.gate_hidden_units,
             "seed": self.seed,
         }
+
+
+def warn_of_constant_weights(gate):
+    """Warns if the weights of a gate have no gradient: those of one expert, divided by their sum.
+
+    Args:
+        gate: a gate with `k` and `renormalize`.
+    """
+    if gate.k == 1 and gate.renormalize and gate.num_experts != 1:
+        warnings.warn(
+            f"{type(gate).__name__} with k=1 and renormalize=True: the gate value is a constant, "
+            "so the task does not train the gate. Use k=2 or more, renormalize=False, or "
+            "tfmoe.gating.Switch.",
+            stacklevel=3,
+        )

@@ -9,9 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.best_tokens import lowest_taken
-from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.learned_gate import LearnedGate, warn_of_constant_weights
 from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.quantiles import mean_quantile, quantile_sums
+from tfmoe.gating.routing import rows_of
 from tfmoe.ops.arguments import boolean, fraction, one_of, positive_number
 from tfmoe.ops.balancing import weighted_losses, z_loss
 from tfmoe.ops.routing import SCORES, gate_values
@@ -44,7 +45,9 @@ class QuantileBalanced(LearnedGate):
     time steps.
 
     Args:
-        k: number of experts per token, 1 <= k <= num_experts.
+        k: number of experts per token, 1 <= k <= num_experts. With k = 1 use `renormalize=False`:
+            otherwise the gate value is a constant, the task does not train the gate, and a warning
+            is issued.
         ema: the share of β that each batch keeps, at least 0 and below 1.
         score: `"softmax"` or `"sigmoid"`, the function of the logits that gives the weights.
         renormalize: whether weights are divided by their sum over the selected experts.
@@ -80,17 +83,16 @@ class QuantileBalanced(LearnedGate):
         return self.k
 
     def build(self, input_shape):
+        warn_of_constant_weights(self)
         super().build(input_shape)
         self.add_updated_weight("bias", (*self.stack, self.num_experts))
 
     def route(self, inputs, training=False, groups=None):
         inputs = self.features(inputs, training, groups)
         logits = self.logits("gate_kernel", inputs, groups)
-        bias = tf.convert_to_tensor(self.bias)
-        bias = bias if groups is None else tf.gather(bias, groups.of_rows())
         fixed = tf.stop_gradient(logits)
         measures_batch = training and self.k < self.num_experts
-        best = tf.math.top_k(fixed - bias, self.k + measures_batch)
+        best = tf.math.top_k(fixed - rows_of(self.bias, groups), self.k + measures_batch)
         experts = best.indices[:, : self.k]
         weights = self.scale * gate_values(SCORES[self.score](logits), experts, self.renormalize)
         routing = self.routing_of_tokens(experts, weights, groups, **self.sums_of_logits(logits))

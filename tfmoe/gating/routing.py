@@ -90,6 +90,17 @@ def sums_of(assignments, num_experts, groups=None, **per_token):
     return {"tokens": tokens, **by_expert, **others}
 
 
+def rows_of(values, groups):
+    """The values of each row's group: `[G, ...]` to `[T, ...]`; without groups the values.
+
+    Args:
+        values: a tensor or a weight.
+        groups: `None`, or the `Groups` of the rows.
+    """
+    values = tf.convert_to_tensor(values)
+    return values if groups is None else tf.gather(values, groups.of_rows())
+
+
 def sum_dtype(dtype):
     """The dtype for sums of values: at least 32 bits, since 16 bits cannot count to 1000."""
     return tf.float32 if tf.as_dtype(dtype).size < 4 else dtype

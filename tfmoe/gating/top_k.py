@@ -1,16 +1,15 @@
 """The plain top-k gate of today's decoders, with the variants of its weights."""
 
-import warnings
 from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.learned_gate import LearnedGate, warn_of_constant_weights
+from tfmoe.gating.routing import rows_of
 from tfmoe.ops.arguments import boolean, non_negative, one_of, positive_number
 from tfmoe.ops.balancing import load_balance_loss, weighted_losses, z_loss
-
-SCORES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+from tfmoe.ops.routing import SCORES, gate_values, normalized
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -75,12 +74,7 @@ class TopK(LearnedGate):
         return self.k
 
     def build(self, input_shape):
-        if self.k == 1 and self.renormalize and self.num_experts != 1:
-            warnings.warn(
-                "TopK with k=1 and renormalize=True: the gate value is a constant, so the task "
-                "does not train the gate. Use renormalize=False, or tfmoe.gating.Switch.",
-                stacklevel=2,
-            )
+        warn_of_constant_weights(self)
         super().build(input_shape)
         if self.use_bias:
             self.add_own_weight("gate_bias", (*self.stack, self.num_experts), "zeros")
@@ -90,9 +84,7 @@ class TopK(LearnedGate):
         scores = SCORES[self.score](logits)
         # Scores can be equal where logits differ: a sigmoid is 1 from 17 on.
         experts = tf.math.top_k(tf.stop_gradient(logits), self.k).indices
-        weights = tf.gather(scores, experts, batch_dims=1)
-        if self.renormalize:
-            weights = normalized(weights)
+        weights = gate_values(scores, experts, self.renormalize)
         probability = scores if self.score == "softmax" else normalized(scores)
         return self.routing_of_tokens(
             experts,
@@ -104,10 +96,7 @@ class TopK(LearnedGate):
 
     def _logits(self, features, groups):
         logits = self.logits("gate_kernel", features, groups)
-        if not self.use_bias:
-            return logits
-        bias = tf.convert_to_tensor(self.gate_bias)
-        return logits + (bias if groups is None else tf.gather(bias, groups.of_rows()))
+        return logits + rows_of(self.gate_bias, groups) if self.use_bias else logits
 
     def loss(self, sums):
         return weighted_losses(
@@ -124,8 +113,3 @@ class TopK(LearnedGate):
             "use_bias": self.use_bias,
             "balance_weight": self.balance_weight,
         }
-
-
-def normalized(scores):
-    """Divides `[T, N]` scores by their sum over N, which is not 0 thanks to 1e-20."""
-    return scores / (tf.reduce_sum(scores, axis=-1, keepdims=True) + 1e-20)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.gating.routing import Groups, Routing
-from tfmoe.layers.positions import real_tokens
+from tfmoe.layers.positions import flat_mask, real_tokens
 from tfmoe.ops import arguments
 
 
@@ -121,8 +121,5 @@ def sequences_of(inputs, mask=None) -> Groups | None:
     if mask is None:
         num_sequences = tf.reduce_prod(shape[:-2])
         return Groups(tf.fill([num_sequences], num_steps), num_steps)
-    mask = tf.cast(mask, tf.int32)
-    missing = inputs.shape.rank - 1 - mask.shape.rank
-    mask = tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([missing], tf.int32)], axis=0))
-    mask = tf.reshape(tf.broadcast_to(mask, shape[:-1]), [-1, num_steps])
-    return Groups(tf.reduce_sum(mask, axis=1))
+    is_real = tf.reshape(flat_mask(mask, inputs), [-1, num_steps])
+    return Groups(tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32))

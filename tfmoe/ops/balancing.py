@@ -9,6 +9,8 @@ level of a hierarchical mixture, `[G, E]`, give `[G]`.
 
 import tensorflow as tf
 
+from tfmoe.ops.routing import normalized
+
 
 def cv_squared(x: tf.Tensor) -> tf.Tensor:
     """The squared coefficient of variation: population variance over squared mean (eq 7 and 11).
@@ -77,12 +79,12 @@ def sequence_balance(experts: tf.Tensor, scores: tf.Tensor, sequences) -> dict:
     """
     num_experts, k = scores.shape[-1], experts.shape[-1]
     selected = tf.reduce_sum(tf.one_hot(experts, num_experts, dtype=scores.dtype), axis=1)
-    shares = scores / (tf.reduce_sum(scores, axis=-1, keepdims=True) + 1e-20)
+    rows = selected, normalized(scores)
     if sequences is None:
-        sums = [tf.reduce_sum(rows, axis=0, keepdims=True) for rows in (selected, shares)]
+        sums = [tf.reduce_sum(values, axis=0, keepdims=True) for values in rows]
         lengths = tf.cast(tf.shape(scores)[:1], scores.dtype)
     else:
-        sums = [sequences.sum(rows) for rows in (selected, shares)]
+        sums = [sequences.sum(values) for values in rows]
         lengths = tf.cast(sequences.sizes, scores.dtype)
     dots = tf.reduce_sum(sums[0] * sums[1], axis=-1)
     balance = num_experts / k * tf.math.divide_no_nan(dots, lengths**2)

@@ -31,15 +31,18 @@ def gate_values(scores: tf.Tensor, experts: tf.Tensor, renormalize: bool) -> tf.
     Args:
         scores: `[T, E]`, positive.
         experts: `[T, K]` int32.
-        renormalize: whether to divide by the sum over a token's experts (1e-20 is added to it).
+        renormalize: whether to divide by the sum over a token's experts.
 
     Returns:
         `[T, K]`.
     """
     values = tf.gather(scores, experts, batch_dims=1)
-    if not renormalize:
-        return values
-    return values / (tf.reduce_sum(values, axis=-1, keepdims=True) + 1e-20)
+    return normalized(values) if renormalize else values
+
+
+def normalized(scores: tf.Tensor) -> tf.Tensor:
+    """Divides `[T, N]` scores by their sum over N. 1e-20 is added to it, so that it is not 0."""
+    return scores / (tf.reduce_sum(scores, axis=-1, keepdims=True) + 1e-20)
 
 
 def normal_cdf(x: tf.Tensor) -> tf.Tensor:
