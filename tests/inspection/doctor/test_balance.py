@@ -71,6 +71,20 @@ def test_uneven(weights, noise, kind, changes):
     assert proposed == pytest.approx(changes)
 
 
+@pytest.mark.parametrize(
+    ("step", "kind", "change"),
+    [
+        (0.001, "balancing_weak", "gate.bias_step=0.01 (now 0.001)"),
+        (0.0, "balancing_off", "gate.bias_step=0.001 (now 0)"),
+    ],
+)
+def test_a_bias_that_balances_is_too_slow(step, kind, change):
+    finding = found(check_load(mixture((), noise=None, bias_step=step), row(1.053)))
+    assert finding.kind == kind
+    assert "The bias that balances the gate changes too slowly" in finding.cause
+    assert [str(each) for each in finding.changes] == [f"model.blocks[1].{change}"]
+
+
 def test_few_tokens_vary_by_lot():
     """2 tokens for an expert: by chance the load varies by 0.71."""
     assert found(check_load(mixture(tokens=64), row(1.1))) is None

@@ -70,6 +70,12 @@ def test_thresholds(selected, unrouted, expected):
     assert (checks[0].figure.least, checks[0].figure.most) == pytest.approx((2 / 1.5, 3))
     bad = [each for each in checks if each.finding]
     assert changes(bad) == ["training.epochs=8 (now 4)"] * len(bad)
+    assert all("learned" in each.finding.cause for each in bad[:1])
+    # Moving averages are not trained. Without thresholds there is nothing to check.
+    bad = [each for each in check_thresholds(mixture(ema=0.99), row, EPOCHS) if each.finding]
+    assert kinds(bad) == [each for each in expected if each]
+    assert changes(bad) == ["model.blocks[1].gate.ema=0.9 (now 0.99)"] * len(bad)
+    assert all("averages over earlier" in each.finding.cause for each in bad[:1])
     assert check_thresholds(mixture(depends_on_batch=True), row, EPOCHS) == []
 
 

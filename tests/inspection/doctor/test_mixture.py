@@ -2,7 +2,9 @@ import pytest
 
 from tfmoe.gating import (
     Batchwise,
+    BiasBalanced,
     ExpertChoice,
+    ExpertThreshold,
     GShard,
     Hierarchical,
     NoisyTopK,
@@ -39,6 +41,7 @@ BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
             {"gate": Hierarchical(4, Switch(), NoisyTopK(k=2), load_weight=0.7)}, 2,
             {"importance_weight": 0.0, "load_weight": 0.7, "primary.balance_weight": 0.01}, None,
         ),
+        ({"gate": BiasBalanced(k=2, sequence_weight=0.1)}, 2, {}, None),
     ],
 )  # fmt: skip
 def test_of_layers(options, selected, weights, noise):
@@ -54,6 +57,16 @@ def test_of_layers(options, selected, weights, noise):
             config = config[part]["config"]
         assert config[name] == value
         assert mixture.setting(argument) == (f"model.blocks[1].{argument}", value)
+
+
+def test_gates_without_balancing_losses():
+    bias, average, batch = (
+        mixture_of("moe", MoE(8, 3, gate=gate))
+        for gate in (BiasBalanced(k=2, bias_step=0.01), ExpertThreshold(k=2), ExpertChoice())
+    )
+    assert bias.setting("gate.bias_step") == ("gate.bias_step", 0.01)
+    assert average.setting("gate.ema") == ("gate.ema", 0.99)
+    assert [each.depends_on_batch for each in (bias, average, batch)] == [False, False, True]
 
 
 def test_sizes():

@@ -40,7 +40,7 @@ def check_load(mixture, row):
     collapsed = not variation <= variation_at(COLLAPSED, mixture)
     evenness = COLLAPSED if collapsed or mixture.dense else UNEVEN
     figure = Figure(name, variation, most=variation_at(evenness, mixture))
-    kind = "balancing_weak" if mixture.balanced else "balancing_off"
+    kind = "balancing_weak" if mixture.balanced or mixture.bias_step else "balancing_off"
     severity = WARNING
     if collapsed:
         kind, severity = "collapse", PROBLEM
@@ -61,7 +61,9 @@ def variation_at(evenness, mixture):
 
 
 def why_uneven(mixture):
-    """Why the load is uneven, given the balancing losses."""
+    """Why the load is uneven, given what balances the gate."""
+    if mixture.bias_step is not None:
+        return "The bias that balances the gate changes too slowly."
     if not mixture.weights:
         return "The gate has no balancing loss."
     if not mixture.balanced:
@@ -86,7 +88,11 @@ def only_load_without_noise(mixture):
 
 
 def stronger(mixture):
-    """Changes that balance a gate more: ten times its weights, or default ones if all are 0."""
+    """Changes that balance a gate more: ten times its weights or the step of its bias, or default
+    weights if all are 0.
+    """
+    if mixture.bias_step is not None:
+        return [mixture.setting("gate.bias_step").to(10 * mixture.bias_step or 0.001)]
     if mixture.balanced and not only_load_without_noise(mixture):
         return [mixture.setting(name).to(10 * value) for name, value in mixture.weights if value]
     names = [name for name, _ in mixture.weights]

@@ -15,7 +15,7 @@ LEAST_ENTROPY = 0.05
 # Standard deviation of the noise. It is 0.69 at the beginning and 0.29 at the end of a healthy run.
 # Without noise the load (eq 10) is a step function, and the load loss has no gradient.
 LEAST_NOISE = 0.01
-# Experts per token over K, and share of tokens without experts, with learned thresholds.
+# Experts per token over K, and share of tokens without experts, with thresholds.
 MOST_OVER_K, MOST_UNROUTED = 1.5, 0.05
 
 
@@ -77,28 +77,36 @@ def check_noise(mixture, sample):
 
 def check_thresholds(mixture, row, epochs=None):
     """`thresholds_off`: at evaluation, the thresholds of a gate (`Batchwise`, `ExpertThreshold`)
-    select more or fewer experts than in training.
+    select more or fewer than k experts.
 
     Args:
         mixture: a `Mixture`.
         row: the last epoch's logs.
         epochs: `Setting` of the number of epochs, or `None`.
     """
-    if mixture.depends_on_batch:  # it has no thresholds
+    if mixture.depends_on_batch:  # there are no thresholds
         return []
     k, checks = mixture.selected, []
-    longer = [epochs.to(2 * epochs.now)] if epochs and epochs.now else []
-    name, selected = mixture.metric(row, "val_experts_per_token")
-    if selected is not None:
-        figure = Figure(name, selected, least=k / MOST_OVER_K, most=k * MOST_OVER_K)
+    if mixture.ema is None:
+        changes = [epochs.to(2 * epochs.now)] if epochs and epochs.now else []
         cause = (
             f"The thresholds are not learned yet: in training a token has {short(k)} experts on "
             "average, in evaluation those whose gate values exceed the thresholds."
         )
-        checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, longer))
+    else:
+        changes = [mixture.setting("gate.ema").to(0.9)] if mixture.ema > 0.9 else []
+        cause = (
+            "The thresholds are averages over earlier batches, and follow the gate too slowly: a "
+            f"token should have {short(k)} experts on average, and has those whose gate values "
+            "exceed the thresholds."
+        )
+    name, selected = mixture.metric(row, "val_experts_per_token")
+    if selected is not None:
+        figure = Figure(name, selected, least=k / MOST_OVER_K, most=k * MOST_OVER_K)
+        checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, changes))
     name, unrouted = mixture.metric(row, "val_unrouted")
     if unrouted is not None:
         figure = Figure(name, unrouted, most=MOST_UNROUTED)
         cause = "For tokens below all thresholds the mixture returns 0 at evaluation."
-        checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, longer))
+        checks.append(check("thresholds_off", WARNING, mixture.name, figure, cause, changes))
     return checks

@@ -11,8 +11,8 @@ from tfmoe.inspection.doctor.finding import Setting
 # language models.
 DEFAULT_WEIGHTS = {"balance_weight": 0.01, "importance_weight": 0.1, "load_weight": 0.1}
 OTHER_WEIGHT = 0.1
-# Weights of losses that do not balance.
-OTHER_LOSSES = {"z_loss_weight"}
+# Weights of losses that do not balance the batch.
+OTHER_LOSSES = {"z_loss_weight", "sequence_weight"}
 # Arguments of layers and gates that set a capacity, and whether it holds in training.
 CAPACITIES = {"capacity_factor": True, "evaluation_capacity_factor": False}
 
@@ -51,7 +51,9 @@ class Mixture(NamedTuple):
         noise: whether the gate draws noise; `None` if it has no argument `noise`.
         limits: tuple of `Limit`s.
         tokens: T, of the global batch; `None` if unknown.
-        depends_on_batch: whether the gate compares tokens in evaluation too (`ExpertChoice`).
+        bias_step: the step of a bias that balances the load; `None` without such a bias.
+        ema: for moving averages as thresholds, the share that each batch keeps; else `None`.
+        depends_on_batch: whether experts select their tokens from each batch, in evaluation too.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Mixture(NamedTuple):
     noise: bool | None = None
     limits: tuple = ()
     tokens: float | None = None
+    bias_step: float | None = None
+    ema: float | None = None
     depends_on_batch: bool = False
 
     @property
@@ -89,7 +93,7 @@ class Mixture(NamedTuple):
     def setting(self, argument):
         """The `Setting` of an argument of the layer or, `gate.NAME`, of its gate."""
         values = {**dict(self.weights), **{limit.argument: limit.factor for limit in self.limits}}
-        now = values.get(argument, getattr(self, argument, None))
+        now = values.get(argument, getattr(self, last_part(argument), None))
         return Setting(self.key + argument, now)
 
     def metric(self, row, name):
@@ -121,10 +125,12 @@ def mixture_of(name, layer, key="", tokens=None):
         gate.num_selected,
         key,
         balancing_weights(layer),
-        config.get("noise"),
-        capacity_limits(layer, tokens),
-        tokens,
-        any(level.depends_on_batch for level in levels),
+        noise=config.get("noise"),
+        limits=capacity_limits(layer, tokens),
+        tokens=tokens,
+        bias_step=config.get("bias_step"),
+        ema=config.get("ema"),
+        depends_on_batch=any(level.depends_on_batch for level in levels),
     )
 
 
