@@ -250,6 +250,18 @@ def test_bfloat16_weights(model, functions):
             weight.assign(value)
 
 
+def test_biases_of_experts_that_are_layers_are_not_rounded():
+    experts = keras.Sequential([keras.layers.Dense(5, "relu"), keras.layers.Dense(D)])
+    layer = MoE(4, experts=experts, gate=NoisyTopK(k=2))
+    layer.build((None, D))
+    weights = FrozenWeights(layer, half=True)
+    half = [v.dtype == tf.bfloat16 for v in weights.variables]
+    assert half == [
+        weight.name.endswith("_kernel") and "gate" not in weight.path for weight in layer.weights
+    ]
+    assert sum(half) == 2
+
+
 def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

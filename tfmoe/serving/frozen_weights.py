@@ -51,7 +51,7 @@ class FrozenWeights:
 
 def is_matrix(weight):
     """Whether a weight is a matrix or table. The experts' biases have two axes but are not."""
-    return len(weight.shape) > 1 and not weight.name.startswith("bias")
+    return len(weight.shape) > 1 and "bias" not in weight.name.split("_")
 
 
 def half_copy(weight):
