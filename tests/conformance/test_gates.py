@@ -191,16 +191,20 @@ def test_same_seed_same_training(variant):
 @pytest.mark.parametrize("mixture", ["state", "planned", "at once"])
 @pytest.mark.parametrize("name", gating.GATES)
 def test_in_a_recurrent_mixture(name, mixture):
-    if name == "hierarchical" and mixture == "planned":
+    if (name, mixture) in {("hierarchical", "planned"), ("hash", "state")}:
         return  # refused
     layer, x = make_mixture((name, mixture)), tf.random.stateless_normal([6, 4, 5], [1, 2])
+    options = gate_options(layer, x)
+    layer(x, training=True, **options)  # one token for an expert: below the first thresholds
     with tf.GradientTape() as tape:
-        outputs = layer(x, training=True)
+        outputs = layer(x, training=True, **options)
         loss = tf.reduce_sum(outputs**2) + sum(layer.losses)
     gradients = tape.gradient(loss, [v.value for v in layer.experts.trainable_variables])
     assert all(np.any(gradient != 0) and np.all(np.isfinite(gradient)) for gradient in gradients)
+    if layer.gate.depends_on_batch or layer.gate.token_capacity(training=False) is not None:
+        return
     state, steps = layer.initial_state(6), []
     for t in range(4):
-        output, state = layer.step(x[:, t], state)
+        output, state = layer.step(x[:, t], state, **gate_options(layer, x[:, t]))
         steps.append(output)
-    np.testing.assert_allclose(np.stack(steps, 1), layer(x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.stack(steps, 1), layer(x, **options), rtol=0, atol=1e-5)

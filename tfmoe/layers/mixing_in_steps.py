@@ -126,6 +126,8 @@ def draw_all(gate, rows):
         `{method: [S, B, ...]}`, for the methods of `DRAWS` that the gate calls in training.
     """
     methods = {name: getattr(gate, name) for name in DRAWS if hasattr(gate, name)}
+    if not methods:
+        return {}
     called = set()
 
     def recorded(name):
