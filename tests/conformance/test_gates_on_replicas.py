@@ -241,7 +241,7 @@ def test_float64(variant, replicas):
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 4])
 @pytest.mark.parametrize("mixture", RECURRENT)
-@pytest.mark.parametrize("name", ["noisy_top_k", "softmax", "switch"])
+@pytest.mark.parametrize("name", ["noisy_top_k", "softmax", "top_k"])
 def test_recurrent_mixture(name, mixture, replicas):
     actual, expected = (train((name, mixture), n, "float64") for n in (replicas, None))
     check_equal(actual, expected, TOLERANCE["float64"])
@@ -283,7 +283,7 @@ def test_every_weight_is_trained(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["batchwise", "hierarchical"])
+@pytest.mark.parametrize("name", ["batchwise", "hierarchical", "switch", "expert_threshold"])
 def test_gate_that_communicates_in_a_recurrent_mixture(name):
     with pytest.raises(ValueError, match=r"replicas cannot communicate .*gate_from='input'"):
         train((name, "state"), 2, "float64")
