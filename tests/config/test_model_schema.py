@@ -215,6 +215,11 @@ def test_errors(load, override, message):
             "predict; set causal: true",
         ),
         (
+            "decoder[1]={name: soft_moe, num_experts: 2, hidden_units: 8}",
+            "decoder[1].name: the block must not read later positions, which are the words to "
+            "predict; use soft_moe in an encoder only",
+        ),
+        (
             "encoder[1]={name: attention_lstm, units: 8}",
             "encoder[1].name: must be one of lstm, moe, feed_forward, soft_moe, self_attention, "
             "moe_lstm, got "

@@ -67,7 +67,7 @@ def _block_problems(tree):
         except SectionError as error:
             yield from error.under(*path)
             continue
-        yield from _later_position_problems(path, layer)
+        yield from _later_position_problems(path, block, layer)
         if _valid(_WIDTH, d_model) is not None:
             yield from _width_problems(path, block, layer, d_model)
 
@@ -95,14 +95,14 @@ def _decoder_problems(tree):
         )
 
 
-def _later_position_problems(path, layer):
+def _later_position_problems(path, block, layer):
     """Only an encoder may have a layer that reads later positions."""
     if path[1] != "encoder" and getattr(layer, "reads_later", False):
-        key = ("causal",) if hasattr(layer, "causal") else ()
+        causal = hasattr(layer, "causal")
+        change = "set causal: true" if causal else f"use {block.name} in an encoder only"
         yield (
-            (*path, *key),
-            "the block must not read later positions, which are the words to predict"
-            + ("; set causal: true" if key else ""),
+            (*path, "causal" if causal else "name"),
+            f"the block must not read later positions, which are the words to predict; {change}",
         )
 
 
