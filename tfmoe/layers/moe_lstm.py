@@ -1,4 +1,4 @@
-"""An LSTM whose matrices are mixtures of experts (suggested in section 3.1 of the paper).
+"""An LSTM whose weight matrix is a mixture of experts (suggested in section 3.1 of the paper).
 
 Axes: B batch, S steps, T tokens (positions that are not masked), E experts, D input width, U units.
 """
