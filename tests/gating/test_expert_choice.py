@@ -115,7 +115,13 @@ def test_groups_of_a_hierarchical_mixture():
 
 def test_a_later_token_changes_an_earlier_one():
     """What the warning says."""
-    layer = MoE(2, 3, gate=ExpertChoice(capacity_factor=1, group="sequence"), dtype="float64")
+    layer = MoE(
+        2,
+        3,
+        activation="linear",
+        gate=ExpertChoice(capacity_factor=1, group="sequence"),
+        dtype="float64",
+    )
     layer.build((None, 2))
     layer.gate.gate_kernel.assign(np.eye(2))
     x = np.log(PROBABILITY)[None, :2]
