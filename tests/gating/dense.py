@@ -19,6 +19,14 @@ def float64_mixture(gate, num_experts=5, width=3, **options):
     return layer
 
 
+def dense_gates(routing, num_tokens, num_experts):
+    """The gate values of a `Routing` as an array `[T, E]`, 0 for experts that are not selected."""
+    tokens, experts, weights = (values.numpy() for values in routing.assignments.by_token())
+    dense = np.zeros((num_tokens, num_experts))
+    dense[tokens, experts] = weights
+    return dense
+
+
 def dense_mixture(layer, x, weights):
     """`Σ_i G(x)_i E_i(x)` with plain tensor operations.
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gating.dense import dense_gates
 
 from tfmoe.gating import BiasBalanced, Groups, Hierarchical, MicroStep
 from tfmoe.layers import MoE
@@ -20,13 +21,6 @@ def built_gate(num_experts=3, input_dim=3, **arguments):
 
 def logit(probability):
     return np.log(probability / (1 - np.asarray(probability)))
-
-
-def dense_gates(routing, num_tokens, num_experts):
-    tokens, experts, weights = (values.numpy() for values in routing.assignments.by_token())
-    dense = np.zeros((num_tokens, num_experts))
-    dense[tokens, experts] = weights
-    return dense
 
 
 @pytest.mark.parametrize(

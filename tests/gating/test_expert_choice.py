@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gating.dense import dense_gates
 
 from tfmoe.gating import ExpertChoice, Groups
 from tfmoe.layers import MoE
@@ -22,13 +23,6 @@ def built_gate(num_experts=2, input_dim=2, **arguments):
     if num_experts == input_dim:
         kernel.assign(np.broadcast_to(np.eye(num_experts), kernel.shape))
     return gate
-
-
-def dense_gates(routing, num_tokens, num_experts):
-    tokens, experts, weights = (values.numpy() for values in routing.assignments.by_token())
-    dense = np.zeros((num_tokens, num_experts))
-    dense[tokens, experts] = weights
-    return dense
 
 
 @pytest.mark.parametrize(
