@@ -20,8 +20,9 @@ def float64_mixture(gate, num_experts=5, width=3, **options):
 
 
 def dense_gates(routing, num_tokens, num_experts):
-    """The gate values of a `Routing` as an array `[T, E]`, 0 for experts that are not selected."""
+    """The weights of a `Routing` as `[T, E]`; every assignment must be unique."""
     tokens, experts, weights = (values.numpy() for values in routing.assignments.by_token())
+    assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
     dense = np.zeros((num_tokens, num_experts))
     dense[tokens, experts] = weights
     return dense

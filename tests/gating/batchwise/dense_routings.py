@@ -44,15 +44,6 @@ def batchwise_mask(probability, num_taken, rows=slice(None)):
     return mask
 
 
-def dense_gates(routing, num_tokens, num_experts):
-    """The weights of a `Routing` as `[T, E]`; every assignment must be unique."""
-    tokens, experts, gates = (values.numpy() for values in routing.assignments.by_token())
-    assert len({*zip(tokens, experts, strict=True)}) == len(tokens)
-    dense = np.zeros((num_tokens, num_experts))
-    dense[tokens, experts] = gates
-    return dense
-
-
 def assignment_mask(routing, num_tokens, num_experts):
     """The assignments of a `Routing` as `[T, E]` 0 or 1."""
     tokens, experts, _ = (values.numpy() for values in routing.assignments.by_token())

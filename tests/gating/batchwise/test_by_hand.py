@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from gating.batchwise.dense_routings import X, assignment_mask, built_gate, dense_gates, values_of
+from gating.batchwise.dense_routings import X, assignment_mask, built_gate, values_of
+from gating.dense import dense_gates
 
 from tfmoe.gating import Groups
 

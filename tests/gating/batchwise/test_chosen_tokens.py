@@ -8,10 +8,10 @@ from gating.batchwise.dense_routings import (
     assignment_mask,
     batchwise_mask,
     built_gate,
-    dense_gates,
     probability_of,
     values_of,
 )
+from gating.dense import dense_gates
 
 from tfmoe.gating import Batchwise, Hierarchical
 

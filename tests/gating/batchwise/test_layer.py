@@ -9,9 +9,9 @@ from gating.batchwise.dense_routings import (
     X,
     assignment_mask,
     batchwise_mask,
-    dense_gates,
     tokens_per_expert,
 )
+from gating.dense import dense_gates
 
 from tfmoe.gating import Batchwise
 from tfmoe.layers import MoE
