@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.gating import Gate, NoisyTopK, Softmax
-from tfmoe.layers import MoE, MultiGateMoE
+from tfmoe.layers import MoE, MultiGateMoE, Residual
 from tfmoe.models import LanguageModel, residual_blocks
 
 RNG = np.random.default_rng(0)
@@ -110,6 +110,11 @@ def test_sequences():
     np.testing.assert_array_equal(layer.gate.sequences.of_rows(), [0, 0, 1])
     layer(X[0].astype("float32"))
     assert layer.gate.sequences is None
+
+
+def test_gate_inputs_of_a_block_without_a_gate():
+    with pytest.raises(ValueError, match=r"residual_dense got gate_inputs, but dense has no gate"):
+        Residual(keras.layers.Dense(4, name="dense"))(tf.ones([2, 4]), gate_inputs=tf.ones([2, 3]))
 
 
 def test_bad_gate_inputs():

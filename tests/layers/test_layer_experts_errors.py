@@ -36,7 +36,10 @@ STATE = "a layer with a state or random numbers"
         ({"use_bias": True}, "use_bias must be False with experts=LAYER"),
         ({"gated": True}, "gated must be False with experts=LAYER"),
         ({"shared_experts": 1}, "shared_experts must be 0 with experts=LAYER, got 1"),
-        ({"experts": None}, "hidden_units must be an integer of at least 1, got None"),
+        (
+            {"experts": None},
+            r"hidden_units, .*, must be given: MoE\(num_experts, hidden_u",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -80,11 +80,15 @@ class Residual(Block):
             dtype=self.dtype_policy,
         )
         track(self, dropout_seed=getattr(self.dropout, "seed_generator", None))
-        self._accepts_mask = "mask" in inspect.signature(layer.call).parameters
+        arguments_of_call = inspect.signature(layer.call).parameters
+        self._accepts_mask = "mask" in arguments_of_call
+        self._accepts_gate_inputs = "gate_inputs" in arguments_of_call
         first_state = inspect.signature(getattr(layer, "initial_state", Block.initial_state))
         self._accepts_max_length = "max_length" in first_state.parameters
 
     def build(self, inputs_shape, memory_shape=None, gate_inputs_shape=None):
+        if gate_inputs_shape is not None:
+            self._check_gate()
         input_dim = arguments.last_dimension(f"inputs of {self.name}", inputs_shape)
         inputs_shape = tuple(inputs_shape)
         output_shape = self.layer.compute_output_shape(inputs_shape)
@@ -116,10 +120,15 @@ class Residual(Block):
         if self.needs_memory:
             kwargs |= {"memory": memory, "memory_mask": memory_mask}
         if gate_inputs is not None:
+            self._check_gate()
             kwargs["gate_inputs"] = gate_inputs
         normal = normalized(self.normalization, inputs)
         outputs = self.layer(normal, training=training, **kwargs)
         return self.join(inputs, outputs, training)
+
+    def _check_gate(self):
+        if not self._accepts_gate_inputs:
+            raise ValueError(f"{self.name} got gate_inputs, but {self.layer.name} has no gate")
 
     def with_attention(self, inputs, memory, memory_mask=None):
         """Computes the output and the attention weights of a layer with `needs_memory`, in

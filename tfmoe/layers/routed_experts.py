@@ -75,6 +75,11 @@ def make_experts(num_experts, layer, together, network):
         ValueError: an argument is out of range, or has no meaning with a layer.
     """
     if layer is None:
+        if network["hidden_units"] is None:
+            raise ValueError(
+                "hidden_units, the width of an expert's hidden layers, must be given: "
+                "MoE(num_experts, hidden_units); or a Keras layer as the expert: experts=LAYER"
+            )
         return RoutedExperts(num_experts, together=together, name="experts", **network)
     for name, default in OF_NETWORKS.items():
         if network[name] != default:
