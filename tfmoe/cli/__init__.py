@@ -22,9 +22,11 @@ from tfmoe.cli import (
     launch,
     ngram,
     prepare,
+    prune,
     tables,
     train,
     translate,
+    upcycle,
 )
 from tfmoe.cli.exit_status import Commands, interruptions_recorded
 from tfmoe.cli.output import discard_output, escape_unencodable
@@ -49,6 +51,8 @@ app.command()(translate.translate)
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.command()(doctor.doctor)
+app.command()(upcycle.upcycle)
+app.command()(prune.prune)
 app.command()(ngram.ngram)
 app.command()(demo.demo)
 app.command()(ablate.ablate)

@@ -39,6 +39,9 @@ Weights = Annotated[
     typer.Option(help="The weights to use: best (by validation perplexity) or last."),
 ]
 Run = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+NewRun = Annotated[
+    pathlib.Path, typer.Argument(metavar="OUT", help="The folder of the new run; must not exist.")
+]
 Data = Annotated[
     list[str] | None,
     typer.Option(

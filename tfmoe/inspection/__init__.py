@@ -25,6 +25,7 @@ from tfmoe.inspection.routing import (
     route_text,
 )
 from tfmoe.inspection.routing_table import routing_table, write_routing_table
+from tfmoe.inspection.saliency import expert_saliency
 from tfmoe.inspection.text import (
     NumberedBatch,
     count_lines,
@@ -51,6 +52,7 @@ __all__ = [
     "co_selection",
     "contexts",
     "count_lines",
+    "expert_saliency",
     "expert_use",
     "information_on_labels",
     "information_on_tokens",

@@ -34,6 +34,8 @@ _MODULES = {
     "launch_workers": "tfmoe.tasks.launch",
     "load_run": "tfmoe.tasks.runs",
     "load_vocabulary": "tfmoe.tasks.runs",
+    "prune_run": "tfmoe.tasks.prune",
+    "prune_table": "tfmoe.tasks.prune",
     "recompute_tables": "tfmoe.tasks.paper_tables",
     "tables_report": "tfmoe.tasks.paper_tables",
     "ngrams_summary": "tfmoe.tasks.ngrams",
@@ -46,6 +48,7 @@ _MODULES = {
     "train_run": "tfmoe.tasks.train",
     "translate_lines": "tfmoe.tasks.translate",
     "translator_of": "tfmoe.tasks.translate",
+    "upcycle_run": "tfmoe.tasks.upcycle",
     "where_to_go_on": "tfmoe.tasks.resume_hint",
 }
 

@@ -149,6 +149,21 @@ def load_weights(model: keras.Model, directory: str | os.PathLike, which: str = 
     read(checkpoint, path)
 
 
+def save_weights(model: keras.Model, directory: str | os.PathLike, step: int):
+    """Saves the weights of a built model as the best ones of a run.
+
+    Args:
+        model: a built Keras model.
+        directory: the run's `checkpoints`.
+        step: the training step of the weights, for the name of the checkpoint.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    folder = checkpoint_folder(directory, "best")
+    Checkpoint(named_weights(model), folder, "best", model.distribute_strategy).save(step)
+
+
 def saved_step(directory: str | os.PathLike, which: str = "best") -> int | None:
     """The training step at which weights were saved; `None` if none were.
 
