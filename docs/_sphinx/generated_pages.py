@@ -101,6 +101,7 @@ ORDER = {
         "guides/the_classics",
         "guides/inspect_experts",
         "guides/diagnose_a_run",
+        "guides/upcycle_and_prune",
         "guides/several_devices",
         "guides/export_and_serve",
         "troubleshooting",
