@@ -63,6 +63,20 @@ def test_blocks_without_residual_connection(load):
     assert [block.residual for block in blocks] == [False, True, True]
 
 
+def test_options_of_todays_decoders(load):
+    attention = "{name: self_attention, num_heads: 2, query_key_norm: rms, sliding_window: 3, "
+    attention += "query_key_norm_epsilon: 1e-5, norm: rms, norm_epsilon: 1e-4}"
+    options = ("softmax_bias=false", "tie_embeddings=true", "final_norm_epsilon=1e-3")
+    model = build_model(load(f"model.blocks[0]={attention}", *(f"model.{x}" for x in options)))
+    layer = model.blocks[0].layer
+    assert (layer.query_key_norm, layer.query_key_norm_epsilon) == ("rms", 1e-5)
+    assert (layer.sliding_window, model.blocks[0].norm_epsilon) == (3, 1e-4)
+    assert not model.softmax.use_bias and model.tie_embeddings
+    assert model.final_norm_epsilon == 1e-3
+    with pytest.raises(ConfigError, match=r"model\.blocks\[0\]\.sliding_window:? must be"):
+        load(f"model.blocks[0]={attention}", "model.blocks[0].sliding_window=0")
+
+
 def test_vocabulary_size(load):
     assert build_model(load(), vocabulary_size=11).vocabulary_size == 11
 

@@ -29,6 +29,7 @@ INTEGERS = {
     "num_key_value_heads",
     "num_sampled",
     "projection_units",
+    "sliding_window",
     "slots_per_expert",
     "units",
     "vocabulary_size",
@@ -197,7 +198,9 @@ CASES = {
     ),
     "Residual": Case(make_residual, (array(B, S, D),), is_sequence=True, ops=2 * D * 7),
     "SelfAttention": Case(
-        lambda **arguments: layers.SelfAttention(4, 2, 2, use_bias=True, **arguments),
+        lambda **arguments: layers.SelfAttention(
+            4, 2, 2, use_bias=True, query_key_norm="rms", sliding_window=2, **arguments
+        ),
         (array(B, S, D),),
         is_sequence=True,
         reads_views=True,

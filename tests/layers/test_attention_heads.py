@@ -254,3 +254,50 @@ def test_compiled_by_xla():
     expected = layer(X, mask=MASK)
     compiled = tf.function(lambda x, mask: layer(x, mask=mask), jit_compile=True)
     np.testing.assert_allclose(compiled(X, MASK), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 9])
+def test_a_sliding_window_is_a_mask_of_earlier_positions(window):
+    # With the value as the step itself and equal scores, the output is the mean of the window.
+    first, zero = [[1.0], [0.0]], [[0.0], [0.0]]
+    layer = SelfAttention(1, head_units=1, rotary_base=None, sliding_window=window)
+    with_kernels(layer, zero, zero, first, [[1.0, 0.0]])
+    x = np.array([[[float(t), 1.0] for t in range(5)]])
+    expected = [np.mean(range(max(0, t - window + 1), t + 1)) for t in range(5)]
+    np.testing.assert_allclose(layer(x)[0, :, 0], expected, rtol=1e-6)
+    state, steps = layer.initial_state(1, max_length=5), []
+    for t in range(5):
+        output, state = layer.step(x[:, t], state)
+        steps.append(output[0, 0])
+    np.testing.assert_allclose(steps, expected, rtol=1e-6)
+
+
+def test_a_window_needs_a_causal_layer():
+    with pytest.raises(ValueError, match="sliding_window must be None with causal=False, got 3"):
+        SelfAttention(2, causal=False, sliding_window=3)
+
+
+def test_normalized_queries_and_keys_by_hand():
+    # Queries and keys are (3, 4) and (6, 8), of rms 5/√2 and 10/√2: both become (3, 4)·√2/5, so
+    # that all scores of a head are equal before the scale. Scales (1, 0) and (0, 1) give 0.
+    layer = SelfAttention(1, head_units=2, rotary_base=None, query_key_norm="rms")
+    eye = [[1.0, 0.0], [0.0, 1.0]]
+    with_kernels(layer, [1, 1], [1, 1], eye, eye, eye, eye)
+    x = np.array([[[3.0, 4.0], [6.0, 8.0]]])
+    np.testing.assert_allclose(layer(x)[0, 1], [4.5, 6.0], rtol=1e-5)
+    layer.set_weights([np.array(weight) for weight in ([2, 0], [0.5, 7], eye, eye, eye, eye)])
+    # The scores are 2·0.5·(3·√2/5)²/√2 for both keys.
+    np.testing.assert_allclose(layer(x)[0, 1], [4.5, 6.0], rtol=1e-5)
+    x = np.array([[[3.0, 4.0], [8.0, 6.0]]])
+    share = np.exp(2 * 0.5 * (4 * 3 - 4 * 4) * 2 / 25 / np.sqrt(2))
+    weights = np.array([share, 1]) / (1 + share)
+    np.testing.assert_allclose(layer(x)[0, 1], weights @ x[0], rtol=1e-5)
+
+
+def test_epsilon_of_normalized_queries_and_keys():
+    with pytest.raises(ValueError, match="query_key_norm_epsilon must be a finite number above 0"):
+        SelfAttention(2, query_key_norm="rms", query_key_norm_epsilon=0)
+    layer = SelfAttention(2, query_key_norm="layer", query_key_norm_epsilon=0.5)
+    layer.build((None, None, D))
+    assert (layer.query_norm.epsilon, layer.key_norm.epsilon) == (0.5, 0.5)
+    assert SelfAttention.from_config(layer.get_config()).query_key_norm_epsilon == 0.5

@@ -179,3 +179,13 @@ def test_a_layer_that_changes_the_shape_raises_an_error(inner):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Residual(**{"layer": FeedForward(3), **arguments})
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_epsilon_by_hand(norm):
+    layer = Residual(keras.layers.Identity(), norm=norm, norm_epsilon=3.0, residual=False)
+    x = np.array([[1.0, -1.0]])  # mean 0, mean square and variance 1, so 1 / √(1 + 3)
+    np.testing.assert_allclose(layer(x), x / 2, rtol=1e-6)
+    assert Residual.from_config(layer.get_config()).normalization.epsilon == 3.0
+    with pytest.raises(ValueError, match="norm_epsilon must be a finite number above 0, got 0"):
+        Residual(keras.layers.Identity(), norm=norm, norm_epsilon=0)

@@ -232,3 +232,15 @@ def test_losses_of_integer_features(num_sampled):
 def test_seed_must_be_an_integer():
     with pytest.raises(ValueError, match=r"seed must be an integer or None, got 1\.5"):
         VocabularySoftmax(5, seed=1.5)
+
+
+@pytest.mark.parametrize("num_sampled", [None, 4])
+def test_without_biases(num_sampled):
+    options = {"num_sampled": num_sampled, "seed": 9}
+    layer, plain = random_layer(**options), random_layer(**options, use_bias=False)
+    assert [weight.name for weight in plain.trainable_weights] == ["kernel"]
+    layer.bias.assign(np.zeros(V))
+    np.testing.assert_array_equal(plain(FEATURES), layer(FEATURES))
+    for name in ("training_loss", "negative_log_likelihood"):
+        actual, expected = (getattr(each, name)(FEATURES, TARGETS) for each in (plain, layer))
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)

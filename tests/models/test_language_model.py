@@ -282,3 +282,46 @@ def test_block_that_changes_the_shape_raises():
     model = LanguageModel(9, 8, [ProjectedLSTM(8, name="lstm")])
     with pytest.raises(ValueError, match=r"lstm returns \(None, 8\) .* return_sequences=True"):
         model.build((None, None))
+
+
+def tied_model(**options):
+    blocks = residual_blocks([FeedForward(5, name="feed_forward")], seed=1)
+    model = LanguageModel(V, D, blocks, seed=1, tie_embeddings=True, **options)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.build((None, None))
+    return model
+
+
+@pytest.mark.parametrize("num_sampled", [None, 5])
+def test_tied_embeddings(num_sampled, tmp_path):
+    """The embedding's gradient is the sum of those of two matrices with the same values."""
+    tied = tied_model(num_sampled=num_sampled, softmax_bias=False)
+    blocks = residual_blocks([FeedForward(5, name="feed_forward")], seed=1)
+    free = LanguageModel(V, D, blocks, seed=1, num_sampled=num_sampled, softmax_bias=False)
+    free.build((None, None))
+    embedding, *others = tied.get_weights()
+    assert len(others) == 2  # the network's
+    free.set_weights([embedding, *others, embedding])
+    gradients = []
+    for model in (tied, free):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(TOKENS, TARGETS, model(TOKENS, training=True))
+        found = tape.gradient(loss, model.trainable_variables)
+        gradients.append([loss, *map(tf.convert_to_tensor, found)])
+    (loss, both, *actual), (expected_loss, first, *expected, last) = gradients
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(both, first + last, rtol=1e-5, atol=1e-7)
+    for gradient, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=1e-7)
+
+
+def test_tied_embeddings_remain_tied_in_a_file(tmp_path):
+    model = tied_model(final_norm="rms", final_norm_epsilon=0.5)
+    model.fit(TOKENS, TARGETS, verbose=0)
+    model.save(tmp_path / "m.keras")
+    restored = keras.saving.load_model(tmp_path / "m.keras")
+    assert restored.softmax.kernel is restored.embedding.embeddings
+    assert restored.normalization.epsilon == 0.5
+    np.testing.assert_array_equal(restored(TOKENS), model(TOKENS))
+    assert evaluate(restored) == pytest.approx(evaluate(model), rel=1e-6)
+    assert describe(model)["parameters"]["total"] == model.count_params()

@@ -74,6 +74,7 @@ def _model(model, vocabulary_size, seed):
             seed=first_seed,
             residual=[block.residual for block in sections],
             norm=[block.norm for block in sections],
+            norm_epsilon=[block.norm_epsilon for block in sections],
             activation=[block.output_activation for block in sections],
         )
     return construct(model, vocabulary_size=vocabulary_size, seed=seed, name=model.name, **blocks)

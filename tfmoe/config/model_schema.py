@@ -19,7 +19,7 @@ from tfmoe.config.number_types import (
 )
 from tfmoe.config.sections import section_of
 from tfmoe.layers import BLOCKS
-from tfmoe.layers.normalization import Norm
+from tfmoe.layers.normalization import EPSILON, Norm
 from tfmoe.models import LanguageModel, TranslationModel
 
 Gate = one_of(*GATE_SECTIONS.values(), default="noisy_top_k")
@@ -54,6 +54,11 @@ def more_block_keys(layer):
             None,
             "normalization of the layer's input: rms (RMSNorm), layer (LayerNorm) or null. "
             "Transformers have one in every block.",
+        ),
+        "norm_epsilon": (
+            PositiveFloat,
+            EPSILON,
+            "added to the mean square or the variance of the normalization.",
         ),
         "output_activation": (
             ActivationName | None,

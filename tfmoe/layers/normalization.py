@@ -4,7 +4,7 @@ from typing import Literal
 
 import keras
 
-from tfmoe.ops.arguments import one_of
+from tfmoe.ops.arguments import one_of, positive_number
 
 # RMSNorm (Zhang and Sennrich 2019): x / rms(x) · scale. LayerNorm (Ba et al. 2016):
 # (x - mean(x)) / std(x) · scale + bias. Both over the last axis.
@@ -13,7 +13,9 @@ EPSILON = 1e-6
 Norm = Literal["rms", "layer"]
 
 
-def normalization(argument: str, norm: Norm | None, name: str, dtype) -> keras.Layer | None:
+def normalization(
+    argument: str, norm: Norm | None, name: str, dtype, epsilon: float = EPSILON
+) -> keras.Layer | None:
     """Makes the layer that an argument `norm` names.
 
     Args:
@@ -21,16 +23,18 @@ def normalization(argument: str, norm: Norm | None, name: str, dtype) -> keras.L
         norm: `"rms"`, `"layer"` or `None`.
         name: the layer's name.
         dtype: the layer's dtype policy.
+        epsilon: added to the mean square or the variance, above 0.
 
     Returns:
         The layer, or `None`.
 
     Raises:
-        ValueError: `norm` is none of these.
+        ValueError: `norm` is none of these, or `epsilon` is not above 0.
     """
+    epsilon = positive_number(f"{argument}_epsilon", epsilon)
     if norm is None:
         return None
-    layer = CLASSES[one_of(argument, norm, CLASSES)](epsilon=EPSILON, name=name, dtype=dtype)
+    layer = CLASSES[one_of(argument, norm, CLASSES)](epsilon=epsilon, name=name, dtype=dtype)
     layer.supports_masking = True  # RMSNormalization would warn about a mask, and drop it
     return layer
 

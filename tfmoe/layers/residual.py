@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.block import Block
-from tfmoe.layers.normalization import Norm, normalization, normalized
+from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation
 from tfmoe.ops.tracking import track
@@ -32,6 +32,7 @@ class Residual(Block):
             (Jozefowicz et al. 2016), or not around every layer (Wu et al. 2016).
         norm: normalization of the layer's input: `"rms"` (RMSNorm), `"layer"` (LayerNorm) or `None`
             for none. Transformers have one before every layer.
+        norm_epsilon: added to the mean square or the variance of the normalization, above 0.
 
     Call arguments:
         inputs: `[..., D]` of any numeric type.
@@ -60,6 +61,7 @@ class Residual(Block):
         seed: int | None = None,
         residual: bool = True,
         norm: Norm | None = None,
+        norm_epsilon: float = EPSILON,
         **kwargs,
     ):
         if not isinstance(layer, keras.layers.Layer):
@@ -71,8 +73,8 @@ class Residual(Block):
         self.activation = arguments.activation("activation", activation)
         self.seed = arguments.random_seed("seed", seed)
         self.residual = arguments.boolean("residual", residual)
-        self.norm = norm
-        self.normalization = normalization("norm", norm, "norm", self.dtype_policy)
+        self.norm, self.norm_epsilon = norm, norm_epsilon
+        self.normalization = normalization("norm", norm, "norm", self.dtype_policy, norm_epsilon)
         self.dropout = keras.layers.Dropout(
             arguments.fraction("dropout", dropout),
             seed=self.seed,
@@ -255,6 +257,7 @@ class Residual(Block):
             "seed": self.seed,
             "residual": self.residual,
             "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
         }
 
     @classmethod

@@ -11,7 +11,15 @@ import tensorflow as tf
 
 from tfmoe.layers.attention_heads import AttentionHeads
 from tfmoe.layers.block import Kept
-from tfmoe.ops.arguments import Initializer, boolean, float_tensor, last_dimension, positive_or_none
+from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
+from tfmoe.ops.arguments import (
+    Initializer,
+    boolean,
+    float_tensor,
+    last_dimension,
+    positive,
+    positive_or_none,
+)
 from tfmoe.ops.attention import attend, rotated
 
 
@@ -20,7 +28,7 @@ class Cache(NamedTuple):
 
     Attributes:
         position: `[B]` int32, the number of steps so far.
-        keys: `[B, K, L, U]`, rotated.
+        keys: `[B, K, L, U]`, normalized and rotated.
         values: `[B, K, L, U]`.
     """
 
@@ -50,6 +58,14 @@ class SelfAttention(AttentionHeads):
             layer knows the order of words only from how many words it attends to.
         use_bias: whether the four projections have biases.
         kernel_initializer: a Keras initializer, or a function of shape and dtype.
+        query_key_norm: normalization of each query and key over its U units, before the rotation
+            (Henry et al. 2020): `"rms"` (RMSNorm, as in Qwen3), `"layer"` (LayerNorm) or `None` for
+            none. All heads share its weights.
+        query_key_norm_epsilon: added to the mean square or the variance of these normalizations,
+            above 0.
+        sliding_window: `None`, or the number of positions that a position attends to: itself and
+            `sliding_window - 1` earlier ones (Jiang et al. 2023, Mistral). Needs `causal`. The
+            cache keeps the keys and values of all steps.
 
     Call arguments:
         inputs: `[B, S, D]` of any numeric type.
@@ -59,7 +75,8 @@ class SelfAttention(AttentionHeads):
         `[B, S, D]` in the layer's compute dtype.
 
     Raises:
-        ValueError: an argument is out of range; in `build`, H does not divide D, or U is odd with
+        ValueError: an argument is out of range, or `sliding_window` is set without `causal`; in
+            `build`, H does not divide D, or U is odd with
             rotary positions.
 
     Example:
@@ -76,6 +93,9 @@ class SelfAttention(AttentionHeads):
         rotary_base: float | None = 10000.0,
         use_bias: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
+        query_key_norm: Norm | None = None,
+        query_key_norm_epsilon: float = EPSILON,
+        sliding_window: int | None = None,
         **kwargs,
     ):
         super().__init__(
@@ -83,6 +103,22 @@ class SelfAttention(AttentionHeads):
         )
         self.causal = boolean("causal", causal)
         self.rotary_base = positive_or_none("rotary_base", rotary_base)
+        self.query_key_norm = query_key_norm
+        self.query_key_norm_epsilon = query_key_norm_epsilon
+        self.query_norm, self.key_norm = (
+            normalization(
+                "query_key_norm", query_key_norm, name, self.dtype_policy, query_key_norm_epsilon
+            )
+            for name in ("query_norm", "key_norm")
+        )
+        self.sliding_window = None
+        if sliding_window is not None:
+            self.sliding_window = positive("sliding_window", sliding_window)
+            if not self.causal:
+                raise ValueError(
+                    f"sliding_window must be None with causal=False, got {sliding_window}: a "
+                    "window has earlier positions only"
+                )
 
     @property
     def is_causal(self) -> bool:  # type: ignore[override]
@@ -105,6 +141,9 @@ class SelfAttention(AttentionHeads):
     def build(self, input_shape):
         width = last_dimension(f"inputs of {self.name}", input_shape, rank=3)
         self.build_heads(width, width)
+        for layer in (self.query_norm, self.key_norm):
+            if layer is not None:
+                layer.build((None, None, None, self._built_units))
 
     def call(self, inputs, mask=None, training=False):
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
@@ -112,14 +151,26 @@ class SelfAttention(AttentionHeads):
         queries, keys, values = self._heads(inputs, positions)
         visible = None if mask is None else tf.cast(mask, tf.bool)[:, None, :]
         if self.causal:
-            earlier = positions[:, :, None] >= positions[:, None, :]
+            earlier = self._visible(positions[:, None, :], positions[:, :, None])
             visible = earlier if visible is None else earlier & visible
         contexts, _ = attend(queries, keys, values, visible)
         return self.joined(contexts)
 
+    def _visible(self, keys, queries):
+        """Whether the query at a position attends to the key at another one: bool, for two
+        broadcastable tensors of positions.
+        """
+        visible = keys <= queries
+        if self.sliding_window is not None:
+            visible &= keys > queries - self.sliding_window
+        return visible
+
     def _heads(self, inputs, positions):
-        """Rotated queries and keys, and values, of `[B, S, D]` at positions `[B or 1, S]`."""
+        """Normalized and rotated queries and keys, and values, of `[B, S, D]` at positions
+        `[B or 1, S]`.
+        """
         queries, (keys, values) = self.queries(inputs), self.keys_and_values(inputs)
+        queries, keys = normalized(self.query_norm, queries), normalized(self.key_norm, keys)
         if self.rotary_base is not None:
             queries, keys = (rotated(x, positions, self.rotary_base) for x in (queries, keys))
         return queries, keys, values
@@ -166,7 +217,7 @@ class SelfAttention(AttentionHeads):
         indices = tf.range(tf.shape(state.keys)[2])
         here = (indices == positions)[:, None, :, None]
         keys, values = tf.where(here, key, state.keys), tf.where(here, value, state.values)
-        contexts, _ = attend(queries, keys, values, (indices <= positions)[:, None])
+        contexts, _ = attend(queries, keys, values, self._visible(indices, positions)[:, None])
         outputs = self.joined(contexts)[:, 0]
         nan = tf.constant(float("nan"), outputs.dtype)
         outputs = tf.where(positions < tf.size(indices), outputs, nan)
@@ -184,9 +235,22 @@ class SelfAttention(AttentionHeads):
 
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: the input, D values; queries, keys, values and contexts,
-        `2·(H + K)·U`; H weights for each of the S positions of the sentence.
+        `2·(H + K)·U`; H weights for each of the S positions of the sentence; with `query_key_norm`
+        also queries and keys before the normalization, `(H + K)·U`.
         """
-        return Kept(self.kept_by_queries(input_dim, steps) + self.kept_by_keys(input_dim))
+        kept = self.kept_by_queries(input_dim, steps) + self.kept_by_keys(input_dim)
+        if self.query_key_norm is not None:
+            heads = self.num_heads + self.num_key_value_heads
+            size = tf.as_dtype(self.compute_dtype).size
+            kept += size * heads * self.units_per_head(input_dim)
+        return Kept(kept)
 
     def get_config(self):
-        return {**super().get_config(), "causal": self.causal, "rotary_base": self.rotary_base}
+        return {
+            **super().get_config(),
+            "causal": self.causal,
+            "rotary_base": self.rotary_base,
+            "query_key_norm": self.query_key_norm,
+            "query_key_norm_epsilon": self.query_key_norm_epsilon,
+            "sliding_window": self.sliding_window,
+        }

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.distribute.shards import same_draws
 from tfmoe.ops import sampling
-from tfmoe.ops.arguments import float_tensor, last_dimension, positive, random_seed
+from tfmoe.ops.arguments import boolean, float_tensor, last_dimension, positive, random_seed
 from tfmoe.ops.tracking import track
 
 
@@ -24,6 +24,7 @@ class VocabularySoftmax(keras.layers.Layer):
             distribution for each training batch (Jozefowicz et al. 2016: 8192 for V = 793,471).
             `None`, or a number of at least V, trains the full softmax.
         seed: integer, for reproducible draws.
+        use_bias: whether the logits have a bias for each word.
 
     Call arguments:
         features: `[..., D]` of any numeric type.
@@ -48,6 +49,7 @@ class VocabularySoftmax(keras.layers.Layer):
         vocabulary_size: int,
         num_sampled: int | None = None,
         seed: int | None = None,
+        use_bias: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,6 +57,8 @@ class VocabularySoftmax(keras.layers.Layer):
         self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
         self.num_sampled = None if num_sampled is None else positive("num_sampled", num_sampled)
         self.seed = random_seed("seed", seed)
+        self.use_bias = boolean("use_bias", use_bias)
+        self.kernel = self.bias = None
         with same_draws():  # all devices use the same candidates for a batch
             self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
         track(self, seed_generator=self.seed_generator)
@@ -63,12 +67,24 @@ class VocabularySoftmax(keras.layers.Layer):
     def build(self, features_shape):
         width = last_dimension(f"features of {self.name}", features_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: width})
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.vocabulary_size, width),
-            initializer=keras.initializers.VarianceScaling(mode="fan_out", distribution="uniform"),
-        )
-        self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
+        initializer = keras.initializers.VarianceScaling(mode="fan_out", distribution="uniform")
+        if self.kernel is None:
+            self.kernel = self.add_weight(
+                name="kernel", shape=(self.vocabulary_size, width), initializer=initializer
+            )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.vocabulary_size,), initializer="zeros"
+            )
+
+    def share_kernel(self, kernel: keras.Variable):
+        """Uses a variable of another layer, such as the embedding, as the kernel. Call it before
+        the layer is built.
+
+        Args:
+            kernel: `[V, D]`.
+        """
+        self.kernel = kernel
 
     def call(self, features):
         return self._logits(self._floats(features), self.kernel, self.bias)
@@ -77,13 +93,20 @@ class VocabularySoftmax(keras.layers.Layer):
         return float_tensor(f"features of {self.name}", features, self.compute_dtype)
 
     def _logits(self, features, kernel, bias):
+        """Logits `[T, N]` for N rows of the kernel and their biases, `None` without biases."""
         product = tf.matmul(features, tf.cast(kernel, features.dtype), transpose_b=True)
-        return tf.cast(product, tf.float32) + tf.cast(bias, tf.float32)
+        logits = tf.cast(product, tf.float32)
+        return logits if bias is None else logits + tf.cast(bias, tf.float32)
+
+    def _biases(self, read):
+        """`read(biases)`, such as the biases of some words; `None` without biases."""
+        return read(tf.convert_to_tensor(self.bias)) if self.use_bias else None
 
     def _target_logits(self, features, targets):
         rows = tf.gather(tf.convert_to_tensor(self.kernel), targets)
         product = tf.reduce_sum(tf.cast(features, tf.float32) * tf.cast(rows, tf.float32), axis=-1)
-        return product + tf.cast(tf.gather(tf.convert_to_tensor(self.bias), targets), tf.float32)
+        bias = self._biases(lambda biases: tf.gather(biases, targets))
+        return product if bias is None else product + tf.cast(bias, tf.float32)
 
     def training_loss(self, features: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Computes the training loss per token: the full negative log-likelihood, or a sampled loss
@@ -113,7 +136,7 @@ class VocabularySoftmax(keras.layers.Layer):
 
         target_logits = self._target_logits(features, targets) - log_q(targets)
         kernel = tf.gather(tf.convert_to_tensor(self.kernel), candidates)
-        bias = tf.gather(tf.convert_to_tensor(self.bias), candidates)
+        bias = self._biases(lambda biases: tf.gather(biases, candidates))
         logits = self._logits(features, kernel, bias) - log_q(candidates)
         logits = tf.where(targets[:, None] == candidates[None, :], float("-inf"), logits)
         all_logits = tf.concat([target_logits[:, None], logits], axis=1)
@@ -142,12 +165,10 @@ class VocabularySoftmax(keras.layers.Layer):
             self.BLOCK_ELEMENTS // tf.maximum(num_tokens, 1), 1, self.vocabulary_size
         )
         kernel = tf.convert_to_tensor(self.kernel)
-        bias = tf.convert_to_tensor(self.bias)
 
         def add_block(start, log_total):
-            logits = self._logits(
-                features, kernel[start : start + block], bias[start : start + block]
-            )
+            bias = self._biases(lambda biases: biases[start : start + block])
+            logits = self._logits(features, kernel[start : start + block], bias)
             block_total = tf.reduce_logsumexp(logits, axis=1)
             highest = tf.maximum(log_total, block_total)
             total = tf.exp(log_total - highest) + tf.exp(block_total - highest)
@@ -188,6 +209,7 @@ class VocabularySoftmax(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "num_sampled": self.num_sampled,
             "seed": self.seed,
+            "use_bias": self.use_bias,
         }
 
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import Residual
-from tfmoe.layers.normalization import Norm
+from tfmoe.layers.normalization import EPSILON, Norm
 
 PADDING = 0  # the id of padding, which follows a sentence
 
@@ -21,6 +21,7 @@ def residual_blocks(
     residual: bool | Sequence[bool] = True,
     norm: Norm | Sequence[Norm | None] | None = None,
     activation: str | Sequence[str | None] | None = "default",
+    norm_epsilon: float | Sequence[float] = EPSILON,
 ) -> list[Residual]:
     """Wraps layers in normalization, activation, dropout and residual connection.
 
@@ -38,22 +39,28 @@ def residual_blocks(
         activation: activation of the outputs of layers, before dropout; `None` for none;
             `"default"` for the paper's, `Block.residual_activation`: one for all, or one for each
             layer.
+        norm_epsilon: epsilon of the normalizations: one for all, or one for each layer.
 
     Returns:
         The `tfmoe.layers.Residual` blocks, one for each layer.
 
     Raises:
-        ValueError: if `residual`, `norm` or `activation` is a list of another length than `layers`,
-            or has an invalid value.
+        ValueError: if `residual`, `norm`, `activation` or `norm_epsilon` is a list of another
+            length than `layers`, or has an invalid value.
     """
 
     def by_layer(value):
-        return [value] * len(layers) if value is None or isinstance(value, (bool, str)) else value
+        is_single = value is None or isinstance(value, (str, int, float))
+        return [value] * len(layers) if is_single else value
 
     def activation_of(layer, chosen):
         return getattr(layer, "residual_activation", None) if chosen == "default" else chosen
 
-    options = zip(layers, by_layer(residual), by_layer(norm), by_layer(activation), strict=True)
+    options = zip(
+        layers,
+        *map(by_layer, (residual, norm, activation, norm_epsilon)),
+        strict=True,
+    )
     return [
         Residual(
             layer,
@@ -62,8 +69,9 @@ def residual_blocks(
             seed=None if seed is None else seed + 1 + i,
             residual=has_residual,
             norm=norm_of_layer,
+            norm_epsilon=epsilon,
         )
-        for i, (layer, has_residual, norm_of_layer, chosen) in enumerate(options)
+        for i, (layer, has_residual, norm_of_layer, chosen, epsilon) in enumerate(options)
     ]
 
 

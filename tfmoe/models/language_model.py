@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
-from tfmoe.layers.normalization import Norm, normalization, normalized
+from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
 from tfmoe.models.blocks import (
     build_blocks,
     check_no_later_positions,
@@ -18,6 +18,7 @@ from tfmoe.models.blocks import (
     run_step,
 )
 from tfmoe.models.word_predictor import WordPredictor
+from tfmoe.ops.arguments import boolean
 from tfmoe.ops.tracking import track
 
 
@@ -39,6 +40,10 @@ class LanguageModel(WordPredictor):
         seed: integer, for reproducible dropout and softmax samples.
         final_norm: normalization of the last block's output: `"rms"` (RMSNorm), `"layer"`
             (LayerNorm) or `None` for none. Transformers have one.
+        final_norm_epsilon: added to the mean square or the variance of that normalization, above 0.
+        softmax_bias: whether the logits have a bias for each word.
+        tie_embeddings: whether the softmax has the matrix of the embedding (Press and Wolf 2017),
+            instead of one of its own.
 
     Call arguments:
         tokens: `[B, S]` int32, `<S> w₁ … wₙ`, padded at the end with 0 (the id of `</S>`, which is
@@ -65,6 +70,9 @@ class LanguageModel(WordPredictor):
         num_sampled: int | None = None,
         seed: int | None = None,
         final_norm: Norm | None = None,
+        final_norm_epsilon: float = EPSILON,
+        softmax_bias: bool = True,
+        tie_embeddings: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,10 +87,18 @@ class LanguageModel(WordPredictor):
         )
         self.blocks = list(blocks)
         check_no_later_positions("blocks", self.blocks)
-        self.final_norm = final_norm
-        self.normalization = normalization("final_norm", final_norm, "norm", self.dtype_policy)
+        self.final_norm, self.final_norm_epsilon = final_norm, final_norm_epsilon
+        self.normalization = normalization(
+            "final_norm", final_norm, "norm", self.dtype_policy, final_norm_epsilon
+        )
+        self.tie_embeddings = boolean("tie_embeddings", tie_embeddings)
         self.softmax = VocabularySoftmax(
-            vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
+            vocabulary_size,
+            num_sampled,
+            seed=seed,
+            use_bias=boolean("softmax_bias", softmax_bias),
+            name="softmax",
+            dtype=self.dtype_policy,
         )
         track(self, blocks=self.blocks, dropout_seed=getattr(self.dropout, "seed_generator", None))
 
@@ -91,6 +107,8 @@ class LanguageModel(WordPredictor):
         build_blocks(self.blocks, (*tokens_shape, self.d_model))
         if self.normalization is not None:
             self.normalization.build((*tokens_shape, self.d_model))
+        if self.tie_embeddings:
+            self.softmax.share_kernel(self.embedding.embeddings)
         self.softmax.build((None, self.d_model))
 
     def call(self, tokens, training=False):
@@ -142,6 +160,9 @@ class LanguageModel(WordPredictor):
             "num_sampled": self.softmax.num_sampled,
             "seed": self.seed,
             "final_norm": self.final_norm,
+            "final_norm_epsilon": self.final_norm_epsilon,
+            "softmax_bias": self.softmax.use_bias,
+            "tie_embeddings": self.tie_embeddings,
         }
 
     @classmethod
