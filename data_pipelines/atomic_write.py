@@ -46,6 +46,42 @@ def atomic_write_bytes(path, content):
         file.write(content)
 
 
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Makes a folder which appears under its name only when it is complete.
+
+    Files are written to a temporary folder next to it, which is renamed on leaving the block. If
+    the block raises, the temporary folder is removed.
+
+    Args:
+        path: of the folder, which must not exist. Missing parent directories are made.
+
+    Raises:
+        FileExistsError: if the path exists, before the block or after it.
+
+    Yields:
+        The path of the temporary folder, which exists.
+    """
+    path = pathlib.Path(path)
+    check_absent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    remove_leftovers(path.parent)
+    try:
+        temporary.mkdir()
+        yield temporary
+        check_absent(path)  # `rename` would replace an empty folder
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_absent(path):
+    """Raises a FileExistsError if there is a file or folder of this name."""
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} already exists and is not overwritten")
+
+
 def check_writable(path):
     """Raises an OSError if a file of this name could not be replaced. Call it before long work
     whose result goes there.

@@ -11,7 +11,16 @@ import tensorflow as tf
 
 import tfmoe
 
-PACKAGES = ["classic", "distribute", "gating", "inspection", "layers", "models", "optimizers"]
+PACKAGES = [
+    "classic",
+    "distribute",
+    "gating",
+    "huggingface",
+    "inspection",
+    "layers",
+    "models",
+    "optimizers",
+]
 
 
 def names():

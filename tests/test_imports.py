@@ -14,7 +14,7 @@ LAYERS = [
     ["gating", "optimizers"],
     ["layers"],
     ["models"],
-    ["training", "analysis", "serving", "classic"],
+    ["training", "analysis", "serving", "classic", "huggingface"],
     ["inspection"],
     ["config"],
     ["tasks"],

@@ -26,6 +26,7 @@ EXTRAS = {
     "pandas": "notebooks",
     "pyarrow": "parquet",
     "datasets": "huggingface",
+    "safetensors": "huggingface",
     "tensorflow_datasets": "tfds",
 }
 WITHOUT_WHEELS = {"tensorflow_text": "on Linux and macOS; there is none for Windows"}

@@ -104,6 +104,7 @@ ORDER = {
         "guides/upcycle_and_prune",
         "guides/several_devices",
         "guides/export_and_serve",
+        "guides/huggingface_weights",
         "troubleshooting",
     ],
     "explanation": [

@@ -10,7 +10,7 @@ import pytest
 
 from tfmoe.serving.saved_model import sha256
 from tfmoe.tasks import load_run, task_of
-from tfmoe.tasks.export import example_command
+from tfmoe.tasks.export_saved_model import example_command
 from tfmoe.training.run_directory import RunDirectory
 
 # A server with TensorFlow and without tfmoe.
@@ -127,6 +127,9 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
         (["--tokenization", "letters"], "--tokenization must be text or words, got 'letters'"),
         (["--nbest", "2"], "--nbest 2: "),
+        (["--format", "huggingface"], "model: final_norm must be 'rms' in a Hugging Face checkpoi"),
+        (["--format", "huggingface", "--top", "3"], "--top must be left out with --format hugg"),
+        (["--format", "onnx"], "'onnx' is not one of 'savedmodel', 'huggingface'"),
     ],
 )
 def test_errors(command, finished, tmp_path, arguments, message):

@@ -20,6 +20,7 @@ BY_NAME = [
     "data_pipelines.corpora",
     "distribute",
     "gating",
+    "huggingface",
     "inspection",
     "inspection.doctor",
     "layers",

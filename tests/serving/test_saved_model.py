@@ -78,7 +78,7 @@ def test_software():
 
 def test_failure_leaves_no_files(tmp_path, monkeypatch):
     def fail(module, path, **options):
-        (tmp_path / "out" / path).mkdir()
+        (tmp_path / "out" / path / "variables").mkdir()
         raise OSError("no space left")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)

@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from tasks.started_run import started_run
 
-from tfmoe.config import build_model, build_optimizer, dump_config, load_config
+from tfmoe.config import load_config
 from tfmoe.data_pipelines import Vocabulary
 from tfmoe.tasks import load_run
 from tfmoe.tasks.corpora import corpus_directory, find_splits
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_vocabulary
-from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import TrainingState
 
 CONFIG = """\
 model:
@@ -35,16 +34,7 @@ def config(tmp_path, monkeypatch):
 @pytest.fixture
 def run(config, tmp_path):
     """A run after 0 training steps, with best weights."""
-    run = RunDirectory(tmp_path / "run")
-    vocabulary = Vocabulary(WORDS)
-    vocabulary.save(run.vocabulary)
-    run.write_json(run.facts, {"vocabulary": vocabulary.fingerprint, "text": {}})
-    run.config.write_text(dump_config(config))
-    model = build_model(config, len(vocabulary))
-    model.compile(build_optimizer(config))
-    model.build((None, None))
-    state = TrainingState(model, run.checkpoints)
-    state.save()
+    run, model, state = started_run(config, tmp_path / "run", Vocabulary(WORDS))
     model.softmax.bias.assign([1, 2, 3, 4, 5])
     state.save_best()
     return run

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,7 +12,18 @@ from tfmoe.cli import arguments
 
 Out = Annotated[
     pathlib.Path,
-    typer.Argument(metavar="OUT", help="A folder of numbered versions, created if missing."),
+    typer.Argument(
+        metavar="OUT",
+        help="A folder of numbered versions, created if missing. With --format huggingface, a "
+        "folder that does not exist.",
+    ),
+]
+Format = Annotated[
+    Literal["savedmodel", "huggingface"],
+    typer.Option(
+        help="savedmodel, or huggingface: a checkpoint of Mixtral or Qwen3-MoE for Hugging Face "
+        "Transformers, of a language model that it can hold.",
+    ),
 ]
 Version = Annotated[
     int | None,
@@ -55,6 +66,7 @@ NBest = Annotated[
 def export(
     run: arguments.Run,
     out: Out,
+    format: Format = "savedmodel",
     version: Version = None,
     weights: arguments.Weights = "best",
     half: Half = False,
@@ -63,12 +75,13 @@ def export(
     beam: Beam = None,
     nbest: NBest = None,
 ):
-    """Write a trained model as a SavedModel that takes strings.
+    """Write a trained model as a SavedModel that takes strings, or as a checkpoint of Hugging Face
+    Transformers.
 
-    Versions are written to OUT/1, OUT/2, …, the layout of TensorFlow Serving. An existing version
-    is never overwritten, and an incomplete one never appears. A SavedModel contains vocabulary and
-    tokenization. It needs TensorFlow, and tensorflow-text for running text and translation, but not
-    tfmoe.
+    A SavedModel: versions are written to OUT/1, OUT/2, …, the layout of TensorFlow Serving. An
+    existing version is never overwritten, and an incomplete one never appears. A SavedModel
+    contains vocabulary and tokenization. It needs TensorFlow, and tensorflow-text for running text
+    and translation, but not tfmoe.
 
     \b
     Signatures of a language model (manifest.json has the types and shapes of the outputs):
@@ -90,16 +103,20 @@ def export(
     manifest.json in the version's folder has the config, software versions, the run's results, the
     signatures, and the SHA-256 of every file.
 
+    --format huggingface writes config.json, model.safetensors and vocabulary.txt, one word a line.
+    There is no tokenizer of Hugging Face. It takes no further options but --weights.
+
     \b
     Examples:
       tfmoe export runs/language_model exported/language_model
       tfmoe export runs/language_model exported/small --half
       tfmoe export runs/multilingual exported/multilingual --beam 8 --nbest 3
+      tfmoe export runs/mixtral exported/mixtral --format huggingface
     """
     options = {"top": top, "tokenization": tokenization, "beam": beam, "nbest": nbest}
     check_options(**options)
     with contextlib.redirect_stdout(sys.stderr):
-        message = tasks.export_run(run, out, version, weights, half, options)
+        message = tasks.export_run(run, out, version, weights, half, options, format)
     print(message)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 
 import keras
@@ -13,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmoe
-from tfmoe.data_pipelines.atomic_write import remove_leftovers, temporary_name
+from tfmoe.data_pipelines.atomic_write import atomic_folder
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.signatures import Signature
 
@@ -129,19 +128,10 @@ def write_saved_model(
     Raises:
         OSError: if a file cannot be written, or another process has written this version.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / str(version)
-    temporary = temporary_name(target)  # not a number: servers ignore it
-    remove_leftovers(folder)
-    try:
-        with full_disk_named(target):
-            write_files(temporary, module, concrete, facts)
-        if target.exists():  # `rename` would replace an empty folder
-            raise FileExistsError(f"{target} already exists and is not overwritten")
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    target = pathlib.Path(folder) / str(version)
+    # The name of the temporary folder is not a number: servers ignore it.
+    with atomic_folder(target) as temporary, full_disk_named(target):
+        write_files(temporary, module, concrete, facts)
     return target
 
 

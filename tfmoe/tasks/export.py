@@ -1,26 +1,33 @@
-"""Exports a trained run as a SavedModel."""
+"""Exports a trained run in one of the formats of `FORMATS`."""
 
 import os
 import pathlib
-import shlex
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from tfmoe.serving import saved_model
-from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
-from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.tasks.progress import verbosity
-from tfmoe.tasks.registry import task_of
-from tfmoe.tasks.runs import load_run
-from tfmoe.training.callbacks import Progress
-from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import saved_step
+from tfmoe.tasks.export_huggingface import export_huggingface
+from tfmoe.tasks.export_saved_model import export_saved_model
 
-# `saved_model_cli` alone does not load tensorflow-text, which tokenization needs.
-SAVED_MODEL_CLI = (
-    'python -c "import tensorflow_text; from tensorflow.python.tools import saved_model_cli; '
-    'saved_model_cli.main()"'
-)
+
+class Format(NamedTuple):
+    """A format of exports.
+
+    Attributes:
+        export: a function of the run's folder, the output folder, `"best"` or `"last"`, and the
+            options that were given. It returns text that says what was written and how to try it.
+        options: names of the options that it takes.
+    """
+
+    export: Callable[..., str]
+    options: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "savedmodel": Format(
+        export_saved_model, ("version", "half", "tokenization", "top", "beam", "nbest")
+    ),
+    "huggingface": Format(export_huggingface),
+}
 
 
 def export_run(
@@ -30,135 +37,35 @@ def export_run(
     weights: str = "best",
     half: bool = False,
     options: Mapping[str, Any] | None = None,
+    format: str = "savedmodel",
 ) -> str:
     """Exports the model of a run.
 
     Args:
         path: the run's folder.
-        out: folder of numbered versions.
-        version: the version to write; `None` for the one after the last.
+        out: the folder to write: of numbered versions for a SavedModel, of one checkpoint for
+            `"huggingface"`.
+        version: the version of a SavedModel to write; `None` for the one after the last.
         weights: `"best"` or `"last"`.
-        half: whether to store large weights as bfloat16.
-        options: `{name: value}` for `tokenization`, `top`, `beam` and `nbest`; the value `None` is
-            the default.
+        half: whether a SavedModel stores large weights as bfloat16.
+        options: `{name: value}` for `tokenization`, `top`, `beam` and `nbest` of a SavedModel; the
+            value `None` is the default.
+        format: `"savedmodel"`, or `"huggingface"` for a checkpoint of Mixtral or Qwen3-MoE.
 
     Returns:
         Text that says what was written and how to try it.
 
     Raises:
         FileNotFoundError: if the folder has no run.
-        ValueError: if the version exists, an option is for another kind of model, or the answers
-            of the model depend on the batch.
+        FileExistsError: if the folder of a checkpoint exists.
+        ValueError: if the version exists, an option is for another kind of model or another format,
+            the answers of the model depend on the batch, or the format cannot hold the model.
     """
-    version = saved_model.checked_version(out, version)
-    config, vocabulary, model = load_run(path, weights)
-    check_exportable(model)
-    directory, task = RunDirectory(path), task_of(config)
-    metrics = {"of_weights": "best", **directory.read_result()}
-    options = {name: value for name, value in (options or {}).items() if value is not None}
-    for name, value in options.items():
-        if name not in task.EXPORT_OPTIONS:
-            raise ValueError(f"--{name} {value}: {path} is a run of a {config.model.name} model")
-    print(f"exporting the {weights} weights of {path}")
-    for name in remove_evaluation_capacity(model):
-        print(f"{name}: evaluation_capacity_factor is ignored: its experts take all tokens")
-    change = rounding_changes(config, vocabulary, model) if half else None
-    exported = task.exported(vocabulary, model, half=half, **options)
-    signatures = exported.functions.signatures()
-    print(f"tracing {', '.join(signatures)}")
-    module, concrete = saved_model.exported_module(signatures, exported.default, exported.resources)
-    facts = {
-        "model": config.model.name,
-        "run": path.resolve().name,
-        "made_with": saved_model.software(),
-        "weights": {
-            "which": weights,
-            "step": saved_step(directory.checkpoints, weights),
-            "type": "bfloat16" if half else "float32",
-            "change": change,
-        },
-        "tokenization": exported.tokenization,
-        "signatures": saved_model.describe_signatures(signatures, concrete),
-        "serving_default": exported.default,
-        "metrics": metrics,
-        "config": directory.config.read_text(encoding="utf-8"),
-    }
-    written = saved_model.write_saved_model(out, version, module, concrete, facts)
-    return "\n".join(
-        [
-            f"{written}: {', '.join(signatures)}; {megabytes(written):.1f} MB; "
-            f"{written / saved_model.MANIFEST}",
-            "Try it:",
-            f"  {example_command(written, exported)}",
-        ]
-    )
-
-
-def megabytes(folder):
-    """The total size of the files in a folder, in megabytes."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-
-
-def rounding_changes(config, vocabulary, model):
-    """The effect of bfloat16 weights on quality, for the manifest. `None`, with a printed reason,
-    if it cannot be measured.
-    """
-    try:
-        changes = rounded_quality(config, vocabulary, model, [Progress()], verbosity())
-    except (ValueError, OSError) as error:
-        print(f"bfloat16: its effect on quality was not measured: {error}")
-        return None
-    for name in ("perplexity", "bleu"):
-        if name in changes:
-            before, after = changes[name]["float32"], changes[name]["bfloat16"]
-            print(
-                f"{name}: {before:.4f} with float32, {after:.4f} with bfloat16 weights "
-                f"({after - before:+.4f})"
-            )
-    return changes
-
-
-def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
-    """Measures the effect of rounding weights to bfloat16 on the run's test text. The model keeps
-    the rounded weights.
-
-    Args:
-        config, vocabulary, model: of a run.
-        callbacks, verbose: arguments of `model.evaluate`.
-
-    Returns:
-        Dictionary: `"perplexity"`, and for translation `"bleu"`, each `{"float32", "bfloat16"}`;
-        `"measured"`, a sentence on how it was measured.
-
-    Raises:
-        ValueError: if the config has no test text.
-        tfmoe.data_pipelines.TextError: if a file of the test text is missing.
-    """
-    task = task_of(config)
-    files = task.splits.test
-    if not files:
-        raise ValueError("the config has no test text (data.test)")
-    model.compile(jit_compile=config.training.jit_compile)
-
-    full = task.evaluate(model, vocabulary, files, callbacks, verbose)
-    FrozenWeights(model, half=True).round_model()
-    rounded = task.evaluate(model, vocabulary, files, callbacks, verbose)
-    names = [name for name in ("perplexity", "bleu") if name in full]
-    return {
-        **{name: {"float32": full[name], "bfloat16": rounded[name]} for name in names},
-        "measured": "by `evaluate` on the run's test text, before and after rounding the weights",
-    }
-
-
-def example_command(path, exported):
-    """A command that calls the exported model.
-
-    Args:
-        path: the folder of the exported version.
-        exported: the result of the task's `exported`.
-    """
-    program = "saved_model_cli" if exported.tokenization == "words" else SAVED_MODEL_CLI
-    return (
-        f"{program} run --dir {shlex.quote(str(path))} --tag_set serve "
-        f"--signature_def {exported.default} --input_exprs {shlex.quote(exported.example)}"
-    )
+    if format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
+    given = {"version": version, "half": half or None, **(options or {})}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name not in FORMATS[format].options:
+            raise ValueError(f"--{name} must be left out with --format {format}, got {value}")
+    return FORMATS[format].export(path, out, weights, **given)
