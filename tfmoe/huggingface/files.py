@@ -6,11 +6,13 @@ Tensors are read one at a time from memory-mapped files.
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from tfmoe.extras import optional
+from tfmoe.huggingface.configuration import CONFIG
 
 safetensors = optional("safetensors")
 safetensors_numpy = optional("safetensors.numpy")
@@ -121,7 +123,7 @@ def write_tensors(
     """Writes the files of a checkpoint. One file is in memory at a time.
 
     Args:
-        folder: an existing folder.
+        folder: of the checkpoint, with `config.json`.
         sizes: `{name: bytes}` of all tensors, in order.
         tensors: the names and values, in the same order.
         max_file_bytes: the maximum size of a file with more than one tensor.
@@ -134,6 +136,7 @@ def write_tensors(
     for file_name, group in zip(names, files, strict=True):
         values = dict(next(tensors) for _ in group)
         safetensors_numpy.save_file(values, folder / file_name, metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, folder / file_name)  # safetensors lets only the user read
     if len(files) > 1:
         weight_map = {
             tensor: name for name, group in zip(names, files, strict=True) for tensor in group

@@ -109,9 +109,9 @@ def write_model(
         for entry in entries
         for name, value in entry.tensors()
     )
-    write_tensors(folder, sizes, tensors, max_file_bytes)
     text = json.dumps({**configuration, **(more or {})}, indent=2) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
+    write_tensors(folder, sizes, tensors, max_file_bytes)
 
 
 def check_one_worker(model: keras.Model):

@@ -1,5 +1,6 @@
 """Exports a trained run as a checkpoint for Hugging Face Transformers."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -63,6 +64,6 @@ def example_command(path):
     """
     code = (
         "from transformers import AutoModelForCausalLM; "
-        f"print(AutoModelForCausalLM.from_pretrained({str(path)!r}))"
+        f"print(AutoModelForCausalLM.from_pretrained({json.dumps(str(path))}))"
     )
     return f"python -c {shlex.quote(code)}"
