@@ -103,7 +103,7 @@ def shape_from(keys: Keys) -> Shape:
     has_mixture = layers_with_mixtures(keys, family)
     expert_units = "moe_intermediate_size" if family.has_dense_layers else "intermediate_size"
     coefficient = keys.checked("router_aux_loss_coef", arguments.non_negative, 0.001)
-    return Shape(
+    shape = Shape(
         family=family,
         vocabulary_size=keys.integer("vocab_size"),
         d_model=d_model,
@@ -124,6 +124,20 @@ def shape_from(keys: Keys) -> Shape:
         tie_embeddings=keys.boolean("tie_word_embeddings", False),
         balance_weight=coefficient * k,
     )
+    check_sizes(keys, shape)
+    return shape
+
+
+def check_sizes(keys, shape):
+    """Raises a `ConfigurationError` for sizes that do not fit together."""
+    if shape.k > shape.num_experts:
+        raise keys.error("num_experts_per_tok", f"must be at most {shape.num_experts}, all experts")
+    if shape.num_heads % shape.num_key_value_heads:
+        message = f"must be a divisor of num_attention_heads={shape.num_heads}"
+        raise keys.error("num_key_value_heads", message)
+    if shape.head_units % 2:
+        message = f"must be even for rotary positions (it is {shape.head_units})"
+        raise keys.error("head_dim", message)
 
 
 def number_of_experts(keys):
