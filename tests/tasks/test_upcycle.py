@@ -10,11 +10,12 @@ from tfmoe.config import build_model, build_optimizer, dump_config, load_config
 from tfmoe.data_pipelines import Vocabulary
 from tfmoe.layers import FeedForward, MoE
 from tfmoe.tasks import load_run, upcycle_run
-from tfmoe.tasks.upcycle import scale_of
+from tfmoe.tasks.upcycle import layer_pairs, scale_of
 from tfmoe.tasks.upcycled_config import upcycled_config
+from tfmoe.training.conversions import upcycled
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import TrainingState, saved_step
-from tfmoe.training.transfer import slots_of, value_of
+from tfmoe.training.transfer import slots_of, transfer_weights, value_of
 
 CONFIG = """\
 model:
@@ -175,7 +176,7 @@ def test_the_outputs_of_experts_are_divided_by_the_sum_of_the_weights(
         ({"gate": "topk"}, "--gate must be one of .*, got topk; did you mean top_k"),
         ({"gate": "switch", "k": 1}, "--k 1: the gate switch has no k"),
         ({"gate": "switch"}, "--gate switch: the weights of a token sum to 0.1.* to "),
-        ({"gate": "expert_choice"}, "--gate expert_choice: the weights of a token sum to"),
+        ({"gate": "batchwise"}, "--gate batchwise: the weights of a token sum to"),
         ({"blocks": "1"}, r"--blocks 1 is no feed_forward block of .*: blocks\[0\], blocks\[2\]"),
         ({"blocks": "encoder[0]"}, r"--blocks encoder\[0\] is no feed_forward block"),
         ({"redrawn": 1.5}, "--redrawn must be from 0 to 1, got 1.5"),
@@ -240,3 +241,29 @@ def test_a_failure_leaves_nothing(dense, tmp_path):
     with pytest.raises(FloatingPointError, match="is not finite"):
         upcycle_run(run.path, tmp_path / "new" / "mixture")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_translation_model():
+    network = "{name: feed_forward, hidden_units: 4}"
+    config = load_config(
+        "demo/translation_dense",
+        [
+            "model.d_model=8",
+            f"model.encoder=[{{name: lstm, units: 8}}, {network}]",
+            f"model.decoder=[{{name: attention_lstm, units: 8}}, {network}]",
+        ],
+    )
+    new = upcycled_config(config, "run", 4, 2, "top_k", "all", False, ())
+    assert new.blocks == [("encoder", 1), ("decoder", 1)]
+    old_model, model = (build_model(each, 9) for each in (config, new.config))
+    for each in (old_model, model):
+        each.build((None, None))
+    pairs = layer_pairs(old_model, model, new)
+    transfer_weights(old_model, model, [upcycled(*layers) for layers in pairs])
+    inputs = (tf.constant([[3, 4, 5]]), tf.constant([[1, 6, 7]]))
+    targets = tf.constant([[6, 7, 0]])
+    np.testing.assert_allclose(
+        model.negative_log_likelihood(inputs, targets),
+        old_model.negative_log_likelihood(inputs, targets),
+        atol=1e-6,
+    )

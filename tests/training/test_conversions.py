@@ -61,7 +61,8 @@ def test_pruned_gates_and_experts(gate, by_expert):
             np.testing.assert_array_equal(converted, value[..., [1, 3]])
         elif pair.old.name.startswith(("kernel_", "bias_")):
             np.testing.assert_array_equal(converted, value[[1, 3]])
-            rows = pair.convert_slot("rows", value[:, 0], (2, *value.shape[2:]))
+            shapes = {"rows": (2, *value.shape[2:])}
+            rows = pair.convert_slots({"rows": value[:, 0]}, shapes)["rows"]
             np.testing.assert_array_equal(rows, value[[1, 3], 0])
         else:
             np.testing.assert_array_equal(converted, value)
@@ -75,3 +76,18 @@ def test_all_experts_kept_are_the_same():
         pair.new.assign(pair.convert(value_of(pair.old)))
     x = np.random.default_rng(0).normal(size=(9, 5)).astype("float32")
     np.testing.assert_array_equal(new(x), old(x))
+
+
+def test_factored_slots_are_means_of_the_full_one():
+    network, layer = FeedForward(4), MoE(3, 4, gate="top_k")
+    for each in (network, layer):
+        each.build((None, 5))
+    convert = upcycled(network, layer).pairs[0].convert_slots
+    velocity = np.arange(20, dtype="float32").reshape(5, 4)
+    shapes = {"rows": (3, 5), "columns": (3, 4)}
+    slots = convert({"momentum": velocity, "velocity": velocity}, shapes)
+    assert slots.keys() == shapes.keys()
+    for expert in range(3):
+        np.testing.assert_allclose(slots["rows"][expert], velocity.mean(1) / 9, rtol=1e-6)
+        np.testing.assert_allclose(slots["columns"][expert], velocity.mean(0) / 9, rtol=1e-6)
+    assert convert({"unknown": velocity}, {"unknown": (3, 5, 4)}) == {}

@@ -12,7 +12,15 @@ import numpy as np
 from tfmoe.training.transfer import Change, Pair
 
 # The power of the gradient that a slot of Keras' optimizers averages. Other slots start anew.
-SLOT_POWERS = {"momentum": 1, "velocity": 2, "accumulator": 2, "norm": 1, "average": 0}
+SLOT_POWERS = {
+    "momentum": 1,
+    "velocity": 2,
+    "rows": 2,
+    "columns": 2,
+    "accumulator": 2,
+    "norm": 1,
+    "average": 0,
+}
 
 
 def upcycled(
@@ -103,13 +111,21 @@ def copies(value, count, scale, mask, seeds):
 
 
 def slot_copies(count):
-    """The function of a `Pair` that copies the slots of a network to its E copies."""
+    """The function of a `Pair` that copies the slots of a network to its E copies. The slots of a
+    factored optimizer are means of the full one over an axis of the matrix.
+    """
 
-    def convert(name, value, shape):
-        power = SLOT_POWERS.get(name)
-        if power is None or shape != (count, *value.shape):
-            return None
-        return np.repeat(value[None] / count**power, count, axis=0)
+    def convert(values, shapes):
+        values = {**values}
+        if "velocity" in values:
+            for name, axis in (("rows", -1), ("columns", -2)):
+                if name in shapes and name not in values and values["velocity"].ndim > 1:
+                    values[name] = values["velocity"].mean(axis)
+        return {
+            name: np.repeat(value[None] / count ** SLOT_POWERS[name], count, axis=0)
+            for name, value in values.items()
+            if name in SLOT_POWERS and shapes.get(name) == (count, *value.shape)
+        }
 
     return convert
 
@@ -123,15 +139,15 @@ def pruned(old: keras.Layer, new: keras.Layer, kept: np.ndarray) -> Change:
         kept: the experts to keep, integers in ascending order.
     """
 
-    def convert_slot(_name, value, shape):
-        return taken(value, shape, kept)
+    def convert_slots(values, shapes):
+        return {name: taken(values[name], shape, kept) for name, shape in shapes.items()}
 
     pairs = [
         Pair(
             before,
             after,
             functools.partial(taken, shape=tuple(after.shape), kept=kept),
-            convert_slot,
+            convert_slots,
         )
         for before, after in zip(old.variables, new.variables, strict=True)
     ]

@@ -22,14 +22,14 @@ class Pair(NamedTuple):
         old: variable of the old model.
         new: variable of the new model.
         convert: function of the old value, a NumPy array, that returns the new value.
-        convert_slot: function of the name of an optimizer slot (`"momentum"`), its old value and
-            its new shape; returns the new value, or `None` if the slot starts anew.
+        convert_slots: function of the old slots of the optimizer, `{"momentum": array, …}`, and the
+            shapes of the new ones; returns the new slots. Those that it leaves out start anew.
     """
 
     old: keras.Variable
     new: keras.Variable
     convert: Callable[[np.ndarray], np.ndarray]
-    convert_slot: Callable[[str, np.ndarray, tuple], np.ndarray | None]
+    convert_slots: Callable[[dict[str, np.ndarray], dict[str, tuple]], dict[str, np.ndarray]]
 
 
 class Change(NamedTuple):
@@ -92,7 +92,7 @@ def pairs_of(old, new, changes):
         strict=True,
     )
     inside = (pair for change in changes for pair in change.pairs)
-    return [*(Pair(*pair, _same, _same_slot) for pair in unchanged), *inside]
+    return [*(Pair(*pair, _same, _same_slots) for pair in unchanged), *inside]
 
 
 def value_of(variable) -> np.ndarray:
@@ -117,8 +117,8 @@ def _same(value):
     return value
 
 
-def _same_slot(_name, value, _shape):
-    return value
+def _same_slots(values, shapes):
+    return {name: value for name, value in values.items() if name in shapes}
 
 
 def _variables_outside(model, layers):
@@ -142,11 +142,10 @@ def _transfer_optimizer(old, new, changes):
         assign(new_others[name], value_of(old_others[name]))
     for pair in pairs_of(old, new, changes):
         slots = new_slots.get(id(pair.new), {})
-        for name, slot in old_slots.get(id(pair.old), {}).items():
-            if name in slots:
-                value = pair.convert_slot(name, value_of(slot), tuple(slots[name].shape))
-                if value is not None:
-                    assign(slots[name], value)
+        values = {name: value_of(slot) for name, slot in old_slots.get(id(pair.old), {}).items()}
+        shapes = {name: tuple(slot.shape) for name, slot in slots.items()}
+        for name, value in pair.convert_slots(values, shapes).items():
+            assign(slots[name], value)
 
 
 def slots_of(model: keras.Model) -> tuple[dict, dict]:
