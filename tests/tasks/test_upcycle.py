@@ -176,7 +176,10 @@ def test_the_outputs_of_experts_are_divided_by_the_sum_of_the_weights(
         ({"gate": "topk"}, "--gate must be one of .*, got topk; did you mean top_k"),
         ({"gate": "switch", "k": 1}, "--k 1: the gate switch has no k"),
         ({"gate": "switch"}, "--gate switch: the weights of a token sum to 0.1.* to "),
-        ({"gate": "batchwise"}, "--gate batchwise: the weights of a token sum to"),
+        (
+            {"overrides": ["model.blocks[2].gate.renormalize=false"]},
+            "--gate top_k: the weights of a",
+        ),
         ({"blocks": "1"}, r"--blocks 1 is no feed_forward block of .*: blocks\[0\], blocks\[2\]"),
         ({"blocks": "encoder[0]"}, r"--blocks encoder\[0\] is no feed_forward block"),
         ({"redrawn": 1.5}, "--redrawn must be from 0 to 1, got 1.5"),

@@ -4,6 +4,7 @@ Axes: T tokens, E experts, A assignments, D model.
 """
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,7 @@ def expert_saliency(
         return saliency_sums(layer.experts, recording.tokens, recording.routing.assignments)
 
     calls = MixtureCalls(model, measure)
-    totals = {name: 0.0 for name in names}
+    totals: dict[str, Any] = dict.fromkeys(names, 0.0)
     for batch in batches:
         results = calls(inputs_of(batch))
         for name in names:

@@ -39,23 +39,23 @@ class Place(NamedTuple):
 
     Attributes:
         key: the list of blocks in the config, such as `"blocks"`.
-        index: the block's index in it.
+        position: the block's index in it.
         experts: the number of experts.
         kept: the number of experts to keep.
     """
 
     key: str
-    index: int
+    position: int
     experts: int
     kept: int
 
     def __str__(self):
-        return f"model.{self.key}[{self.index}]"
+        return f"model.{self.key}[{self.position}]"
 
     @property
     def layer(self):
         """The name of the mixture."""
-        return f"{block_prefix(self.key)}moe_{self.index}"
+        return f"{block_prefix(self.key)}moe_{self.position}"
 
 
 def prune_run(
@@ -211,7 +211,7 @@ def pruned_config(config: Config, places: Sequence[Place]) -> Config:
     """The config with fewer experts."""
     tree = {**config.model_dump(), "paper": None}
     for place in places:
-        tree["model"][place.key][place.index]["num_experts"] = place.kept
+        tree["model"][place.key][place.position]["num_experts"] = place.kept
     return validated(tree, Origins())
 
 
@@ -226,17 +226,18 @@ def prune_table(result: dict) -> str:
     Args:
         result: what `prune_run` returned.
     """
-    rows = [("", "before", "after")]
-    for place, mixture in result["mixtures"].items():
-        rows.append((f"experts of {place}", str(mixture["experts"]), str(len(mixture["kept"]))))
-    for name in ("parameters", "ops_per_timestep"):
-        rows.append((name, *(f"{result[name][when]:,}" for when in ("before", "after"))))
-    perplexity = result["perplexity"]
-    rows.append(
-        (
-            f"perplexity ({result['evaluated_on']})",
-            *(f"{perplexity[when]:.2f}" for when in ("before", "after")),
-        )
-    )
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(f"{name:<{width}} {a:>12} {b:>12}" for name, a, b in rows)
+    experts = {
+        f"experts of {place}": {"before": mixture["experts"], "after": len(mixture["kept"])}
+        for place, mixture in result["mixtures"].items()
+    }
+    figures = {
+        **experts,
+        "parameters": result["parameters"],
+        "ops_per_timestep": result["ops_per_timestep"],
+    }
+    rows = {name: [f"{each:,}" for each in figure.values()] for name, figure in figures.items()}
+    perplexity = result["perplexity"].values()
+    rows[f"perplexity ({result['evaluated_on']})"] = [f"{each:.2f}" for each in perplexity]
+    width = max(map(len, rows))
+    lines = {"": ["before", "after"], **rows}.items()
+    return "\n".join(f"{name:<{width}} {before:>12} {after:>12}" for name, (before, after) in lines)

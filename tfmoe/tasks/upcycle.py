@@ -26,6 +26,7 @@ from tfmoe.tasks.resume_hint import resume_command
 from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.tasks.upcycled_config import Upcycled, upcycled_config
 from tfmoe.training.conversions import upcycled
+from tfmoe.training.transfer import Change
 
 GATE_DEVIATION = 0.02  # of the fresh gate's weights
 PROBES = 256  # random tokens that are routed to see whether weights sum to a constant
@@ -85,7 +86,8 @@ def upcycle_run(
     vocabulary = load_vocabulary(run, task_of(config))
     old_model = compiled_model(config, len(vocabulary))
     model = compiled_model(new.config, len(vocabulary))
-    changes, seed = [], config.training.seed
+    seed = config.training.seed
+    changes: list[Change] = []
     for (dense, mixture), scale in zip(layer_pairs(old_model, model, new), scales, strict=True):
         seeds = (seed, len(changes))
         initialize_gate(mixture, seeds)
@@ -132,7 +134,9 @@ def scale_of(config: Config, key: str, index: int) -> float:
     width = config.model.d_model
     layer.gate.build((None, width))
     initialize_gate(layer, (0,))
-    tokens = keras.random.normal([PROBES, width], seed=0, dtype=layer.variable_dtype)
+    generator = np.random.default_rng(0)
+    lengths = np.logspace(-2, 1, PROBES)[:, None]  # the tokens of a model can be short or long
+    tokens = tf.cast(lengths * generator.normal(size=[PROBES, width]), layer.variable_dtype)
     routing = GateInputs(tokens, tf.range(PROBES)).route(layer.gate)
     assigned, _, weights = routing.assignments.by_token()
     sums = tf.math.unsorted_segment_sum(weights, assigned, PROBES).numpy()
