@@ -46,6 +46,7 @@ def test_perplexity_before_and_after(finished, pruned):
     expected = json.loads((finished.path / "result.json").read_text())["perplexity"]
     assert perplexity["before"] == pytest.approx(expected, rel=1e-6)
     assert result["evaluated_on"] == "test"
+    assert result["resume"].endswith("--resume --set training.epochs=8")  # all 4 are finished
     table = prune_table(result).splitlines()
     assert table[1].split() == ["experts", "of", "model.blocks[0]", "4", "2"]
     shown = [f"{perplexity[when]:.2f}" for when in ("before", "after")]

@@ -50,6 +50,14 @@ def test_blocks_that_are_too_large(load, monkeypatch):
     assert isinstance(memory_check.check_blocks(load(*HUGE), one_device()), GraphBuild)
 
 
+def test_a_new_model_that_is_too_large(load):
+    # The weights of the blocks are 64 TB; Adam has two slots for each weight.
+    message = r"model.blocks\[1\]: the new model needs 192.00 TB .*optimizer slots 128.00 TB"
+    with pytest.raises(ConfigError, match=message):
+        memory_check.check_new_model(load(*HUGE, "training.optimizer.name=adam"), 100)
+    memory_check.check_new_model(load(), 100)
+
+
 def test_a_model_that_fits(load):
     config = load()
     built = memory_check.check_blocks(config, one_device())

@@ -128,6 +128,7 @@ def test_the_state_goes_on(dense, mixture):
     made_from = json.loads(run.facts.read_text())["made_from"]
     assert made_from["run"] == str(dense.path) and made_from["step"] == 12
     assert result["blocks"] == ["model.blocks[2]"] and (result["experts"], result["k"]) == (4, 2)
+    assert result["resume"].endswith(f"--run-dir {run.path} --resume")
     # A dense expert of 4·12 + 6·12 + 6·4 = 144 is computed twice; the gate has 4·4 = 16.
     ops = result["ops_per_timestep"]
     assert ops["after"] - ops["before"] == 144 + 16
@@ -182,6 +183,7 @@ def test_the_outputs_of_experts_are_divided_by_the_sum_of_the_weights(
         ),
         ({"blocks": "1"}, r"--blocks 1 is no feed_forward block of .*: blocks\[0\], blocks\[2\]"),
         ({"blocks": "encoder[0]"}, r"--blocks encoder\[0\] is no feed_forward block"),
+        ({"experts": 10**9}, r"model.blocks\[2\].num_experts: must be at most 4194304"),
         ({"redrawn": 1.5}, "--redrawn must be from 0 to 1, got 1.5"),
         ({"overrides": ["model.dropout=0"]}, "--set cannot change model.dropout"),
         (

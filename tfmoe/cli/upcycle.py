@@ -75,9 +75,9 @@ def upcycle(
     Mixtures replace every second feed_forward block, as in the papers: k experts cost k times the
     operations of the dense network. --blocks chooses others.
 
-    Train the new run with `tfmoe train OUT/config.yaml --run-dir OUT --resume`, after a --set of
-    training.epochs to more than the run has finished. If the learning rate has decayed, set the
-    length of the schedule too, or use --restart. --set can change the keys of training and
+    Train the new run with `tfmoe train OUT/config.yaml --run-dir OUT --resume`. Set training.epochs
+    to more than the run has finished. If the learning rate has decayed, set the length of the
+    schedule too, or use --restart. --set can change the keys of training and
     distribute, and of the new mixtures the gate and the capacity.
 
     \b
@@ -85,7 +85,7 @@ def upcycle(
       tfmoe upcycle runs/dense runs/upcycled --set training.epochs=6
       tfmoe upcycle runs/dense runs/upcycled --experts 16 --k 2 --gate noisy_top_k
       tfmoe upcycle runs/dense runs/upcycled --blocks 1,3 --redrawn 0.5
-      tfmoe upcycle runs/dense runs/upcycled --set model.blocks[3].gate.balance_weight=0.001
+      tfmoe upcycle runs/dense runs/upcycled --set "model.blocks[3].gate.balance_weight=0"
 
     \b
     With --json: {"run", "made_from", "blocks" (keys of the config), "experts", "k", "gate", "step",
@@ -103,5 +103,5 @@ def upcycle(
         f"{result['k']} per token, after {result['step']} steps\n"
         f"ops/timestep {ops['before']:,} -> {ops['after']:,}, parameters "
         f"{parameters['before']:,} -> {parameters['after']:,}\n"
-        f"Train it to epoch {result['epochs']}: {result['resume']}"
+        f"Train it: {result['resume']}"
     )

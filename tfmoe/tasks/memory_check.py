@@ -112,6 +112,22 @@ def check_weights(config, vocabulary_size, checkpoints):
     check_fits(MemoryNeeds(weights_by_key(config, built, 1)), 1, "this model")
 
 
+def check_new_model(config, vocabulary_size):
+    """Checks that the weights and the optimizer slots of a new model fit into memory, on one
+    device.
+
+    Args:
+        config: a `Config`.
+        vocabulary_size: number of words or subwords with an id.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    built = GraphBuild(build_model(config, vocabulary_size))
+    slots = sum(slot.bytes for slot in built.slots(build_optimizer(config)))
+    check_fits(MemoryNeeds(weights_by_key(config, built, 1), slots=slots), 1, "the new model")
+
+
 def weights_by_key(config, built, devices):
     """Bytes of weights on the fullest device, by config key: one key per block, and
     `data.vocabulary.size` for embedding and softmax.

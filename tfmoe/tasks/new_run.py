@@ -15,6 +15,7 @@ from tfmoe.config.model_schema import block_lists
 from tfmoe.config.schema import Config
 from tfmoe.data_pipelines.atomic_write import remove_leftovers, temporary_name
 from tfmoe.distribute.full_disks import full_disk_named
+from tfmoe.tasks.resume_hint import resume_command
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.run_lock import check_no_training
 from tfmoe.training.state import TrainingState, load_weights, save_weights, saved_step
@@ -71,7 +72,7 @@ def convert_checkpoints(
     changes: Sequence[Change],
     restart: bool = False,
     keeps_best: bool = True,
-) -> int:
+) -> TrainingState:
     """Converts the best weights and the last state of a run.
 
     Args:
@@ -85,7 +86,7 @@ def convert_checkpoints(
             not, the weights after the next epoch are the best ones.
 
     Returns:
-        The number of finished steps.
+        The saved state of the new model.
     """
     best_step = saved_step(run.checkpoints, "best")
     old_state = TrainingState(old, run.checkpoints)
@@ -103,7 +104,7 @@ def convert_checkpoints(
         if not keeps_best:
             new_state.best.assign(float("inf"))
     new_state.save()
-    return new_state.step
+    return new_state
 
 
 @contextlib.contextmanager
@@ -154,6 +155,20 @@ def copy_files(run: RunDirectory, new_run: RunDirectory, made: dict, history: bo
 def write_config(new_run: RunDirectory, config: Config) -> None:
     """Writes the config of a new run."""
     new_run.config.write_text(dump_config(config), encoding="utf-8")
+
+
+def next_command(out: str | os.PathLike, config: Config, state: TrainingState) -> str:
+    """The command that trains a new run further; with twice the epochs if all are finished.
+
+    Args:
+        out: the folder of the new run.
+        config: its config.
+        state: its state.
+    """
+    command, epochs = resume_command(out), config.training.epochs
+    if int(state.epoch) < epochs:
+        return command
+    return f"{command} --set training.epochs={2 * epochs}"
 
 
 def costs(old: keras.Model, new: keras.Model) -> dict:

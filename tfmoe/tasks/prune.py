@@ -22,12 +22,12 @@ from tfmoe.tasks.new_run import (
     copy_files,
     costs,
     new_folder,
+    next_command,
     trained_run,
     write_config,
 )
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
-from tfmoe.tasks.resume_hint import resume_command
 from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.training.callbacks import Progress
 from tfmoe.training.conversions import pruned
@@ -120,7 +120,7 @@ def prune_run(
     old_layers, layers = mixtures_of(old_model), mixtures_of(model)
     changes = [pruned(old_layers[p.layer], layers[p.layer], kept[p]) for p in places]
     with new_folder(out) as new_run:
-        convert_checkpoints(run, new_run, old_model, model, changes, keeps_best=keep == 1)
+        state = convert_checkpoints(run, new_run, old_model, model, changes, keeps_best=keep == 1)
         made = {"command": "prune", "run": str(run.path), "mixtures": mixtures}
         copy_files(run, new_run, made)
         load_weights(model, new_run.checkpoints, "best")
@@ -133,7 +133,7 @@ def prune_run(
         "perplexity": {"before": before, "after": after},
         "evaluated_on": evaluated_on,
         **costs(old_model, model),
-        "resume": resume_command(out),
+        "resume": next_command(out, new_config, state),
     }
 
 

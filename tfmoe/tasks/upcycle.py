@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfmoe.config.builders import build_layer
 from tfmoe.config.schema import Config
 from tfmoe.layers.gate_inputs import GateInputs
+from tfmoe.tasks.memory_check import check_new_model
 from tfmoe.tasks.new_run import (
     block_places,
     compiled_model,
@@ -18,11 +19,11 @@ from tfmoe.tasks.new_run import (
     copy_files,
     costs,
     new_folder,
+    next_command,
     trained_run,
     write_config,
 )
 from tfmoe.tasks.registry import task_of
-from tfmoe.tasks.resume_hint import resume_command
 from tfmoe.tasks.runs import load_vocabulary
 from tfmoe.tasks.upcycled_config import Upcycled, upcycled_config
 from tfmoe.training.conversions import upcycled
@@ -82,8 +83,9 @@ def upcycle_run(
         raise ValueError(f"--redrawn must be from 0 to 1, got {redrawn}")
     run, config = trained_run(path, out)
     new = upcycled_config(config, path, experts, k, gate, blocks, restart, overrides)
-    scales = [scale_of(new.config, *block) for block in new.blocks]
     vocabulary = load_vocabulary(run, task_of(config))
+    check_new_model(new.config, len(vocabulary))
+    scales = [scale_of(new.config, *block) for block in new.blocks]
     old_model = compiled_model(config, len(vocabulary))
     model = compiled_model(new.config, len(vocabulary))
     seed = config.training.seed
@@ -95,8 +97,8 @@ def upcycle_run(
     keys = [f"model.{key}[{index}]" for key, index in new.blocks]
     made = {"command": "upcycle", "run": str(run.path), "blocks": keys, "redrawn": redrawn}
     with new_folder(out) as new_run:
-        step = convert_checkpoints(run, new_run, old_model, model, changes, restart, not redrawn)
-        copy_files(run, new_run, {**made, "step": step}, history=not restart)
+        state = convert_checkpoints(run, new_run, old_model, model, changes, restart, not redrawn)
+        copy_files(run, new_run, {**made, "step": state.step}, history=not restart)
         write_config(new_run, new.config)
     return {
         "run": str(out),
@@ -105,10 +107,10 @@ def upcycle_run(
         "experts": experts,
         "k": int(changes[0].new.gate.num_selected),
         "gate": gate,
-        "step": step,
+        "step": state.step,
         "epochs": new.config.training.epochs,
         **costs(old_model, model),
-        "resume": resume_command(out),
+        "resume": next_command(out, new.config, state),
     }
 
 
