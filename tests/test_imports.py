@@ -14,7 +14,7 @@ LAYERS = [
     ["gating", "optimizers"],
     ["layers"],
     ["models"],
-    ["training", "analysis", "serving", "classic", "huggingface"],
+    ["training", "analysis", "serving", "classic", "huggingface", "keras_hub"],
     ["inspection"],
     ["config"],
     ["tasks"],

@@ -28,6 +28,7 @@ EXTRAS = {
     "datasets": "huggingface",
     "safetensors": "huggingface",
     "tensorflow_datasets": "tfds",
+    "keras_hub": "keras-hub",
 }
 WITHOUT_WHEELS = {"tensorflow_text": "on Linux and macOS; there is none for Windows"}
 

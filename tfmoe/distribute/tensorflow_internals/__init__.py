@@ -28,10 +28,13 @@ from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
 from tfmoe.distribute.tensorflow_internals.keras_layers import (
     NoSavedModel,
     accumulation,
+    add_metric,
     deferred_variables,
     initializer_of,
     inner_layers,
     outermost_layer,
+    remove_metric,
+    training_of_call,
 )
 from tfmoe.distribute.tensorflow_internals.variables import ReplicaSeeds, ShardedVariable
 
@@ -42,6 +45,7 @@ __all__ = [
     "ShardedVariable",
     "abort_collectives",
     "accumulation",
+    "add_metric",
     "collective",
     "compiles_for_xla",
     "deferred_variables",
@@ -55,5 +59,7 @@ __all__ = [
     "initializer_of",
     "inner_layers",
     "outermost_layer",
+    "remove_metric",
     "replica_context",
+    "training_of_call",
 ]

@@ -37,6 +37,25 @@ def outermost_layer(layer):
     return layer._get_call_context().entry_layer
 
 
+def training_of_call(layer) -> bool:
+    """Whether the current call trains, for a layer whose `call` has no argument `training`. Must be
+    called during a call, like `outermost_layer`.
+    """
+    return bool(layer._get_call_context().get_value("training"))
+
+
+def add_metric(layer, metric):
+    """Adds a metric to a layer that is built, as Keras does for attributes set before: a model
+    around it reports the metric.
+    """
+    layer._metrics.append(metric)
+
+
+def remove_metric(layer, metric):
+    """Removes a metric of `add_metric`."""
+    layer._metrics[:] = [other for other in layer._metrics if other is not metric]
+
+
 def accumulation(optimizer):
     """Where an optimizer is in the accumulation of gradients.
 

@@ -1,0 +1,71 @@
+"""Gemma 4 (Google 2026).
+
+Axes: T tokens, A rows, E experts, D model.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from tfmoe.distribute.tensorflow_internals import training_of_call
+from tfmoe.keras_hub.block import SparseMixture
+from tfmoe.keras_hub.experts import SeparateExperts, in_float32
+from tfmoe.keras_hub.gates import RouterOutputs, ScoreGate
+from tfmoe.ops.segments import segment_ids
+
+
+class SparseGemma4Experts(SeparateExperts):
+    """The experts of a Gemma 4 decoder: each has a learned scale of its output.
+
+    The bank itself is the mixture, so this is an object beside it.
+
+    Args:
+        bank: the KerasHub bank.
+    """
+
+    def __init__(self, bank):
+        super().__init__()
+        self._bank = bank
+        self.name, self.num_experts = bank.name, bank.num_experts
+
+    @property
+    def bank(self):
+        return self._bank
+
+    @property
+    def weights(self):
+        return self.bank.weights
+
+    def stacks(self):
+        return [self.bank.gate_proj, self.bank.up_proj, self.bank.down_proj]
+
+    def hidden_activation(self):
+        return in_float32(functools.partial(keras.activations.gelu, approximate=True))
+
+    def compute(self, rows, counts, rows_per_expert=None, training=False):
+        outputs = super().compute(rows, counts, rows_per_expert, training)
+        (scale,) = self.values(self.bank.per_expert_scale)
+        num_unused = tf.shape(outputs)[0] - tf.reduce_sum(counts)
+        experts = segment_ids(tf.concat([counts, num_unused[None]], axis=0))
+        return outputs * tf.gather(tf.pad(scale, [[0, 1]])[:, None], experts)
+
+
+class SparseGemma4(SparseMixture):
+    """The bank of a Gemma 4 decoder, which reads the scores of the decoder's router. It has no
+    balancing loss.
+    """
+
+    replaces = "keras_hub.src.models.gemma4.gemma4_moe.Gemma4MoEBlock"
+    bank_class = None
+
+    def parts(self, parent):
+        if parent is None:
+            raise ValueError(f"{self.name} has no router: give sparsify the decoder around it")
+        k = parent.moe_router.num_experts_per_token
+        gate = ScoreGate(k, num_experts=self.num_experts)
+        return {"gate": gate, "experts": SparseGemma4Experts(self)}
+
+    def call(self, x, dispatch_weights):
+        self.check_not_compiled()
+        return self.mixed(x, RouterOutputs(dispatch_weights), x, training_of_call(self))

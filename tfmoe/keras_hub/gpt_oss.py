@@ -1,0 +1,61 @@
+"""gpt-oss (OpenAI 2025).
+
+Axes: B batch, S steps, E experts, H hidden.
+"""
+
+import tensorflow as tf
+
+from tfmoe.distribute.tensorflow_internals import training_of_call
+from tfmoe.keras_hub.block import SparseMixture, at_steps
+from tfmoe.keras_hub.experts import BankExperts
+from tfmoe.keras_hub.gates import RouterOutputs, ScoreGate
+from tfmoe.ops.expert_matmul import expert_ffn
+
+
+class SparseGptOssExperts(BankExperts):
+    """The experts of a gpt-oss block: with biases; gate and up are the even and odd columns of one
+    stack `[E, D, 2H]`, and are clipped.
+    """
+
+    def stacks(self):
+        return [self.gate_up_proj, self.down_proj]
+
+    def compute(self, rows, counts, rows_per_expert=None, training=False):
+        kernels = self.values(*self.stacks())
+        biases = self.values(self.gate_up_proj_bias, self.down_proj_bias)
+        rows, activation = tf.cast(rows, kernels[0].dtype), clipped_glu(self.alpha, self.limit)
+        return expert_ffn(rows, counts, kernels, biases, activation, training=training)
+
+
+class SparseGptOss(SparseMixture):
+    """A gpt-oss block. It has no balancing loss."""
+
+    replaces = "keras_hub.src.models.gpt_oss.gpt_oss_decoder.GptOssSparseMoeBlock"
+    bank_class = SparseGptOssExperts
+
+    def parts(self, parent):
+        return {"gate": ScoreGate(self.top_k, num_experts=self.num_experts)}
+
+    def bank(self):
+        return self.experts
+
+    def call(self, hidden_states):
+        self.check_not_compiled()
+        training = training_of_call(self)
+        tokens = tf.reshape(hidden_states, [-1, hidden_states.shape[-1]])
+        scores = self.router(tokens)
+        outputs = self.mixed(tokens, RouterOutputs(scores), hidden_states, training)
+        return at_steps(outputs, hidden_states), scores
+
+
+def clipped_glu(alpha, limit):
+    """The activation of gpt-oss: `[..., 2H]` to `[..., H]`, `(up + 1) · gate · sigmoid(alpha ·
+    gate)`, with `gate <= limit` and `-limit <= up <= limit`.
+    """
+
+    def activate(sums):
+        gate = tf.minimum(sums[..., ::2], tf.cast(limit, sums.dtype))
+        up = tf.clip_by_value(sums[..., 1::2], -limit, limit)
+        return (up + 1) * (gate * tf.sigmoid(gate * alpha))
+
+    return activate
