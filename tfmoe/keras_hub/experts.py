@@ -1,6 +1,6 @@
 """KerasHub's banks of experts, computed on the rows that select them.
 
-Axes: A rows (assignments), E experts, D model, H hidden.
+Axes: A rows (assignments), E experts, D model, H hidden, N outputs.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,24 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.routed import Routed
-from tfmoe.ops.expert_matmul import expert_ffn, grouped_matmul
+from tfmoe.ops.expert_matmul import expert_ffn
 from tfmoe.ops.expert_network import gated
 
 
 class BankExperts(Routed):
-    """The experts of a mixture, on the variables of a KerasHub bank. It is a mixin for the class of
-    the bank: a call takes assignments, and the rest of the bank is unchanged.
+    """The gated experts of a mixture, on the variables of a KerasHub bank. It is a mixin for the
+    class of the bank: a call takes assignments, and the rest of the bank is unchanged.
 
-    A subclass implements `compute` and `stacks`.
+    A subclass implements `kernels` and `hidden`. Hidden activations are computed for all rows
+    together: as a part of each expert they would make the graph of a training step twice as large,
+    and the step not faster.
     """
 
     together = 1
     recompute = False
 
     def __call__(self, tokens, assignments, training=False):
-        # Not Keras' call: it has the signature of KerasHub's call.
+        # Not Keras' call, which checks the arguments of KerasHub's `call`.
         return self.call(tokens, assignments, training)
 
     @property
@@ -32,66 +34,93 @@ class BankExperts(Routed):
         """The KerasHub layer with the variables."""
         return self
 
-    def stacks(self) -> list:
-        """The variables of the bank's kernels, `[E, inputs, outputs]`."""
+    def kernels(self) -> list:
+        """The variables of all kernels, `[E, inputs, outputs]`; the last is `[E, H, D]`."""
         raise NotImplementedError
 
-    def hidden_per_row(self) -> int:
-        """The number of values that an expert keeps for the backward pass of a row."""
-        return 2 * self.stacks()[-1].shape[1]
+    def hidden(self, rows: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+        """Computes the `[A, H]` inputs of the last kernel.
+
+        Args:
+            rows: `[A, D]`, in the dtype in which the bank computes.
+            counts: `[E]` int32, rows of each expert.
+        """
+        raise NotImplementedError
+
+    def output_bias(self):
+        """The variable `[E, D]` that is added to the outputs, or `None`."""
+        return None
+
+    def compute(self, rows, counts, rows_per_expert=None, training=False):
+        hidden = self.hidden(tf.cast(rows, self.bank.compute_dtype), counts)
+        return self.product(hidden, counts, self.kernels()[-1], self.output_bias())
+
+    def product(self, rows, counts, kernel, bias=None):
+        """Multiplies each row with the kernel of its expert.
+
+        Args:
+            rows: `[A, D]`, sorted by expert.
+            counts: `[E]` int32, rows of each expert; the remaining rows give 0.
+            kernel: variable `[E, D, N]`.
+            bias: variable `[E, N]`, or `None`.
+
+        Returns:
+            `[A, N]`, the dtype of `rows`.
+        """
+        biases = None if bias is None else [self.value(bias)]
+        return expert_ffn(rows, counts, [self.value(kernel)], biases)
+
+    def value(self, variable) -> tf.Tensor:
+        """The value of a variable, on this device, in the dtype in which the bank computes."""
+        return tf.cast(tf.convert_to_tensor(variable), self.bank.compute_dtype)
+
+    def num_local(self) -> int:
+        """The number of experts on this device."""
+        return tf.convert_to_tensor(self.kernels()[0]).shape[0]
 
     def ops_per_row(self, input_dim: int) -> int:
         """Multiply-adds of one expert for one row."""
-        return sum(stack.shape[1] * stack.shape[2] for stack in self.stacks())
+        return sum(kernel.shape[1] * kernel.shape[2] for kernel in self.kernels())
+
+    def hidden_per_row(self) -> int:
+        """The number of values that an expert keeps for the backward pass of a row: gate, up, the
+        activation of the gate, and its product with up.
+        """
+        return 4 * self.kernels()[-1].shape[1]
 
     def dropout_per_row(self) -> int:
         """0: there is no dropout in the experts."""
         return 0
 
-    def num_local(self) -> int:
-        """The number of experts on this device."""
-        return tf.convert_to_tensor(self.stacks()[0]).shape[0]
-
-    def values(self, *variables) -> list[tf.Tensor]:
-        """The values of variables in the dtype in which the bank computes."""
-        dtype = self.bank.compute_dtype
-        return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in variables]
-
 
 class FusedExperts(BankExperts):
-    """Gated experts with the kernels of gate and up in one stack `[E, D, 2H]`: `(activation(x ·
+    """Experts with the kernels of gate and up in one variable `[E, D, 2H]`: `(activation(x ·
     W_gate) * (x · W_up)) · W_out`.
     """
 
-    def stacks(self):
+    def kernels(self):
         return [self._expert_feedforward_gate_dense, self._expert_feedforward_output_dense]
 
     def hidden_activation(self) -> Callable:
         """The activation of the gate."""
         return self.activation
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
-        kernels = self.values(*self.stacks())
-        rows, activation = tf.cast(rows, kernels[0].dtype), gated(self.hidden_activation())
-        return expert_ffn(rows, counts, kernels, activation=activation, training=training)
+    def hidden(self, rows, counts):
+        sums = self.product(rows, counts, self.kernels()[0])
+        return gated(self.hidden_activation())(sums)
 
 
 class SeparateExperts(BankExperts):
-    """Gated experts with separate kernels of gate and up, `[E, D, H]`."""
+    """Experts with separate kernels of gate and up, `[E, D, H]`, in this order."""
 
     def hidden_activation(self) -> Callable:
         """The activation of the gate."""
         return in_float32(self.activation)
 
-    def hidden_per_row(self):
-        return 3 * self.stacks()[-1].shape[1]
-
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
-        gate, up, output = self.values(*self.stacks())
-        rows = tf.cast(rows, gate.dtype)
-        hidden = self.hidden_activation()(grouped_matmul(rows, counts, gate))
-        hidden *= grouped_matmul(rows, counts, up)
-        return grouped_matmul(hidden, counts, output)
+    def hidden(self, rows, counts):
+        gate, up, _ = self.kernels()
+        activations = self.hidden_activation()(self.product(rows, counts, gate))
+        return activations * self.product(rows, counts, up)
 
 
 def in_float32(activation):

@@ -1,4 +1,4 @@
-"""The gates of KerasHub's mixtures. They have no weights: they read the output of KerasHub's router.
+"""The gates of KerasHub's mixtures, without weights: they read the output of KerasHub's router.
 
 Axes: T tokens, E experts, K experts per token.
 """

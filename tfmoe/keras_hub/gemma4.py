@@ -37,7 +37,7 @@ class SparseGemma4Experts(SeparateExperts):
     def weights(self):
         return self.bank.weights
 
-    def stacks(self):
+    def kernels(self):
         return [self.bank.gate_proj, self.bank.up_proj, self.bank.down_proj]
 
     def hidden_activation(self):
@@ -45,7 +45,7 @@ class SparseGemma4Experts(SeparateExperts):
 
     def compute(self, rows, counts, rows_per_expert=None, training=False):
         outputs = super().compute(rows, counts, rows_per_expert, training)
-        (scale,) = self.values(self.bank.per_expert_scale)
+        scale = self.value(self.bank.per_expert_scale)
         num_unused = tf.shape(outputs)[0] - tf.reduce_sum(counts)
         experts = segment_ids(tf.concat([counts, num_unused[None]], axis=0))
         return outputs * tf.gather(tf.pad(scale, [[0, 1]])[:, None], experts)

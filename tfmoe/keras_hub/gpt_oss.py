@@ -9,7 +9,6 @@ from tfmoe.distribute.tensorflow_internals import training_of_call
 from tfmoe.keras_hub.block import SparseMixture, at_steps
 from tfmoe.keras_hub.experts import BankExperts
 from tfmoe.keras_hub.gates import RouterOutputs, ScoreGate
-from tfmoe.ops.expert_matmul import expert_ffn
 
 
 class SparseGptOssExperts(BankExperts):
@@ -17,14 +16,15 @@ class SparseGptOssExperts(BankExperts):
     stack `[E, D, 2H]`, and are clipped.
     """
 
-    def stacks(self):
+    def kernels(self):
         return [self.gate_up_proj, self.down_proj]
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
-        kernels = self.values(*self.stacks())
-        biases = self.values(self.gate_up_proj_bias, self.down_proj_bias)
-        rows, activation = tf.cast(rows, kernels[0].dtype), clipped_glu(self.alpha, self.limit)
-        return expert_ffn(rows, counts, kernels, biases, activation, training=training)
+    def output_bias(self):
+        return self.down_proj_bias
+
+    def hidden(self, rows, counts):
+        sums = self.product(rows, counts, self.gate_up_proj, self.gate_up_proj_bias)
+        return clipped_glu(sums, self.alpha, self.limit)
 
 
 class SparseGptOss(SparseMixture):
@@ -48,14 +48,19 @@ class SparseGptOss(SparseMixture):
         return at_steps(outputs, hidden_states), scores
 
 
-def clipped_glu(alpha, limit):
-    """The activation of gpt-oss: `[..., 2H]` to `[..., H]`, `(up + 1) · gate · sigmoid(alpha ·
-    gate)`, with `gate <= limit` and `-limit <= up <= limit`.
+def clipped_glu(sums, alpha, limit):
+    """The activation of gpt-oss: `(up + 1) · gate · sigmoid(alpha · gate)`, with `gate <= limit`
+    and `-limit <= up <= limit`.
+
+    Args:
+        sums: `[A, 2H]`, gate and up in even and odd columns.
+        alpha: factor in the sigmoid.
+        limit: bound of gate and up.
+
+    Returns:
+        `[A, H]`.
     """
-
-    def activate(sums):
-        gate = tf.minimum(sums[..., ::2], tf.cast(limit, sums.dtype))
-        up = tf.clip_by_value(sums[..., 1::2], -limit, limit)
-        return (up + 1) * (gate * tf.sigmoid(gate * alpha))
-
-    return activate
+    gate, up = tf.unstack(tf.reshape(sums, [-1, sums.shape[-1] // 2, 2]), axis=-1)
+    gate = tf.minimum(gate, tf.cast(limit, sums.dtype))
+    up = tf.clip_by_value(up, -limit, limit)
+    return (up + 1) * (gate * tf.sigmoid(gate * alpha))

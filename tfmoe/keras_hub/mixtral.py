@@ -10,7 +10,7 @@ from tfmoe.keras_hub.gates import SoftmaxTopK
 class SparseMixtralExperts(SeparateExperts):
     """The experts of a Mixtral block."""
 
-    def stacks(self):
+    def kernels(self):
         return [
             self._expert_feedforward_gate_dense,
             self._expert_feedforward_intermediate_dense,
