@@ -10,22 +10,18 @@ import pytest
 import tensorflow as tf
 
 import tfmoe
+from tfmoe.extras import is_installed, optional
 
 PACKAGES = [
-    "classic",
-    "distribute",
-    "gating",
-    "huggingface",
-    "inspection",
-    "layers",
-    "models",
+    "classic", "distribute", "gating", "huggingface", "inspection", "keras_hub", "layers", "models",
     "optimizers",
-]
+]  # fmt: skip
 
 
 def names():
     """The names that an example may use: libraries, and public names of `PACKAGES`."""
     globals_of_examples = {"keras": keras, "np": np, "tf": tf}
+    globals_of_examples["keras_hub"] = optional("keras_hub")
     for package_name in PACKAGES:
         package = importlib.import_module(f"tfmoe.{package_name}")
         globals_of_examples |= {name: getattr(package, name) for name in package.__all__}
@@ -37,6 +33,8 @@ def examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     for info in pkgutil.walk_packages(tfmoe.__path__, "tfmoe."):
         if any(part.startswith("_") for part in info.name.split(".")):
+            continue
+        if info.name.startswith("tfmoe.keras_hub.") and not is_installed("keras_hub"):
             continue
         module = importlib.import_module(info.name)
         for test in finder.find(module, info.name):

@@ -23,6 +23,7 @@ BY_NAME = [
     "huggingface",
     "inspection",
     "inspection.doctor",
+    "keras_hub",
     "layers",
     "models",
     "optimizers",

@@ -4,5 +4,6 @@ KerasHub is an optional package: `pip install "tfmoe[keras-hub]"`.
 """
 
 from tfmoe.keras_hub.replace import densify, sparsify
+from tfmoe.keras_hub.routing import route
 
-__all__ = ["densify", "sparsify"]
+__all__ = ["densify", "route", "sparsify"]

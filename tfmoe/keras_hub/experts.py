@@ -5,7 +5,6 @@ Axes: A rows (assignments), E experts, D model, H hidden, N outputs.
 
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 from tfmoe.layers.routed import Routed
@@ -24,15 +23,11 @@ class BankExperts(Routed):
 
     together = 1
     recompute = False
+    compute_dtype: str
 
     def __call__(self, tokens, assignments, training=False):
         # Not Keras' call, which checks the arguments of KerasHub's `call`.
         return self.call(tokens, assignments, training)
-
-    @property
-    def bank(self) -> keras.Layer:
-        """The KerasHub layer with the variables."""
-        return self
 
     def kernels(self) -> list:
         """The variables of all kernels, `[E, inputs, outputs]`; the last is `[E, H, D]`."""
@@ -52,7 +47,7 @@ class BankExperts(Routed):
         return None
 
     def compute(self, rows, counts, rows_per_expert=None, training=False):
-        hidden = self.hidden(tf.cast(rows, self.bank.compute_dtype), counts)
+        hidden = self.hidden(tf.cast(rows, self.compute_dtype), counts)
         return self.product(hidden, counts, self.kernels()[-1], self.output_bias())
 
     def product(self, rows, counts, kernel, bias=None):
@@ -72,7 +67,7 @@ class BankExperts(Routed):
 
     def value(self, variable) -> tf.Tensor:
         """The value of a variable, on this device, in the dtype in which the bank computes."""
-        return tf.cast(tf.convert_to_tensor(variable), self.bank.compute_dtype)
+        return tf.cast(tf.convert_to_tensor(variable), self.compute_dtype)
 
     def num_local(self) -> int:
         """The number of experts on this device."""

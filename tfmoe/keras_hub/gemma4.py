@@ -26,12 +26,9 @@ class SparseGemma4Experts(SeparateExperts):
 
     def __init__(self, bank):
         super().__init__()
-        self._bank = bank
+        self.bank = bank
         self.name, self.num_experts = bank.name, bank.num_experts
-
-    @property
-    def bank(self):
-        return self._bank
+        self.compute_dtype = bank.compute_dtype
 
     @property
     def weights(self):

@@ -24,8 +24,8 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
     the model can be loaded without tfmoe, and the reverse.
 
     The layers with experts become mixtures of tfmoe: `fit` and `evaluate` report the use of
-    experts, `tfmoe.inspection` and `tfmoe.layers.mixtures_of` read them, and their balancing losses
-    are those of the global batch. As in KerasHub, padding is routed; it counts in the metrics.
+    experts, the functions of `tfmoe.inspection` read it, and their balancing losses are those of
+    the global batch. As in KerasHub, padding is routed; it counts in the metrics.
 
     Args:
         model: a Mixtral, Qwen-MoE, Qwen3-MoE, Qwen3.5-MoE, gpt-oss or Gemma 4 model of KerasHub: a

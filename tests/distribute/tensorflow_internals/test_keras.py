@@ -12,10 +12,13 @@ from distribute.tensorflow_internals.signatures import parameters
 
 from tfmoe.distribute.tensorflow_internals import (
     accumulation,
+    add_metric,
     deferred_variables,
     initializer_of,
     inner_layers,
     outermost_layer,
+    remove_metric,
+    training_of_call,
 )
 from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
 
@@ -147,3 +150,29 @@ def test_outermost_layer_of_a_call():
     assert recorded[-1] is model
     layer(tf.zeros([1, 2]))
     assert recorded[-1] is layer
+
+
+def test_training_of_a_call():
+    class Recorder(keras.layers.Layer):
+        def call(self, x):
+            recorded.append(training_of_call(self))
+            return x
+
+    recorded = []
+    model = keras.Sequential([keras.Input([2]), keras.Sequential([Recorder()])])
+    recorded.clear()
+    for options in ({"training": True}, {"training": False}, {}):
+        model(tf.zeros([1, 2]), **options)
+    assert recorded == [True, False, False]
+
+
+def test_metrics_of_a_built_layer():
+    layer = keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input([2]), layer])
+    metric = keras.metrics.Mean()
+    with pytest.raises(ValueError, match="already built"):
+        layer.metric = metric
+    add_metric(layer, metric)
+    assert any(each is metric for each in model.metrics)
+    remove_metric(layer, metric)
+    assert not any(each is metric for each in model.metrics)

@@ -1,8 +1,10 @@
 """Small backbones of KerasHub with random weights."""
 
 import keras
-import keras_hub
 import numpy as np
+import pytest
+
+keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 
 COMMON = {
     "vocabulary_size": 50,
@@ -119,8 +121,8 @@ def randomize(model, scale=0.4, seed=0):
 def inputs(model, batch=3, steps=7, seed=0, vocabulary=50):
     """A batch of token ids for a model; the last sentence has padding."""
     ids = np.random.default_rng(seed).integers(0, vocabulary, [batch, steps]).astype("int32")
-    mask = np.ones([batch, steps], bool)
-    mask[-1, steps // 2 :] = False
+    mask = np.ones([batch, steps], "int32")
+    mask[-1, steps // 2 :] = 0
     batch = {"token_ids": ids, "padding_mask": mask}
     if "position_ids" in model.input:
         batch["position_ids"] = np.broadcast_to(np.arange(steps, dtype="int32"), ids.shape)
