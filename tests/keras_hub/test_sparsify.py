@@ -156,6 +156,21 @@ def test_jit_compile(backbones):
         tf.function(lambda: model(inputs(model)), jit_compile=True)()
 
 
+def test_without_metrics(backbones):
+    model = sparsify(backbones("qwen3_moe"), metrics=False)
+    assert model.metrics == []
+    model.compile("sgd", "mse", run_eagerly=True)
+    logs = model.train_on_batch(inputs(model), np.zeros([3, 7, 8]), return_dict=True)
+    assert list(logs) == ["loss"]
+
+
+def test_remat_scope():
+    with keras.RematScope(mode="full"):
+        model = sparsify(qwen3_moe(num_layers=1))
+    with pytest.raises(ValueError, match="does not support keras.RematScope: create the model"):
+        model(inputs(model))
+
+
 def test_router_jitter_noise():
     """KerasHub 0.32 fails here: it calls `ops.random`, which does not exist."""
     model = randomize(mixtral(router_jitter_noise=0.3, num_layers=1))

@@ -47,7 +47,7 @@ class SparseMixture(MixtureLayer):
         added = self.parts(parent)
         added["expert_metrics"] = ExpertMetrics(self) if metrics else None
         # Not as Keras' attributes: weights files must not contain them.
-        vars(self).update(added, added=tuple(added))
+        self.__dict__.update(added, added=tuple(added))
         if metrics:
             add_metric(self, added["expert_metrics"])
         self.supports_jit = False
@@ -57,7 +57,7 @@ class SparseMixture(MixtureLayer):
         if self.expert_metrics is not None:
             remove_metric(self, self.expert_metrics)
         for name in (*self.added, "added"):
-            del vars(self)[name]
+            del self.__dict__[name]
         self.supports_jit = True
 
     def parts(self, parent: keras.Layer | None) -> dict:
@@ -96,6 +96,11 @@ class SparseMixture(MixtureLayer):
                 "expert at compile time: call sparsify with the outermost model, or compile that "
                 "model again after sparsify, without jit_compile=True"
             )
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        raise ValueError(
+            f"{self.name} does not support keras.RematScope: create the model outside of the scope"
+        )
 
     def __dir__(self):
         # Keras saves what it finds here.

@@ -93,6 +93,8 @@ class FusedExperts(BankExperts):
     W_gate) * (x · W_up)) · W_out`.
     """
 
+    activation: Callable
+
     def kernels(self):
         return [self._expert_feedforward_gate_dense, self._expert_feedforward_output_dense]
 
@@ -107,6 +109,8 @@ class FusedExperts(BankExperts):
 
 class SeparateExperts(BankExperts):
     """Experts with separate kernels of gate and up, `[E, D, H]`, in this order."""
+
+    activation: Callable
 
     def hidden_activation(self) -> Callable:
         """The activation of the gate."""
