@@ -23,7 +23,7 @@ def test_without_keras_hub(monkeypatch):
 def test_versions_that_are_not_tested(monkeypatch, version):
     pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     monkeypatch.setattr(metadata, "version", lambda name: version)
-    message = f"keras-hub {version} is installed, .* from 0.32 and below 0.33: pip install"
+    message = rf"keras-hub {version} is installed, .* from 0\.32 and below 0\.33: pip install"
     with pytest.raises(RuntimeError, match=message):
         tfmoe.keras_hub.sparsify(MODEL)
 
