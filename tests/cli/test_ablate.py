@@ -54,6 +54,7 @@ def contents(sweep):
     return [(sweep / file).read_bytes() for file in FILES]
 
 
+@pytest.mark.slow
 def test_stop_then_finish_then_add_seeds(command, refused, folder, monkeypatch):
     sweep = folder / "sweep"
     ablate = ["ablate", "moe-0.1.yaml", "dense.yaml", "--run-dir", sweep]

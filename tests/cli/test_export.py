@@ -100,6 +100,7 @@ def test_the_command_with_tokenization(exported, finished):
     assert "Result for output key log_probability" in process.stdout
 
 
+@pytest.mark.slow
 def test_half_size_and_the_next_version(command, finished, tmp_path):
     out = tmp_path / "out"
     (out / "6").mkdir(parents=True)

@@ -185,6 +185,7 @@ def test_result_and_history(run):
     assert measured["ops_per_timestep"] == 768 + 2 * 128 + 8 * len(subwords)
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(tfmoe, run, monkeypatch):
     path = run.path.parent / "interrupted"
     train = ["train", "one.yaml", "--run-dir", path]
@@ -301,6 +302,7 @@ def test_files_of_different_lengths(refused, parallel, tmp_path):
     assert "odd.de" in err and "24" in err
 
 
+@pytest.mark.slow
 def test_several_directions(tfmoe, several):
     measured = result(several.path)
     assert list(measured["directions"]) == ["en-de", "de-en"]

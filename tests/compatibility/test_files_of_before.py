@@ -203,6 +203,7 @@ def test_resume_a_run_of_a_language_model(command, tmp_path):
     assert result["perplexity"] == pytest.approx(expected["perplexity"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_resume_a_run_without_randomness(command, tmp_path):
     """It ends as the run that was not stopped ended, weight by weight."""
     run, result, expected = resumed(command, "translation", tmp_path)

@@ -220,12 +220,13 @@ def test_every_gate_is_tested():
 
 
 def variants_on_devices():
-    """Variants on 2 and on 4 devices. `make test` runs `flat` mixtures on 4 devices, and other
-    quick variants on 2.
+    """Variants on 2 and on 4 devices. `make test` runs `flat` mixtures of the gates in
+    `FULLY_TESTED` on 4 devices, and other quick variants on 2.
     """
     for gate, mixture in VARIANTS:
         for replicas in (2, 4):
-            quick = replicas == (4 if mixture == "flat" else 2) and is_quick((gate, mixture))
+            devices = 4 if mixture == "flat" and gate in FULLY_TESTED else 2
+            quick = replicas == devices and is_quick((gate, mixture))
             marks = () if quick else pytest.mark.slow
             yield pytest.param(
                 (gate, mixture), replicas, marks=marks, id=f"{gate}-{mixture}-{replicas}"

@@ -103,7 +103,9 @@ LANGUAGE_SETTINGS = {
 
 
 # `tests/conformance` and `test_capacity` cover most of these in `make test`.
-SLOW = {"groups_batchwise", "batchwise_with_capacity", "choice"}
+SLOW = {
+    "groups_batchwise", "batchwise_with_capacity", "outer_batchwise_with_capacity", "choice",
+}  # fmt: skip
 
 
 def mark_slow(settings):
@@ -231,7 +233,7 @@ def test_flat(replicas):
     [
         ("groups", 2),
         ("batchwise", 2),
-        ("nine_experts", 2),
+        pytest.param("nine_experts", 2, marks=pytest.mark.slow),
         pytest.param("groups", 4, marks=pytest.mark.slow),
         pytest.param("batchwise", 4, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),
@@ -259,7 +261,7 @@ def test_devices_without_a_group():
     ("setting", "replicas"),
     [
         ("flat", 2),
-        ("groups", 2),
+        pytest.param("groups", 2, marks=pytest.mark.slow),
         pytest.param("flat", 4, marks=pytest.mark.slow),
         pytest.param("batchwise", 4, marks=pytest.mark.slow),
         pytest.param("groups_batchwise", 2, marks=pytest.mark.slow),

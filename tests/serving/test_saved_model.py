@@ -145,7 +145,8 @@ def operations(function):
     return {node.op for node in (*graph.node, *inner)}
 
 
-@pytest.mark.parametrize("num_experts", [4, 128])  # 128 experts are computed in a loop
+# 128 experts are computed in a loop.
+@pytest.mark.parametrize("num_experts", [4, pytest.param(128, marks=pytest.mark.slow)])
 def test_keras_models_with_our_layers_export(tmp_path, num_experts):
     model = keras_model(num_experts)
     model.compile("sgd", "mse")

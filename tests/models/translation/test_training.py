@@ -133,6 +133,7 @@ def reversals(num_pairs, seed):
     return (source, target), targets
 
 
+@pytest.mark.slow
 def test_learns_to_reverse():
     keras.utils.set_random_seed(1)
     d = 24
