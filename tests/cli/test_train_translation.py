@@ -147,7 +147,8 @@ def test_files_of_a_run(run):
 
 
 def test_output_of_a_run(run):
-    assert run.err == ""
+    # A slow machine shows the progress of translating.
+    assert all(line.startswith("translating en-de: ") for line in run.err.splitlines())
     lines = [" ".join(line.split()) for line in run.out.splitlines()]
     assert lines[1:4] == [
         "train 24 pairs 42 words en 42 de",
