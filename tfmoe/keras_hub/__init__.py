@@ -5,5 +5,6 @@ KerasHub is an optional package: `pip install "tfmoe[keras-hub]"`.
 
 from tfmoe.keras_hub.replace import densify, sparsify
 from tfmoe.keras_hub.routing import route
+from tfmoe.keras_hub.scope import sparse_models
 
-__all__ = ["densify", "route", "sparsify"]
+__all__ = ["densify", "route", "sparse_models", "sparsify"]

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import inner_layers
+from tfmoe.keras_hub.placement import check_densifiable, check_sparsifiable
 from tfmoe.keras_hub.registry import FAMILIES, sparse_class_of
 from tfmoe.keras_hub.version import check_version
 from tfmoe.layers.mixture_layer import layers_within, mixtures_of
@@ -56,16 +57,27 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
     check_model(model)
     replaceable = with_parents(model)
     check_replaceable(model, replaceable)
-    for layer, parent in replaceable:
+    check_sparsifiable(model, [layer for layer, _ in replaceable])
+    with strategy_of(model).scope():
+        replace_layers(model, metrics)
+    forget_traces(model)
+    return model
+
+
+def replace_layers(model, metrics):
+    """Makes the layers of `FAMILIES` in a model sparse, without checks. Sparse layers stay.
+
+    Args:
+        model: a Keras layer.
+        metrics: as for `sparsify`.
+    """
+    for layer, parent in with_parents(model):
         mixin = sparse_class_of(layer)
         layer.__class__ = sparse_class(mixin, type(layer))
         bank = layer.bank()
         if bank is not None:
             bank.__class__ = sparse_class(mixin.bank_class, type(bank))
-        with strategy_of(model).scope():
-            layer.make_sparse(parent, metrics)
-    forget_traces(model)
-    return model
+        layer.make_sparse(parent, metrics)
 
 
 def densify(model: keras.Layer) -> keras.Layer:
@@ -84,6 +96,7 @@ def densify(model: keras.Layer) -> keras.Layer:
     sparse = [layer for layer in mixtures_of(model).values() if hasattr(layer, "make_dense")]
     if not sparse:
         raise ValueError(f"{model.name} has no layer that sparsify changed")
+    check_densifiable(model, sparse)
     for layer in sparse:
         bank = layer.bank()
         if bank is not None:
