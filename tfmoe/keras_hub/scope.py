@@ -73,7 +73,7 @@ def build_sparse(layer, build, metrics):
 
 @contextlib.contextmanager
 def replaced_build(name, replacement):
-    """Replaces the method `build` of a class in a context.
+    """Replaces the method `build` of a class in a context. The innermost context counts.
 
     Args:
         name: of the class, with its module.
@@ -81,14 +81,16 @@ def replaced_build(name, replacement):
     """
     module, _, name = name.rpartition(".")
     owner = getattr(importlib.import_module(module), name)
-    original = owner.build
+    outer = owner.build
+    original = getattr(outer, "original", outer)
 
     @functools.wraps(original)
     def build(layer, *args, **options):
         replacement(layer, functools.partial(original, layer, *args, **options))
 
+    build.original = original
     owner.build = build
     try:
         yield
     finally:
-        owner.build = original
+        owner.build = outer
