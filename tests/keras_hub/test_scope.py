@@ -6,13 +6,12 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from keras_hub.src.models.mixtral.mixtral_decoder import MixtralSparseMoeBlock
 from small_backbones import BACKBONES, gemma4, inputs, mixtral, randomize
 
 from tfmoe.distribute import MixedStrategy, on_one_device
+from tfmoe.inspection import mixtures_of
 from tfmoe.keras_hub import densify, sparse_models, sparsify
 from tfmoe.keras_hub.placement import BUILDERS, has_shards
-from tfmoe.layers.mixture_layer import mixtures_of
 
 SLOW = pytest.mark.slow
 EVERY = sorted(BACKBONES)
@@ -45,7 +44,8 @@ def regression(make, replicas=None):
 def block():
     """A Mixtral block without a decoder around it."""
     x = keras.Input([5, 8])
-    return x, MixtralSparseMoeBlock(8, 6, num_experts=4, router_aux_loss_coef=0.1)(x)[0]
+    layer = resolved(BUILDERS[0].whole)(8, 6, num_experts=4, router_aux_loss_coef=0.1)
+    return x, layer(x)[0]
 
 
 def check_training(make, x, replicas, epochs):
@@ -120,8 +120,13 @@ def test_files_do_not_depend_on_the_devices(family, tmp_path):
     sharded.save_to_preset(tmp_path / "sharded")
     again = type(plain).from_preset(str(tmp_path / "sharded"))
     assert not mixtures_of(again)
-    for weight, expected in zip(again.weights, sharded.weights, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
+    sharded.save(tmp_path / "sharded.keras")
+    with scope(4), sparse_models():
+        on_four = keras.saving.load_model(tmp_path / "sharded.keras")
+    assert all(has_shards(layer.bank() or layer) for layer in mixtures_of(on_four).values())
+    for model in (again, keras.saving.load_model(tmp_path / "sharded.keras"), on_four):
+        for weight, expected in zip(model.weights, sharded.weights, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), expected.numpy())
 
 
 def test_experts_that_are_not_sharded():
@@ -135,7 +140,7 @@ def test_experts_that_are_not_sharded():
 def test_dense_experts_cannot_be_sharded():
     with scope(2), sparse_models():
         model = mixtral(num_layers=1)
-    with pytest.raises(ValueError, match="mixtral_backbone.* cannot become dense: each device"):
+    with pytest.raises(ValueError, match=r"mixtral_backbone.* cannot become dense: each device"):
         densify(model)
     copy = on_one_device(model)
     assert not mixtures_of(copy)

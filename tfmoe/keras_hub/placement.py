@@ -81,8 +81,8 @@ def check_densifiable(model, layers):
     """
     if any(has_shards(layer.bank() or layer) for layer in layers):
         raise ValueError(
-            f"{model.name} cannot become dense: each device holds a part of its experts. Use "
-            "densify(sparsify(tfmoe.distribute.on_one_device(model))), a copy"
+            f"{model.name} cannot become dense: each device holds a part of its experts; "
+            "tfmoe.distribute.on_one_device(model) returns a dense copy with all of them"
         )
 
 

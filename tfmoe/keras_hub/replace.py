@@ -42,7 +42,8 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
         MissingExtra: KerasHub is not installed.
         RuntimeError: the version of KerasHub was not tested.
         ValueError: `model` is not a Keras layer, has no experts, has experts of another kind, is
-            sparse already, or is not built.
+            sparse already, or is not built; or each of several devices of a `MixedStrategy` holds
+            all experts: create such a model in `sparse_models`.
 
     Example:
         >>> backbone = keras_hub.models.MixtralBackbone(
