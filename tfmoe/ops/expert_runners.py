@@ -89,7 +89,8 @@ def unrolled(step, counts, inputs, outputs, sequential):
 
 
 def looped(step, counts, inputs, outputs, sequential):
-    """Runs a step for each expert in a `tf.while_loop`: see `runner_for`.
+    """Runs a step for each expert in a `tf.while_loop`: see `runner_for`. Without kept and stack
+    outputs, as at inference, it visits only experts that have rows.
 
     Gradients stop at its inputs; callers define the gradient. Under a tape TensorFlow would build a
     gradient along with the loop, and it has none for the in-place update of the stack outputs.
@@ -99,27 +100,31 @@ def looped(step, counts, inputs, outputs, sequential):
     _, unused = unused_rows(counts, inputs, outputs)
     ends = tf.cumsum(counts)
     starts = ends - counts
+    visited, num_visited = tf.range(num_experts), num_experts
+    if not (inputs.kept or outputs.kept_widths or outputs.stack_shapes):
+        visited, num_visited = experts_with_rows(counts)
 
-    def body(e, arrays, stack_outputs):
+    def body(i, arrays, stack_outputs):
+        e = visited[i]
         y, kept, parts = step(
             [r[starts[e] : ends[e]] for r in rows],
             [array.read(e) for array in inputs.kept],
             [stack[e] for stack in stacks],
         )
-        arrays = tuple(array.write(e, part) for array, part in zip(arrays, [y, *kept], strict=True))
+        arrays = tuple(array.write(i, part) for array, part in zip(arrays, [y, *kept], strict=True))
         stack_outputs = tuple(
             tf.raw_ops.InplaceUpdate(x=stack, i=e[None], v=part[None])
             for stack, part in zip(stack_outputs, parts, strict=True)
         )
-        return e + 1, arrays, stack_outputs
+        return i + 1, arrays, stack_outputs
 
     _, (ys, *kept), stack_outputs = tf.while_loop(
-        lambda e, *_: e < num_experts,
+        lambda i, *_: i < num_visited,
         body,
         (
             tf.constant(0),
             tuple(
-                row_array(dtype, num_experts, columns)
+                row_array(dtype, num_visited, columns)
                 for columns in (outputs.width, *outputs.kept_widths)
             ),
             empty_stacks(dtype, outputs.stack_shapes),
@@ -129,17 +134,26 @@ def looped(step, counts, inputs, outputs, sequential):
     return tf.concat([ys.concat(), unused], axis=0), kept, stack_outputs
 
 
+def experts_with_rows(counts):
+    """Returns the experts that have rows, `[V]` int32, and their number; expert 0 if none has, since
+    a `tf.TensorArray` without elements cannot be concatenated.
+    """
+    experts = tf.cast(tf.where(counts > 0)[:, 0], tf.int32)
+    number = tf.maximum(tf.size(experts), 1)
+    return tf.concat([experts, [0]], axis=0)[:number], number
+
+
 def unused_rows(counts, inputs, outputs):
     """Returns the number of rows that belong to no expert, and their row outputs, zeros."""
     num_unused = tf.shape(inputs.rows[0])[0] - tf.reduce_sum(counts)
     return num_unused, tf.zeros([num_unused, outputs.width], inputs.rows[0].dtype)
 
 
-def row_array(dtype, num_experts, columns):
-    """An empty `tf.TensorArray` for the `[M, columns]` of each expert."""
+def row_array(dtype, size, columns):
+    """An empty `tf.TensorArray` for the `[M, columns]` of some experts."""
     return tf.TensorArray(
         dtype,
-        size=num_experts,
+        size=size,
         element_shape=[None, columns],
         infer_shape=False,
         clear_after_read=False,
