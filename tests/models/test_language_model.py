@@ -324,4 +324,7 @@ def test_tied_embeddings_remain_tied_in_a_file(tmp_path):
     assert restored.normalization.epsilon == 0.5
     np.testing.assert_array_equal(restored(TOKENS), model(TOKENS))
     assert evaluate(restored) == pytest.approx(evaluate(model), rel=1e-6)
-    assert describe(model)["parameters"]["total"] == model.count_params()
+    counts = describe(model)["parameters"]
+    assert counts["total"] == model.count_params() == V * D + V + 2 * D * 5 + D
+    assert (counts["embedding"], counts["softmax"]) == (V * D, V)  # the matrix counts once
+    assert [weight.name for weight in model.softmax.weights] == ["bias"]

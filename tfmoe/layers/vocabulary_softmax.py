@@ -81,10 +81,12 @@ class VocabularySoftmax(keras.layers.Layer):
         """Uses a variable of another layer, such as the embedding, as the kernel. Call it before
         the layer is built.
 
+        The variable remains that of the other layer: it is not among the variables of this one.
+
         Args:
             kernel: `[V, D]`.
         """
-        self.kernel = kernel
+        self.__dict__["kernel"] = kernel  # not as Keras' attribute, which would track it
 
     def call(self, features):
         return self._logits(self._floats(features), self.kernel, self.bias)
