@@ -249,6 +249,14 @@ def test_errors(backbones):
         sparsify(model)
 
 
+def test_experts_without_their_router_remain_dense(backbones):
+    model = backbones("gemma4")
+    bank = next(layer for layer in layers_within(model) if sparse_class_of(layer) is not None)
+    with pytest.raises(ValueError, match="has no router: give sparsify the decoder around it"):
+        sparsify(bank)
+    assert len(mixtures_of(sparsify(model))) == 2
+
+
 def test_a_subclass_of_a_known_block_is_unknown():
     model = qwen3_moe(num_layers=1)
     block = next(layer for layer in layers_within(model) if sparse_class_of(layer) is not None)

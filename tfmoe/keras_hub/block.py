@@ -27,11 +27,13 @@ class SparseMixture(MixtureLayer):
     Attributes:
         replaces: name of the KerasHub class, with its module.
         bank_class: a mixin for the class of the layer that `bank` returns; `None` if there is none.
+        needs_parent: whether the router is in the layer around it.
         added: names of the attributes that `make_sparse` set.
     """
 
     replaces: str
     bank_class: type[BankExperts] | None = None
+    needs_parent = False
     added: tuple[str, ...] = ()
     num_experts: int
     expert_metrics: Any

@@ -55,10 +55,9 @@ class SparseGemma4(SparseMixture):
 
     replaces = "keras_hub.src.models.gemma4.gemma4_moe.Gemma4MoEBlock"
     bank_class = None
+    needs_parent = True
 
     def parts(self, parent):
-        if parent is None:
-            raise ValueError(f"{self.name} has no router: give sparsify the decoder around it")
         k = parent.moe_router.num_experts_per_token
         gate = ScoreGate(k, num_experts=self.num_experts)
         return {"gate": gate, "experts": SparseGemma4Experts(self)}

@@ -177,6 +177,9 @@ def check_replaceable(model, replaceable):
                 f"it knows the models of KerasHub: {known}"
             )
         raise ValueError(f"{model.name} has no experts: sparsify changes models of {known}")
+    for layer, parent in replaceable:
+        if parent is None and sparse_class_of(layer).needs_parent:
+            raise ValueError(f"{layer.name} has no router: give sparsify the decoder around it")
     unbuilt = [layer.name for layer, _ in replaceable if not layer.built]
     if unbuilt:
         raise ValueError(
