@@ -91,3 +91,22 @@ def test_factored_slots_are_means_of_the_full_one():
         np.testing.assert_allclose(slots["rows"][expert], velocity.mean(1) / 9, rtol=1e-6)
         np.testing.assert_allclose(slots["columns"][expert], velocity.mean(0) / 9, rtol=1e-6)
     assert convert({"unknown": velocity}, {"unknown": (3, 5, 4)}) == {}
+
+
+def test_slots_of_scaled_weights():
+    """With `W / 2.5` in each of 3 experts the gradient is 2.5 / 3 times as large."""
+    network, layer = FeedForward(4), MoE(3, 4, gate={"name": "top_k", "k": 2, "scale": 2.5})
+    for each in (network, layer):
+        each.build((None, 5))
+    first, last = upcycled(network, layer, scale=2.5).pairs
+    for pair, factor, divisor in ((first, 1 / 3, 1), (last, 2.5 / 3, 2.5)):
+        value = value_of(pair.old)
+        old = {"momentum": value, "velocity": value**2, "average": value}
+        slots = pair.convert_slots(old, dict.fromkeys(old, tuple(pair.new.shape)))
+        for expert in range(3):
+            for name, expected in (
+                ("momentum", factor * value),
+                ("velocity", (factor * value) ** 2),
+                ("average", value / divisor),
+            ):
+                np.testing.assert_allclose(slots[name][expert], expected, rtol=1e-5)

@@ -11,7 +11,8 @@ import numpy as np
 
 from tfmoe.training.transfer import Change, Pair
 
-# The power of the gradient that a slot of Keras' optimizers averages. Other slots start anew.
+# The power of the gradient that a slot of Keras' optimizers averages. The slot `average` is the
+# moving average of the weight (`use_ema`). Other slots start anew.
 SLOT_POWERS = {
     "momentum": 1,
     "velocity": 2,
@@ -19,7 +20,6 @@ SLOT_POWERS = {
     "columns": 2,
     "accumulator": 2,
     "norm": 1,
-    "average": 0,
 }
 
 
@@ -35,8 +35,8 @@ def upcycled(
 
     A slot of the optimizer is copied to all experts too. At first an expert receives `1/E` of the
     gradient of the dense network, in the mean, so a slot of `g` is divided by E and a slot of `g²`
-    by `E²`: the steps of the experts are then those of the network. The variables of the gate keep
-    their values.
+    by `E²`: the steps of the experts are then those of the network. Where weights are divided by
+    `scale`, the gradient is `scale` times as large. The variables of the gate keep their values.
 
     Args:
         dense: a built `tfmoe.layers.FeedForward`.
@@ -60,10 +60,11 @@ def upcycled(
         kernel = functools.partial(
             copies, **options, mask=kernel_mask(inputs, outputs), seeds=(*seeds, 1, index)
         )
-        pairs.append(Pair(layer.kernel, experts.kernels[index], kernel, slot_copies(count)))
+        slots = functools.partial(slot_copies, count=count, scale=options["scale"])
+        pairs.append(Pair(layer.kernel, experts.kernels[index], kernel, slots(convert=kernel)))
         if experts.use_bias:
             bias = functools.partial(copies, **options, mask=outputs, seeds=(*seeds, 2, index))
-            pairs.append(Pair(layer.bias, experts.biases[index], bias, slot_copies(count)))
+            pairs.append(Pair(layer.bias, experts.biases[index], bias, slots(convert=bias)))
     return Change(dense, mixture, pairs)
 
 
@@ -110,24 +111,32 @@ def copies(value, count, scale, mask, seeds):
     return (stack / scale).astype(value.dtype)
 
 
-def slot_copies(count):
+def slot_copies(count, scale, convert):
     """The function of a `Pair` that copies the slots of a network to its E copies. The slots of a
     factored optimizer are means of the full one over an axis of the matrix.
+
+    Args:
+        count: E.
+        scale: the divisor of the weights.
+        convert: the function of the weights, for their moving average.
     """
 
-    def convert(values, shapes):
+    def convert_slots(values, shapes):
         values = {**values}
         if "velocity" in values:
             for name, axis in (("rows", -1), ("columns", -2)):
                 if name in shapes and name not in values and values["velocity"].ndim > 1:
                     values[name] = values["velocity"].mean(axis)
-        return {
-            name: np.repeat(value[None] / count ** SLOT_POWERS[name], count, axis=0)
+        slots = {
+            name: np.repeat(value[None] * (scale / count) ** SLOT_POWERS[name], count, axis=0)
             for name, value in values.items()
             if name in SLOT_POWERS and shapes.get(name) == (count, *value.shape)
         }
+        if "average" in values and "average" in shapes:
+            slots["average"] = convert(values["average"])
+        return slots
 
-    return convert
+    return convert_slots
 
 
 def pruned(old: keras.Layer, new: keras.Layer, kept: np.ndarray) -> Change:
