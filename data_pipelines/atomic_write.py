@@ -66,7 +66,7 @@ def atomic_folder(path):
     check_absent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    remove_leftovers(path.parent)
+    remove_leftovers(path.parent, path.name)
     try:
         temporary.mkdir()
         yield temporary

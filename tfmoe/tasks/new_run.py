@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +12,7 @@ from tfmoe.config.builders import build_model, build_optimizer
 from tfmoe.config.loader import dump_config, load_config
 from tfmoe.config.model_schema import block_lists
 from tfmoe.config.schema import Config
-from tfmoe.data_pipelines.atomic_write import remove_leftovers, temporary_name
+from tfmoe.data_pipelines.atomic_write import atomic_folder
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.tasks.resume_hint import resume_command
 from tfmoe.training.run_directory import RunDirectory
@@ -121,19 +120,8 @@ def new_folder(out: str | os.PathLike) -> Iterator[RunDirectory]:
     Yields:
         The `RunDirectory` of a folder with a temporary name.
     """
-    out = pathlib.Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out.parent, out.name)
-    temporary = temporary_name(out)
-    try:
-        with full_disk_named(out):
-            temporary.mkdir()
-            yield RunDirectory(temporary)
-        if os.path.lexists(out):  # `rename` would replace an empty folder
-            raise FileExistsError(f"{out} already exists: choose a new folder for the new run")
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_folder(out) as folder, full_disk_named(out):
+        yield RunDirectory(folder)
 
 
 def copy_files(run: RunDirectory, new_run: RunDirectory, made: dict, history: bool = True) -> None:
