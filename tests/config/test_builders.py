@@ -66,7 +66,8 @@ def test_blocks_without_residual_connection(load):
 def test_options_of_todays_decoders(load):
     attention = "{name: self_attention, num_heads: 2, query_key_norm: rms, sliding_window: 3, "
     attention += "query_key_norm_epsilon: 1e-5, norm: rms, norm_epsilon: 1e-4}"
-    options = ("softmax_bias=false", "tie_embeddings=true", "final_norm_epsilon=1e-3")
+    options = ("softmax_bias=false", "tie_embeddings=true", "final_norm=rms")
+    options += ("final_norm_epsilon=1e-3",)
     model = build_model(load(f"model.blocks[0]={attention}", *(f"model.{x}" for x in options)))
     layer = model.blocks[0].layer
     assert (layer.query_key_norm, layer.query_key_norm_epsilon) == ("rms", 1e-5)
@@ -75,6 +76,14 @@ def test_options_of_todays_decoders(load):
     assert model.final_norm_epsilon == 1e-3
     with pytest.raises(ConfigError, match=r"model\.blocks\[0\]\.sliding_window:? must be"):
         load(f"model.blocks[0]={attention}", "model.blocks[0].sliding_window=0")
+    for key in ("blocks[0].query_key_norm", "blocks[0].norm", "final_norm"):
+        with pytest.raises(ConfigError, match=r"_epsilon:? must be left out without") as error:
+            load(
+                f"model.blocks[0]={attention}",
+                *(f"model.{x}" for x in options),
+                f"model.{key}=null",
+            )
+        assert f"model.{key}_epsilon" in str(error.value)
 
 
 def test_vocabulary_size(load):

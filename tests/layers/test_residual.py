@@ -189,3 +189,5 @@ def test_epsilon_by_hand(norm):
     assert Residual.from_config(layer.get_config()).normalization.epsilon == 3.0
     with pytest.raises(ValueError, match="norm_epsilon must be a finite number above 0, got 0"):
         Residual(keras.layers.Identity(), norm=norm, norm_epsilon=0)
+    with pytest.raises(ValueError, match="norm_epsilon must be left out without norm, got 3"):
+        Residual(keras.layers.Identity(), norm_epsilon=3.0)

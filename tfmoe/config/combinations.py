@@ -16,6 +16,7 @@ from tfmoe.config.number_types import Width
 from tfmoe.config.sections import SectionError
 from tfmoe.config.training_schema import Optimizer
 from tfmoe.layers import BLOCKS
+from tfmoe.layers.normalization import EPSILON
 from tfmoe.optimizers.registry import NEED_WHOLE_VARIABLES
 
 # The kind of corpus that each model trains on.
@@ -55,8 +56,10 @@ def _valid(adapter, tree):
 
 def _block_problems(tree):
     yield from _decoder_problems(tree)
+    yield from _epsilon_problems(("model",), _at(tree, "model"), "final_norm")
     d_model = _at(tree, "model", "d_model")
     for path, block_tree in _block_trees(tree):
+        yield from _epsilon_problems(path, block_tree, "norm")
         block = _valid(_BLOCK, block_tree)
         if block is None:
             continue
@@ -93,6 +96,16 @@ def _decoder_problems(tree):
             f"must have a block {' or '.join(readers)}, which attends to the source; got "
             f"{', '.join(map(str, names))}",
         )
+
+
+def _epsilon_problems(path, section, norm):
+    """The epsilon of a normalization is left out without one."""
+    if not isinstance(section, dict) or section.get(norm) is not None:
+        return
+    key = f"{norm}_epsilon"
+    epsilon = section.get(key, EPSILON)
+    if isinstance(epsilon, int | float) and epsilon != EPSILON:
+        yield (*path, key), f"must be left out without {norm}, got {epsilon}"
 
 
 def _later_position_problems(path, block, layer):

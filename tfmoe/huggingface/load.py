@@ -93,16 +93,18 @@ def model_of(shape: Shape, dtype: str | None = None) -> LanguageModel:
 
 def attention_of(shape, name):
     """The `SelfAttention` of a layer."""
+    norm = {}
+    if shape.family.normalizes_queries:
+        norm = {"query_key_norm": "rms", "query_key_norm_epsilon": shape.epsilon}
     return SelfAttention(
         shape.num_heads,
         shape.num_key_value_heads,
         shape.head_units,
         rotary_base=shape.rotary_base,
         use_bias=shape.projection_biases,
-        query_key_norm="rms" if shape.family.normalizes_queries else None,
-        query_key_norm_epsilon=shape.epsilon,
         sliding_window=shape.sliding_window,
         name=name,
+        **norm,
     )
 
 

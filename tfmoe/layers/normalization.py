@@ -29,10 +29,14 @@ def normalization(
         The layer, or `None`.
 
     Raises:
-        ValueError: `norm` is none of these, or `epsilon` is not above 0.
+        ValueError: `norm` is none of these, or `epsilon` is not above 0, or is set without `norm`.
     """
     epsilon = positive_number(f"{argument}_epsilon", epsilon)
     if norm is None:
+        if epsilon != EPSILON:
+            raise ValueError(
+                f"{argument}_epsilon must be left out without {argument}, got {epsilon:g}"
+            )
         return None
     layer = CLASSES[one_of(argument, norm, CLASSES)](epsilon=epsilon, name=name, dtype=dtype)
     layer.supports_masking = True  # RMSNormalization would warn about a mask, and drop it
