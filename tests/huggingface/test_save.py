@@ -141,6 +141,14 @@ def test_layers_that_differ(tmp_path):
         save_model(small_model(layers=dense), tmp_path / "out")
 
 
+def test_a_full_disk(tmp_path, full_disk):
+    model = small_model()
+    with full_disk(2000), pytest.raises(OSError, match="File too large") as error:
+        save_model(model, tmp_path / "out")
+    assert error.value.filename == str(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keys_that_the_model_determines(tmp_path):
     with pytest.raises(ValueError, match=r"more\['hidden_size'\] must be left out: it is 8 by"):
         save_model(small_model(), tmp_path / "out", more={"hidden_size": 9})

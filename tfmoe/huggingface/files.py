@@ -5,7 +5,9 @@ Tensors are read one at a time from memory-mapped files.
 
 import contextlib
 import json
+import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -127,6 +129,9 @@ def write_tensors(
         sizes: `{name: bytes}` of all tensors, in order.
         tensors: the names and values, in the same order.
         max_file_bytes: the maximum size of a file with more than one tensor.
+
+    Raises:
+        OSError: if a file cannot be written.
     """
     files = grouped(sizes, max_file_bytes)
     names = [SINGLE]
@@ -135,7 +140,10 @@ def write_tensors(
         names = [f"model-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)]
     for file_name, group in zip(names, files, strict=True):
         values = dict(next(tensors) for _ in group)
-        safetensors_numpy.save_file(values, folder / file_name, metadata={"format": "pt"})
+        try:
+            safetensors_numpy.save_file(values, folder / file_name, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise os_error(error, file_name) from None
         shutil.copymode(folder / CONFIG, folder / file_name)  # safetensors lets only the user read
     if len(files) > 1:
         weight_map = {
@@ -143,6 +151,16 @@ def write_tensors(
         }
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def os_error(error, file_name):
+    """The `OSError` of a `SafetensorError` about a file that cannot be written. Its text has the
+    code of the operating system: `(os error 28)`, or `code: 28` in old versions.
+    """
+    code = re.search(r"(?:os error|code:) (\d+)", str(error))
+    if code is None:
+        return OSError(f"{file_name} cannot be written: {error}")
+    return OSError(int(code[1]), os.strerror(int(code[1])))
 
 
 def grouped(sizes, max_bytes):

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfmoe import extras
 from tfmoe.data_pipelines.atomic_write import atomic_folder
+from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.distribute.workers import is_mixed, num_workers
 from tfmoe.huggingface.configuration import CONFIG, configuration_of
 from tfmoe.huggingface.description import shape_of
@@ -61,7 +62,7 @@ def save_model(
         ValueError: if the format cannot hold the model (the message names the block and its
             option), or `more` has a key that the model determines.
     """
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, full_disk_named(folder):
         write_model(model, temporary, dtype, more, max_file_bytes)
     return pathlib.Path(folder)
 

@@ -8,6 +8,7 @@ import shlex
 from tfmoe import extras
 from tfmoe.data_pipelines import END, START
 from tfmoe.data_pipelines.atomic_write import atomic_folder, check_absent
+from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.huggingface import write_model
 from tfmoe.tasks.exported_files import megabytes
 from tfmoe.tasks.runs import load_run
@@ -43,7 +44,7 @@ def export_huggingface(path: pathlib.Path, out: str | os.PathLike, weights: str)
         "pad_token_id": END,
         "max_position_embeddings": config.data.max_length,
     }
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, full_disk_named(out):
         write_model(model, folder, more=more)
         vocabulary.save(folder / VOCABULARY)
     return "\n".join(
