@@ -5,7 +5,12 @@ import socket
 
 import pytest
 
-from tfmoe.data_pipelines.atomic_write import atomic_write, remove_leftovers, temporary_name
+from tfmoe.data_pipelines.atomic_write import (
+    atomic_folder,
+    atomic_write,
+    remove_leftovers,
+    temporary_name,
+)
 
 
 def test_a_link_is_followed(tmp_path):
@@ -82,3 +87,14 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
         (tmp_path / "nowhere").read_text()
     with pytest.raises(OSError, match="of its own"), atomic_write(tmp_path / "file"):
         raise OSError("of its own")
+
+
+def test_folders_written_side_by_side(tmp_path):
+    with atomic_folder(tmp_path / "a") as first:
+        (first / "file").write_text("1")
+        with atomic_folder(tmp_path / "b"):
+            assert not (tmp_path / "b").exists()
+        assert (first / "file").exists()  # not taken for a leftover
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    with pytest.raises(FileExistsError, match="a already exists"), atomic_folder(tmp_path / "a"):
+        pass

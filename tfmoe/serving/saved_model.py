@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmoe
-from tfmoe.data_pipelines.atomic_write import atomic_folder
+from tfmoe.data_pipelines.atomic_write import atomic_folder, remove_leftovers
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.signatures import Signature
 
@@ -128,7 +128,9 @@ def write_saved_model(
     Raises:
         OSError: if a file cannot be written, or another process has written this version.
     """
-    target = pathlib.Path(folder) / str(version)
+    folder = pathlib.Path(folder)
+    remove_leftovers(folder)  # of all versions
+    target = folder / str(version)
     # The name of the temporary folder is not a number: servers ignore it.
     with atomic_folder(target) as temporary, full_disk_named(target):
         write_files(temporary, module, concrete, facts)
