@@ -120,7 +120,7 @@ QUESTIONS = {
     "score": {"sentences": SENTENCES},
     "next_token": {"prefix": SENTENCES},
     "route": {"sentences": SENTENCES},
-    "generate": {"prefix": ["a b", "d"], "length": 5, "temperature": 1.0, "seed": [1, 2]},
+    "generate": {"prefix": ["a b", "d"], "length": [5], "temperature": [1.0], "seed": [1, 2]},
 }
 
 

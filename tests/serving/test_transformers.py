@@ -39,8 +39,8 @@ def generate(model):
     def generate(prefixes, length=9):
         outputs = functions["generate"](
             prefix=tf.constant(prefixes),
-            length=tf.constant(length),
-            temperature=tf.constant(0.0),
+            length=tf.constant([length]),
+            temperature=tf.constant([0.0]),
             seed=tf.constant([0]),
         )
         return [text.decode().split() for text in outputs["text"].numpy()]

@@ -1,6 +1,6 @@
 """Text generation by a language model, word by word.
 
-Axes: B sentences, P longest prefix with its start, L words to generate, D model, V vocabulary.
+Axes: B sentences, P longest prefix with its start, L most words to generate, D model, V vocabulary.
 """
 
 import tensorflow as tf
@@ -32,8 +32,8 @@ class Generator:
 
         Args:
             ids: ragged `[B, words]` int32.
-            length: scalar int32, maximum number of words to generate.
-            temperature: scalar float32, see `sample_word`.
+            length: `[B]` int32, maximum number of words to generate. L is the largest.
+            temperature: `[B]` float32, see `sample_word`.
             seed: `[B]` int32.
 
         Returns:
@@ -43,7 +43,8 @@ class Generator:
         prefix = prepend_start(ids)
         lengths = tf.cast(prefix.row_lengths(), tf.int32)
         features, states = self._read(prefix.to_tensor(), lengths)
-        steps = tf.range(length)
+        longest = tf.reduce_max(tf.pad(length, [[1, 0]]))  # 0 without sentences
+        steps = tf.range(longest)
         # Each sentence has its own seed, so its draws do not depend on the batch.
         draws = tf.map_fn(
             lambda s: tf.random.stateless_uniform([MAX_GENERATED_WORDS], [s, 0], alg="philox"),
@@ -51,10 +52,14 @@ class Generator:
             fn_output_signature=tf.TensorSpec([MAX_GENERATED_WORDS], tf.float32),
         )
 
+        def unfinished(t, ended):
+            return ~ended & (t < length)
+
         def body(t, features, states, written, ended):
             word = sample_word(self._logits(features), temperature, draws[:, t])
-            word = tf.where(ended, END, word)
-            ended |= tf.equal(word, END)
+            is_open = unfinished(t, ended)
+            ended |= is_open & tf.equal(word, END)
+            word = tf.where(is_open, word, END)
             written = tf.where(steps == t, word[:, None], written)
             features, states = tf.nest.map_structure(
                 lambda new, old: tf.ensure_shape(new, old.shape),
@@ -64,13 +69,13 @@ class Generator:
             return t + 1, features, states, written, ended
 
         _, _, _, written, ended = tf.while_loop(
-            lambda t, *others: (t < length) & ~tf.reduce_all(others[-1]),
+            lambda t, *others: tf.reduce_any(unfinished(t, others[-1])),
             body,
             (
                 tf.constant(0),
                 features,
                 states,
-                tf.zeros([num_rows, length], tf.int32),
+                tf.zeros([num_rows, longest], tf.int32),
                 tf.zeros([num_rows], tf.bool),
             ),
         )
@@ -128,7 +133,7 @@ def sample_word(logits, temperature, draws):
 
     Args:
         logits: `[B, V]` float32, `-inf` for excluded words.
-        temperature: scalar; 0 selects the largest logit, the first one in case of ties.
+        temperature: `[B]` float32; 0 selects the largest logit, the first one in case of ties.
         draws: `[B]` float32, uniform in [0, 1).
 
     Returns:
@@ -138,7 +143,7 @@ def sample_word(logits, temperature, draws):
     # In float64: a float32 sum over a large vocabulary would lose small probabilities.
     logits = tf.cast(logits - tf.reduce_max(logits, axis=1, keepdims=True), tf.float64)
     divisor = tf.cast(tf.where(temperature > 0, temperature, 1.0), tf.float64)
-    total = tf.cumsum(tf.exp(logits / divisor), axis=1)
+    total = tf.cumsum(tf.exp(logits / divisor[:, None]), axis=1)
     point = tf.cast(draws, tf.float64)[:, None] * total[:, -1:]
     sampled = tf.searchsorted(total, point, side="right")[:, 0]
     return tf.where(temperature > 0, sampled, best)

@@ -1,7 +1,7 @@
 """A language model as functions from strings to strings and numbers, for export.
 
-Axes: B sentences, S longest sentence with its end, T tokens of all sentences, L words to generate,
-N best words, K experts of a token, D model, V vocabulary.
+Axes: B sentences, S longest sentence with its end, T tokens of all sentences, L most words to
+generate, N best words, K experts of a token, D model, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tfmoe.ops.arguments import positive
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.generation import MAX_GENERATED_WORDS, Generator
 from tfmoe.serving.sentences import Sentences
-from tfmoe.serving.signatures import Signature, padded, padded_routings, per_sentence
+from tfmoe.serving.signatures import Signature, checked, padded, padded_routings, per_sentence
 
 
 class ServingLanguageModel:
@@ -70,8 +70,8 @@ class ServingLanguageModel:
         sentences = [tf.TensorSpec([None], tf.string, "sentences")]
         generation_inputs = [
             tf.TensorSpec([None], tf.string, "prefix"),
-            tf.TensorSpec([], tf.int32, "length"),
-            tf.TensorSpec([], tf.float32, "temperature"),
+            tf.TensorSpec([None], tf.int32, "length"),
+            tf.TensorSpec([None], tf.float32, "temperature"),
             tf.TensorSpec([None], tf.int32, "seed"),
         ]
         signatures = {
@@ -90,7 +90,7 @@ class ServingLanguageModel:
                 self.generate,
                 generation_inputs,
                 "continues a prefix by up to `length` words; temperature 0 selects the most "
-                "probable words; seed: one value, or one for each prefix",
+                "probable words; length, temperature and seed: one value, or one for each prefix",
             ),
             "route": Signature(
                 self.route,
@@ -157,13 +157,15 @@ class ServingLanguageModel:
         """Continues sentences word by word. Block states are kept, so every word has the same cost.
 
         `<S>` and `<UNK>` are never generated. The same prefix, temperature and seed give the same
-        text in any batch, and a larger `length` only extends it.
+        text in any batch, and a larger `length` only extends it. The inputs are vectors, because
+        TensorFlow Serving joins requests along axis 0.
 
         Args:
             prefix: `[B]` strings.
-            length: scalar int32, maximum number of words to generate, up to 10,000.
-            temperature: scalar float32. Words are sampled from `softmax(logits / temperature)`; 0
-                selects the most probable word.
+            length: `[1]` or `[B]` int32, maximum number of words to generate, up to 10,000. L is
+                the largest of the batch.
+            temperature: `[1]` or `[B]` float32. Words are sampled from `softmax(logits /
+                temperature)`; 0 selects the most probable word.
             seed: `[1]` or `[B]` int32.
 
         Returns:
@@ -175,26 +177,28 @@ class ServingLanguageModel:
             - `ended`: `[B]` bool, whether the end of the sentence was generated.
 
         Raises:
-            tf.errors.InvalidArgumentError: if `length` or `temperature` is out of range, or `seed`
-                has another size.
+            tf.errors.InvalidArgumentError: if a `length` or `temperature` is out of range, or an
+                input has another size.
         """
-        checks = [
-            tf.debugging.Assert(
-                (length >= 0) & (length <= MAX_GENERATED_WORDS),
-                [f"length must be from 0 to {MAX_GENERATED_WORDS}, got", length],
-            ),
-            tf.debugging.Assert(
-                (temperature >= 0) & tf.math.is_finite(temperature),
-                ["temperature must be finite and at least 0, got", temperature],
-            ),
-        ]
-        with tf.control_dependencies(checks):
-            length, temperature = tf.identity(length), tf.identity(temperature)
+        size = tf.size(prefix)
+        length, temperature, seed = (
+            per_sentence(values, size, name)
+            for name, values in (("length", length), ("temperature", temperature), ("seed", seed))
+        )
+        length = checked(
+            length,
+            (length >= 0) & (length <= MAX_GENERATED_WORDS),
+            f"length must be from 0 to {MAX_GENERATED_WORDS}, got",
+        )
+        temperature = checked(
+            temperature,
+            (temperature >= 0) & tf.math.is_finite(temperature),
+            "temperature must be finite and at least 0, got",
+        )
         with self.weights.scope():
             ids = self.sentences.ids(prefix)
-            seed = per_sentence(seed, tf.cast(ids.nrows(), tf.int32), "seed")
             new_ids, counts, ended = self.generator.write(ids, length, temperature, seed)
-        words = tf.where(tf.sequence_mask(counts, length), self.sentences.to_words(new_ids), "")
+        words = tf.where(tf.equal(new_ids, END), "", self.sentences.to_words(new_ids))
         return {
             "text": tf.strings.reduce_join(
                 tf.RaggedTensor.from_tensor(words, counts), axis=1, separator=" "

@@ -25,11 +25,32 @@ class Signature(NamedTuple):
     description: str
 
 
+def checked(values, valid, message):
+    """Checks the values of an input.
+
+    Args:
+        values: `[…]`.
+        valid: `[…]` bool, of the same shape.
+        message: start of the error message, which the invalid values follow.
+
+    Returns:
+        `values`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if a value is not valid.
+    """
+    invalid = tf.boolean_mask(values, ~valid)
+    check = tf.debugging.Assert(tf.equal(tf.size(invalid), 0), [message, invalid])
+    with tf.control_dependencies([check]):
+        return tf.identity(values)
+
+
 def per_sentence(values, num_sentences, name):
     """Broadcasts an input with one value to all sentences.
 
     Args:
-        values: `[1]` or `[B]`.
+        values: `[1]` or `[B]`. A scalar has the effect of `[1]`: TensorFlow does not compare the
+            shape of a tensor with that of the signature, and earlier exports took scalars.
         num_sentences: B.
         name: name of the input, for the error message.
 

@@ -1,0 +1,59 @@
+"""Small language models with random weights, and their exported functions."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfmoe.data_pipelines import Vocabulary
+from tfmoe.data_pipelines.graph_tokenization import split_words
+from tfmoe.gating import NoisyTopK
+from tfmoe.layers import MoELSTM
+from tfmoe.models import LanguageModel, residual_blocks
+from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.language_model import ServingLanguageModel
+from tfmoe.serving.saved_model import exported_module
+
+VOCABULARY = Vocabulary(["</S>", "<S>", "<UNK>", *"abcdefgh"])
+MAX_LENGTH = 4
+D = 6
+
+
+def make_model(layers):
+    keras.utils.set_random_seed(1)
+    model = LanguageModel(len(VOCABULARY), D, residual_blocks(layers))
+    model.build((None, None))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.name != "log_thresholds":
+            weight.assign(rng.standard_normal(weight.shape) * 0.7)
+    return model
+
+
+def recurrent_mixtures():
+    options = {"num_experts": 4, "units": D, "gate": NoisyTopK(k=2)}
+    return [
+        MoELSTM(name="first", **options),
+        MoELSTM(name="second", gate_from="input", **options),
+        MoELSTM(name="third", gate_from="input", mixture_of="input", **options),
+    ]
+
+
+def serving(model, half=False, top=99):
+    table = VOCABULARY.lookup_table()
+    weights = FrozenWeights(model, half)
+    words = VOCABULARY.decode(range(len(VOCABULARY)))
+    functions = ServingLanguageModel(model, weights, split_words, table, words, MAX_LENGTH, top)
+    signatures = functions.signatures()
+    _, concrete = exported_module(
+        signatures, "score", {"weights": weights.variables, "table": table}
+    )
+    return concrete
+
+
+def generate(functions, prefix, length=(12,), temperature=(0.0,), seed=(1,)):
+    return functions["generate"](
+        prefix=tf.constant(prefix, tf.string),
+        length=tf.constant(length, tf.int32),
+        temperature=tf.constant(temperature, tf.float32),
+        seed=tf.constant(seed, tf.int32),
+    )
