@@ -38,16 +38,29 @@ def recurrent_mixtures():
     ]
 
 
-def serving(model, half=False, top=99):
+def exported(model, half=False, top=99):
+    """The module and the concrete functions of a model, see `exported_module`."""
     table = VOCABULARY.lookup_table()
     weights = FrozenWeights(model, half)
     words = VOCABULARY.decode(range(len(VOCABULARY)))
     functions = ServingLanguageModel(model, weights, split_words, table, words, MAX_LENGTH, top)
-    signatures = functions.signatures()
-    _, concrete = exported_module(
-        signatures, "score", {"weights": weights.variables, "table": table}
-    )
-    return concrete
+    resources = {"weights": weights.variables, "table": table}
+    return exported_module(functions.signatures(), "score", resources)
+
+
+def serving(model, half=False, top=99):
+    return exported(model, half, top)[1]
+
+
+def expected_score(model, sentence):
+    """The log-probabilities computed by the model itself, row by row."""
+    ids = [1, *VOCABULARY.encode(sentence.split()), 0]
+    total = []
+    for start in range(0, len(ids) - 1, MAX_LENGTH):
+        inputs, targets = ids[start : start + MAX_LENGTH], ids[start + 1 : start + MAX_LENGTH + 1]
+        inputs = np.array([inputs[: len(targets)]], np.int32)
+        total += list(-model.negative_log_likelihood(inputs, np.array([targets])).numpy())
+    return total
 
 
 def generate(functions, prefix, length=(12,), temperature=(0.0,), seed=(1,)):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from serving.small_language_models import (
-    MAX_LENGTH,
     VOCABULARY,
     D,
+    expected_score,
     generate,
     make_model,
     recurrent_mixtures,
@@ -34,17 +34,6 @@ def functions(model):
 
 
 SENTENCES = ["a b c", "", "h g f e d c b a a", "x a", "e"]
-
-
-def expected_score(model, sentence):
-    """The log-probabilities computed by the model itself, row by row."""
-    ids = [1, *VOCABULARY.encode(sentence.split()), 0]
-    total = []
-    for start in range(0, len(ids) - 1, MAX_LENGTH):
-        inputs, targets = ids[start : start + MAX_LENGTH], ids[start + 1 : start + MAX_LENGTH + 1]
-        inputs = np.array([inputs[: len(targets)]], np.int32)
-        total += list(-model.negative_log_likelihood(inputs, np.array([targets])).numpy())
-    return total
 
 
 def test_score(model, functions):
