@@ -36,10 +36,10 @@ def generate(model):
     resources = {"weights": weights.variables, "table": table}
     _, functions = exported_module(signatures, "generate", resources)
 
-    def generate(prefixes, length=9):
+    def generate(prefixes, lengths=(9,)):
         outputs = functions["generate"](
             prefix=tf.constant(prefixes),
-            length=tf.constant([length]),
+            length=tf.constant(lengths),
             temperature=tf.constant([0.0]),
             seed=tf.constant([0]),
         )
@@ -71,6 +71,14 @@ def test_generated_text_equals_full_passes(model, generate):
 
 def test_generated_text_does_not_depend_on_the_batch(generate):
     assert generate(PREFIXES[::-1] * 2) == [generate([prefix])[0] for prefix in PREFIXES[::-1]] * 2
+
+
+def test_sentences_of_a_batch_have_their_lengths(model, generate):
+    lengths = [7, 1, 0, 9, 4]
+    expected = [
+        greedy(model, prefix, length) for prefix, length in zip(PREFIXES, lengths, strict=True)
+    ]
+    assert generate(PREFIXES, lengths) == expected
 
 
 def test_translations_of_an_exported_model():
