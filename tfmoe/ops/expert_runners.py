@@ -135,8 +135,8 @@ def looped(step, counts, inputs, outputs, sequential):
 
 
 def experts_with_rows(counts):
-    """Returns the experts that have rows, `[V]` int32, and their number; expert 0 if none has, since
-    a `tf.TensorArray` without elements cannot be concatenated.
+    """Returns the experts that have rows, `[V]` int32, and their number V; expert 0 if none has,
+    since a `tf.TensorArray` without elements cannot be concatenated.
     """
     experts = tf.cast(tf.where(counts > 0)[:, 0], tf.int32)
     number = tf.maximum(tf.size(experts), 1)
