@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import re
@@ -58,22 +59,33 @@ def atomic_folder(path):
 
     Raises:
         FileExistsError: if the path exists, before the block or after it.
+        OSError: if the folder cannot be made; it names the path.
 
     Yields:
         The path of the temporary folder, which exists.
     """
     path = pathlib.Path(path)
     check_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    remove_leftovers(path.parent, path.name)
     try:
-        temporary.mkdir()
+        make_folder(temporary, path)
         yield temporary
         check_absent(path)  # `rename` would replace an empty folder
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(temporary, path):
+    """Makes the temporary folder of `atomic_folder`. Errors name the path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        temporary.mkdir()
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is no folder", str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_absent(path):

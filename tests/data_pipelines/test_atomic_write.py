@@ -73,6 +73,18 @@ def test_a_folder_that_a_kill_leaves(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("text")
+    new = tmp_path / "file" / "new"
+    error = pytest.raises(NotADirectoryError, match=f"file is no folder: '{new}'")
+    with error, atomic_folder(new):
+        pytest.fail("the block was entered")
+    error = pytest.raises(OSError, match="'/proc/new'")  # where no folder can be made
+    with error, atomic_folder("/proc/new"):
+        pytest.fail("the block was entered")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_full_disk(tmp_path, full_disk):
     (tmp_path / "file").write_text("old")
     with full_disk(1000), pytest.raises(OSError) as caught, atomic_write(tmp_path / "file") as file:

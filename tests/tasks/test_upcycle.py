@@ -174,15 +174,15 @@ def test_the_outputs_of_experts_are_divided_by_the_sum_of_the_weights(
         ({"experts": 0}, "--experts must be 1 or more, got 0"),
         ({"experts": 4, "k": 5}, "--k must be from 1 to --experts 4, got 5"),
         ({"k": 0}, "--k must be from 1 to --experts 8, got 0"),
-        ({"gate": "topk"}, "--gate must be one of .*, got topk; did you mean top_k"),
+        ({"gate": "topk"}, "--gate must be one of .*, got 'topk'; did you mean top_k"),
         ({"gate": "switch", "k": 1}, "--k 1: the gate switch has no k"),
         ({"gate": "switch"}, "--gate switch: the weights of a token sum to 0.1.* to "),
         (
             {"overrides": ["model.blocks[2].gate.renormalize=false"]},
             "--gate top_k: the weights of a",
         ),
-        ({"blocks": "1"}, r"--blocks 1 is no feed_forward block of .*: blocks\[0\], blocks\[2\]"),
-        ({"blocks": "encoder[0]"}, r"--blocks encoder\[0\] is no feed_forward block"),
+        ({"blocks": "1"}, r"--blocks '1' is no feed_forward block of .*: blocks\[0\], blocks\[2\]"),
+        ({"blocks": "encoder[0]"}, r"--blocks 'encoder\[0\]' is no feed_forward block"),
         ({"experts": 10**9}, r"model.blocks\[2\].num_experts: must be at most 4194304"),
         ({"redrawn": 1.5}, "--redrawn must be from 0 to 1, got 1.5"),
         ({"overrides": ["model.dropout=0"]}, "--set cannot change model.dropout"),
@@ -190,7 +190,7 @@ def test_the_outputs_of_experts_are_divided_by_the_sum_of_the_weights(
             {"overrides": ["model.blocks[2].activation=gelu"]},
             r"--set cannot change model.blocks\[2\].activation",
         ),
-        ({"overrides": ["training.steps_per_epoch=9"]}, "cannot change training.steps_per_epoch"),
+        ({"overrides": ["training.steps_per_epoch=9"]}, "steps_per_epoch without --restart"),
         ({"overrides": ["model.blocks[2].gate.typo=1"]}, "typo"),
     ],
 )
@@ -205,12 +205,23 @@ def test_runs_that_cannot_be_upcycled(dense, mixture, tmp_path):
         upcycle_run(dense.path, mixture[0].path)
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         upcycle_run(tmp_path, tmp_path / "new")
+    before = sorted(dense.path.rglob("*"))
+    for inside in ("new", "checkpoints/new"):
+        with pytest.raises(ValueError, match=f"{inside} is inside of .*: choose a folder outside"):
+            upcycle_run(dense.path, dense.path / inside)
+    assert sorted(dense.path.rglob("*")) == before
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     for name in ("config", "facts", "vocabulary"):
         getattr(run, name).write_bytes(getattr(dense, name).read_bytes())
     with pytest.raises(FileNotFoundError, match="has no saved state yet: train the run"):
         upcycle_run(run.path, tmp_path / "new")
+
+
+def test_the_gate_can_be_changed_by_an_override(dense, tmp_path):
+    override = "model.blocks[2].gate={name: noisy_top_k, k: 3}"
+    result = upcycle_run(dense.path, tmp_path / "new", 4, overrides=[override])
+    assert (result["gate"], result["k"]) == ("noisy_top_k", 3)
 
 
 def test_no_dense_block(dense):
@@ -232,7 +243,7 @@ def test_every_second_block_of_each_list():
     assert new.blocks == [("encoder", 0), ("encoder", 2), ("decoder", 2)]
     new = upcycled_config(config, "run", 4, 2, "top_k", "model.encoder[1]", False, ())
     assert new.blocks == [("encoder", 1)]
-    with pytest.raises(ValueError, match="--blocks 1 is no feed_forward block"):
+    with pytest.raises(ValueError, match="--blocks '1' is no feed_forward block"):
         upcycled_config(config, "run", 4, 2, "top_k", "1", False, ())
 
 

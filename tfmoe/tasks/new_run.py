@@ -35,11 +35,14 @@ def trained_run(path: str | os.PathLike, out: str | os.PathLike) -> tuple[RunDir
         FileNotFoundError: if the folder has no run, or no saved state yet.
         FileExistsError: if the new folder exists.
         BlockingIOError: if a process trains in the run's folder.
+        ValueError: if the new folder is inside of the run's.
     """
     run = RunDirectory(path)
     run.check()
     if os.path.lexists(out):
         raise FileExistsError(f"{out} already exists: choose a new folder for the new run")
+    if run.path.resolve() in pathlib.Path(out).resolve().parents:
+        raise ValueError(f"{out} is inside of {run.path}: choose a folder outside of the run")
     check_no_training(run.path)
     if saved_step(run.checkpoints, "last") is None:
         raise FileNotFoundError(

@@ -103,23 +103,23 @@ def prune_run(
     vocabulary = load_vocabulary(run, task)
     old_model = compiled_model(config, len(vocabulary))
     load_weights(old_model, run.checkpoints, "best")
-    batches = task.batches(files, vocabulary, training=False)
-    saliency = expert_saliency(old_model, batches, [place.layer for place in places])
-    kept = {place: most_salient(saliency[place.layer], place.kept) for place in places}
-    mixtures = {
-        str(place): {
-            "experts": place.experts,
-            "kept": kept[place].tolist(),
-            "saliency": saliency[place.layer].tolist(),
-        }
-        for place in places
-    }
-    test_batches = counted(task.batches(test, vocabulary, training=False))
-    before = perplexity(old_model, test_batches)
-    model = compiled_model(new_config, len(vocabulary))
-    old_layers, layers = mixtures_of(old_model), mixtures_of(model)
-    changes = [pruned(old_layers[p.layer], layers[p.layer], kept[p]) for p in places]
     with new_folder(out) as new_run:
+        batches = task.batches(files, vocabulary, training=False)
+        saliency = expert_saliency(old_model, batches, [place.layer for place in places])
+        kept = {place: most_salient(saliency[place.layer], place.kept) for place in places}
+        mixtures = {
+            str(place): {
+                "experts": place.experts,
+                "kept": kept[place].tolist(),
+                "saliency": saliency[place.layer].tolist(),
+            }
+            for place in places
+        }
+        test_batches = counted(task.batches(test, vocabulary, training=False))
+        before = perplexity(old_model, test_batches)
+        model = compiled_model(new_config, len(vocabulary))
+        old_layers, layers = mixtures_of(old_model), mixtures_of(model)
+        changes = [pruned(old_layers[p.layer], layers[p.layer], kept[p]) for p in places]
         state = convert_checkpoints(run, new_run, old_model, model, changes, keeps_best=keep == 1)
         made = {"command": "prune", "run": str(run.path), "mixtures": mixtures}
         copy_files(run, new_run, made)

@@ -106,12 +106,18 @@ def upcycle_run(
         "blocks": keys,
         "experts": experts,
         "k": int(changes[0].new.gate.num_selected),
-        "gate": gate,
+        "gate": gate_name(new),
         "step": state.step,
         "epochs": new.config.training.epochs,
         **costs(old_model, model),
         "resume": next_command(out, new.config, state),
     }
+
+
+def gate_name(new: Upcycled) -> str:
+    """The gate of the first new mixture, which `--set` can change."""
+    key, index = new.blocks[0]
+    return getattr(new.config.model, key)[index].gate.name
 
 
 def layer_pairs(old_model, model, new: Upcycled) -> list:

@@ -82,7 +82,7 @@ def gate_of(name, k, experts):
     if name not in GATE_SECTIONS:
         matches = difflib.get_close_matches(name, GATE_SECTIONS, n=1)
         hint = f"; did you mean {matches[0]}?" if matches else ""
-        raise ValueError(f"--gate must be one of {', '.join(GATE_SECTIONS)}, got {name}{hint}")
+        raise ValueError(f"--gate must be one of {', '.join(GATE_SECTIONS)}, got {name!r}{hint}")
     has_k = "k" in GATE_SECTIONS[name].model_fields
     if not has_k:
         if k is not None:
@@ -120,7 +120,9 @@ def chosen_blocks(config, path, blocks):
         name = item.strip().removeprefix("model.")
         if name not in by_name:
             names = ", ".join(f"{key}[{index}]" for key, index in dense)
-            raise ValueError(f"--blocks {item.strip()} is no feed_forward block of {path}: {names}")
+            raise ValueError(
+                f"--blocks {item.strip()!r} is no feed_forward block of {path}: {names}"
+            )
         chosen.append(by_name[name])
     return sorted(set(chosen), key=dense.index)
 
@@ -140,6 +142,11 @@ def check_overrides(before, after, chosen, restart):
         for key in differences(before.model_dump(), after.model_dump())
         if not key.startswith(free) or key in fixed
     ]
+    if changed == list(fixed):
+        raise ValueError(
+            "--set cannot change training.steps_per_epoch without --restart: training goes on in "
+            "the middle of the text"
+        )
     if changed:
         raise ValueError(
             f"--set cannot change {', '.join(changed)}: the trained model depends on it. It can "
