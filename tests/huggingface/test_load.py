@@ -142,7 +142,7 @@ def test_bad_configurations(config, change, message, tmp_path):
 
 
 def test_no_configuration(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist: give the folder"):
         load_model(tmp_path)
     for text, message in (("{", "is not JSON"), ("[]", "must be a mapping, got list")):
         (tmp_path / "config.json").write_text(text)
@@ -179,6 +179,9 @@ def test_bad_files(tmp_path):
         load_model(folder)
     (folder / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ValueError, match=r"index\.json has no mapping weight_map"):
+        load_model(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"tensor": 3}}')
+    with pytest.raises(ValueError, match=r"weight_map must have names of files, got 3"):
         load_model(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -126,6 +127,15 @@ def lstm_blocks():
 def test_models_that_the_format_cannot_hold(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save_model(small_model(**changes), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_built_model(tmp_path):
+    with pytest.raises(ValueError, match=r"must be a tfmoe\.models\.LanguageModel .* Sequential"):
+        save_model(keras.Sequential(), tmp_path / "new")
+    blocks = residual_blocks([SelfAttention(2), MoE(4, 4, gated=True)], norm="rms")
+    with pytest.raises(ValueError, match=r"must be built: call model\.build"):
+        save_model(LanguageModel(9, 8, blocks), tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
 

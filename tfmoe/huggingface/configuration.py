@@ -69,6 +69,10 @@ def read_configuration(folder: pathlib.Path) -> Shape:
         ConfigurationError: a ValueError, if a key is missing, or its value is not supported.
     """
     file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist: give the folder of a checkpoint (nothing is downloaded)"
+        )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -71,8 +71,8 @@ def shape_of(model: LanguageModel) -> Shape:
         model: a `tfmoe.models.LanguageModel`.
 
     Raises:
-        ValueError: if neither Mixtral nor Qwen3-MoE can hold it; the message names the block and
-            its option.
+        ValueError: if it is not built, or neither Mixtral nor Qwen3-MoE can hold it; the message
+            names the block and its option.
     """
     description = part_of("model", keras.saving.serialize_keras_object(model))
     if description.kind != MODEL:
@@ -80,6 +80,8 @@ def shape_of(model: LanguageModel) -> Shape:
             "model must be a tfmoe.models.LanguageModel in a Hugging Face checkpoint, got "
             f"{type(model).__name__}"
         )
+    if not model.built:
+        raise ValueError("model must be built: call model.build((None, None)) first")
     description.check(MODEL_OPTIONS)
     blocks = [
         part_of(f"blocks[{index}] ({block.layer.name})", serialized)

@@ -57,9 +57,13 @@ class TensorFiles:
         if not index.exists():
             return [SINGLE]
         try:
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{index} has no mapping weight_map: {error!r}") from None
+        for name in names:
+            if not isinstance(name, str):
+                raise ValueError(f"{index}: weight_map must have names of files, got {name!r}")
+        return sorted(names)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()):
         """Checks that the checkpoint has these tensors and no others, without reading them.
