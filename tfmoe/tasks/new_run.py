@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
