@@ -13,6 +13,7 @@ OTHERS = {
     "capacity_factor",
     "dropout",
     "expert_dropout",
+    "expert_inputs",
     "experts",
     "gate",
     "gate_from",
@@ -28,6 +29,8 @@ OTHERS = {
     "rotary_base",
     "seed",
     "shared_experts",
+    "task_experts",
+    "tasks",
 }
 
 
