@@ -131,6 +131,7 @@ def test_logits_equal_those_of_keras_hub(variant, tmp_path):
         (MIXTRAL, {"rope_theta": -1}, "rope_theta must be above 0, got -1"),
         (MIXTRAL, {"rms_norm_eps": 0}, "rms_norm_eps must be a finite number above 0, got 0"),
         (MIXTRAL, {"sliding_window": 1.5}, "sliding_window must be an integer of at least 1"),
+        (MIXTRAL, {"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10,000, got 1"),
         (QWEN, {"mlp_only_layers": "1"}, "mlp_only_layers must be a list of the indices of lay"),
         (QWEN, {"norm_topk_prob": 1}, "norm_topk_prob must be True or False, got 1"),
     ],
@@ -167,6 +168,20 @@ def test_bad_tensors(change, message, tmp_path):
     tensors = {name: value for name, value in tensors.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         load_model(write(tmp_path, MIXTRAL, tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 10**12}, r"weight must have the shape \[1000000000000, 8\]"),
+        ({"intermediate_size": 10**12}, r"w1\.weight must have the shape \[1000000000000, 8\]"),
+        ({"num_hidden_layers": 50}, r"has no tensor model\.layers\.[0-9]+\."),
+    ],
+)
+def test_sizes_are_compared_before_memory_is_allocated(change, message, tmp_path):
+    folder = write(tmp_path, {**MIXTRAL, **change}, random_tensors(MIXTRAL))
+    with pytest.raises(ValueError, match=message):
+        load_model(folder)
 
 
 def test_bad_files(tmp_path):

@@ -9,6 +9,7 @@ from tfmoe.ops import arguments
 
 CONFIG = "config.json"
 ACTIVATIONS = ("silu", "gelu", "relu")
+MAX_LAYERS = 10_000
 # Features that tfmoe lacks: `{key: what to do}`. A value that is not empty and not 0 is refused.
 UNSUPPORTED = {
     "quantization_config": "load weights that are not quantized",
@@ -153,6 +154,8 @@ def number_of_experts(keys):
 def layers_with_mixtures(keys, family):
     """For each layer, whether it has a mixture."""
     num_layers = keys.integer("num_hidden_layers")
+    if num_layers > MAX_LAYERS:
+        raise keys.error("num_hidden_layers", f"must be at most {MAX_LAYERS:,}")
     if not family.has_dense_layers:
         return (True,) * num_layers
     dense = keys.values.get("mlp_only_layers") or []

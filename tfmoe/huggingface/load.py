@@ -5,6 +5,7 @@ import pathlib
 
 import keras
 
+from tfmoe.distribute.tensorflow_internals import deferred_variables
 from tfmoe.gating import TopK
 from tfmoe.huggingface.configuration import read_configuration
 from tfmoe.huggingface.files import TensorFiles
@@ -49,14 +50,26 @@ def load_model(folder: str | os.PathLike, dtype: str | None = None) -> LanguageM
     folder = pathlib.Path(folder)
     shape = read_configuration(folder)
     with TensorFiles(folder) as files:
+        check_tensors(files, shape)
         model = model_of(shape, dtype)
         model.build((None, None))
-        entries = list(entries_of(model, shape))
-        shapes = {name: entry.stored_shape() for entry in entries for name in entry.all_names()}
-        files.check(shapes, ignored=(*COMPUTED, HEAD) if shape.tie_embeddings else COMPUTED)
-        for entry in entries:
+        for entry in entries_of(model, shape):
             entry.variable.assign(entry.value(files.read))
     return model
+
+
+def check_tensors(files: TensorFiles, shape: Shape):
+    """Checks the names and shapes of the tensors of a checkpoint, without allocating the model.
+
+    Raises:
+        ValueError: see `TensorFiles.check`.
+    """
+    with deferred_variables():
+        model = model_of(shape)
+        model.build((None, None))
+        entries = list(entries_of(model, shape))
+    shapes = {name: entry.stored_shape() for entry in entries for name in entry.all_names()}
+    files.check(shapes, ignored=(*COMPUTED, HEAD) if shape.tie_embeddings else COMPUTED)
 
 
 def model_of(shape: Shape, dtype: str | None = None) -> LanguageModel:
