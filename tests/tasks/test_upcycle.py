@@ -134,7 +134,6 @@ def test_the_state_goes_on(dense, mixture):
     assert ops["after"] - ops["before"] == 144 + 16
 
 
-@pytest.mark.slow
 def test_restart(dense, tmp_path):
     upcycle_run(dense.path, tmp_path / "new", experts=2, blocks="0", restart=True)
     run = RunDirectory(tmp_path / "new")

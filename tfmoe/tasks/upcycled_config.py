@@ -142,7 +142,7 @@ def check_overrides(before, after, chosen, restart):
         for key in differences(before.model_dump(), after.model_dump())
         if not key.startswith(free) or key in fixed
     ]
-    if changed == list(fixed):
+    if changed and changed == list(fixed):
         raise ValueError(
             "--set cannot change training.steps_per_epoch without --restart: training goes on in "
             "the middle of the text"
