@@ -11,7 +11,8 @@ from small_backbones import BACKBONES, gemma4, inputs, mixtral, randomize
 from tfmoe.distribute import MixedStrategy, on_one_device
 from tfmoe.inspection import mixtures_of
 from tfmoe.keras_hub import densify, sparse_models, sparsify
-from tfmoe.keras_hub.placement import BUILDERS, has_shards
+from tfmoe.keras_hub.placement import has_shards
+from tfmoe.keras_hub.registry import FAMILIES
 
 SLOW = pytest.mark.slow
 EVERY = sorted(BACKBONES)
@@ -44,7 +45,7 @@ def regression(make, replicas=None):
 def block():
     """A Mixtral block without a decoder around it."""
     x = keras.Input([5, 8])
-    layer = resolved(BUILDERS[0].whole)(8, 6, num_experts=4, router_aux_loss_coef=0.1)
+    layer = resolved(FAMILIES["Mixtral"].replaces)(8, 6, num_experts=4, router_aux_loss_coef=0.1)
     return x, layer(x)[0]
 
 
@@ -149,7 +150,12 @@ def test_dense_experts_cannot_be_sharded():
 
 
 def test_classes_are_restored():
-    class_of = {name: resolved(name) for pair in BUILDERS for name in pair}
+    names = {
+        name
+        for mixture in FAMILIES.values()
+        for name in (mixture.builds_bank, mixture.builds_whole or mixture.replaces)
+    }
+    class_of = {name: resolved(name) for name in names}
     before = {name: cls.build for name, cls in class_of.items()}
     with pytest.raises(KeyError), sparse_models(), sparse_models():
         assert all(cls.build is not before[name] for name, cls in class_of.items())

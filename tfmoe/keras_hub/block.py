@@ -26,12 +26,19 @@ class SparseMixture(MixtureLayer):
 
     Attributes:
         replaces: name of the KerasHub class, with its module.
+        builds_bank: name of the KerasHub class, with its module, whose `build` creates the experts'
+            variables, all of them with experts as the first axis, and no others.
+        builds_whole: name of the KerasHub class, with its module, after whose `build` the mixture
+            is complete: router, bank, and the layer around if the mixture needs it; `None` for
+            `replaces`.
         bank_class: a mixin for the class of the layer that `bank` returns; `None` if there is none.
         needs_parent: whether the router is in the layer around it.
         added: names of the attributes that `make_sparse` set.
     """
 
     replaces: str
+    builds_bank: str
+    builds_whole: str | None = None
     bank_class: type[BankExperts] | None = None
     needs_parent = False
     added: tuple[str, ...] = ()

@@ -54,6 +54,8 @@ class SparseGemma4(SparseMixture):
     """
 
     replaces = "keras_hub.src.models.gemma4.gemma4_moe.Gemma4MoEBlock"
+    builds_bank = replaces
+    builds_whole = "keras_hub.src.models.gemma4.gemma4_decoder_block.Gemma4TextDecoderBlock"
     bank_class = None
     needs_parent = True
 

@@ -31,6 +31,7 @@ class SparseGptOss(SparseMixture):
     """A gpt-oss block. It has no balancing loss."""
 
     replaces = "keras_hub.src.models.gpt_oss.gpt_oss_decoder.GptOssSparseMoeBlock"
+    builds_bank = "keras_hub.src.models.gpt_oss.gpt_oss_decoder.GptOssExperts"
     bank_class = SparseGptOssExperts
 
     def parts(self, parent):

@@ -27,6 +27,7 @@ class SparseMixtral(SparseBlock):
     """
 
     replaces = "keras_hub.src.models.mixtral.mixtral_decoder.MixtralSparseMoeBlock"
+    builds_bank = "keras_hub.src.models.mixtral.mixtral_decoder.MixtralMoeExperts"
     bank_class = SparseMixtralExperts
 
     def make_gate(self):

@@ -19,6 +19,7 @@ class SparseQwen3_5Moe(SparseBlock):
     """A Qwen3.5-MoE block."""
 
     replaces = "keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_decoder.Qwen3_5MoeSparseMoeBlock"
+    builds_bank = "keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_decoder.Qwen3_5MoeExperts"
     bank_class = SparseQwen3_5MoeExperts
 
     def make_gate(self):

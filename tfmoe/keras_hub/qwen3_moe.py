@@ -9,6 +9,7 @@ class SparseQwen3Moe(SparseBlock):
     """A Qwen3-MoE block."""
 
     replaces = "keras_hub.src.models.qwen3_moe.qwen3_moe_decoder.Qwen3SparseMoeBlock"
+    builds_bank = "keras_hub.src.models.qwen3_moe.qwen3_moe_decoder.Qwen3MoeExperts"
     bank_class = FusedExperts
 
     def make_gate(self):

@@ -9,6 +9,7 @@ class SparseQwenMoe(SparseQwen3Moe):
     """A Qwen-MoE block."""
 
     replaces = "keras_hub.src.models.qwen_moe.qwen_moe_decoder.QwenSparseMoeBlock"
+    builds_bank = "keras_hub.src.models.qwen_moe.qwen_moe_decoder.QwenMoeExperts"
 
     def shared_layers(self):
         return dense_layers_of(self.shared_expert_dense, self.shared_expert_gate_dense)

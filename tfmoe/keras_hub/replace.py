@@ -58,8 +58,9 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
     check_model(model)
     replaceable = with_parents(model)
     check_replaceable(model, replaceable)
-    check_sparsifiable(model, [layer for layer, _ in replaceable])
-    with strategy_of(model).scope():
+    strategy = strategy_of(model)
+    check_sparsifiable(strategy, [layer for layer, _ in replaceable])
+    with strategy.scope():
         replace_layers(model, metrics)
     forget_traces(model)
     return model

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 
 from tfmoe.distribute.shards import sharded
-from tfmoe.keras_hub.placement import BUILDERS
+from tfmoe.keras_hub.registry import FAMILIES
 from tfmoe.keras_hub.replace import replace_layers
 from tfmoe.keras_hub.version import check_version
 from tfmoe.ops import arguments
@@ -41,10 +41,10 @@ def sparse_models(metrics: bool = True) -> Iterator[None]:
     check_version()
     metrics = arguments.boolean("metrics", metrics)
     with contextlib.ExitStack() as stack:
-        for builders in BUILDERS:
-            stack.enter_context(replaced_build(builders.bank, build_sharded))
+        for mixture in FAMILIES.values():
+            stack.enter_context(replaced_build(mixture.builds_bank, build_sharded))
             whole = functools.partial(build_sparse, metrics=metrics)
-            stack.enter_context(replaced_build(builders.whole, whole))
+            stack.enter_context(replaced_build(mixture.builds_whole or mixture.replaces, whole))
         yield
 
 
