@@ -63,7 +63,7 @@ class Local:
         return self.assignments.is_kept() if self.is_static else None
 
     def dispatch(self, x):
-        """Copies `[T, D]` tokens to rows sorted by expert. Rows from `sum(counts)` on are unused."""
+        """Copies `[T, D]` tokens to rows sorted by expert. Those of no expert are last."""
         return self.assignments.dispatch(x)
 
     def dispatch_kept(self, x):

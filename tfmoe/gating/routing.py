@@ -97,7 +97,7 @@ def zero_if_masked(rows, groups):
     if mask is None:
         return rows
     for _ in range(rows.shape.rank - 1):
-        mask = mask[..., None]
+        mask = tf.expand_dims(mask, -1)
     return tf.where(mask, rows, tf.zeros([], rows.dtype))
 
 
@@ -172,7 +172,7 @@ def global_expert_ids(experts, num_experts, groups):
     """
     mask = mask_of(groups)
     if mask is not None:
-        experts = tf.where(mask[:, None], experts, num_experts)
+        experts = tf.where(tf.expand_dims(mask, 1), experts, num_experts)
     if not are_grouped(groups):
         return experts, num_experts
     total = groups.sizes.shape[0] * num_experts

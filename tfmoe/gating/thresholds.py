@@ -28,7 +28,7 @@ def assign_over_thresholds(probability, thresholds, groups=None):
     if num_experts == 1:
         mask = tf.ones_like(mask)
     if mask_of(groups) is not None:
-        mask &= mask_of(groups)[:, None]
+        mask &= tf.expand_dims(mask_of(groups), 1)
     if are_grouped(groups):
         first_expert = groups.of_rows() * num_experts
         num_experts *= groups.sizes.shape[0]

@@ -53,7 +53,7 @@ def at_positions(outputs, positions, inputs, mask=None):
     width = outputs.shape[-1]
     is_token = row_mask(inputs, mask)
     if is_token is not None:
-        outputs = tf.where(is_token[:, None], outputs, tf.zeros([], outputs.dtype))
+        outputs = tf.where(tf.expand_dims(is_token, 1), outputs, tf.zeros([], outputs.dtype))
     if positions is not None:
         num_positions = tf.reduce_prod(tf.shape(inputs)[:-1])  # a mask may have fewer axes
         shape = tf.cast([num_positions, width], positions.dtype)

@@ -38,8 +38,8 @@ class PaddedRows(NamedTuple):
         return pad(rows)
 
     def unpad(self, parts: tf.Tensor) -> tf.Tensor:
-        """Takes the rows out of the parts, `[N, C, ...]` to `[A, ...]`, 0 for rows of no expert; the
-        gradient is `pad`.
+        """Takes the rows out of the parts, `[N, C, ...]` to `[A, ...]`; 0 for rows of no expert.
+        The gradient is `pad`.
         """
 
         @tf.custom_gradient
@@ -126,5 +126,5 @@ def taken(rows, index, is_taken):
     """`rows[index]` where `is_taken`, else 0. There must be a row, unless nothing is taken."""
     values = tf.gather(rows, index)
     for _ in range(values.shape.rank - is_taken.shape.rank):
-        is_taken = is_taken[..., None]
+        is_taken = tf.expand_dims(is_taken, -1)  # LiteRT cannot slice bool
     return tf.where(is_taken, values, tf.zeros([], values.dtype))
