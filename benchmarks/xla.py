@@ -112,9 +112,7 @@ def make(num_experts, num_tokens, step, capacity, jit_compile):
         metrics=False,
     )
     rng = np.random.default_rng(0)
-    x, dy = (
-        tf.constant(rng.standard_normal([num_tokens, D], dtype=np.float32)) for _ in range(2)
-    )
+    x, dy = (tf.constant(rng.standard_normal([num_tokens, D], dtype=np.float32)) for _ in range(2))
     layer.build(x.shape)
     layer.gate.gate_kernel.assign(0.1 * rng.standard_normal([D, num_experts]))
     weights = [weight.value for weight in layer.trainable_weights]
@@ -140,7 +138,9 @@ def print_row(row, is_first):
         print("  ".join(f"{name:>{max(len(name), 6)}}" for name in row))
     cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values())
     names = (max(len(name), 6) for name in row)
-    print("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, names, strict=True)), flush=True)
+    print(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, names, strict=True)), flush=True
+    )
 
 
 if __name__ == "__main__":
