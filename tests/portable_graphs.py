@@ -69,6 +69,7 @@ def in_litert(function, specs, batches):
     with portable_operations():
         module.function = tf.function(function, input_signature=specs, autograph=False)
         concrete = module.function.get_concrete_function()
+    module.weights = list(concrete.variables)  # without them the file has no signature
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     runner = interpreter.Interpreter(model_content=converter.convert()).get_signature_runner()
     names = set(runner.get_input_details())
