@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.best_tokens import count_accepted
 from tfmoe.ops.assignments import drop, sort_by_token
-from tfmoe.ops.sorting import inverse_permutation
+from tfmoe.ops.sorting import inverse_permutation, sum_by_id
 
 
 def within_capacity(assignments, capacity, priority="position", shared=True, max_rows=None):
@@ -90,9 +90,8 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
     experts = tf.minimum(assignments.all_experts(), num_experts - 1)
     cells = experts * num_classes + classes
     num_cells = num_experts * num_classes
-    counts = tf.math.unsorted_segment_sum(
-        tf.cast(assignments.is_kept(), tf.int32), cells, num_cells
-    )
+    is_kept = tf.cast(assignments.is_kept(), tf.int32)
+    counts = sum_by_id(is_kept, cells, num_cells, assignments.is_static)
     replica_counts, replica = counts[None], 0
     if communicates:
         replica_counts, replica = collectives.all_gather(counts), collectives.replica_id()

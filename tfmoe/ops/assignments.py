@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tfmoe.ops.padded_rows import expert_of_rows
 from tfmoe.ops.segments import segment_ids
-from tfmoe.ops.sorting import inverse_permutation, kept_first, sort_by_expert
+from tfmoe.ops.sorting import inverse_permutation, kept_first, sort_by_expert, sum_by_id
 
 
 class Assignments(NamedTuple):
@@ -74,8 +74,7 @@ class Assignments(NamedTuple):
     def sum_by_expert(self, values: tf.Tensor) -> tf.Tensor:
         """Sums `[A]` values to `[E]`; dropped assignments do not count."""
         num_experts = self.counts.shape[0]
-        sums = tf.math.unsorted_segment_sum(values, self.all_experts(), num_experts + 1)
-        return sums[:num_experts]
+        return sum_by_id(values, self.all_experts(), num_experts, self.is_static)
 
     def sum_by_token(self, rows: tf.Tensor) -> tf.Tensor:
         """Sums `[A, ...]` rows to `[T, ...]`."""
