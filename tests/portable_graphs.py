@@ -1,4 +1,4 @@
-"""Graphs for other runtimes: the operations in them, and their results in ONNX Runtime and LiteRT."""
+"""Graphs for other runtimes: their operations, and their results in ONNX Runtime and LiteRT."""
 
 import numpy as np
 import pytest
