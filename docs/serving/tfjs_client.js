@@ -147,7 +147,7 @@ function subwords(file, {unknown}) {
 
   // The most probable pieces of a text.
   function encode(text) {
-    const spaced = text.split(' ').filter(Boolean).map((word) => SPACE + word).join('');
+    const spaced = text.split(/[ \u2581]/).filter(Boolean).map((word) => SPACE + word).join('');
     const characters = [...spaced], best = [{score: 0}];
     for (let end = 1; end <= characters.length; end++) {
       best[end] = {score: best[end - 1].score + lowest, id: unknown, start: end - 1};
@@ -165,7 +165,7 @@ function subwords(file, {unknown}) {
   }
 
   const textOf = (id) =>
-    id === unknown ? ' \u2047 ' : pieces[id].type === NORMAL ? pieces[id].text : '';
+    id === unknown ? '\u2047' : pieces[id].type === NORMAL ? pieces[id].text : '';
   const decode = (ids) => ids.map(textOf).join('').replaceAll(SPACE, ' ').replace(/^ /, '');
   return {encode, decode};
 }
