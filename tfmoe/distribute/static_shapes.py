@@ -29,7 +29,7 @@ def static_shapes() -> bool:
 
 @contextlib.contextmanager
 def portable_operations():
-    """Builds graphs out of operations that other runtimes have: ONNX Runtime, LiteRT, TensorFlow.js.
+    """Builds graphs of operations that other runtimes have: ONNX Runtime, LiteRT, TensorFlow.js.
 
     Only graphs that this thread traces within the context are affected. `keras.Model.export` with
     `format="onnx"` or `"litert"` does not need it.

@@ -79,8 +79,7 @@ class ExpertLayer(keras.layers.Layer):
 
 
 class MixtureLayer(ExpertLayer, Block):
-    """Base class of layers with experts and a gate. The number of rows of an expert is only known
-    at run time.
+    """Base class of layers with experts and a gate.
 
     Attributes:
         gate: a `tfmoe.gating.Gate`.
@@ -91,10 +90,6 @@ class MixtureLayer(ExpertLayer, Block):
 
     shared = None
     evaluation_capacity_factor: float | None = None
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.supports_jit = False  # disables Keras' automatic XLA compilation
 
     @property
     def num_selected(self) -> int:

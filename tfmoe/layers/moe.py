@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
+from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.examples import flatten, unflatten
 from tfmoe.layers.expert_metrics import ExpertMetrics
@@ -166,6 +167,9 @@ class MoE(MixtureLayer):
         )
         priority = arguments.one_of("capacity_priority", capacity_priority, PRIORITIES)
         self.capacity_priority = priority
+        # XLA computes experts that are layers on as many rows as an expert can have.
+        has_capacity = self.capacity_factor or self.gate.token_capacity(training=True)
+        self.supports_jit = experts is None or bool(has_capacity)
         metrics = arguments.boolean("metrics", metrics)
         self.expert_metrics = ExpertMetrics(self, self.gate.METRICS) if metrics else None
         track(self, metrics=self.expert_metrics)
@@ -196,7 +200,8 @@ class MoE(MixtureLayer):
         return self.experts.example_shape_of(inputs_shape, num_leading)
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
-        self.check_not_compiled()
+        if collectives.shards_experts():
+            self.check_not_compiled()
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         inputs = flatten(inputs, self.experts.example_shape)
         tokens, positions = real_tokens(inputs, mask)
@@ -208,7 +213,8 @@ class MoE(MixtureLayer):
         if self.shared is not None:
             outputs += self.shared(tokens, training=training)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
-        return unflatten(at_positions(outputs, positions, inputs), self.experts.output_shape)
+        outputs = at_positions(outputs, positions, inputs, mask)
+        return unflatten(outputs, self.experts.output_shape)
 
     def route(
         self,
