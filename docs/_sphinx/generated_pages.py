@@ -105,6 +105,7 @@ ORDER = {
         "guides/several_devices",
         "guides/keras_hub",
         "guides/export_and_serve",
+        "guides/tensorflow_serving",
         "guides/huggingface_weights",
         "troubleshooting",
     ],

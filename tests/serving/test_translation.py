@@ -1,46 +1,17 @@
 """Exported functions of a translation model with random weights."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving.small_translation_models import exported
 
-from tfmoe.data_pipelines.subwords import Subwords
-from tfmoe.gating import Batchwise, NoisyTopK
-from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
-from tfmoe.models import TranslationModel, residual_blocks
-from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.serving.saved_model import exported_module
-from tfmoe.serving.translation import ServingTranslator
-from tfmoe.serving.translator import Translator
-
-D = 8
-TEXT = [f"{a} {b}" for a in ("one", "two", "three") for b in ("four", "five", "six")]
 SENTENCES = ["one two", "", "six", "猫 three", "one " * 40]
 
 
-def make(languages, longest_source=20):
-    """`(translator, exported functions)`."""
-    subwords = Subwords.train(TEXT, 40, languages=languages)
-    keras.utils.set_random_seed(1)
-    encoder = [
-        ProjectedLSTM(D, return_sequences=True),
-        MoE(4, 6, gate=Batchwise(k=2), name="encoder_moe"),
-    ]
-    decoder = [AttentionLSTM(D), MoE(4, 6, gate=NoisyTopK(k=2), name="decoder_moe")]
-    model = TranslationModel(len(subwords), D, residual_blocks(encoder), residual_blocks(decoder))
-    model.build((None, None))
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        if weight.name != "log_thresholds":
-            weight.assign(rng.standard_normal(weight.shape) * 0.6)
-    ids = {name: subwords.language_id(name) for name in subwords.languages}
-    translator = Translator(model, subwords.tokenizer(), ids, beam_size=3, num_best=2)
-    weights = FrozenWeights(model)
-    pieces = [subwords.piece(index) for index in range(len(subwords))]
-    serving = ServingTranslator(translator, weights, pieces, longest_source)
-    resources = {"weights": weights.variables, **serving.resources}
-    return translator, exported_module(serving.signatures(), "translate", resources)[1]
+def make(languages):
+    """The translator and the exported functions of a model."""
+    translator, _, functions = exported(languages)
+    return translator, functions
 
 
 @pytest.fixture(scope="module")
