@@ -7,6 +7,7 @@ Axes: E experts, K experts per token, D model.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import compiles_for_xla, inner_layers
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
@@ -50,14 +51,6 @@ class ExpertLayer(keras.layers.Layer):
         size = tf.as_dtype(self.compute_dtype).size
         numbers = 2 * self.num_sent * tokens * sum(self.row_widths(input_dim))
         return -(-numbers * size * (devices - 1) // devices)
-
-    def check_not_compiled(self):
-        """Raises a `ValueError` inside a function that XLA compiles."""
-        if compiles_for_xla():
-            raise ValueError(
-                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
-                "expert at compile time: remove jit_compile=True"
-            )
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         raise ValueError(
@@ -125,6 +118,20 @@ class MixtureLayer(ExpertLayer, Block):
             always += size * self.shared.kept_per_row(input_dim) + self.shared.dropout_per_row()
             hidden += size * self.shared.hidden_per_row()
         return Kept(always, hidden, self.experts.recompute)
+
+
+def check_not_compiled(layer):
+    """Raises a `ValueError` in the replicas of a `MixedStrategy`, inside a function that XLA
+    compiles.
+
+    Args:
+        layer: the layer, for the error.
+    """
+    if collectives.shards_experts() and compiles_for_xla():
+        raise ValueError(
+            f"{layer.name} cannot be compiled by XLA under a MixedStrategy, whose replicas send "
+            "each other as many rows as they have: remove jit_compile=True"
+        )
 
 
 def mixtures_of(model):

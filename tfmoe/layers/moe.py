@@ -9,14 +9,13 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.examples import flatten, unflatten
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
-from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
+from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name, check_not_compiled
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import make_experts
@@ -200,8 +199,7 @@ class MoE(MixtureLayer):
         return self.experts.example_shape_of(inputs_shape, num_leading)
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
-        if collectives.shards_experts():
-            self.check_not_compiled()
+        check_not_compiled(self)
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         inputs = flatten(inputs, self.experts.example_shape)
         tokens, positions = real_tokens(inputs, mask)
