@@ -100,7 +100,8 @@ def written(portable, format, folder):
     ("name", "format"),
     [
         ("lstm_language_model", "tfjs"),
-        ("lstm_translation", "onnx"),
+        ("lstm_translation", "tfjs"),
+        pytest.param("lstm_translation", "onnx", marks=pytest.mark.slow),
         ("lstm_language_model", "litert"),
     ],
 )

@@ -190,11 +190,11 @@ def test_python_client_with_a_language_model(language_run, format, tmp_path, cap
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert counts.tolist() == expected_counts.tolist()
     capsys.readouterr()
-    arguments = ["client", str(tmp_path / "out"), "generate", "a b", "", "--length", "9"]
+    arguments = ["client", str(tmp_path / "out"), "generate", "a b", "--length", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     runpy.run_path(str(program), run_name="__main__")
     lines = capsys.readouterr().out.split("\n")
-    assert lines == [*(greedy_words(language_run, prefix, 9) for prefix in ("a b", "")), ""]
+    assert lines == [greedy_words(language_run, "a b", 6), ""]
 
 
 @pytest.mark.slow

@@ -50,7 +50,6 @@ def converted(name, function):
             function,
             input_signature=function.input_signature,
             opset=OPSET,
-            custom_op_handlers={"Erfc": (erfc, [])},
         )
     unknown = {
         node.op_type: node.name
@@ -88,18 +87,6 @@ class Messages(logging.Handler):
 
     def __exit__(self, *_):
         self.logger.propagate, self.logger.handlers = self.before
-
-
-def erfc(context, node, name, arguments):
-    """Converts `Erfc`, which tf2onnx does not know, to `1 - Erf`. Its arguments are those of a
-    handler of tf2onnx.
-    """
-    node.type = "Erf"
-    dtype = context.get_dtype(node.output[0])
-    one = context.make_const(f"{name}_one", onnx.helper.tensor_dtype_to_np_dtype(dtype).type(1))
-    context.insert_new_node_on_output(
-        "Sub", node.output[0], name=f"{name}_sub", inputs=[one.output[0], node.output[0]]
-    )
 
 
 def graphs(graph):
