@@ -1,5 +1,6 @@
 """Exports of runs as functions on ids, and the clients of docs/serving that call them."""
 
+import importlib
 import json
 import runpy
 import subprocess
@@ -14,6 +15,7 @@ from tfmoe.config import load_config
 from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.serving.saved_model import sha256
 from tfmoe.tasks import export_run, load_run, task_of
+from tfmoe.tasks.export_portable import export_portable
 
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 
@@ -160,13 +162,25 @@ def test_a_model_whose_answers_depend_on_the_batch(start, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_is_left_of_a_model_that_cannot_be_converted(language_run, tmp_path, monkeypatch):
-    # As if TensorFlow.js had no matrix products.
-    monkeypatch.setattr("tfmoe.serving.tfjs_files.OPERATIONS", {"Const", "Placeholder"})
-    with pytest.raises(
-        ValueError, match=r"TensorFlow.js cannot hold the function score: it has no"
-    ):
-        export_run(language_run, tmp_path / "out", format="tfjs")
+QUICK = ["tfjs", *(pytest.param(format, marks=pytest.mark.slow) for format in ("onnx", "litert"))]
+
+
+@pytest.mark.parametrize("format", QUICK)
+def test_no_file_is_left_of_a_function_that_a_format_cannot_hold(language_run, format, tmp_path):
+    require_packages(format)
+    runtime = importlib.import_module(f"tfmoe.tasks.export_{format}").RUNTIME
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")], autograph=False)
+    def gamma(x):
+        return {"y": tf.math.igamma(x, 2 * x)}
+
+    def write(folder, functions):
+        runtime.write(folder, {**functions, "gamma": gamma})
+
+    with pytest.raises(ValueError, match=r"cannot hold the .*: it has no operation Igamma"):
+        export_portable(
+            language_run, tmp_path / "out", "best", format, runtime._replace(write=write)
+        )
     assert not list(tmp_path.iterdir())
 
 
