@@ -22,7 +22,7 @@ FAILED = re.compile(r"[Ff]ailed to convert node '([^']+)'")
 
 
 def write_onnx(folder: pathlib.Path, functions: dict):
-    """Writes one model for each function, `NAME.onnx`. They share their weights, `weights.bin`.
+    """Writes one model for each function, `NAME.onnx`. They share large weights, in `weights.bin`.
 
     Args:
         folder: exists.
@@ -39,6 +39,8 @@ def write_onnx(folder: pathlib.Path, functions: dict):
                 for tensor in graph.initializer:
                     move_weights(tensor, file, offsets)
             onnx.save(model, folder / f"{name}.onnx")
+    if not offsets:
+        (folder / WEIGHTS).unlink()
 
 
 def converted(name, function):
