@@ -24,7 +24,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "savedmodel": Format(
-        export_saved_model, ("version", "half", "tokenization", "top", "beam", "nbest")
+        export_saved_model, ("version", "half", "int8", "tokenization", "top", "beam", "nbest")
     ),
     "huggingface": Format(export_huggingface),
 }
@@ -36,6 +36,7 @@ def export_run(
     version: int | None = None,
     weights: str = "best",
     half: bool = False,
+    int8: bool = False,
     options: Mapping[str, Any] | None = None,
     format: str = "savedmodel",
 ) -> str:
@@ -48,6 +49,7 @@ def export_run(
         version: the version of a SavedModel to write; `None` for the one after the last.
         weights: `"best"` or `"last"`.
         half: whether a SavedModel stores large weights as bfloat16.
+        int8: whether it stores them as int8 with scales.
         options: `{name: value}` for `tokenization`, `top`, `beam` and `nbest` of a SavedModel; the
             value `None` is the default.
         format: `"savedmodel"`, or `"huggingface"` for a checkpoint of Mixtral or Qwen3-MoE.
@@ -63,7 +65,7 @@ def export_run(
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
-    given = {"version": version, "half": half or None, **(options or {})}
+    given = {"version": version, "half": half or None, "int8": int8 or None, **(options or {})}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name not in FORMATS[format].options:
