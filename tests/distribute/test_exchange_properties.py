@@ -142,7 +142,7 @@ def run_mixture(example, kind, dropping, replicas):
         row_factors = tf.gather(factors, tf.repeat(tf.range(end - begin), dispatcher.counts))[
             :, None
         ]
-        num_unused = tf.shape(rows)[0] - dispatcher.num_rows()
+        num_unused = tf.shape(rows)[0] - tf.reduce_sum(dispatcher.counts)
         outputs = dispatcher.combine(rows * tf.pad(row_factors, [[0, num_unused], [0, 0]]))
         outputs_of_kept = dispatcher.combine(kept * row_factors)
         loss = tf.reduce_sum(outputs * example.cotangents)
@@ -150,7 +150,7 @@ def run_mixture(example, kind, dropping, replicas):
     return Result(
         outputs,
         outputs_of_kept,
-        dispatcher.sum_by_token(tf.ones([dispatcher.num_rows()])),
+        dispatcher.sum_by_token(tf.ones([tf.reduce_sum(dispatcher.counts)])),
         dispatcher.counts,
         *map(tf.convert_to_tensor, gradients),
     )

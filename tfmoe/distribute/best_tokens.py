@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds
-from tfmoe.ops.assignments import Assignments
+from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.ops.assignments import Assignments, StaticAssignments, drop
 from tfmoe.ops.routing import top_rows_of_experts
 
 
@@ -19,7 +20,7 @@ def best_tokens(probability, k, groups=None, extra=0):
         probability: `[T, E]` floating point, for this replica's tokens; or any other scores.
         k: mean number of experts per token, at most E.
         groups: `None` to select from the global batch; or the `tfmoe.gating.Groups` of the rows,
-            to select from each group separately.
+            to select from each group separately, and only rows that are routed.
         extra: an integer that is added to C, which is at most T.
 
     Returns:
@@ -30,7 +31,7 @@ def best_tokens(probability, k, groups=None, extra=0):
     Raises:
         ValueError: several replicas have rows of the same group.
     """
-    if groups is not None:
+    if groups is not None and groups.sizes is not None:
         if collectives.num_replicas() > 1 and not collectives.shards_experts():
             raise ValueError(
                 "the inner level of a hierarchical mixture cannot select the best tokens of a "
@@ -40,7 +41,8 @@ def best_tokens(probability, k, groups=None, extra=0):
         return _best_of_groups(probability, k, groups, extra)
     if collectives.num_replicas() > 1:
         return _best_of_global_batch(probability, k, extra)
-    return _best_of_equal_groups(probability[None], k, extra)
+    mask = None if groups is None else groups.mask[None]
+    return _best_of_equal_groups(probability[None], k, extra, mask)
 
 
 def lowest_taken(probability, k, groups=None, extra=0):
@@ -56,13 +58,14 @@ def lowest_taken(probability, k, groups=None, extra=0):
     """
     taken = best_tokens(tf.stop_gradient(probability), k, groups, extra)
     num_experts = taken.counts.shape[0]
-    lowest = tf.math.unsorted_segment_min(taken.weights, taken.experts(), num_experts)
-    if groups is None:
+    lowest = tf.math.unsorted_segment_min(taken.weights, taken.all_experts(), num_experts + 1)
+    lowest = lowest[:num_experts]
+    if groups is None or groups.sizes is None:
         return tf.reduce_min(collectives.all_gather(lowest), axis=0)
     return tf.reshape(lowest, [-1, probability.shape[1]])
 
 
-def best_tokens_of_sequences(probability, k, sequences=None):
+def best_tokens_of_sequences(probability, k, sequences=None, mask=None):
     """Assigns to every expert its `⌈k·S/E⌉` most probable tokens of each sequence of S tokens.
 
     Args:
@@ -70,23 +73,28 @@ def best_tokens_of_sequences(probability, k, sequences=None):
         k: as for `best_tokens`.
         sequences: the `tfmoe.gating.Groups` of the tokens by sequence; `None` if all tokens of this
             replica are one sequence.
+        mask: `[T]` bool, the rows that are tokens; `None` for all.
 
     Returns:
         `Assignments` to E experts, with the probabilities as weights.
     """
-    sizes = tf.shape(probability)[:1] if sequences is None else sequences.sizes
-    best, rows, counts = _best_of_unequal_groups(probability, k, sizes)
+    num_experts = probability.shape[1]
+    if static_shapes():
+        rows = probability[None]
+        if sequences is not None and sequences.size is not None:
+            rows = tf.reshape(probability, [-1, sequences.size, num_experts])
+        if mask is not None:
+            mask = tf.reshape(mask, tf.shape(rows)[:2])
+        best, rows, counts = _best_of_padded_groups(rows, k, mask)
+    else:
+        sizes = tf.shape(probability)[:1] if sequences is None else sequences.sizes
+        best, rows, counts = _best_of_unequal_groups(probability, k, sizes)
     by_expert = [tf.transpose(values, [1, 0, 2]) for values in (best, rows)]  # [E, B, C]
-    mask = tf.broadcast_to(
+    is_taken = tf.broadcast_to(
         tf.sequence_mask(counts, tf.shape(best)[2])[None], tf.shape(by_expert[0])
     )
-    weights, tokens = (tf.boolean_mask(values, mask) for values in by_expert)
-    return Assignments(
-        tokens=tokens,
-        weights=weights,
-        counts=tf.fill([probability.shape[1]], tf.reduce_sum(counts)),
-        num_tokens=tf.shape(probability)[0],
-    )
+    counts = tf.fill([num_experts], tf.reduce_sum(counts))
+    return _taken(*by_expert, is_taken, counts, tf.shape(probability)[0])
 
 
 def rows_taken(k, num_rows, num_experts, extra=0):
@@ -98,15 +106,25 @@ def rows_taken(k, num_rows, num_experts, extra=0):
     return tf.minimum(taken + extra, num_rows)
 
 
-def _best_of_equal_groups(probability, k, extra=0):
-    """The best rows of G groups with N rows each; `probability` is `[G, N, E]`."""
+def _best_of_equal_groups(probability, k, extra=0, mask=None):
+    """The best rows of G groups with N rows each.
+
+    Args:
+        probability: `[G, N, E]`.
+        k, extra: as for `best_tokens`.
+        mask: `[G, N]` bool, the rows that can be taken; `None` for all.
+    """
     num_groups, num_experts = probability.shape[0], probability.shape[2]
     num_rows = tf.shape(probability)[1]
-    num_taken = rows_taken(k, num_rows, num_experts, extra)
-    best, rows = top_rows_of_experts(probability, num_taken)  # [G, E, C]
-    first = tf.range(num_groups)[:, None, None] * num_rows
-    return Assignments(
-        tokens=tf.reshape(rows + first, [-1]),
+    best, rows, counts = _best_of_padded_groups(probability, k, mask, extra)
+    num_taken = tf.shape(best)[2]
+    if mask is not None:
+        is_taken = tf.sequence_mask(tf.repeat(counts, num_experts), num_taken)
+        by_expert = (tf.reshape(values, [-1, num_taken]) for values in (best, rows))
+        counts = tf.repeat(counts, num_experts)
+        return _taken(*by_expert, is_taken, counts, num_groups * num_rows)
+    return (StaticAssignments if static_shapes() else Assignments)(
+        tokens=tf.reshape(rows, [-1]),
         weights=tf.reshape(best, [-1]),
         counts=tf.fill([num_groups * num_experts], num_taken),
         num_tokens=num_groups * num_rows,
@@ -116,18 +134,40 @@ def _best_of_equal_groups(probability, k, extra=0):
 
 def _best_of_groups(probability, k, groups, extra=0):
     num_experts = probability.shape[1]
+    num_groups = groups.sizes.shape[0]
     if groups.size is not None:
-        shape = [groups.sizes.shape[0], groups.size, num_experts]
-        return _best_of_equal_groups(tf.reshape(probability, shape), k, extra)
+        shape = [num_groups, groups.size]
+        mask = None if groups.mask is None else tf.reshape(groups.mask, shape)
+        probability = tf.reshape(probability, [*shape, num_experts])
+        return _best_of_equal_groups(probability, k, extra, mask)
     best, rows, num_taken = _best_of_unequal_groups(probability, k, groups.sizes, extra)
-    counts = tf.repeat(num_taken, num_experts)
-    mask = tf.reshape(tf.sequence_mask(counts, tf.shape(best)[2]), tf.shape(best))
-    return Assignments(
-        tokens=tf.boolean_mask(rows, mask),
-        weights=tf.boolean_mask(best, mask),
-        counts=tf.ensure_shape(counts, [groups.sizes.shape[0] * num_experts]),
-        num_tokens=tf.shape(probability)[0],
+    counts = tf.ensure_shape(tf.repeat(num_taken, num_experts), [num_groups * num_experts])
+    is_taken = tf.reshape(tf.sequence_mask(counts, tf.shape(best)[2]), tf.shape(best))
+    return _taken(best, rows, is_taken, counts, tf.shape(probability)[0])
+
+
+def _taken(weights, tokens, is_taken, counts, num_tokens):
+    """The assignments of the rows that are taken.
+
+    Args:
+        weights, tokens: `[..., C]`, the best rows, sorted by expert: `[E, ..., C]` or `[G, E, C]`.
+        is_taken: bool of the same shape.
+        counts: `[E]` or `[G·E]` int32, the number that each expert takes.
+        num_tokens: T.
+    """
+    if not static_shapes():
+        tokens, weights = tf.boolean_mask(tokens, is_taken), tf.boolean_mask(weights, is_taken)
+        return Assignments(tokens, weights, counts, num_tokens)
+    num_experts = counts.shape[0]
+    size = tf.size(tokens) // num_experts
+    every = StaticAssignments(
+        # Rows that are not taken can have any index.
+        tokens=tf.minimum(tf.reshape(tokens, [-1]), num_tokens - 1),
+        weights=tf.reshape(tf.where(is_taken, weights, 0), [-1]),
+        counts=tf.fill([num_experts], size),
+        num_tokens=num_tokens,
     )
+    return drop(every, tf.reshape(is_taken, [-1]), max_rows=size)
 
 
 def _best_of_unequal_groups(probability, k, sizes, extra=0):
@@ -135,17 +175,46 @@ def _best_of_unequal_groups(probability, k, sizes, extra=0):
 
     Returns:
         The best probabilities and their rows `[G, E, C]`, for the largest C, in descending order;
-        and C of each group, `[G]`.
+        and the number that are taken in each group, `[G]`.
     """
-    num_rows = tf.reduce_max(tf.concat([sizes, [0]], axis=0))
+    num_rows = tf.shape(probability)[0]
+    if not static_shapes():
+        num_rows = tf.reduce_max(tf.concat([sizes, [0]], axis=0))
     within = tf.range(num_rows)[None]
     first = tf.cumsum(sizes, exclusive=True)[:, None]
     is_row = within < sizes[:, None]  # [G, N]
     padded = tf.gather(tf.pad(probability, [[0, 1], [0, 0]]), tf.where(is_row, first + within, 0))
-    padded = tf.where(is_row[:, :, None], padded, probability.dtype.min)
-    num_taken = rows_taken(k, sizes, probability.shape[1], extra)
-    max_taken = tf.reduce_max(tf.concat([num_taken, [0]], axis=0))
-    best, rows = top_rows_of_experts(padded, max_taken)
+    return _best_of_padded_groups(padded, k, is_row, extra, first)
+
+
+def _best_of_padded_groups(probability, k, is_row=None, extra=0, first=None):
+    """The best rows of G groups of up to N rows.
+
+    Args:
+        probability: `[G, N, E]`.
+        k, extra: as for `best_tokens`.
+        is_row: `[G, N]` bool, the rows of each group; `None` for all.
+        first: `[G, 1]` int32, the number of rows of all groups before each; `None` for multiples of
+            N.
+
+    Returns:
+        As `_best_of_unequal_groups`.
+    """
+    num_groups, num_rows = tf.shape(probability)[0], tf.shape(probability)[1]
+    num_experts = probability.shape[2]
+    if first is None:
+        first = tf.range(num_groups)[:, None] * num_rows
+    if is_row is None:
+        num_taken = rows_taken(k, num_rows, num_experts, extra)
+        best, rows = top_rows_of_experts(probability, num_taken)
+        return best, rows + first[:, :, None], tf.fill([num_groups], num_taken)
+    probability = tf.where(is_row[:, :, None], probability, probability.dtype.min)
+    sizes = tf.math.count_nonzero(is_row, axis=1, dtype=tf.int32)
+    num_taken = rows_taken(k, sizes, num_experts, extra)
+    max_taken = rows_taken(k, num_rows, num_experts, extra)
+    if not static_shapes():
+        max_taken = tf.reduce_max(tf.concat([num_taken, [0]], axis=0))
+    best, rows = top_rows_of_experts(probability, max_taken)
     return best, rows + first[:, :, None], num_taken
 
 

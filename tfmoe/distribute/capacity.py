@@ -9,10 +9,10 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.best_tokens import count_accepted
 from tfmoe.ops.assignments import drop, sort_by_token
-from tfmoe.ops.segments import segment_ids
+from tfmoe.ops.sorting import inverse_permutation
 
 
-def within_capacity(assignments, capacity, priority="position", shared=True):
+def within_capacity(assignments, capacity, priority="position", shared=True, max_rows=None):
     """Drops the assignments beyond the capacity of an expert.
 
     Args:
@@ -23,6 +23,8 @@ def within_capacity(assignments, capacity, priority="position", shared=True):
             in the order of the batch (GShard, Lepikhin et al. 2021); `"weight"`, those with the
             largest weights.
         shared: whether other replicas have tokens for the same experts.
+        max_rows: for static assignments, the largest value that `capacity` can have, known from
+            shapes; no more than the tokens are used.
 
     Returns:
         `Assignments`.
@@ -38,25 +40,28 @@ def within_capacity(assignments, capacity, priority="position", shared=True):
     capacity = tf.broadcast_to(capacity, [num_experts])
     communicates = shared and collectives.num_replicas() > 1
     kept = PRIORITIES[priority](assignments, capacity, communicates)
-    num_dropped = tf.size(assignments.tokens) - tf.size(kept)
-    return drop(assignments, tf.pad(kept, [[0, num_dropped]]))
+    if max_rows is not None:
+        max_rows = tf.minimum(max_rows, assignments.num_tokens)
+    return drop(assignments, kept & assignments.is_kept(), max_rows)
 
 
-def global_counts(assignments, shared=True):
+def global_counts(assignments, num_tokens=None):
     """Counts the tokens and the assignments of the global batch: two int32 scalars.
 
     Args:
         assignments: `Assignments` of this replica's tokens.
-        shared: whether other replicas have tokens for the same experts.
+        num_tokens: the number of tokens on this device; `None` for those of `assignments`.
     """
-    counts = tf.stack([assignments.num_tokens, assignments.num_kept()])
-    if shared and collectives.num_replicas() > 1:
+    if num_tokens is None:
+        num_tokens = assignments.num_tokens
+    counts = tf.stack([num_tokens, assignments.num_kept()])
+    if collectives.num_replicas() > 1:
         counts = tf.reduce_sum(collectives.all_gather(tf.ensure_shape(counts, [2])), axis=0)
     return counts[0], counts[1]
 
 
 def _first(assignments, capacity, communicates):
-    classes = tf.zeros([assignments.num_kept()], tf.int32)
+    classes = tf.zeros_like(assignments.tokens)
     return _first_of_classes(assignments, classes, 1, capacity, communicates)
 
 
@@ -65,29 +70,29 @@ def _first_choices(assignments, capacity, communicates):
         raise ValueError("priority must not be 'choice' if the number of experts varies by token")
     num_choices = assignments.slots.shape[1]
     choices = tf.broadcast_to(tf.range(num_choices), tf.shape(assignments.slots))
-    inverse = tf.math.invert_permutation(tf.reshape(assignments.slots, [-1]))
-    choice = tf.gather(tf.reshape(choices, [-1]), inverse)[: assignments.num_kept()]
+    slots = tf.reshape(assignments.slots, [-1])
+    choice = tf.gather(tf.reshape(choices, [-1]), inverse_permutation(slots, assignments.is_static))
     return _first_of_classes(assignments, choice, num_choices, capacity, communicates)
 
 
 def _first_of_classes(assignments, classes, num_classes, capacity, communicates):
-    """Whether each assignment is kept, `[sum(counts)]` bool. An expert keeps its first rows by
-    class, then by position.
+    """Whether each assignment is kept, `[A]` bool; any value for those that are dropped. An expert
+    keeps its first rows by class, then by position.
 
     Args:
         assignments: `Assignments`.
-        classes: `[sum(counts)]` int32, the class of each assignment.
+        classes: `[A]` int32, the class of each assignment.
         num_classes: Q, a Python integer.
         capacity: `[E]` int32.
         communicates: whether to count the assignments of other replicas.
     """
     num_experts = assignments.counts.shape[0]
-    experts = assignments.experts()
+    experts = tf.minimum(assignments.all_experts(), num_experts - 1)
     cells = experts * num_classes + classes
-    counts = tf.math.bincount(
-        cells, minlength=num_experts * num_classes, maxlength=num_experts * num_classes
+    num_cells = num_experts * num_classes
+    counts = tf.math.unsorted_segment_sum(
+        tf.cast(assignments.is_kept(), tf.int32), cells, num_cells
     )
-    counts = tf.ensure_shape(counts, [num_experts * num_classes])
     replica_counts, replica = counts[None], 0
     if communicates:
         replica_counts, replica = collectives.all_gather(counts), collectives.replica_id()
@@ -96,25 +101,30 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
     earlier_classes = tf.cumsum(global_class_counts, axis=1, exclusive=True)
     earlier_replicas = tf.reduce_sum(replica_counts[:replica], axis=0)
     offsets = tf.reshape(earlier_classes + earlier_replicas, [-1])
-    # The rank of an assignment among those of its expert and class on this replica.
-    order = tf.argsort(cells, stable=True)
-    starts = tf.gather(tf.cumsum(counts, exclusive=True), segment_ids(counts))
-    rank = tf.gather(tf.range(tf.size(cells)) - starts, tf.math.invert_permutation(order))
+    # The rank of an assignment among those of its expert and class on this replica. Dropped
+    # assignments are last.
+    position = tf.range(tf.size(cells))
+    if num_classes > 1:
+        order = tf.argsort(tf.where(assignments.is_kept(), cells, num_cells), stable=True)
+        position = inverse_permutation(order, assignments.is_static)
+    rank = position - tf.gather(tf.cumsum(counts, exclusive=True), cells)
     return rank + tf.gather(offsets, cells) < tf.gather(capacity, experts)
 
 
 def _heaviest(assignments, capacity, communicates):
-    """Whether each assignment is kept, `[sum(counts)]` bool. An expert keeps the rows with the
-    largest weights, the first rows in a tie.
+    """Whether each assignment is kept, `[A]` bool; any value for those that are dropped. An expert
+    keeps the rows with the largest weights, the first rows in a tie.
     """
-    experts = assignments.experts()
-    weights = tf.stop_gradient(assignments.weights[: tf.size(experts)])
+    experts = assignments.all_experts()
+    weights = tf.stop_gradient(assignments.weights)
     by_weight = tf.argsort(weights, direction="DESCENDING", stable=True)
     order = tf.gather(by_weight, tf.argsort(tf.gather(experts, by_weight), stable=True))
+    experts = tf.minimum(experts, assignments.counts.shape[0] - 1)
     first = tf.gather(tf.cumsum(assignments.counts, exclusive=True), experts)
-    rank = tf.gather(tf.range(tf.size(experts)) - first, tf.math.invert_permutation(order))
+    rank = inverse_permutation(order, assignments.is_static) - first
     if communicates:
-        capacity = _local_capacity(assignments.counts, tf.gather(weights, order), capacity)
+        weights = tf.gather(weights, order)[: assignments.num_kept()]
+        capacity = _local_capacity(assignments.counts, weights, capacity)
     return rank < tf.gather(capacity, experts)
 
 

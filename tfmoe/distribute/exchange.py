@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.ops.assignments import Assignments, assign_tokens, permute
+from tfmoe.ops.padded_rows import equal_parts
 from tfmoe.ops.segments import segment_ids
 
 
@@ -22,11 +23,25 @@ def exchange(assignments):
     Args:
         assignments: `Assignments` of this replica's tokens to all experts.
     """
-    return AllToAll(assignments) if collectives.shards_experts() else Local(assignments)
+    return AllToAll(assignments) if collectives.shards_experts() else local(assignments)
+
+
+def local(assignments):
+    """The exchange for rows that are on the device of their experts: `EqualParts` for static
+    assignments with a maximum for the rows of an expert, else `Local`.
+
+    Args:
+        assignments: `Assignments` of the tokens on this device to its experts.
+    """
+    is_limited = assignments.is_static and assignments.max_rows is not None
+    return EqualParts(assignments) if is_limited else Local(assignments)
 
 
 class Local:
     """The exchange if all experts are on this device: it only sorts rows by expert.
+
+    Static assignments have no shape that depends on values: then all rows are computed, those of no
+    expert too.
 
     Args:
         assignments: `Assignments` of the T tokens.
@@ -34,25 +49,31 @@ class Local:
     Attributes:
         counts: `[E]` int32, the rows of each expert.
         rows_per_expert: `[]` int32 if all experts have the same number of rows; else `None`.
+        is_static: whether the assignments are static.
     """
 
     def __init__(self, assignments):
         self.assignments = assignments
         self.counts = assignments.counts
         self.rows_per_expert = assignments.rows_per_expert
+        self.is_static = assignments.is_static
 
-    def num_rows(self):
-        """`[]` int32, the number of rows that experts compute."""
-        return self.assignments.num_kept()
+    def row_mask(self):
+        """`[A]` bool, the rows of `dispatch_kept` that belong to an expert; `None` if all do."""
+        return self.assignments.is_kept() if self.is_static else None
 
     def dispatch(self, x):
-        """Copies `[T, D]` tokens to rows sorted by expert. Rows from `num_rows()` on are unused."""
+        """Copies `[T, D]` tokens to rows sorted by expert. Those of no expert are last."""
         return self.assignments.dispatch(x)
 
     def dispatch_kept(self, x):
-        """Copies `[T, D]` tokens to the `[num_rows(), D]` rows that experts compute."""
+        """Copies `[T, D]` tokens to the rows that experts compute: those of no expert are cut off,
+        unless the assignments are static.
+        """
         rows = self.dispatch(x)
-        return rows if self.rows_per_expert is not None else rows[: self.num_rows()]
+        if self.is_static or self.rows_per_expert is not None:
+            return rows
+        return rows[: self.assignments.num_kept()]
 
     def weights(self):
         """The weight of each row."""
@@ -65,17 +86,73 @@ class Local:
             y: results for the rows of `dispatch` or `dispatch_kept`; 0 in rows that no expert
                 computed.
         """
-        if self.rows_per_expert is None:  # else all rows are computed
-            y = _pad_rows(y, tf.size(self.assignments.tokens))
-        return self.assignments.combine(y)
+        return self.assignments.combine(self._with_dropped(y))
 
     def sum_by_token(self, values):
         """Sums the values of each token, `[T]`.
 
         Args:
-            values: `[num_rows()]`.
+            values: one for each row of `dispatch_kept`.
         """
-        return self.assignments.sum_by_token(_pad_rows(values, tf.size(self.assignments.tokens)))
+        return self.assignments.sum_by_token(self._with_dropped(values))
+
+    def _with_dropped(self, rows):
+        if self.is_static or self.rows_per_expert is not None:  # then all rows are computed
+            return rows
+        return _pad_rows(rows, tf.size(self.assignments.tokens))
+
+
+class EqualParts:
+    """`Local` for static assignments: each expert gets a part of C rows, those after its own are 0.
+
+    No shape depends on values, and one batched product computes all experts.
+
+    Args:
+        assignments: static `Assignments` of the T tokens, with `max_rows`.
+
+    Attributes:
+        counts: `[E]` int32, the rows of each expert that are not padding.
+        rows_per_expert: C.
+        is_static: true.
+    """
+
+    is_static = True
+
+    def __init__(self, assignments):
+        self.assignments = assignments
+        self.counts = assignments.counts
+        self.rows_per_expert = tf.maximum(assignments.max_rows, 1)
+        num_rows = tf.size(assignments.tokens)
+        self.padded = equal_parts(assignments.counts, num_rows, self.rows_per_expert)
+
+    def row_mask(self):
+        return tf.reshape(self.padded.is_row, [-1])
+
+    def dispatch(self, x):
+        return self._pad(self.assignments.dispatch(x))
+
+    def dispatch_kept(self, x):
+        return self.dispatch(x)
+
+    def weights(self):
+        return self._pad(self.assignments.weights)
+
+    def combine(self, y):
+        return self.assignments.combine(self._unpad(y))
+
+    def sum_by_token(self, values):
+        return self.assignments.sum_by_token(self._unpad(values))
+
+    def _pad(self, rows):
+        parts = self.padded.pad(rows)
+        shape = tf.concat([[-1], tf.shape(parts)[2:]], axis=0)
+        return tf.ensure_shape(tf.reshape(parts, shape), [None, *rows.shape[1:]])
+
+    def _unpad(self, rows):
+        num_experts = self.counts.shape[0]
+        shape = tf.concat([[num_experts, self.rows_per_expert], tf.shape(rows)[1:]], axis=0)
+        parts = tf.ensure_shape(tf.reshape(rows, shape), [num_experts, None, *rows.shape[1:]])
+        return self.padded.unpad(parts)
 
 
 class AllToAll:
@@ -84,6 +161,8 @@ class AllToAll:
     All replicas must create one at the same point of the program. Attributes and methods are those
     of `Local`, with `counts` `[E_r]`.
     """
+
+    is_static = False
 
     def __init__(self, assignments):
         self.replicas, replica = collectives.num_replicas(), collectives.replica_id()
@@ -103,14 +182,14 @@ class AllToAll:
         self.counts = self.received.counts
         self.rows_per_expert = assignments.rows_per_expert
 
-    def num_rows(self):
-        return self.received.num_kept()
+    def row_mask(self):
+        return None
 
     def dispatch(self, x):
         return self._sorted(self._all_to_all(self.sent.dispatch(_at_least_one_row(x))))
 
     def dispatch_kept(self, x):
-        return self.dispatch(x)[: self.num_rows()]
+        return self.dispatch(x)[: self.received.num_kept()]
 
     def weights(self):
         return self._sorted(self._all_to_all(self.sent.weights))

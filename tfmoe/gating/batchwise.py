@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe.distribute.best_tokens import best_tokens
 from tfmoe.gating.learned_gate import LearnedGate
-from tfmoe.gating.routing import rows_of
+from tfmoe.gating.routing import are_grouped, rows_of
 from tfmoe.gating.thresholds import assign_over_thresholds
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.assignments import renormalize_weights
@@ -108,8 +108,10 @@ class Batchwise(LearnedGate):
         thresholds = log_thresholds + tf.stop_gradient(tf.exp(log_thresholds) - log_thresholds)
         excess = probability - rows_of(thresholds, groups)  # [T, E]
         taken_excess = tf.stop_gradient(taken.weights)  # [A]
-        taken_thresholds = tf.gather(tf.reshape(thresholds, [-1]), taken.experts())
-        taken_excess -= tf.ensure_shape(taken_thresholds, taken_excess.shape)
+        experts = tf.minimum(taken.all_experts(), taken.counts.shape[0] - 1)
+        taken_excess -= tf.gather(tf.reshape(thresholds, [-1]), experts)
+        if taken.is_static:
+            taken_excess = tf.where(taken.is_kept(), taken_excess, 0)
         routing = self.routing(
             renormalize_weights(taken),
             groups,
@@ -123,7 +125,7 @@ class Batchwise(LearnedGate):
             """Sums `[A]` to `[]`, or to `[G]` for G gates at once."""
             load = routing.sums["load"]
             values = tf.cast(values, load.dtype)
-            if groups is None:
+            if not are_grouped(groups):
                 return tf.reduce_sum(values)
             by_expert = taken.sum_by_expert(values)
             return tf.reduce_sum(tf.reshape(by_expert, tf.shape(load)), axis=-1)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfmoe.distribute.best_tokens import best_tokens, best_tokens_of_sequences
 from tfmoe.distribute.tensorflow_internals import NoSavedModel
 from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.routing import mask_of
 from tfmoe.ops.arguments import one_of, positive_number
 from tfmoe.ops.balancing import experts_of_tokens, weighted_losses, z_loss
 
@@ -94,12 +95,11 @@ class ExpertChoice(NoSavedModel, LearnedGate):
         logits = self.logits("gate_kernel", inputs, groups)
         probability = tf.nn.softmax(logits)
         if self.needs_sequences:
-            taken = best_tokens_of_sequences(probability, self.capacity_factor, sequences)
+            mask = mask_of(groups)
+            taken = best_tokens_of_sequences(probability, self.capacity_factor, sequences, mask)
         else:
             taken = best_tokens(probability, self.capacity_factor, groups)
-        experts_per_token = tf.math.unsorted_segment_sum(
-            tf.ones_like(taken.tokens), taken.tokens, taken.num_tokens
-        )
+        experts_per_token = taken.sum_by_token(tf.cast(taken.is_kept(), tf.int32))
         routed = experts_per_token > 0
         return self.routing(taken, groups, routed=routed, **self.sums_of_logits(logits))
 

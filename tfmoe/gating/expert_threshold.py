@@ -61,6 +61,7 @@ class ExpertThreshold(LearnedGate):
         super().__init__(**kwargs)
         self.k = self.checked_k(k)
         self.ema = fraction("ema", ema)
+        self.supports_jit = False  # with XLA every expert would compute every token
 
     @property
     def num_selected(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmoe.distribute.static_shapes import static_shapes
 from tfmoe.gating.copies import copy_of
 from tfmoe.gating.kernels import GateKernels
 from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
@@ -59,7 +60,9 @@ class Gate(GateKernels):
         Args:
             inputs: `[T, D]` float, the gate's variable dtype.
             training: whether the gate draws noise.
-            groups: `None`; for G gates at once, the `Groups` of the rows, as for `logits`.
+            groups: `None` for a single gate that routes all rows. Otherwise `Groups`: for G gates
+                at once, the groups of the rows; and which rows are padding. Pass it on to `logits`,
+                `features` and `routing_of_tokens`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement route(inputs, training)")
 
@@ -115,7 +118,8 @@ class Gate(GateKernels):
         id E drops an assignment, and `weights` `[T, K]`; other arguments as for `routing`.
         """
         experts, num_experts = global_expert_ids(experts, self.num_experts, groups)
-        return self.routing(assign_tokens(experts, weights, num_experts), groups, **per_token)
+        assignments = assign_tokens(experts, weights, num_experts, static_shapes())
+        return self.routing(assignments, groups, **per_token)
 
     def routing(self, assignments, groups=None, **per_token) -> Routing:
         """The `Routing` of assignments, with the standard sums and the sums of `per_token`, `[T]`

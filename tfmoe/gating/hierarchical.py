@@ -17,7 +17,7 @@ from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.gating.gate import Gate
 from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.registry import FLAT_GATES, gate_of
-from tfmoe.gating.routing import Groups, Routing
+from tfmoe.gating.routing import Routing, groups_of
 from tfmoe.ops.arguments import non_negative, positive
 from tfmoe.ops.assignments import compose
 from tfmoe.ops.balancing import (
@@ -147,12 +147,12 @@ class Hierarchical(Gate):
         Args:
             inputs: `[T, D]` float.
             training: whether the gates draw noise.
-            groups: not used.
+            groups: `None`; or `Groups` without sizes, for which rows are padding.
             sequences: passed to the primary gate if it needs them.
         """
-        outer = self.primary(inputs, training=training, sequences=sequences)
+        outer = self.primary(inputs, training=training, groups=groups, sequences=sequences)
         dispatcher = Local(outer.assignments)
-        groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
+        groups = groups_of(dispatcher)
         rows = dispatcher.dispatch_kept(inputs)
         inner = self.secondary.route(rows, training=training, groups=groups)
         assignments = compose(outer.assignments, inner.assignments)
@@ -185,10 +185,8 @@ class Hierarchical(Gate):
             "inner": inner_sums,
         }
         if not training and "unrouted" in self.METRICS:
-            num_rows = dispatcher.num_rows()
-            experts_per_row = tf.math.bincount(
-                assignments.tokens, minlength=num_rows, maxlength=num_rows
-            )
+            is_kept = tf.cast(assignments.is_kept(), tf.int32)
+            experts_per_row = assignments.sum_by_token(is_kept)
             routed = dispatcher.sum_by_token(tf.cast(experts_per_row, load.dtype)) > 0
             sums["routed"] = tf.reduce_sum(tf.cast(routed, load.dtype))
         return sums
@@ -248,7 +246,7 @@ class Hierarchical(Gate):
     def noise_deviation(self, inputs, groups=None):
         dispatcher = Local(self.primary.route(inputs).assignments)
         rows = dispatcher.dispatch_kept(inputs)
-        groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
+        groups = groups_of(dispatcher)
         levels = {
             "primary": self.primary.noise_deviation(inputs),
             "secondary": self.secondary.noise_deviation(rows, groups),

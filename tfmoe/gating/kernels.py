@@ -28,7 +28,6 @@ class GateKernels(keras.layers.Layer):
 
     def __init__(self, num_experts: int | None = None, num_groups: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.supports_jit = False  # the number of rows of an expert is only known at run time
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
         self.num_groups = num_groups
 
@@ -118,10 +117,10 @@ class GateKernels(keras.layers.Layer):
             `[T, E]`, or `[T, N]`.
         """
         kernel = tf.convert_to_tensor(getattr(self, name))
-        if groups is None:
+        if groups is None or groups.sizes is None:
             return tf.matmul(inputs, kernel)
         if groups.size is None:
-            return grouped_matmul(inputs, groups.sizes, kernel)
+            return grouped_matmul(inputs, groups.sizes, kernel, groups.mask is not None)
         rows = tf.reshape(inputs, [kernel.shape[0], groups.size, inputs.shape[-1]])
         return tf.reshape(tf.matmul(rows, kernel), [-1, kernel.shape[-1]])
 

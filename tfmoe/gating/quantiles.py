@@ -6,6 +6,7 @@ Axes: E experts, G groups of a hierarchical mixture.
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
+from tfmoe.gating.routing import are_grouped
 
 
 def quantile_sums(quantile, groups, dtype):
@@ -23,7 +24,7 @@ def quantile_sums(quantile, groups, dtype):
     is_known = quantile < quantile.dtype.max
     sums = {"quantile": tf.where(is_known, quantile, 0), "num_quantiles": is_known}
     sums = {name: tf.cast(values, dtype) for name, values in sums.items()}
-    if groups is None and collectives.num_replicas() > 1:
+    if not are_grouped(groups) and collectives.num_replicas() > 1:
         is_first = tf.equal(collectives.replica_id(), 0)
         sums = {name: tf.where(is_first, values, 0) for name, values in sums.items()}
     return sums

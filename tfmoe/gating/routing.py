@@ -8,6 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.ops.assignments import Assignments
+from tfmoe.ops.padded_rows import expert_of_rows
 from tfmoe.ops.segments import segment_ids
 
 
@@ -37,29 +38,76 @@ class Routing(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The groups of rows: those of a hierarchical mixture, or sequences. Rows are sorted by group.
+    """The groups of rows: those of a hierarchical mixture, or sequences; and which rows a gate
+    routes. Rows are sorted by group.
 
     Attributes:
-        sizes: `[G]` int32, the number of rows in each group.
-        size: `[]` int32, the number of rows in each group if all are equal, else `None`.
+        sizes: `[G]` int32, the number of rows in each group that are routed; `None` for the rows of
+            a single gate.
+        size: `[]` int32, the number of rows in each group, routed or not, if all are equal; else
+            `None`.
+        mask: `[T]` bool, `False` for rows that are not routed and not counted, such as padding;
+            `None` if all rows are routed. Without `size`, they are the last rows.
     """
 
-    sizes: tf.Tensor
+    sizes: tf.Tensor | None = None
     size: tf.Tensor | None = None
+    mask: tf.Tensor | None = None
 
     def of_rows(self) -> tf.Tensor:
-        """The group of each row, `[T]` int32."""
-        if self.size is None:
+        """The group of each row, `[T]` int32; any for a row that is not routed."""
+        if self.size is not None:
+            return tf.range(tf.size(self.sizes) * self.size) // tf.maximum(self.size, 1)
+        if self.mask is None:
             return segment_ids(self.sizes)
-        return tf.repeat(tf.range(tf.size(self.sizes)), self.size)
+        last = self.sizes.shape[0] - 1
+        return tf.minimum(expert_of_rows(self.sizes, tf.size(self.mask)), last)
 
     def sum(self, rows: tf.Tensor) -> tf.Tensor:
-        """Sums the rows of each group, `[T, ...]` to `[G, ...]`.
+        """Sums the rows of each group, `[T, ...]` to `[G, ...]`; rows that are not routed do not
+        count.
 
         Args:
             rows: `[T, ...]`.
         """
-        return tf.math.unsorted_segment_sum(rows, self.of_rows(), tf.size(self.sizes))
+        return tf.math.unsorted_segment_sum(
+            zero_if_masked(rows, self), self.of_rows(), tf.size(self.sizes)
+        )
+
+
+def are_grouped(groups):
+    """Whether rows belong to the G gates of a hierarchical gate, not to a single gate.
+
+    Args:
+        groups: `Groups`, or `None`.
+    """
+    return groups is not None and groups.sizes is not None
+
+
+def mask_of(groups):
+    """The mask of the rows, `[T]` bool; `None` if all are routed. Arguments as for
+    `are_grouped`.
+    """
+    return None if groups is None else groups.mask
+
+
+def zero_if_masked(rows, groups):
+    """The `[T, ...]` rows, with 0 in those that are not routed. `groups` as for `are_grouped`."""
+    mask = mask_of(groups)
+    if mask is None:
+        return rows
+    for _ in range(rows.shape.rank - 1):
+        mask = tf.expand_dims(mask, -1)
+    return tf.where(mask, rows, tf.zeros([], rows.dtype))
+
+
+def groups_of(dispatcher) -> Groups:
+    """The groups of the rows that an exchange sent to the devices of their groups.
+
+    Args:
+        dispatcher: `tfmoe.distribute.exchange.Local`, or another exchange.
+    """
+    return Groups(dispatcher.counts, dispatcher.rows_per_expert, dispatcher.row_mask())
 
 
 def sums_of(assignments, num_experts, groups=None, **per_token):
@@ -77,9 +125,13 @@ def sums_of(assignments, num_experts, groups=None, **per_token):
     dtype = sum_dtype(assignments.weights.dtype)
     importance = assignments.sum_by_expert(tf.cast(assignments.weights, dtype))
     by_expert = {"importance": importance, "load": tf.cast(assignments.counts, dtype)}
-    per_token = {name: tf.cast(values, dtype) for name, values in per_token.items()}
-    if groups is None:
-        tokens = tf.cast(assignments.num_tokens, dtype)
+    per_token = {
+        name: zero_if_masked(tf.cast(values, dtype), groups) for name, values in per_token.items()
+    }
+    if not are_grouped(groups):
+        mask = mask_of(groups)
+        tokens = assignments.num_tokens if mask is None else tf.math.count_nonzero(mask)
+        tokens = tf.cast(tokens, dtype)
         others = {name: tf.reduce_sum(values, axis=0) for name, values in per_token.items()}
         shape = [num_experts]
     else:
@@ -98,7 +150,7 @@ def rows_of(values, groups):
         groups: `None`, or the `Groups` of the rows.
     """
     values = tf.convert_to_tensor(values)
-    return values if groups is None else tf.gather(values, groups.of_rows())
+    return tf.gather(values, groups.of_rows()) if are_grouped(groups) else values
 
 
 def sum_dtype(dtype):
@@ -107,7 +159,8 @@ def sum_dtype(dtype):
 
 
 def global_expert_ids(experts, num_experts, groups):
-    """Converts expert ids within the group of each row to ids among the experts of all groups.
+    """Converts expert ids within the group of each row to ids among the experts of all groups. The
+    assignments of rows that are not routed are dropped.
 
     Args:
         experts: `[T, K]` int32; the id E drops an assignment.
@@ -117,7 +170,10 @@ def global_expert_ids(experts, num_experts, groups):
     Returns:
         `[T, K]` int32 ids; and the total number of experts, the id that drops an assignment.
     """
-    if groups is None:
+    mask = mask_of(groups)
+    if mask is not None:
+        experts = tf.where(tf.expand_dims(mask, 1), experts, num_experts)
+    if not are_grouped(groups):
         return experts, num_experts
     total = groups.sizes.shape[0] * num_experts
     ids = groups.of_rows()[:, None] * num_experts + experts

@@ -5,7 +5,8 @@ Axes: T tokens, E experts of one gate, G groups of a hierarchical mixture.
 
 import tensorflow as tf
 
-from tfmoe.gating.routing import rows_of
+from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.gating.routing import are_grouped, mask_of, rows_of
 from tfmoe.ops.assignments import assign_mask
 
 
@@ -26,8 +27,10 @@ def assign_over_thresholds(probability, thresholds, groups=None):
     mask = probability > rows_of(thresholds, groups)
     if num_experts == 1:
         mask = tf.ones_like(mask)
-    if groups is not None:
+    if mask_of(groups) is not None:
+        mask &= tf.expand_dims(mask_of(groups), 1)
+    if are_grouped(groups):
         first_expert = groups.of_rows() * num_experts
         num_experts *= groups.sizes.shape[0]
-    assignments = assign_mask(mask, probability, first_expert, num_experts)
+    assignments = assign_mask(mask, probability, first_expert, num_experts, static_shapes())
     return assignments, tf.reduce_any(mask, axis=1)

@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.tensorflow_internals import add_metric, compiles_for_xla, remove_metric
+from tfmoe.distribute.tensorflow_internals import add_metric, remove_metric
 from tfmoe.keras_hub.experts import BankExperts
 from tfmoe.keras_hub.gates import RouterGate, RouterOutputs
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import mix
-from tfmoe.layers.mixture_layer import MixtureLayer
+from tfmoe.layers.mixture_layer import MixtureLayer, check_not_compiled
 from tfmoe.layers.recording import record
 
 
@@ -59,7 +59,6 @@ class SparseMixture(MixtureLayer):
         self.__dict__.update(added, added=tuple(added))
         if metrics:
             add_metric(self, added["expert_metrics"])
-        self.supports_jit = False
 
     def make_dense(self) -> None:
         """Removes what `make_sparse` added, before the class of KerasHub is restored."""
@@ -67,7 +66,6 @@ class SparseMixture(MixtureLayer):
             remove_metric(self, self.expert_metrics)
         for name in (*self.added, "added"):
             del self.__dict__[name]
-        self.supports_jit = True
 
     def parts(self, parent: keras.Layer | None) -> dict:
         """The attributes that a mixture has and KerasHub's layer does not: `gate`, `experts`.
@@ -93,18 +91,11 @@ class SparseMixture(MixtureLayer):
         Returns:
             `[T, D]`.
         """
+        check_not_compiled(self)
         record(self, router_outputs, None, inputs, training)
         outputs, sums = mix(self.gate, self.experts, tokens, training, gate_inputs=router_outputs)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return outputs
-
-    def check_not_compiled(self):
-        if compiles_for_xla():
-            raise ValueError(
-                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
-                "expert at compile time: call sparsify with the outermost model, or compile that "
-                "model again after sparsify, without jit_compile=True"
-            )
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         raise ValueError(
@@ -123,7 +114,6 @@ class SparseBlock(SparseMixture):
     """
 
     def call(self, hidden_states, attention_mask=None, training=False):
-        self.check_not_compiled()
         tokens = self.prepared(tf.reshape(hidden_states, [-1, hidden_states.shape[-1]]), training)
         logits = self.router_logits(tokens)
         in_loss = self.tokens_in_loss(attention_mask) if training else None

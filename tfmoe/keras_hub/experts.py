@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfmoe.layers.routed import Routed
-from tfmoe.ops.expert_matmul import expert_ffn
+from tfmoe.ops.expert_matmul import expert_ffn, static_expert_ffn
 from tfmoe.ops.expert_network import gated
 
 
@@ -33,12 +33,13 @@ class BankExperts(Routed):
         """The variables of all kernels, `[E, inputs, outputs]`; the last is `[E, H, D]`."""
         raise NotImplementedError
 
-    def hidden(self, rows: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    def hidden(self, rows: tf.Tensor, counts: tf.Tensor, is_static: bool) -> tf.Tensor:
         """Computes the `[A, H]` inputs of the last kernel.
 
         Args:
             rows: `[A, D]`, in the dtype in which the bank computes.
             counts: `[E]` int32, rows of each expert.
+            is_static: as for `tfmoe.layers.Experts.compute`.
         """
         raise NotImplementedError
 
@@ -46,16 +47,17 @@ class BankExperts(Routed):
         """The variable `[E, D]` that is added to the outputs, or `None`."""
         return None
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
-        hidden = self.hidden(tf.cast(rows, self.compute_dtype), counts)
-        return self.product(hidden, counts, self.kernels()[-1], self.output_bias())
+    def compute(self, rows, counts, rows_per_expert=None, training=False, is_static=False):
+        hidden = self.hidden(tf.cast(rows, self.compute_dtype), counts, is_static)
+        return self.product(hidden, counts, is_static, self.kernels()[-1], self.output_bias())
 
-    def product(self, rows, counts, kernel, bias=None):
+    def product(self, rows, counts, is_static, kernel, bias=None):
         """Multiplies each row with the kernel of its expert.
 
         Args:
             rows: `[A, D]`, sorted by expert.
             counts: `[E]` int32, rows of each expert; the remaining rows give 0.
+            is_static: as for `hidden`.
             kernel: variable `[E, D, N]`.
             bias: variable `[E, N]`, or `None`.
 
@@ -63,7 +65,8 @@ class BankExperts(Routed):
             `[A, N]`, the dtype of `rows`.
         """
         biases = None if bias is None else [self.value(bias)]
-        return expert_ffn(rows, counts, [self.value(kernel)], biases)
+        ffn = static_expert_ffn if is_static else expert_ffn
+        return ffn(rows, counts, [self.value(kernel)], biases)
 
     def value(self, variable) -> tf.Tensor:
         """The value of a variable, on this device, in the dtype in which the bank computes."""
@@ -102,8 +105,8 @@ class FusedExperts(BankExperts):
         """The activation of the gate."""
         return self.activation
 
-    def hidden(self, rows, counts):
-        sums = self.product(rows, counts, self.kernels()[0])
+    def hidden(self, rows, counts, is_static):
+        sums = self.product(rows, counts, is_static, self.kernels()[0])
         return gated(self.hidden_activation())(sums)
 
 
@@ -116,10 +119,10 @@ class SeparateExperts(BankExperts):
         """The activation of the gate."""
         return in_float32(self.activation)
 
-    def hidden(self, rows, counts):
+    def hidden(self, rows, counts, is_static):
         gate, up, _ = self.kernels()
-        activations = self.hidden_activation()(self.product(rows, counts, gate))
-        return activations * self.product(rows, counts, up)
+        activations = self.hidden_activation()(self.product(rows, counts, is_static, gate))
+        return activations * self.product(rows, counts, is_static, up)
 
 
 def in_float32(activation):

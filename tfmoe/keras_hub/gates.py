@@ -33,6 +33,10 @@ class RouterOutputs(NamedTuple):
         """
         return gate.route(self.rows, training, in_loss=self.in_loss)
 
+    def num_tokens(self) -> tf.Tensor:
+        """T, int32 scalar."""
+        return tf.shape(self.rows)[0]
+
 
 class RouterGate(Gate):
     """Base class of gates that read the output of a router.

@@ -12,7 +12,7 @@ from tfmoe.distribute.tensorflow_internals import training_of_call
 from tfmoe.keras_hub.block import SparseMixture
 from tfmoe.keras_hub.experts import SeparateExperts, in_float32
 from tfmoe.keras_hub.gates import RouterOutputs, ScoreGate
-from tfmoe.ops.segments import segment_ids
+from tfmoe.ops.padded_rows import expert_of_rows
 
 
 class SparseGemma4Experts(SeparateExperts):
@@ -40,11 +40,10 @@ class SparseGemma4Experts(SeparateExperts):
     def hidden_activation(self):
         return in_float32(functools.partial(keras.activations.gelu, approximate=True))
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
-        outputs = super().compute(rows, counts, rows_per_expert, training)
+    def compute(self, rows, counts, rows_per_expert=None, training=False, is_static=False):
+        outputs = super().compute(rows, counts, rows_per_expert, training, is_static)
         scale = self.value(self.bank.per_expert_scale)
-        num_unused = tf.shape(outputs)[0] - tf.reduce_sum(counts)
-        experts = segment_ids(tf.concat([counts, num_unused[None]], axis=0))
+        experts = expert_of_rows(counts, tf.shape(outputs)[0])
         return outputs * tf.gather(tf.pad(scale, [[0, 1]])[:, None], experts)
 
 
@@ -65,5 +64,4 @@ class SparseGemma4(SparseMixture):
         return {"gate": gate, "experts": SparseGemma4Experts(self)}
 
     def call(self, x, dispatch_weights):
-        self.check_not_compiled()
         return self.mixed(x, RouterOutputs(dispatch_weights), x, training_of_call(self))

@@ -22,8 +22,9 @@ class SparseGptOssExperts(BankExperts):
     def output_bias(self):
         return self.down_proj_bias
 
-    def hidden(self, rows, counts):
-        sums = self.product(rows, counts, self.gate_up_proj, self.gate_up_proj_bias)
+    def hidden(self, rows, counts, is_static):
+        bias = self.gate_up_proj_bias
+        sums = self.product(rows, counts, is_static, self.gate_up_proj, bias)
         return clipped_glu(sums, self.alpha, self.limit)
 
 
@@ -41,7 +42,6 @@ class SparseGptOss(SparseMixture):
         return self.experts
 
     def call(self, hidden_states):
-        self.check_not_compiled()
         training = training_of_call(self)
         tokens = tf.reshape(hidden_states, [-1, hidden_states.shape[-1]])
         scores = self.router(tokens)

@@ -143,12 +143,9 @@ def strategy_of(model):
 
 
 def forget_traces(model):
-    """Makes Keras trace a model again, and the models within it, and decide again whether XLA
-    compiles them.
-    """
+    """Makes Keras trace a model again, and the models within it."""
     for layer in (model, *layers_within(model)):
         if isinstance(layer, keras.Model):
-            layer.jit_compile = None
             for name in TRACED:
                 if hasattr(layer, name):
                     setattr(layer, name, None)

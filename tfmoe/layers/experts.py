@@ -11,7 +11,7 @@ from tfmoe.layers.initializers import GateAndUp, per_expert
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.expert_dropout import NO_DROPOUT, draw_dropout
-from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
+from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, static_expert_ffn
 from tfmoe.ops.expert_network import gated as gated_activation
 from tfmoe.ops.tracking import track
 
@@ -122,7 +122,7 @@ class Experts(keras.layers.Layer):
         outputs = self.compute(flat, None, rows_per_expert=shape[1], training=training)
         return tf.reshape(outputs, tf.concat([shape[:2], [outputs.shape[-1]]], axis=0))
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
+    def compute(self, rows, counts, rows_per_expert=None, training=False, is_static=False):
         """Computes each row with its expert.
 
         Args:
@@ -131,6 +131,7 @@ class Experts(keras.layers.Layer):
             rows_per_expert: `[]` int32, C if all experts have the same number of rows and A = E·C;
                 else `None`.
             training: as for a call.
+            is_static: whether no shape may depend on `counts`.
 
         Returns:
             `[A, D]`.
@@ -141,6 +142,8 @@ class Experts(keras.layers.Layer):
         options = {"activation": activation, "recompute": self.recompute}
         if rows_per_expert is None:
             options["dropout"] = self._draw_dropout([tf.shape(rows)[0]], training)
+            if is_static:
+                return static_expert_ffn(rows, counts, kernels, biases, **options)
             return expert_ffn(rows, counts, kernels, biases, training=training, **options)
         shape = [kernels[0].shape[0], rows_per_expert]
         options["dropout"] = self._draw_dropout(shape, training)

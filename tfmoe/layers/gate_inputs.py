@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmoe.gating.routing import Groups, Routing
-from tfmoe.layers.positions import flat_mask, real_tokens
+from tfmoe.gating.routing import Groups, Routing, groups_of
+from tfmoe.layers.positions import flat_mask, real_tokens, row_mask
 from tfmoe.ops import arguments
 
 
@@ -19,11 +19,13 @@ class GateInputs(NamedTuple):
         rows: `[T, D]`, the features that the gate reads.
         token_ids: `[T]` int32 for a gate with `needs_token_ids`; else `None`.
         sequences: the `Groups` of the tokens by sequence; `None` if all are one sequence.
+        mask: `[T]` bool, the rows that are tokens; `None` if all are.
     """
 
     rows: tf.Tensor
     token_ids: tf.Tensor | None = None
     sequences: Groups | None = None
+    mask: tf.Tensor | None = None
 
     def route(self, gate, training: bool = False) -> Routing:
         """Runs a gate on the tokens.
@@ -33,8 +35,16 @@ class GateInputs(NamedTuple):
             training: whether the step trains.
         """
         options = {"sequences": self.sequences} if gate.needs_sequences else {}
+        if self.mask is not None:
+            options["groups"] = Groups(mask=self.mask)
         inputs = self.token_ids if gate.needs_token_ids else self.rows
         return gate(inputs, training=training, **options)
+
+    def num_tokens(self) -> tf.Tensor:
+        """T without masked rows, int32 scalar."""
+        if self.mask is None:
+            return tf.shape(self.rows)[0]
+        return tf.math.count_nonzero(self.mask, dtype=tf.int32)
 
     def route_groups(self, gate, dispatcher, tokens, rows, training: bool = False) -> Routing:
         """Runs the gates of all groups, the inner level of a hierarchical gate.
@@ -48,8 +58,7 @@ class GateInputs(NamedTuple):
         """
         if self.rows is not tokens:
             rows = dispatcher.dispatch_kept(self.rows)
-        groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
-        return gate(rows, training=training, groups=groups)
+        return gate(rows, training=training, groups=groups_of(dispatcher))
 
 
 def gate_inputs_of(layer, inputs, tokens, mask=None, gate_inputs=None) -> GateInputs:
@@ -69,15 +78,17 @@ def gate_inputs_of(layer, inputs, tokens, mask=None, gate_inputs=None) -> GateIn
     """
     gate = layer.gate
     sequences = sequences_of(inputs, mask) if gate.needs_sequences else None
+    is_token = row_mask(inputs, mask)
     if gate.needs_token_ids:
         ids = token_ids(layer, inputs, gate_inputs)
-        return GateInputs(tokens, real_tokens(ids[..., None], mask)[0][:, 0], sequences)
+        ids = real_tokens(ids[..., None], mask)[0][:, 0]
+        return GateInputs(tokens, ids, sequences, is_token)
     if gate_inputs is None:
-        return GateInputs(tokens, None, sequences)
+        return GateInputs(tokens, None, sequences, is_token)
     name = f"gate_inputs of {layer.name}"
     gate_inputs = arguments.float_tensor(name, gate_inputs, layer.compute_dtype)
     check_leading_axes(name, gate_inputs.shape[:-1], inputs)
-    return GateInputs(real_tokens(gate_inputs, mask)[0], None, sequences)
+    return GateInputs(real_tokens(gate_inputs, mask)[0], None, sequences, is_token)
 
 
 def token_ids(layer, inputs, gate_inputs):
@@ -114,12 +125,17 @@ def sequences_of(inputs, mask=None) -> Groups | None:
     Returns:
         The `Groups` of the tokens, or `None` for one sequence.
     """
+    is_token = row_mask(inputs, mask)
     if inputs.shape.rank == 2:
-        return None
+        if is_token is None:
+            return None
+        size = tf.math.count_nonzero(is_token, keepdims=True, dtype=tf.int32)
+        return Groups(size, tf.size(is_token), is_token)
     shape = tf.shape(inputs)
     num_steps = shape[-2]
     if mask is None:
         num_sequences = tf.reduce_prod(shape[:-2])
         return Groups(tf.fill([num_sequences], num_steps), num_steps)
     is_real = tf.reshape(flat_mask(mask, inputs), [-1, num_steps])
-    return Groups(tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32))
+    sizes = tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32)
+    return Groups(sizes) if is_token is None else Groups(sizes, num_steps, is_token)

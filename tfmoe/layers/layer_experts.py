@@ -61,14 +61,15 @@ class LayerExperts(keras.layers.Layer):
         """The number of experts on this device."""
         return tf.convert_to_tensor(self.stacks[0]).shape[0]
 
-    def compute(self, rows, counts, rows_per_expert=None, training=False):
+    def compute(self, rows, counts, rows_per_expert=None, training=False, is_static=False):
         """Computes each row with its expert.
 
         Args:
             rows: `[A, D]`, sorted by expert.
             counts: `[E]` int32, rows of each expert.
-            rows_per_expert: not used.
+            rows_per_expert: as for `Experts.compute`; given if `is_static`.
             training: passed to the layer.
+            is_static: as for `Experts.compute`.
 
         Returns:
             `[A, N]`; 0 in rows that belong to no expert.
@@ -84,6 +85,8 @@ class LayerExperts(keras.layers.Layer):
             return tf.cast(tf.reshape(outputs, [-1, width]), rows.dtype)
 
         def compute_expert(rows, *weights):
+            if is_static:
+                return compute_layer(rows, weights)
             return tf.cond(  # some layers fail on a batch without examples
                 tf.shape(rows)[0] > 0,
                 lambda: compute_layer(rows, weights),
@@ -92,6 +95,12 @@ class LayerExperts(keras.layers.Layer):
 
         if self.recompute:
             compute_expert = tf.recompute_grad(compute_expert)
+
+        if is_static:
+            parts = tf.split(rows, stacks[0].shape[0])
+            weights = zip(*(tf.unstack(stack) for stack in stacks), strict=True)
+            outputs = [compute_expert(part, *of) for part, of in zip(parts, weights, strict=True)]
+            return tf.concat(outputs, axis=0)
 
         def step(rows, _, weights):
             return compute_expert(rows[0], *weights), [], []

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import global_counts, within_capacity
 from tfmoe.distribute.exchange import exchange
-from tfmoe.gating.routing import Groups
+from tfmoe.gating.routing import groups_of
 from tfmoe.layers.gate_inputs import GateInputs
 from tfmoe.ops.assignments import sort_by_token
 
@@ -50,7 +50,10 @@ def mix(gate, experts, tokens, training=False, limit=NO_LIMIT, gate_inputs=None)
     if gate.secondary is not None:
         return mix_levels(gate, experts, tokens, training, limit, gate_inputs)
     routing = gate_inputs.route(gate, training)
-    assignments = limit_assignments(routing.assignments, gate, training, limit, gate.num_experts)
+    num_tokens = gate_inputs.num_tokens()
+    assignments = limit_assignments(
+        routing.assignments, gate, training, limit, gate.num_experts, num_tokens=num_tokens
+    )
     outputs = experts(tokens, assignments, training=training)
     return outputs, with_received(routing.sums, assignments, routing.assignments, tf.identity)
 
@@ -62,13 +65,14 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     tokens and the devices of the groups. There the secondary gate assigns them to experts.
     """
     outer = gate_inputs.route(gate.primary, training)
-    to_groups = limit_assignments(outer.assignments, gate.primary, training)
+    num_tokens = gate_inputs.num_tokens()
+    to_groups = limit_assignments(outer.assignments, gate.primary, training, num_tokens=num_tokens)
     if limit.factor is not None or gate.secondary.token_capacity(training) is not None:
         # The order of the rows must not depend on the number of devices.
         to_groups = sort_by_token(to_groups)
     dispatcher = exchange(to_groups)
     rows = dispatcher.dispatch_kept(tokens)
-    groups = Groups(dispatcher.counts, dispatcher.rows_per_expert)
+    groups = groups_of(dispatcher)
     inner = gate_inputs.route_groups(gate.secondary, dispatcher, tokens, rows, training)
     num_experts = gate.num_experts
     assignments = limit_assignments(
@@ -86,7 +90,9 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     return dispatcher.combine(outputs), sums
 
 
-def limit_assignments(assignments, gate, training, limit=NO_LIMIT, num_experts=None, groups=None):
+def limit_assignments(
+    assignments, gate, training, limit=NO_LIMIT, num_experts=None, groups=None, num_tokens=None
+):
     """Drops the assignments beyond the capacity of the experts, if they have one.
 
     Args:
@@ -96,29 +102,31 @@ def limit_assignments(assignments, gate, training, limit=NO_LIMIT, num_experts=N
         limit: the `Limit` of the mixture.
         num_experts: the number of experts of the mixture.
         groups: the `Groups` of the rows at the inner level of a hierarchical mixture; else `None`.
+        num_tokens: int32 scalar, the number of tokens on this device; `None` for all rows.
     """
     shared = groups is None or not collectives.shards_experts()
     factor = gate.token_capacity(training)
     if factor is not None:
-        num_tokens = global_counts(assignments)[0] if groups is None else groups.sizes
+        minimum = gate.minimum_capacity
+        num_tokens = global_counts(assignments, num_tokens)[0] if groups is None else groups.sizes
         if groups is not None and shared:
             num_tokens = collectives.all_reduce_sum(num_tokens)
-        capacity = max_rows(factor, num_tokens, gate.num_experts)
-        capacity = tf.maximum(capacity, gate.minimum_capacity)
+        capacity = capacity_of(factor, num_tokens, gate.num_experts, minimum)
         capacity = tf.repeat(capacity, gate.num_experts)
-        priority = gate.capacity_priority
-        assignments = within_capacity(assignments, capacity, priority, shared)
+        bound = capacity_of(factor, assignments.num_tokens, gate.num_experts, minimum)
+        assignments = within_capacity(assignments, capacity, gate.capacity_priority, shared, bound)
     if limit.factor is not None:
         _, num_assignments = global_counts(assignments)
-        capacity = max_rows(limit.factor, num_assignments, num_experts)
-        assignments = within_capacity(assignments, capacity, limit.priority, shared)
+        capacity = capacity_of(limit.factor, num_assignments, num_experts)
+        bound = capacity_of(limit.factor, tf.size(assignments.tokens), num_experts)
+        assignments = within_capacity(assignments, capacity, limit.priority, shared, bound)
     return assignments
 
 
-def max_rows(factor, count, num_experts):
-    """`⌈factor · count / n⌉`, int32, for one count or several."""
+def capacity_of(factor, count, num_experts, minimum=0):
+    """`⌈factor · count / n⌉`, but at least `minimum`, int32, for one count or several."""
     capacity = factor * tf.cast(count, tf.float32) / num_experts
-    return tf.cast(tf.math.ceil(capacity), tf.int32)
+    return tf.maximum(tf.cast(tf.math.ceil(capacity), tf.int32), minimum)
 
 
 def with_received(sums, limited, unlimited, convert):

@@ -7,6 +7,7 @@ Axes: E experts, K experts per token, D model.
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import compiles_for_xla, inner_layers
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
@@ -51,14 +52,6 @@ class ExpertLayer(keras.layers.Layer):
         numbers = 2 * self.num_sent * tokens * sum(self.row_widths(input_dim))
         return -(-numbers * size * (devices - 1) // devices)
 
-    def check_not_compiled(self):
-        """Raises a `ValueError` inside a function that XLA compiles."""
-        if compiles_for_xla():
-            raise ValueError(
-                f"{self.name} cannot be compiled by XLA, which needs the number of rows of every "
-                "expert at compile time: remove jit_compile=True"
-            )
-
     def rematerialized_call(self, layer_call, *args, **kwargs):
         raise ValueError(
             f"{self.name} does not support keras.RematScope: create it outside of the scope, with "
@@ -79,8 +72,7 @@ class ExpertLayer(keras.layers.Layer):
 
 
 class MixtureLayer(ExpertLayer, Block):
-    """Base class of layers with experts and a gate. The number of rows of an expert is only known
-    at run time.
+    """Base class of layers with experts and a gate.
 
     Attributes:
         gate: a `tfmoe.gating.Gate`.
@@ -91,10 +83,6 @@ class MixtureLayer(ExpertLayer, Block):
 
     shared = None
     evaluation_capacity_factor: float | None = None
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.supports_jit = False  # disables Keras' automatic XLA compilation
 
     @property
     def num_selected(self) -> int:
@@ -130,6 +118,20 @@ class MixtureLayer(ExpertLayer, Block):
             always += size * self.shared.kept_per_row(input_dim) + self.shared.dropout_per_row()
             hidden += size * self.shared.hidden_per_row()
         return Kept(always, hidden, self.experts.recompute)
+
+
+def check_not_compiled(layer):
+    """Raises a `ValueError` in the replicas of a `MixedStrategy`, inside a function that XLA
+    compiles.
+
+    Args:
+        layer: the layer, for the error.
+    """
+    if collectives.shards_experts() and compiles_for_xla():
+        raise ValueError(
+            f"{layer.name} cannot be compiled by XLA under a MixedStrategy, whose replicas send "
+            "each other as many rows as they have: remove jit_compile=True"
+        )
 
 
 def mixtures_of(model):

@@ -15,7 +15,7 @@ from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
-from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name
+from tfmoe.layers.mixture_layer import MixtureLayer, automatic_name, check_not_compiled
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import make_experts
@@ -166,6 +166,9 @@ class MoE(MixtureLayer):
         )
         priority = arguments.one_of("capacity_priority", capacity_priority, PRIORITIES)
         self.capacity_priority = priority
+        # XLA computes experts that are layers on as many rows as an expert can have.
+        has_capacity = self.capacity_factor or self.gate.token_capacity(training=True)
+        self.supports_jit = experts is None or bool(has_capacity)
         metrics = arguments.boolean("metrics", metrics)
         self.expert_metrics = ExpertMetrics(self, self.gate.METRICS) if metrics else None
         track(self, metrics=self.expert_metrics)
@@ -196,7 +199,7 @@ class MoE(MixtureLayer):
         return self.experts.example_shape_of(inputs_shape, num_leading)
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
-        self.check_not_compiled()
+        check_not_compiled(self)
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         inputs = flatten(inputs, self.experts.example_shape)
         tokens, positions = real_tokens(inputs, mask)
@@ -208,7 +211,8 @@ class MoE(MixtureLayer):
         if self.shared is not None:
             outputs += self.shared(tokens, training=training)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
-        return unflatten(at_positions(outputs, positions, inputs), self.experts.output_shape)
+        outputs = at_positions(outputs, positions, inputs, mask)
+        return unflatten(outputs, self.experts.output_shape)
 
     def route(
         self,

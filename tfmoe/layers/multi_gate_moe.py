@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.layers.gate_inputs import gate_inputs_of
-from tfmoe.layers.mixture_layer import ExpertLayer, automatic_name
+from tfmoe.layers.mixture_layer import ExpertLayer, automatic_name, check_not_compiled
 from tfmoe.layers.positions import at_positions, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import RoutedExperts
@@ -108,7 +108,6 @@ class MultiGateMoE(ExpertLayer):
     ):
         super().__init__(name=name or automatic_name("multi_gate_moe"), **kwargs)
         self.supports_masking = True
-        self.supports_jit = False
         self.tasks = task_names(tasks)
         self.num_experts = arguments.positive("num_experts", num_experts)
         self.task_experts = checked_task_experts(task_experts, self.tasks, self.num_experts)
@@ -160,7 +159,7 @@ class MultiGateMoE(ExpertLayer):
         self.experts.build((None, width))
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
-        self.check_not_compiled()
+        check_not_compiled(self)
         inputs, mask = self._inputs(inputs), first_mask(mask)
         tokens, positions = zip(*(real_tokens(x, mask) for x in inputs), strict=True)
         assignments = []
@@ -169,9 +168,12 @@ class MultiGateMoE(ExpertLayer):
             assignments.append(mixture.assign(of_gate, training))
         shared = share(assignments, self._experts_by_task(), self.num_experts, self.expert_inputs)
         rows = shared.pairs.dispatch(tf.concat(tokens, axis=0))
-        rows = run_sorted(self.experts, rows, shared.pairs.counts, training=training)
+        is_static = shared.pairs.is_static
+        rows = run_sorted(
+            self.experts, rows, shared.pairs.counts, training=training, is_static=is_static
+        )
         return [
-            at_positions(shared.combine(task, each, rows), positions[0], inputs[0])
+            at_positions(shared.combine(task, each, rows), positions[0], inputs[0], mask)
             for task, each in enumerate(assignments)
         ]
 

@@ -3,7 +3,7 @@
 Axes: T tokens, E experts, A rows, D values of an example, N values of its output.
 """
 
-from tfmoe.distribute.exchange import Local, exchange
+from tfmoe.distribute.exchange import exchange, local
 from tfmoe.distribute.shards import shard_bounds, sharded
 
 
@@ -12,8 +12,8 @@ class Routed:
 
     The layer has `num_experts`, `build`, and these methods:
 
-    - `compute(rows, counts, rows_per_expert=None, training=False)` computes `[A, D]` rows, sorted
-      by expert, to `[A, N]`: see `tfmoe.layers.Experts.compute`;
+    - `compute(rows, counts, rows_per_expert=None, training=False, is_static=False)` computes
+      `[A, D]` rows, sorted by expert, to `[A, N]`: see `tfmoe.layers.Experts.compute`;
     - `num_local()` is the number of experts on this device.
 
     Under a `MixedStrategy` the experts are sharded over the replicas.
@@ -50,13 +50,17 @@ class Routed:
         return {**super().get_config(), "together": self.together}
 
     def call(self, tokens, assignments, training=False):
-        return self._compute(exchange(assignments), tokens, training)
+        return self._compute(exchange(self.limited(assignments)), tokens, training)
 
     def compute_local(self, rows, assignments, training=False):
         """As a call, for rows that are on the device of their experts: `assignments` assign them to
         the experts of this replica.
         """
-        return self._compute(Local(assignments), rows, training)
+        return self._compute(local(self.limited(assignments)), rows, training)
+
+    def limited(self, assignments):
+        """Sets a maximum for the rows of an expert, if static assignments need one."""
+        return assignments
 
     def per_device(self, devices):
         """The maximum number of experts on a device, for a number of devices."""
@@ -71,5 +75,7 @@ class Routed:
             )
         rows_per_expert = dispatcher.rows_per_expert
         dispatch = dispatcher.dispatch if rows_per_expert is None else dispatcher.dispatch_kept
-        rows = self.compute(dispatch(tokens), dispatcher.counts, rows_per_expert, training)
+        rows = self.compute(
+            dispatch(tokens), dispatcher.counts, rows_per_expert, training, dispatcher.is_static
+        )
         return dispatcher.combine(rows)

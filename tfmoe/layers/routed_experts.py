@@ -58,6 +58,12 @@ class RoutedLayers(Routed, LayerExperts):
         """The shape of an example in the inputs of a mixture: the axes behind those of tokens."""
         return tuple(inputs_shape[num_leading:])
 
+    def limited(self, assignments):
+        """Sets a maximum for the rows of an expert: the layer needs a batch of a known size."""
+        if assignments.is_static and assignments.max_rows is None:
+            return assignments._replace(max_rows=assignments.num_tokens)
+        return assignments
+
 
 def make_experts(num_experts, layer, together, network):
     """Makes the experts for the arguments of a mixture.

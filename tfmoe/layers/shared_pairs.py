@@ -8,8 +8,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.distribute.exchange import Local
-from tfmoe.ops.assignments import Assignments
+from tfmoe.ops.assignments import Assignments, StaticAssignments
 from tfmoe.ops.segments import segment_ids
+from tfmoe.ops.sorting import inverse_permutation, kept_first
 
 
 class SharedPairs(NamedTuple):
@@ -19,7 +20,7 @@ class SharedPairs(NamedTuple):
         pairs: `Assignments` of the tokens of all inputs, `[M·T]`, to all experts; of weight 1,
             sorted by expert.
         indices: for each gate `[sum(counts)]` int32, the pair of each assignment that is not
-            dropped.
+            dropped; `[A]` for static assignments, any pair for those that are dropped.
     """
 
     pairs: Assignments
@@ -34,10 +35,14 @@ class SharedPairs(NamedTuple):
             rows: `[U, D]`, the result of each pair.
         """
         index = self.indices[gate]
-        chosen = Assignments(index, assignments.weights, assignments.counts, tf.shape(rows)[0])
+        kind = type(assignments)
+        chosen = kind(index, assignments.weights, assignments.counts, tf.shape(rows)[0])
         # Not all rows are of experts with equal counts on this device.
         assignments = assignments._replace(rows_per_expert=None)
-        return Local(assignments).combine(chosen.dispatch(rows))
+        rows = chosen.dispatch(rows)
+        if assignments.is_static:
+            rows = tf.where(assignments.is_kept()[:, None], rows, tf.zeros([], rows.dtype))
+        return Local(assignments).combine(rows)
 
 
 def share(assignments, experts, num_experts, expert_inputs=None):
@@ -53,6 +58,8 @@ def share(assignments, experts, num_experts, expert_inputs=None):
     Returns:
         `SharedPairs`.
     """
+    if assignments[0].is_static:
+        return share_static(assignments, experts, num_experts, expert_inputs)
     num_tokens = assignments[0].num_tokens
     # A pair has the key `expert · T + token`: keys in order are sorted by expert.
     keys = [
@@ -73,3 +80,45 @@ def share(assignments, experts, num_experts, expert_inputs=None):
     pairs = Assignments(tokens, weights, counts, num_inputs * num_tokens)
     index = tf.cumsum(is_pair) - 1
     return SharedPairs(pairs, [tf.gather(index, each) for each in keys])
+
+
+def share_static(assignments, experts, num_experts, expert_inputs=None):
+    """`share` for static assignments, whose pairs are static too."""
+    num_tokens = assignments[0].num_tokens
+    num_keys = num_experts * num_tokens
+    keys = []
+    for each, ids in zip(assignments, experts, strict=True):
+        expert = tf.gather(ids, tf.minimum(each.all_experts(), len(ids) - 1))
+        keys.append(tf.where(each.is_kept(), expert * num_tokens + each.tokens, num_keys))
+    selected = tf.concat(keys, axis=0)
+    order = tf.argsort(selected, stable=True)
+    in_order = tf.gather(selected, order)
+    is_new = tf.concat([[True], in_order[1:] != in_order[:-1]], axis=0)
+    is_pair = is_new & (in_order < num_keys)
+    # A gate selects a pair once, and there are no more pairs than keys.
+    num_pairs = tf.minimum(tf.size(selected), num_keys)
+    pairs = tf.gather(in_order, kept_first(is_pair, is_static=True)[:num_pairs])
+    pairs = tf.where(tf.range(num_pairs) < count(is_pair), pairs, num_keys)
+    expert = pairs // num_tokens
+    is_of_expert = expert[:, None] == tf.range(num_experts)[None]
+    tokens, num_inputs = pairs % num_tokens, 1
+    if expert_inputs is not None:
+        num_inputs = max(expert_inputs) + 1
+        tokens += tf.gather(expert_inputs, tf.minimum(expert, num_experts - 1)) * num_tokens
+    by_key = tf.cumsum(tf.cast(is_pair, tf.int32)) - 1
+    index = tf.gather(tf.maximum(by_key, 0), inverse_permutation(order, is_static=True))
+    sizes = [tf.size(each) for each in keys]
+    return SharedPairs(
+        StaticAssignments(
+            tokens=tokens,
+            weights=tf.ones(tf.shape(tokens), assignments[0].weights.dtype),
+            counts=tf.reduce_sum(tf.cast(is_of_expert, tf.int32), axis=0),
+            num_tokens=num_inputs * num_tokens,
+        ),
+        tf.split(index, sizes),
+    )
+
+
+def count(is_true):
+    """The number of true values, int32 scalar."""
+    return tf.reduce_sum(tf.cast(is_true, tf.int32))

@@ -9,7 +9,7 @@ from tfmoe.distribute import collectives
 from tfmoe.ops.assignments import Assignments
 
 
-def run_sorted(experts, rows, counts, rows_per_expert=None, training=False):
+def run_sorted(experts, rows, counts, rows_per_expert=None, training=False, is_static=False):
     """Computes each row with its expert, wherever the expert is.
 
     Under a `MixedStrategy` the rows are sent to the replicas of their experts, and the results are
@@ -22,12 +22,13 @@ def run_sorted(experts, rows, counts, rows_per_expert=None, training=False):
         rows_per_expert: `[]` int32, the rows of each expert if all have the same number; else
             `None`.
         training: whether the step trains.
+        is_static: as for `Experts.compute`.
 
     Returns:
         `[A, D]`, in the order of `rows`.
     """
     if not collectives.shards_experts():
-        return experts.compute(rows, counts, rows_per_expert, training)
+        return experts.compute(rows, counts, rows_per_expert, training, is_static)
     if rows_per_expert is not None:
         rows_per_expert = collectives.all_reduce_sum(rows_per_expert)
     num_rows = tf.shape(rows)[0]

@@ -51,7 +51,10 @@ class TaskMixture(MixtureLayer):
             `tfmoe.ops.assignments.Assignments`, within the capacity of the gate.
         """
         routing = gate_inputs.route(self.gate, training)
-        assignments = limit_assignments(routing.assignments, self.gate, training)
+        num_tokens = gate_inputs.num_tokens()
+        assignments = limit_assignments(
+            routing.assignments, self.gate, training, num_tokens=num_tokens
+        )
         sums = with_received(routing.sums, assignments, routing.assignments, tf.identity)
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return assignments

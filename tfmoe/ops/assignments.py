@@ -7,13 +7,19 @@ once, so that the rows of one expert are contiguous. The cost does not depend on
 distributed over the experts. If every token has K experts, dispatch, combine and their gradients
 are gathers of rows: no one-hot tensor, no scatter, no padding to a capacity. If the number of
 experts varies by token, sums by token are segment sums.
+
+*Static* assignments have no shape that depends on values, as XLA and other runtimes need: A only
+depends on T. A pair that is not selected is a dropped assignment. Their operations differ where
+those of other assignments have no counterpart in ONNX, LiteRT or TensorFlow.js.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmoe.ops.padded_rows import expert_of_rows
 from tfmoe.ops.segments import segment_ids
+from tfmoe.ops.sorting import inverse_permutation, kept_first, sort_by_expert
 
 
 class Assignments(NamedTuple):
@@ -29,6 +35,8 @@ class Assignments(NamedTuple):
             number of experts varies by token.
         rows_per_expert: `[]` int32, C if every expert takes C rows of the global batch; else
             `None`.
+        max_rows: `[]` int32, for static assignments: the most rows that an expert can have, known
+            from shapes; `None` for T.
     """
 
     tokens: tf.Tensor
@@ -37,6 +45,12 @@ class Assignments(NamedTuple):
     num_tokens: tf.Tensor
     slots: tf.Tensor | None = None
     rows_per_expert: tf.Tensor | None = None
+    max_rows: tf.Tensor | None = None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the assignments are `StaticAssignments`."""
+        return isinstance(self, StaticAssignments)
 
     def num_kept(self) -> tf.Tensor:
         """`[]` int32, the number of assignments that are not dropped."""
@@ -46,10 +60,22 @@ class Assignments(NamedTuple):
         """`[sum(counts)]` int32, the expert of each assignment that is not dropped."""
         return segment_ids(self.counts)
 
+    def all_experts(self) -> tf.Tensor:
+        """`[A]` int32, the expert of each assignment; E for those that are dropped."""
+        if self.is_static:
+            return expert_of_rows(self.counts, tf.size(self.tokens))
+        num_dropped = tf.size(self.tokens) - self.num_kept()
+        return segment_ids(tf.concat([self.counts, num_dropped[None]], axis=0))
+
+    def is_kept(self) -> tf.Tensor:
+        """`[A]` bool, whether each assignment is kept."""
+        return tf.range(tf.size(self.tokens)) < self.num_kept()
+
     def sum_by_expert(self, values: tf.Tensor) -> tf.Tensor:
         """Sums `[A]` values to `[E]`; dropped assignments do not count."""
-        kept = values[: self.num_kept()]
-        return tf.math.unsorted_segment_sum(kept, self.experts(), tf.size(self.counts))
+        num_experts = self.counts.shape[0]
+        sums = tf.math.unsorted_segment_sum(values, self.all_experts(), num_experts + 1)
+        return sums[:num_experts]
 
     def sum_by_token(self, rows: tf.Tensor) -> tf.Tensor:
         """Sums `[A, ...]` rows to `[T, ...]`."""
@@ -106,30 +132,35 @@ class Assignments(NamedTuple):
         return weighted_sum(y, tf.cast(self.weights, y.dtype))
 
 
-def assign_tokens(experts: tf.Tensor, weights: tf.Tensor, num_experts: int) -> Assignments:
-    """Returns the assignments of tokens that select K experts each.
+class StaticAssignments(Assignments):
+    """Assignments none of whose shapes depends on values."""
 
-    `tf.dynamic_partition` keeps the order within a partition, so it is a stable sort. It takes a
-    tenth of the time of `tf.argsort` for 16384 assignments to 64 experts.
+    __slots__ = ()
+
+
+def assign_tokens(
+    experts: tf.Tensor, weights: tf.Tensor, num_experts: int, is_static: bool = False
+) -> Assignments:
+    """Returns the assignments of tokens that select K experts each.
 
     Args:
         experts: `[T, K]` int32 expert ids, distinct within a row. The id `num_experts` drops the
             assignment.
         weights: `[T, K]` float.
         num_experts: E, a Python integer.
+        is_static: whether to return static assignments.
 
     Raises:
-        tf.errors.InvalidArgumentError: an id is outside `[0, num_experts]`.
+        tf.errors.InvalidArgumentError: an id is outside `[0, num_experts]`; not if static.
     """
     k = tf.maximum(tf.shape(experts)[1], 1)
     flat = tf.reshape(experts, [-1])
-    order = tf.concat(tf.dynamic_partition(tf.range(tf.size(flat)), flat, num_experts + 1), axis=0)
-    slots = tf.reshape(tf.math.invert_permutation(order), tf.shape(experts))
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(flat), flat, num_experts + 1)
-    return Assignments(
+    order, counts = sort_by_expert(flat, num_experts, is_static)
+    slots = tf.reshape(inverse_permutation(order, is_static), tf.shape(experts))
+    return (StaticAssignments if is_static else Assignments)(
         tokens=order // k,
         weights=permute(tf.reshape(weights, [-1]), order, tf.reshape(slots, [-1])),
-        counts=tf.ensure_shape(counts[:num_experts], [num_experts]),
+        counts=tf.ensure_shape(counts, [num_experts]),
         num_tokens=tf.shape(experts)[0],
         slots=slots,
     )
@@ -140,6 +171,7 @@ def assign_mask(
     probability: tf.Tensor,
     first_expert: int | tf.Tensor = 0,
     num_experts: int | None = None,
+    is_static: bool = False,
 ) -> Assignments:
     """Returns the assignments that a mask selects.
 
@@ -148,8 +180,14 @@ def assign_mask(
         probability: `[T, N]` float, the weights where the mask is true.
         first_expert: int32 `[T]` or scalar: the id of the first of these N experts.
         num_experts: E, the total number of experts; `None` for N.
+        is_static: whether to return static assignments: T·N of them, most of them dropped.
     """
     num_experts = mask.shape[1] if num_experts is None else num_experts
+    if is_static:
+        ids = tf.reshape(first_expert, [-1, 1]) + tf.range(mask.shape[1])[None]
+        experts = tf.where(mask, ids, num_experts)
+        weights = tf.where(mask, probability, tf.zeros([], probability.dtype))
+        return assign_tokens(experts, weights, num_experts, is_static)
     indices = tf.where(mask)
     first = tf.broadcast_to(first_expert, [tf.shape(mask)[0]])
     rows = tf.cast(indices[:, 0], tf.int32)
@@ -175,40 +213,40 @@ def sort_by_token(assignments: Assignments) -> Assignments:
     """Sorts the assignments of each expert by token. They stay sorted by expert."""
     if assignments.slots is not None:  # already sorted
         return assignments
-    num_kept, size = assignments.num_kept(), tf.size(assignments.tokens)
-    by_token = tf.argsort(assignments.tokens[:num_kept], stable=True)
-    by_expert = tf.argsort(tf.gather(assignments.experts(), by_token), stable=True)
-    order = tf.concat([tf.gather(by_token, by_expert), tf.range(num_kept, size)], axis=0)
+    by_token = tf.argsort(assignments.tokens, stable=True)
+    experts = tf.gather(assignments.all_experts(), by_token)  # dropped assignments are last
+    order = tf.gather(by_token, tf.argsort(experts, stable=True))
     return assignments._replace(
         tokens=tf.gather(assignments.tokens, order),
         weights=tf.gather(assignments.weights, order),
     )
 
 
-def drop(assignments: Assignments, kept: tf.Tensor) -> Assignments:
+def drop(
+    assignments: Assignments, kept: tf.Tensor, max_rows: tf.Tensor | None = None
+) -> Assignments:
     """Drops assignments by moving them behind all others.
 
     Args:
         assignments: the assignments.
         kept: `[A]` bool, `False` for the assignments to drop; must be `False` for assignments that
             are already dropped.
+        max_rows: for static assignments, the most rows that an expert keeps, known from shapes;
+            `None` if the number is not known.
     """
-    index = tf.range(tf.size(kept))
-    order = tf.concat(tf.dynamic_partition(index, tf.cast(~kept, tf.int32), 2), axis=0)
+    order = kept_first(kept, assignments.is_static)
     slots = assignments.slots
     if slots is not None:
-        slots = tf.gather(tf.math.invert_permutation(order), slots)
-    num_kept = assignments.num_kept()
-    experts = assignments.experts()
-    counts = tf.math.unsorted_segment_sum(
-        tf.cast(kept[:num_kept], tf.int32), experts, tf.size(assignments.counts)
-    )
+        slots = tf.gather(inverse_permutation(order, assignments.is_static), slots)
+    counts = assignments.sum_by_expert(tf.cast(kept, tf.int32))
+    known = [rows for rows in (assignments.max_rows, max_rows) if rows is not None]
     return assignments._replace(
         tokens=tf.gather(assignments.tokens, order),
         weights=tf.gather(assignments.weights, order),
         counts=tf.ensure_shape(counts, assignments.counts.shape),
         slots=slots,
         rows_per_expert=None,
+        max_rows=tf.reduce_min(tf.stack(known)) if known else None,
     )
 
 
@@ -225,11 +263,12 @@ def compose(outer: Assignments, inner: Assignments) -> Assignments:
         levels (eq 12).
     """
     weights = tf.gather(outer.weights, inner.tokens) * inner.weights
-    return Assignments(
+    return type(inner)(
         tokens=tf.gather(outer.tokens, inner.tokens),
         weights=weights,
         counts=inner.counts,
         num_tokens=outer.num_tokens,
+        max_rows=inner.max_rows,
     )
 
 

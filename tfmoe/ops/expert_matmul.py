@@ -24,6 +24,7 @@ from tfmoe.ops.expert_dropout import NO_DROPOUT, HiddenDropout
 from tfmoe.ops.expert_network import Network
 from tfmoe.ops.expert_runners import Inputs, Outputs, looped, runner_for, unrolled
 from tfmoe.ops.packed_experts import packed_ffn, packed_kernels
+from tfmoe.ops.padded_rows import blocks
 
 
 def expert_ffn(
@@ -139,18 +140,78 @@ def equal_expert_ffn(
     return (tf.recompute_grad(ffn) if recompute else ffn)(x, *kernels, *(biases or []))
 
 
-def grouped_matmul(x: tf.Tensor, counts: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def static_expert_ffn(
+    x: tf.Tensor,
+    counts: tf.Tensor,
+    kernels: Sequence,
+    biases: Sequence | None = None,
+    activation: Callable = tf.nn.relu,
+    recompute: bool = False,
+    dropout: HiddenDropout = NO_DROPOUT,
+) -> tf.Tensor:
+    """`expert_ffn` without shapes that depend on `counts`, for XLA and other runtimes: rows are
+    computed in blocks of one size, each with a copy of the weights of its expert.
+
+    The number of rows of an expert has no limit. With `B = max(A // E, 1)` rows in a block there
+    are at most `A / B + E` blocks: with many rows, twice as many as experts; with few, one for each
+    row. So up to twice the products of `expert_ffn` are computed, and the weights are copied up to
+    twice.
+
+    Args:
+        x: `[A, D]` floating point, A at least 1, rows sorted by expert.
+        counts: as for `expert_ffn`.
+        kernels: as for `expert_ffn`.
+        biases: as for `expert_ffn`.
+        activation: as for `expert_ffn`.
+        recompute: as for `equal_expert_ffn`.
+        dropout: as for `expert_ffn`.
+
+    Returns:
+        `[A, N]`, the dtype of `x`; 0 in rows that belong to no expert.
+    """
+    padded, experts = blocks(counts, tf.shape(x)[0])
+    stacks = [copy_for_blocks(stack, experts) for stack in [*kernels, *(biases or [])]]
+    depth = len(kernels)
+    dropout = dropout._replace(keeps=[padded.pad(keep) for keep in dropout.keeps])
+    y = equal_expert_ffn(
+        padded.pad(x), stacks[:depth], stacks[depth:], activation, recompute, dropout
+    )
+    return padded.unpad(y)
+
+
+def copy_for_blocks(stack, experts):
+    """The weights of each block's expert, `[E, ...]` to `[N, ...]`; the gradient is a dense tensor.
+
+    Args:
+        stack: `[E, ...]`.
+        experts: `[N]` int32, the expert of each block.
+    """
+
+    @tf.custom_gradient
+    def gather(stack):
+        def gradient(dcopies):
+            return tf.math.unsorted_segment_sum(dcopies, experts, stack.shape[0])
+
+        return tf.gather(stack, experts), gradient
+
+    return gather(stack)
+
+
+def grouped_matmul(
+    x: tf.Tensor, counts: tf.Tensor, kernel: tf.Tensor, is_static: bool = False
+) -> tf.Tensor:
     """Multiplies each row with the matrix of its expert.
 
     Args:
         x: `[A, D]` floating point, rows sorted by expert.
         counts: `[E]` int32, rows of each expert; the remaining rows give 0.
         kernel: `[E, D, N]`, the dtype of `x`.
+        is_static: whether no shape may depend on `counts`.
 
     Returns:
         `[A, N]`, the dtype of `x`.
     """
-    return expert_ffn(x, counts, [kernel])
+    return (static_expert_ffn if is_static else expert_ffn)(x, counts, [kernel])
 
 
 def zero_outputs(x, weights, width):

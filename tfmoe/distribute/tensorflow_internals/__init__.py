@@ -16,6 +16,7 @@ from tfmoe.distribute.tensorflow_internals.collective_operations import (
 )
 from tfmoe.distribute.tensorflow_internals.contexts import (
     compiles_for_xla,
+    converts_to_other_runtime,
     devices_are_initialized,
     global_replica_index,
     in_loop_of_call,
@@ -48,6 +49,7 @@ __all__ = [
     "add_metric",
     "collective",
     "compiles_for_xla",
+    "converts_to_other_runtime",
     "deferred_variables",
     "devices_are_initialized",
     "global_replica_index",

@@ -13,6 +13,8 @@ from tensorflow.python.ops import (
 )
 
 RECOMPUTE = "recompute_grad.<locals>."  # the functions within `tf.recompute_grad`
+# The modules that trace a model to convert it for another runtime.
+CONVERTERS = re.compile(r"keras\.src\.export\.(onnx|litert)|tf2onnx(\..*)?|tensorflow\.lite\..*")
 
 
 def replica_context():
@@ -82,6 +84,20 @@ def in_recompute_grad():
     while frame is not None:
         code = frame.f_code
         if code.co_qualname.startswith(RECOMPUTE) and code.co_filename == custom_gradient.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def converts_to_other_runtime():
+    """Whether this code is being traced by Keras' export to ONNX or LiteRT, by tf2onnx, or by
+    `tf.lite.TFLiteConverter`.
+
+    None of them records this, so the call stack is searched for their modules.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if CONVERTERS.fullmatch(frame.f_globals.get("__name__", "")):
             return True
         frame = frame.f_back
     return False
