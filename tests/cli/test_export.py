@@ -142,7 +142,8 @@ def test_int8(command, finished, tmp_path):
         (["--nbest", "2"], "--nbest 2: "),
         (["--format", "huggingface"], "model: final_norm must be 'rms' in a Hugging Face checkpoi"),
         (["--format", "huggingface", "--top", "3"], "--top must be left out with --format hugg"),
-        (["--format", "onnx"], "'onnx' is not one of 'savedmodel', 'huggingface'"),
+        (["--format", "onxx"], "'onxx' is not one of 'savedmodel', 'onnx', 'litert', 'tfjs', 'hug"),
+        (["--format", "tfjs", "--half"], "--half must be left out with --format tfjs, got True"),
     ],
 )
 def test_errors(command, finished, tmp_path, arguments, message):

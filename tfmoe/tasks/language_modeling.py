@@ -15,6 +15,7 @@ from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
+from tfmoe.serving.portable_language_model import PortableLanguageModel
 from tfmoe.tasks.corpora import corpus_directory
 from tfmoe.tasks.task import Task
 from tfmoe.tasks.vocabularies import build_vocabulary
@@ -187,6 +188,10 @@ class LanguageTask(Task):
         words = [word for word in frequent if word.isalnum()] or ["a"]
         example = f'sentences=["{" ".join(words[:4])}"]'
         return Exported(functions, resources, "score", tokenization, example)
+
+    def portable(self, model):
+        """The functions on ids of a trained model, a `PortableLanguageModel`."""
+        return PortableLanguageModel(model, self.config.data.max_length)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on text files.

@@ -15,6 +15,7 @@ from tfmoe.inspection import count_lines, numbered_pairs
 from tfmoe.models import TranslationModel
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.portable_translation import PortableTranslationModel
 from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
 from tfmoe.tasks.corpora import corpus_directory
@@ -222,6 +223,10 @@ class TranslationTask(Task):
         if vocabulary.languages:
             example += f';language=["{vocabulary.languages[0]}"]'
         return Exported(functions, resources, "translate", "subwords", example)
+
+    def portable(self, model):
+        """The functions on ids of a trained model, a `PortableTranslationModel`."""
+        return PortableTranslationModel(model)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on parallel text: perplexity, and translations by beam search.
