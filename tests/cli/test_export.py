@@ -69,7 +69,12 @@ def test_manifest(exported, finished):
     assert manifest["weights"]["which"] == "best" and manifest["weights"]["type"] == "float32"
     assert (run.checkpoints / "best" / f"best-{manifest['weights']['step']}.index").exists()
     assert {"tfmoe", "tensorflow", "keras"} <= set(manifest["made_with"])
-    assert set(manifest["signatures"]) == {"score", "next_token", "generate", "route"}
+    names = ["score", "next_token", "generate", "route"]
+    names += ["score_ids", "next_token_ids", "generate_ids"]
+    assert list(manifest["signatures"]) == names
+    assert manifest["vocabulary"]["file"] == "vocabulary.txt"
+    assert sha256(path / "vocabulary.txt") == sha256(run.vocabulary)
+    assert manifest["files"]["vocabulary.txt"] == sha256(run.vocabulary)
     assert manifest["signatures"]["next_token"]["outputs"] == {
         "words": "string [?, 4]", "probabilities": "float32 [?, 4]",
     }  # fmt: skip
@@ -78,7 +83,9 @@ def test_manifest(exported, finished):
 
 def test_the_printed_command_works(exported):
     path, out, _ = exported
-    assert out.startswith(f"{path}: score, next_token, generate, route; ")
+    assert out.startswith(
+        f"{path}: score, next_token, generate, route, score_ids, next_token_ids, "
+    )
     command = out.splitlines()[-1].strip()
     assert command.startswith("saved_model_cli run --dir ")
     program = f"{sys.executable} -m tensorflow.python.tools.saved_model_cli"

@@ -62,6 +62,24 @@ def test_one_language_per_sentence(multilingual):
     assert all_french["translations"].numpy().tolist() == text.numpy().tolist()
 
 
+def test_functions_on_ids_give_the_answers_of_those_on_strings(one_direction, multilingual):
+    for (translator, functions), language in (
+        (one_direction, {}),
+        (multilingual, {"language": ["fr"]}),
+    ):
+        language = {name: tf.constant(x) for name, x in language.items()}
+        ids = translator.tokenizer.tokenize(SENTENCES).to_tensor()
+        outputs = functions["translate_ids"](ids=ids, **language)
+        expected = functions["translate"](sentences=tf.constant(SENTENCES), **language)
+        for name in ("scores", "truncated"):
+            np.testing.assert_array_equal(outputs[name], expected[name])
+        flat = tf.reshape(outputs["ids"], [-1, outputs["ids"].shape[2]])
+        lengths = tf.reshape(outputs["subword_count"], [-1])
+        assert not flat[tf.range(flat.shape[1]) >= lengths[:, None]].numpy().any()
+        text = translator.tokenizer.detokenize(tf.RaggedTensor.from_tensor(flat, lengths))
+        assert text.numpy().tolist() == expected["translations"].numpy().ravel().tolist()
+
+
 @pytest.mark.parametrize("name", ["translate", "route"])
 def test_unknown_languages(multilingual, name):
     function = multilingual[1][name]

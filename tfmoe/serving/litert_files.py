@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfmoe.extras import is_installed, optional
 from tfmoe.serving.portable import ConversionError
+from tfmoe.serving.saved_model import save
 
 interpreter = optional("ai_edge_litert.interpreter")
 
@@ -32,7 +33,7 @@ def write_litert(folder: pathlib.Path, functions: dict):
     module = tf.Module()
     concrete = {name: function.get_concrete_function() for name, function in functions.items()}
     with tempfile.TemporaryDirectory() as saved:
-        tf.saved_model.save(module, saved, signatures=concrete)
+        save(module, concrete, saved)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(concrete))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from tfmoe import extras
 from tfmoe.config.builders import build_model
-from tfmoe.data_pipelines import END, START, UNKNOWN
 from tfmoe.data_pipelines.atomic_write import atomic_folder, check_absent
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
 from tfmoe.serving.portable import described, largest_difference, traced
 from tfmoe.serving.saved_model import MANIFEST, sha256, software
-from tfmoe.tasks.exported_files import megabytes
+from tfmoe.tasks.exported_files import ids_of, megabytes
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run
 from tfmoe.training.run_directory import RunDirectory
@@ -90,7 +89,7 @@ def export_portable(
             "step": saved_step(directory.checkpoints, weights),
             "type": "float32",
         },
-        "vocabulary": {"file": task.vocabulary_file(directory).name, **ids_of(vocabulary)},
+        "vocabulary": ids_of(vocabulary, task.vocabulary_file(directory).name),
         **described(signatures, functions, portable.states.inputs),
         **portable.facts(),
         "metrics": {"of_weights": "best", **directory.read_result()},
@@ -112,18 +111,6 @@ def export_portable(
             f"  {runtime.client} {out}",
         ]
     )
-
-
-def ids_of(vocabulary):
-    """The ids that a client must know of a `Vocabulary` or of `Subwords`, for the manifest."""
-    languages = getattr(vocabulary, "languages", [])
-    return {
-        "size": len(vocabulary),
-        "end": END,  # and padding
-        "start": START,
-        "unknown": UNKNOWN,
-        "languages": {name: vocabulary.language_id(name) for name in languages},
-    }
 
 
 def in_float32(config, vocabulary, model):

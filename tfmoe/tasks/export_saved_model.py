@@ -8,7 +8,7 @@ from typing import Any
 from tfmoe.serving import saved_model
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
 from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.tasks.exported_files import megabytes
+from tfmoe.tasks.exported_files import ids_of, megabytes
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run
@@ -83,12 +83,13 @@ def export_saved_model(
             "change": change,
         },
         "tokenization": exported.tokenization,
+        "vocabulary": ids_of(vocabulary, task.vocabulary_file(directory).name),
         "signatures": saved_model.describe_signatures(signatures, concrete),
         "serving_default": exported.default,
         "metrics": metrics,
         "config": directory.config.read_text(encoding="utf-8"),
     }
-    written = saved_model.write_saved_model(out, version, module, concrete, facts)
+    written = saved_model.write_saved_model(out, version, module, concrete, facts, vocabulary)
     return "\n".join(
         [
             f"{written}: {', '.join(signatures)}; {megabytes(written):.1f} MB; "
