@@ -27,6 +27,13 @@ def static_shapes() -> bool:
     return _state.is_portable or compiles_for_xla() or converts_to_other_runtime()
 
 
+def portable_only() -> bool:
+    """Whether layers must use the operations of other runtimes only: `static_shapes`, but not for
+    XLA, which also has tensor arrays and gradients.
+    """
+    return static_shapes() and not compiles_for_xla()
+
+
 @contextlib.contextmanager
 def portable_operations():
     """Builds graphs of operations that other runtimes have: ONNX Runtime, LiteRT, TensorFlow.js.

@@ -97,7 +97,7 @@ class Attention(keras.layers.Layer):
         product = tf.matmul(query, tf.convert_to_tensor(self.query_kernel))
         if self.kind == "additive":
             scale = tf.convert_to_tensor(self.scale)
-            scores = tf.linalg.matvec(tf.tanh(keys + product[:, None, :]), scale)
+            scores = tf.linalg.matvec(tf.tanh(keys + tf.expand_dims(product, 1)), scale)
         else:
             scores = tf.linalg.matvec(keys, tf.tanh(product))
         scores = tf.cast(scores, tf.float32)
@@ -107,7 +107,7 @@ class Attention(keras.layers.Layer):
             mask = tf.cast(mask, tf.bool)
             weights = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min))
             weights = tf.where(mask, weights, 0.0)
-        context = tf.matmul(tf.cast(weights, memory.dtype)[:, None, :], memory)
+        context = tf.matmul(tf.expand_dims(tf.cast(weights, memory.dtype), 1), memory)
         return context[:, 0, :], weights
 
     def compute_mask(self, query, mask=None):

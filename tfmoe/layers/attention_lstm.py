@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfmoe.layers.attention import Attention
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.lstm import ProjectedLSTMCell, forget_gate_ones
+from tfmoe.layers.recurrence import run_steps
 from tfmoe.ops.arguments import float_tensor, last_dimension, positive
 
 
@@ -158,30 +159,22 @@ class AttentionLSTM(Block):
     def call(self, inputs, memory, memory_mask=None, return_attention=False, training=False):
         z = tf.transpose(self._project(inputs), [1, 0, 2])
         source = self.prepared(memory, memory_mask)
-        num_steps = tf.shape(z)[0]
-        inputs_by_step = tf.TensorArray(z.dtype, num_steps).unstack(z)
-        outputs = tf.TensorArray(z.dtype, num_steps)
-        attention = tf.TensorArray(tf.float32, num_steps if return_attention else 0)
+        output, carry = self.initial_state(tf.shape(inputs)[0])
+        attention = []
+        if return_attention:
+            attention = [tf.zeros(tf.shape(source.memory)[:2], tf.float32)]
 
-        def body(t, state, outputs, attention):
-            z = inputs_by_step.read(t)
-            z.set_shape([inputs.shape[0], 4 * self.cell.units])
-            output, state, weights = self._step(z, state, source)
-            if return_attention:
-                attention = attention.write(t, weights)
-            return t + 1, state, outputs.write(t, output), attention
+        def step(z, state, _):
+            z = tf.ensure_shape(z, [inputs.shape[0], 4 * self.cell.units])
+            output, (_, carry), weights = self._step(z, [state[0], state[-1]], source)
+            return [output, *([weights] if return_attention else []), carry], ()
 
-        _, _, outputs, attention = tf.while_loop(
-            lambda t, *_: t < num_steps,
-            body,
-            (tf.constant(0), self.initial_state(tf.shape(inputs)[0]), outputs, attention),
-            maximum_iterations=num_steps,
+        outputs, _, _ = run_steps(
+            step, z, [output, *attention, carry], num_outputs=1 + len(attention)
         )
-        outputs = tf.transpose(outputs.stack(), [1, 0, 2])
+        outputs, *attention = (tf.transpose(x, [1, 0, 2]) for x in outputs)
         outputs.set_shape([*inputs.shape[:2], self.cell.output_size])
-        if not return_attention:
-            return outputs
-        return outputs, tf.transpose(attention.stack(), [1, 0, 2])
+        return (outputs, *attention) if return_attention else outputs
 
     def compute_output_shape(self, inputs_shape, memory_shape=None):
         return (*inputs_shape[:-1], self.cell.output_size)

@@ -114,12 +114,12 @@ class CrossAttention(AttentionHeads):
             Output `[B, D]`, the empty state, attention weights `[B, S]` float32.
         """
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
-        outputs, weights = self._attend(inputs[:, None], prepared)
+        outputs, weights = self._attend(tf.expand_dims(inputs, 1), prepared)
         return outputs[:, 0], state, weights[:, 0]
 
     def _attend(self, inputs, source):
         """Outputs `[B, T, D]` and the heads' mean weights `[B, T, S]` of `[B, T, D]`."""
-        mask = None if source.mask is None else source.mask[:, None, :]
+        mask = None if source.mask is None else tf.expand_dims(source.mask, 1)
         contexts, weights = attend(self.queries(inputs), source.keys, source.values, mask)
         weights = tf.cast(tf.reduce_mean(weights, axis=1), tf.float32)
         if mask is not None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.initializers import GateAndUp, independent
+from tfmoe.layers.portable_activations import portable
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.expert_network import gated as gated_activation
@@ -76,7 +77,7 @@ class FeedForward(Block):
             initializer = independent(self.kernel_initializer)
             layer = keras.layers.Dense(
                 (self.hidden_units if is_hidden else input_dim) * (2 if is_gated else 1),
-                activation=self.activation if is_hidden and not is_gated else None,
+                activation=self._activate if is_hidden and not is_gated else None,
                 use_bias=self.use_bias,
                 kernel_initializer=GateAndUp(initializer) if is_gated else initializer,
                 name=f"dense_{i}",
@@ -92,8 +93,11 @@ class FeedForward(Block):
         for i, layer in enumerate(self.dense):
             inputs = layer(inputs)
             if self.gated and i < self.depth:
-                inputs = gated_activation(self.activation)(inputs)
+                inputs = gated_activation(self._activate)(inputs)
         return inputs
+
+    def _activate(self, x):
+        return portable(self.activation)(x)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

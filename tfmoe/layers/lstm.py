@@ -10,8 +10,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfmoe.distribute.static_shapes import portable_only
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.initializers import independent
+from tfmoe.layers.recurrence import run_steps
 from tfmoe.ops.arguments import (
     Initializer,
     boolean,
@@ -197,7 +199,31 @@ class ProjectedLSTM(Block):
     def call(self, inputs, mask=None, initial_state=None, training=False):
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         z = ops.add(ops.matmul(inputs, self.kernel), self.bias)
+        if portable_only():
+            return self._portable(z, mask, initial_state)
         return self.rnn(z, mask=mask, initial_state=initial_state, training=training)
+
+    def _portable(self, z, mask=None, initial_state=None):
+        """`rnn` for other runtimes: Keras' loop has tensor arrays, which LiteRT lacks."""
+        state = self.initial_state(tf.shape(z)[0]) if initial_state is None else initial_state
+        # The output before the first step that is not masked is 0.
+        state = [self.initial_state(tf.shape(z)[0])[0], *state]
+        sequences = {"z": tf.transpose(z, [1, 0, 2])}
+        if mask is not None:
+            sequences["mask"] = tf.transpose(tf.cast(mask, tf.bool))
+
+        def step(inputs, state, _):
+            output, new_state = self.cell(inputs["z"], state[1:])
+            new_state = [output, *new_state]
+            if mask is not None:
+                is_real = tf.expand_dims(inputs["mask"], 1)
+                pairs = zip(new_state, state, strict=True)
+                new_state = [tf.where(is_real, new, old) for new, old in pairs]
+            return new_state, ()
+
+        (outputs,), (output, *state), _ = run_steps(step, sequences, state)
+        outputs = tf.transpose(outputs, [1, 0, 2]) if self.rnn.return_sequences else output
+        return (outputs, *state) if self.rnn.return_state else outputs
 
     def initial_state(self, batch_size):
         """Returns the zero state `[r, c]`, `[B, R]` and `[B, U]`."""

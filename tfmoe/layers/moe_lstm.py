@@ -169,7 +169,7 @@ class MoELSTM(MoELSTMCosts):
 
         zeros = {} if sums is not None else self._zero_sums(step, sequences, weights)
         state = self.initial_state(tf.shape(inputs)[0])
-        outputs, step_sums = run_steps(step, sequences, state, weights, zeros, self.recompute)
+        (outputs,), _, step_sums = run_steps(step, sequences, state, weights, zeros, self.recompute)
         sums = step_sums if sums is None else sums
         outputs = tf.transpose(outputs, [1, 0, 2])
         outputs = tf.ensure_shape(outputs, [*inputs.shape[:2], self.units])

@@ -9,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.block import Block
+from tfmoe.layers.dropout import Dropout
 from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
+from tfmoe.layers.portable_activations import portable
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation
 from tfmoe.ops.tracking import track
@@ -75,7 +77,7 @@ class Residual(Block):
         self.residual = arguments.boolean("residual", residual)
         self.norm, self.norm_epsilon = norm, norm_epsilon
         self.normalization = normalization("norm", norm, "norm", self.dtype_policy, norm_epsilon)
-        self.dropout = keras.layers.Dropout(
+        self.dropout = Dropout(
             arguments.fraction("dropout", dropout),
             seed=self.seed,
             name="dropout",
@@ -162,7 +164,7 @@ class Residual(Block):
             outputs: y.
             training: whether dropout is applied.
         """
-        outputs = self.dropout(self.activation(outputs), training=training)
+        outputs = self.dropout(portable(self.activation)(outputs), training=training)
         return inputs + outputs if self.residual else outputs
 
     def compute_output_shape(self, inputs_shape, memory_shape=None, gate_inputs_shape=None):

@@ -149,7 +149,7 @@ class SelfAttention(AttentionHeads):
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         positions = tf.range(tf.shape(inputs)[1])[None]
         queries, keys, values = self._heads(inputs, positions)
-        visible = None if mask is None else tf.cast(mask, tf.bool)[:, None, :]
+        visible = None if mask is None else tf.expand_dims(tf.cast(mask, tf.bool), 1)
         if self.causal:
             earlier = self._visible(positions[:, None, :], positions[:, :, None])
             visible = earlier if visible is None else earlier & visible
@@ -213,11 +213,11 @@ class SelfAttention(AttentionHeads):
         self._check_steps()
         inputs = float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         positions = state.position[:, None]
-        queries, key, value = self._heads(inputs[:, None], positions)
+        queries, key, value = self._heads(tf.expand_dims(inputs, 1), positions)
         indices = tf.range(tf.shape(state.keys)[2])
-        here = (indices == positions)[:, None, :, None]
+        here = indices[:, None] == positions[:, :, None, None]
         keys, values = tf.where(here, key, state.keys), tf.where(here, value, state.values)
-        contexts, _ = attend(queries, keys, values, self._visible(indices, positions)[:, None])
+        contexts, _ = attend(queries, keys, values, self._visible(indices, positions[:, :, None]))
         outputs = self.joined(contexts)[:, 0]
         nan = tf.constant(float("nan"), outputs.dtype)
         outputs = tf.where(positions < tf.size(indices), outputs, nan)

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import random_draws
 from tfmoe.distribute.shards import same_draws
+from tfmoe.distribute.static_shapes import static_shapes
 from tfmoe.ops import sampling
 from tfmoe.ops.arguments import boolean, float_tensor, last_dimension, positive, random_seed
 from tfmoe.ops.tracking import track
@@ -42,6 +44,8 @@ class VocabularySoftmax(keras.layers.Layer):
 
     # The maximum number of logits in a block in evaluation: 64 MiB in float32.
     BLOCK_ELEMENTS = 2**24
+    # Words in a block if its size must not depend on the number of tokens.
+    STATIC_BLOCK = 4096
     num_sampled: Any  # int or None
 
     def __init__(
@@ -62,7 +66,6 @@ class VocabularySoftmax(keras.layers.Layer):
         with same_draws():  # all devices use the same candidates for a batch
             self.seed_generator = keras.random.SeedGenerator(self.seed) if num_sampled else None
         track(self, seed_generator=self.seed_generator)
-        self.supports_jit = False  # the block size in evaluation depends on the number of tokens
 
     def build(self, features_shape):
         width = last_dimension(f"features of {self.name}", features_shape)
@@ -130,7 +133,7 @@ class VocabularySoftmax(keras.layers.Layer):
         if not self._samples:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, self(features))
         shape = [self.vocabulary_size]
-        uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        uniform = random_draws.uniform(shape, seed=self.seed_generator)
         candidates, time = sampling.log_uniform_candidates(uniform, self.num_sampled)
 
         def log_q(ids):
@@ -162,6 +165,11 @@ class VocabularySoftmax(keras.layers.Layer):
         targets = word_ids(targets)
         # Logits in bfloat16 would make the perplexity inaccurate.
         features = float_tensor(f"features of {self.name}", features, tf.float32)
+        log_total = self._log_total_static if static_shapes() else self._log_total
+        return log_total(features) - self._target_logits(features, targets)
+
+    def _log_total(self, features):
+        """`log Σ exp(logit)` over the vocabulary, `[T]`, in blocks of a size that depends on T."""
         num_tokens = tf.shape(features)[0]
         block = tf.clip_by_value(
             self.BLOCK_ELEMENTS // tf.maximum(num_tokens, 1), 1, self.vocabulary_size
@@ -171,10 +179,7 @@ class VocabularySoftmax(keras.layers.Layer):
         def add_block(start, log_total):
             bias = self._biases(lambda biases: biases[start : start + block])
             logits = self._logits(features, kernel[start : start + block], bias)
-            block_total = tf.reduce_logsumexp(logits, axis=1)
-            highest = tf.maximum(log_total, block_total)
-            total = tf.exp(log_total - highest) + tf.exp(block_total - highest)
-            return start + block, highest + tf.math.log(total)
+            return start + block, log_sum(log_total, tf.reduce_logsumexp(logits, axis=1))
 
         _, log_total = tf.while_loop(
             lambda start, _: start < self.vocabulary_size,
@@ -183,7 +188,31 @@ class VocabularySoftmax(keras.layers.Layer):
             shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
             parallel_iterations=1,
         )
-        return log_total - self._target_logits(features, targets)
+        return log_total
+
+    def _log_total_static(self, features):
+        """`_log_total` in blocks of `STATIC_BLOCK` words. The last block starts so that it is full,
+        and leaves out the words of the block before.
+        """
+        block = min(self.STATIC_BLOCK, self.vocabulary_size)
+        kernel = tf.convert_to_tensor(self.kernel)
+
+        def total_from(start):
+            first = tf.minimum(start, self.vocabulary_size - block)
+            bias = self._biases(lambda biases: tf.slice(biases, [first], [block]))
+            rows = tf.slice(kernel, [first, 0], [block, kernel.shape[1]])
+            logits = self._logits(features, rows, bias)
+            is_new = first + tf.range(block) >= start
+            return tf.reduce_logsumexp(tf.where(is_new, logits, float("-inf")), axis=1)
+
+        if block == self.vocabulary_size:
+            return tf.reduce_logsumexp(self._logits(features, self.kernel, self.bias), axis=1)
+        return tf.while_loop(
+            lambda start, _: start < self.vocabulary_size,
+            lambda start, total: (start + block, log_sum(total, total_from(start))),
+            (tf.constant(block), total_from(tf.constant(0))),
+            maximum_iterations=-(-self.vocabulary_size // block) - 1,
+        )[1]
 
     def compute_output_shape(self, features_shape):
         return (*features_shape[:-1], self.vocabulary_size)
@@ -213,6 +242,12 @@ class VocabularySoftmax(keras.layers.Layer):
             "seed": self.seed,
             "use_bias": self.use_bias,
         }
+
+
+def log_sum(a, b):
+    """`log(exp(a) + exp(b))`; `a` may be `-inf`."""
+    highest = tf.maximum(a, b)
+    return highest + tf.math.log(tf.exp(a - highest) + tf.exp(b - highest))
 
 
 def word_ids(targets):

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
+from tfmoe.layers.dropout import Dropout
 from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
 from tfmoe.models.blocks import (
     build_blocks,
@@ -82,9 +83,7 @@ class LanguageModel(WordPredictor):
         self.embedding = keras.layers.Embedding(
             vocabulary_size, d_model, name="embedding", dtype=self.dtype_policy
         )
-        self.dropout = keras.layers.Dropout(
-            dropout, seed=seed, name="dropout", dtype=self.dtype_policy
-        )
+        self.dropout = Dropout(dropout, seed=seed, name="dropout", dtype=self.dtype_policy)
         self.blocks = list(blocks)
         check_no_later_positions("blocks", self.blocks)
         self.final_norm, self.final_norm_epsilon = final_norm, final_norm_epsilon

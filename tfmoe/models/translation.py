@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers import VocabularySoftmax
+from tfmoe.layers.dropout import Dropout
 from tfmoe.layers.normalization import Norm, normalization, normalized
 from tfmoe.models.beam_search import Hypotheses, Settings, beam_search, tile
 from tfmoe.models.blocks import (
@@ -105,9 +106,7 @@ class TranslationModel(WordPredictor):
             name="embedding",
             dtype=self.dtype_policy,
         )
-        self.dropout = keras.layers.Dropout(
-            dropout, seed=seed, name="dropout", dtype=self.dtype_policy
-        )
+        self.dropout = Dropout(dropout, seed=seed, name="dropout", dtype=self.dtype_policy)
         self.softmax = VocabularySoftmax(
             vocabulary_size, num_sampled, seed=seed, name="softmax", dtype=self.dtype_policy
         )

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
+from tfmoe.distribute.static_shapes import static_shapes
 from tfmoe.models.blocks import PADDING
 from tfmoe.models.perplexity import Perplexity
 from tfmoe.ops.tracking import track
@@ -121,6 +122,26 @@ class WordPredictor(keras.Model):
         positions = tf.where(tf.not_equal(self.predicting_tokens(inputs), PADDING))
         return tf.gather_nd(features, positions), tf.gather_nd(targets, positions)
 
+    def _word_losses(self, loss, inputs, targets, features):
+        """The losses of the words of a batch.
+
+        Args:
+            loss: a function of features `[T, D]` and targets `[T]` that returns `[T]` losses.
+            inputs: the model's inputs.
+            targets: `[B, S]`.
+            features: `[B, S, D]`.
+
+        Returns:
+            `[T]` losses, and the number of words T. With `static_shapes`, losses of all positions,
+            `[B·S]`, 0 for padding.
+        """
+        if not static_shapes():
+            values = loss(*self.real_positions(inputs, targets, features))
+            return values, tf.size(values)
+        is_word = tf.reshape(tf.not_equal(self.predicting_tokens(inputs), PADDING), [-1])
+        values = loss(tf.reshape(features, [-1, self.d_model]), tf.reshape(targets, [-1]))
+        return tf.where(is_word, values, 0), tf.reduce_sum(tf.cast(is_word, tf.int32))
+
     def negative_log_likelihood(self, inputs, targets: tf.Tensor) -> tf.Tensor:
         """`-log p(target)` of every real position, by the full softmax.
 
@@ -147,14 +168,13 @@ class WordPredictor(keras.Model):
                 f"sample_weight must be None: {type(self).__name__} gives all real words the same "
                 "weight"
             )
-        features, targets = self.real_positions(x, y, y_pred)
-        if training:
-            values = self.softmax.training_loss(features, targets)
-        else:
-            values = self.softmax.negative_log_likelihood(features, targets)
-            self.perplexity.update_state(values)
+        softmax = self.softmax
+        loss = softmax.training_loss if training else softmax.negative_log_likelihood
+        values, num_words = self._word_losses(loss, x, y, y_pred)
+        if not training:
+            self.perplexity.update_state(values, num_words)
         self.words.update_state(sum(tf.math.count_nonzero(ids) for ids in tf.nest.flatten(x)))
-        num_words = all_reduce_sum(tf.cast(tf.size(values), values.dtype))
+        num_words = all_reduce_sum(tf.cast(num_words, values.dtype))
         # The losses of layers are computed from the global batch: equal on every replica.
         layer_losses = sum(tf.cast(loss, values.dtype) for loss in self.losses)
         word_loss = tf.math.divide_no_nan(tf.reduce_sum(values), num_words)

@@ -2,22 +2,25 @@
 
 Axes: B batch, T queries, S keys, H heads of queries, K heads of keys and values (H is a multiple of
 K), U units of a head.
+
+Masks get new axes by `tf.expand_dims`: LiteRT has no `mask[:, None]` of booleans.
 """
 
 import tensorflow as tf
 
 
 def split_heads(x, num_heads):
-    """Splits the last axis into heads: `[B, S, H·U]` to `[B, H, S, U]`."""
-    shape = tf.shape(x)
-    heads = tf.reshape(x, [shape[0], shape[1], num_heads, x.shape[-1] // num_heads])
-    return tf.transpose(heads, [0, 2, 1, 3])
+    """Splits the last axis into heads: `[B, S, H·U]` to `[B, H, S, U]`.
+
+    It needs no reshape: tf2onnx 1.17 loses the shape between two successive ones, and a dense layer
+    ends with one.
+    """
+    return tf.stack(tf.split(x, num_heads, axis=-1), axis=1)
 
 
 def join_heads(x):
     """The inverse of `split_heads`: `[B, H, S, U]` to `[B, S, H·U]`."""
-    shape, (_, num_heads, _, units) = tf.shape(x), x.shape
-    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], num_heads * units])
+    return tf.concat(tf.unstack(x, axis=1), axis=-1)
 
 
 def attend(queries, keys, values, mask=None):
@@ -46,12 +49,13 @@ def attend(queries, keys, values, mask=None):
     scores = tf.reshape(scores, [batch, num_heads, num_queries, num_keys])
     scores = tf.cast(scores, _at_least_float32(scores.dtype))
     if mask is not None:
-        scores = tf.where(mask[:, None], scores, scores.dtype.min)
+        scores = tf.where(tf.expand_dims(mask, 1), scores, scores.dtype.min)
     weights = tf.nn.softmax(scores)
     rows = tf.reshape(tf.cast(weights, values.dtype), [batch, num_key_heads, num_rows, num_keys])
     contexts = tf.reshape(tf.matmul(rows, values), [batch, num_heads, num_queries, units])
     if mask is not None:
-        contexts = tf.where(tf.reduce_any(mask, axis=-1)[:, None, :, None], contexts, 0)
+        has_key = tf.reduce_any(mask, axis=-1, keepdims=True)
+        contexts = tf.where(tf.expand_dims(has_key, 1), contexts, 0)
     return contexts, weights
 
 
