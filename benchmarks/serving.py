@@ -39,6 +39,7 @@ import tensorflow as tf
 
 from tfmoe.extras import is_installed, optional
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
+from tfmoe.serving.portable import ConversionError
 from tfmoe.serving.saved_model import exported_module, write_saved_model
 from tfmoe.tasks.export import export_run
 from tfmoe.tasks.exported_files import megabytes
@@ -128,7 +129,10 @@ def measure(path, options):
     with tempfile.TemporaryDirectory() as folder:
         for name in options.systems:
             print(f"{path.name}: {name} …", file=sys.stderr)
-            systems[name] = SYSTEMS[name](source, Path(folder) / name)
+            try:
+                systems[name] = SYSTEMS[name](source, Path(folder) / name)
+            except ConversionError as error:
+                print(f"{path.name}: {error}", file=sys.stderr)
         sentences = test_sentences(run, max(options.batches))
         for function in dict.fromkeys(f for system in systems.values() for f in system.functions):
             calls = {

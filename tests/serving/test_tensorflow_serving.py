@@ -12,7 +12,7 @@ from serving import small_language_models, small_translation_models
 from serving.model_server import ModelServer, predict_pb2, service_pb2_grpc
 
 from tfmoe.gating import NoisyTopK
-from tfmoe.layers import MoE, ProjectedLSTM
+from tfmoe.layers import MoE
 from tfmoe.serving.saved_model import write_saved_model
 
 grpc = pytest.importorskip("grpc")
@@ -24,9 +24,8 @@ MIXTURE = re.compile(r"\w+(?=_(experts|gates)$)")
 
 
 def language_model(folder):
-    lstm = ProjectedLSTM(small_language_models.D, return_sequences=True)
     mixture = MoE(4, 5, gate=NoisyTopK(k=2), name="moe")
-    model = small_language_models.make_model([lstm, mixture])
+    model = small_language_models.make_model([mixture])
     return write_saved_model(folder, 1, *small_language_models.exported(model, top=3), {})
 
 
