@@ -125,6 +125,17 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["6", "7"]
 
 
+@pytest.mark.slow
+def test_int8(command, finished, tmp_path):
+    """The matrices of this model are so small that they keep their type."""
+    status, _, err = command("export", finished.path, tmp_path / "out", "--int8")
+    assert status == 0, err
+    assert "with int8 weights (+0.0000)" in err
+    weights = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())["weights"]
+    change = weights["change"]["perplexity"]
+    assert weights["type"] == "int8" and change["float32"] == change["int8"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,6 +144,7 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
         (["--version", 2**63], "the version must be from 1 to 2^63 - 1, got 9223372036854775808"),
         (["--beam", "1001"], "--beam must be from 1 to 1,000, got 1,001"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
+        (["--half", "--int8"], "--half and --int8 exclude each other: give one of them"),
         (["--tokenization", "letters"], "--tokenization must be text or words, got 'letters'"),
         (["--nbest", "2"], "--nbest 2: "),
         (["--format", "huggingface"], "model: final_norm must be 'rms' in a Hugging Face checkpoi"),

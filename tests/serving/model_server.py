@@ -28,7 +28,10 @@ class ModelServer(service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, path):
         with tf.Graph().as_default() as graph:
-            self.session = tf.compat.v1.Session(graph=graph)
+            config = tf.compat.v1.ConfigProto()
+            # Optimization of the graphs takes longer than their few calls.
+            config.graph_options.rewrite_options.disable_meta_optimizer = True
+            self.session = tf.compat.v1.Session(graph=graph, config=config)
             meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
         self.signatures = meta_graph.signature_def
 

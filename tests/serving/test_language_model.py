@@ -182,12 +182,12 @@ def test_unusual_sentences(functions, sentences):
 
 
 def test_bfloat16_weights(model, functions):
-    weights = FrozenWeights(model, half=True)
+    weights = FrozenWeights(model, "bfloat16")
     types = {w.path: v.dtype for w, v in zip(model.weights, weights.variables, strict=True)}
     half = {path.rpartition("/")[2] for path, dtype in types.items() if dtype == tf.bfloat16}
     assert half >= {"embeddings", "kernel", "kernel_0", "recurrent_kernel"}
     assert not half & {"gate_kernel", "log_thresholds", "bias", "noise_kernel"}
-    outputs = serving(model, half=True)["score"](sentences=tf.constant(SENTENCES))
+    outputs = serving(model, "bfloat16")["score"](sentences=tf.constant(SENTENCES))
     full = functions["score"](sentences=tf.constant(SENTENCES))
     difference = np.abs(outputs["log_probability"] - full["log_probability"]).max()
     assert 1e-5 < difference < 0.5
@@ -201,18 +201,6 @@ def test_bfloat16_weights(model, functions):
     finally:
         for weight, value in zip(model.weights, before, strict=True):
             weight.assign(value)
-
-
-def test_biases_of_experts_that_are_layers_are_not_rounded():
-    experts = keras.Sequential([keras.layers.Dense(5, "relu"), keras.layers.Dense(D)])
-    layer = MoE(4, experts=experts, gate=NoisyTopK(k=2))
-    layer.build((None, D))
-    weights = FrozenWeights(layer, half=True)
-    half = [v.dtype == tf.bfloat16 for v in weights.variables]
-    assert half == [
-        weight.name.endswith("_kernel") and "gate" not in weight.path for weight in layer.weights
-    ]
-    assert sum(half) == 2
 
 
 def test_mixed_precision():

@@ -12,7 +12,7 @@ from serving import small_language_models, small_translation_models
 from serving.model_server import ModelServer, predict_pb2, service_pb2_grpc
 
 from tfmoe.gating import NoisyTopK
-from tfmoe.layers import MoE, ProjectedLSTM
+from tfmoe.layers import MoE
 from tfmoe.serving.saved_model import write_saved_model
 
 grpc = pytest.importorskip("grpc")
@@ -21,14 +21,11 @@ GUIDE = ROOT / "docs" / "guides" / "tensorflow_serving.md"
 REFERENCE = ROOT / "docs" / "reference" / "signatures.md"
 CODE = re.compile(r"`([^`]+)`")
 MIXTURE = re.compile(r"\w+(?=_(experts|gates)$)")
-# What stands beyond the end of a shorter sentence, by the type of an output.
-PADDING = {"O": b"", "f": 0, "i": -1, "b": False}
 
 
 def language_model(folder):
-    lstm = ProjectedLSTM(small_language_models.D, return_sequences=True)
     mixture = MoE(4, 5, gate=NoisyTopK(k=2), name="moe")
-    model = small_language_models.make_model([lstm, mixture])
+    model = small_language_models.make_model([mixture])
     return write_saved_model(folder, 1, *small_language_models.exported(model, top=3), {})
 
 
@@ -210,13 +207,31 @@ def tensors_of_requests(name):
         texts = [np.array(each, object) for each in sentences]
         scored = [{"sentences": each} for each in texts]
         prefixes = [{"prefix": each} for each in texts]
-        return {"score": scored, "route": scored, "next_token": prefixes, "generate": generation}
+        with_ids = [{"ids": ids} for ids in padded([[[3, 4, 5], [9]], [[4]], [[], [6, 3]]])]
+        controls = [{**request, **ids} for request, ids in zip(generation, with_ids, strict=True)]
+        return {
+            "score": scored,
+            "route": scored,
+            "next_token": prefixes,
+            "generate": generation,
+            "score_ids": with_ids,
+            "next_token_ids": with_ids,
+            "generate_ids": [{k: r[k] for k in r if k != "prefix"} for r in controls],
+        }
     sentences = [["one two", "six five two one"], ["three"], ["", "six"]]
     requests = [{"sentences": np.array(each, object)} for each in sentences]
+    with_ids = [{"ids": ids} for ids in padded([[[3, 4, 5], [9]], [[4]], [[], [6, 3]]])]
     if name == "multilingual":
-        for request, languages in zip(requests, [["de", "fr"], ["fr"], ["de"] * 2], strict=True):
-            request["language"] = np.array(languages, object)
-    return {"translate": requests, "route": requests}
+        languages = [["de", "fr"], ["fr"], ["de"] * 2]
+        for request, ids, language in zip(requests, with_ids, languages, strict=True):
+            request["language"] = ids["language"] = np.array(language, object)
+    return {"translate": requests, "route": requests, "translate_ids": with_ids}
+
+
+def padded(requests):
+    """The ids of sentences, those of all requests of one width."""
+    width = max(len(ids) for request in requests for ids in request)
+    return [np.array([ids + [0] * (width - len(ids)) for ids in r], np.int32) for r in requests]
 
 
 @by_model
@@ -240,7 +255,8 @@ def check_padded(joined, alone, key):
         assert (part == alone).all(), key
     padding = np.ones(joined.shape, bool)
     padding[tuple(slice(size) for size in alone.shape)] = False
-    assert (joined[padding] == PADDING[alone.dtype.kind]).all(), key
+    value = b"" if alone.dtype == object else -1 if key[1].endswith("_experts") else 0
+    assert (joined[padding] == value).all(), key
 
 
 @pytest.mark.parametrize("server", ["language"], indirect=True)

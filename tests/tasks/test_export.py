@@ -93,7 +93,7 @@ def test_formats_and_their_options(tmp_path):
     message = "--format must be one of savedmodel, onnx, litert, tfjs, huggingface, got 'onxx'"
     with pytest.raises(ValueError, match=message):
         export_run(tmp_path, tmp_path, format="onxx")
-    for name, value in (("half", True), ("version", 2)):
+    for name, value in (("half", True), ("int8", True), ("version", 2)):
         message = f"--{name} must be left out with --format huggingface, got {value}"
         with pytest.raises(ValueError, match=message):
             export_run(tmp_path, tmp_path, format="huggingface", **{name: value})

@@ -38,6 +38,15 @@ Half = Annotated[
         "text. Gates and biases stay float32.",
     ),
 ]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Store matrices in int8, a quarter of the size, with a scale for each output of each "
+        "expert, and measure the effect on the run's test text. Gates, biases and small matrices "
+        "stay float32.",
+    ),
+]
 Tokenization = Annotated[
     str | None,
     typer.Option(
@@ -71,6 +80,7 @@ def export(
     version: Version = None,
     weights: arguments.Weights = "best",
     half: Half = False,
+    int8: Int8 = False,
     tokenization: Tokenization = None,
     top: Top = None,
     beam: Beam = None,
@@ -123,6 +133,7 @@ def export(
     Examples:
       tfmoe export runs/language_model exported/language_model
       tfmoe export runs/language_model exported/small --half
+      tfmoe export runs/language_model exported/smaller --int8
       tfmoe export runs/multilingual exported/multilingual --beam 8 --nbest 3
       tfmoe export runs/language_model exported/onnx --format onnx
       tfmoe export runs/mixtral exported/mixtral --format huggingface
@@ -130,7 +141,7 @@ def export(
     options = {"top": top, "tokenization": tokenization, "beam": beam, "nbest": nbest}
     check_options(**options)
     with contextlib.redirect_stdout(sys.stderr):
-        message = tasks.export_run(run, out, version, weights, half, options, format)
+        message = tasks.export_run(run, out, version, weights, half, int8, options, format)
     print(message)
 
 

@@ -27,7 +27,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "savedmodel": Format(
-        export_saved_model, ("version", "half", "tokenization", "top", "beam", "nbest")
+        export_saved_model, ("version", "half", "int8", "tokenization", "top", "beam", "nbest")
     ),
     "onnx": Format(export_onnx),
     "litert": Format(export_litert),
@@ -42,6 +42,7 @@ def export_run(
     version: int | None = None,
     weights: str = "best",
     half: bool = False,
+    int8: bool = False,
     options: Mapping[str, Any] | None = None,
     format: str = "savedmodel",
 ) -> str:
@@ -54,6 +55,7 @@ def export_run(
         version: the version of a SavedModel to write; `None` for the one after the last.
         weights: `"best"` or `"last"`.
         half: whether a SavedModel stores large weights as bfloat16.
+        int8: whether it stores them as int8 with scales.
         options: `{name: value}` for `tokenization`, `top`, `beam` and `nbest` of a SavedModel; the
             value `None` is the default.
         format: `"savedmodel"`; `"onnx"`, `"litert"` or `"tfjs"` for functions on ids; or
@@ -71,7 +73,7 @@ def export_run(
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
-    given = {"version": version, "half": half or None, **(options or {})}
+    given = {"version": version, "half": half or None, "int8": int8 or None, **(options or {})}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name not in FORMATS[format].options:

@@ -158,13 +158,13 @@ class LanguageTask(Task):
             names = [str(file) for file in files]
         return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
 
-    def exported(self, vocabulary, model, half=False, tokenization=None, top=10):
+    def exported(self, vocabulary, model, stored="float32", tokenization=None, top=10):
         """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Vocabulary`.
             model: the built model.
-            half: whether to store large weights as bfloat16.
+            stored: the type of stored weights, see `FrozenWeights`.
             tokenization: `"words"` or `"text"`; `None` for the corpus' own.
             top: number of words that `next_token` returns.
 
@@ -173,7 +173,7 @@ class LanguageTask(Task):
         """
         if tokenization is None:
             tokenization = self.corpus.tokenization
-        weights, table = FrozenWeights(model, half), vocabulary.lookup_table()
+        weights, table = FrozenWeights(model, stored), vocabulary.lookup_table()
         functions = ServingLanguageModel(
             model,
             weights,

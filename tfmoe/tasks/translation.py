@@ -197,13 +197,13 @@ class TranslationTask(Task):
             return None, None
         return np.repeat(names, [self.count_pairs(pair) for pair in files]).tolist(), "direction"
 
-    def exported(self, vocabulary, model, half=False, beam=None, nbest=1):
+    def exported(self, vocabulary, model, stored="float32", beam=None, nbest=1):
         """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Subwords`.
             model: the built model.
-            half: whether to store large weights as bfloat16.
+            stored: the type of stored weights, see `FrozenWeights`.
             beam: number of hypotheses kept per step; `None` for the config's beam size, or for
                 `nbest` if that is larger.
             nbest: number of translations per sentence.
@@ -215,7 +215,7 @@ class TranslationTask(Task):
         translator = build_translator(
             self.config, vocabulary, model, beam_size=beam, num_best=nbest
         )
-        weights = FrozenWeights(model, half)
+        weights = FrozenWeights(model, stored)
         pieces = [vocabulary.piece(index) for index in range(len(vocabulary))]
         functions = ServingTranslator(translator, weights, pieces)
         resources = {"weights": weights.variables, **functions.resources}
