@@ -122,7 +122,7 @@ def test_files_and_manifest(language_run, tmp_path, capsys):
     out = tmp_path / "out"
     text = export_run(language_run, out, format="tfjs")
     assert text.startswith(f"{out}: score, step for TensorFlow.js; 0.")
-    assert text.endswith(f"\n  node docs/serving/tfjs_client.js {out}")
+    assert text.endswith(f"\n  node docs/serving/tfjs_client.js {out} score 'a b c'")
     assert (
         "largest difference between Keras and the written files in Tens" in capsys.readouterr().out
     )
@@ -220,7 +220,7 @@ def test_python_client_with_a_translation_model(translation_run, format, tmp_pat
     model = client["TranslationModel"](tmp_path / "out")
     expected = [greedy_translation(translation_run, source, "de") for source in SOURCES]
     assert model.translate(SOURCES, "de") == expected
-    with pytest.raises(ValueError, match="language must be one of fr, de, got it"):
+    with pytest.raises(ValueError, match="--language must be one of fr, de, got it"):
         model.translate(SOURCES, "it")
 
 
@@ -240,7 +240,7 @@ def test_node_client_with_a_language_model(language_run, tmp_path):
     expected, counts = expected_scores(language_run)
     np.testing.assert_allclose([float(score) for score, _ in lines], expected, atol=1e-5)
     assert [int(count) for _, count in lines] == counts.tolist()
-    lines = node(tmp_path / "out", "generate", 9, "a b", "")
+    lines = node(tmp_path / "out", "generate", "a b", "", "--length", 9)
     assert lines == [greedy_words(language_run, prefix, 9) for prefix in ("a b", "")]
 
 
@@ -248,7 +248,7 @@ def test_node_client_with_a_language_model(language_run, tmp_path):
 @pytest.mark.slow
 def test_node_client_with_a_translation_model(translation_run, tmp_path):
     export_run(translation_run, tmp_path / "out", format="tfjs")
-    lines = node(tmp_path / "out", "translate", "fr", *SOURCES)
+    lines = node(tmp_path / "out", "translate", *SOURCES, "--language", "fr")
     assert lines == [greedy_translation(translation_run, source, "fr") for source in SOURCES]
 
 
