@@ -106,6 +106,7 @@ ORDER = {
         "guides/keras_hub",
         "guides/export_and_serve",
         "guides/tensorflow_serving",
+        "guides/other_runtimes",
         "guides/huggingface_weights",
         "troubleshooting",
     ],

@@ -123,7 +123,7 @@ class TranslationModel(Export):
         """The most probable subword at each step, for all sentences at once."""
         languages = self.vocabulary["languages"]
         if languages and language not in languages:
-            raise ValueError(f"language must be one of {', '.join(languages)}, got {language}")
+            raise ValueError(f"--language must be one of {', '.join(languages)}, got {language}")
         first = [languages[language]] if languages else []
         source = self.padded([first + self.subwords.encode(sentence) for sentence in sentences])
         if not source.size:

@@ -2,8 +2,8 @@
 //
 //   npm install @tensorflow/tfjs-core @tensorflow/tfjs-converter @tensorflow/tfjs-backend-cpu
 //   node tfjs_client.js FOLDER score SENTENCE …
-//   node tfjs_client.js FOLDER generate LENGTH PREFIX …
-//   node tfjs_client.js FOLDER translate LANGUAGE SENTENCE …     (LANGUAGE "" if there is only one)
+//   node tfjs_client.js FOLDER generate PREFIX … [--length 20]
+//   node tfjs_client.js FOLDER translate SENTENCE … [--language fr]
 //
 // The words of a language model are separated by white space. In a browser, `loadGraphModel` takes
 // the address of a function's JSON file.
@@ -176,7 +176,7 @@ async function translate({manifest, functions, file}, sentences, language) {
       file, manifest.vocabulary);
   const names = Object.keys(languages);
   if (names.length && !(language in languages)) {
-    throw new Error(`LANGUAGE must be one of ${names.join(', ')}, got '${language}'`);
+    throw new Error(`--language must be one of ${names.join(', ')}, got '${language}'`);
   }
   const first = names.length ? [languages[language]] : [];
   const sources = sentences.map((sentence) => [...first, ...encode(sentence)]);
@@ -202,17 +202,24 @@ async function translate({manifest, functions, file}, sentences, language) {
   return written.map((row, index) => (sentences[index].trim() ? decode(row) : ''));
 }
 
-async function main([folder, name, ...rest]) {
-  if (name === 'score' && rest.length) return score(await load(folder), rest);
-  if (name === 'generate' && rest.length > 1) {
-    const model = await load(folder), [length, ...prefixes] = rest, lines = [];
-    for (const prefix of prefixes) lines.push(await generate(model, prefix, Number(length)));
-    return lines;
+async function main(args) {
+  const options = {'--length': '20'}, words = [];
+  for (let i = 0; i < args.length; i++) {
+    if (args[i] === '--length' || args[i] === '--language') options[args[i]] = args[++i];
+    else words.push(args[i]);
   }
-  if (name === 'translate' && rest.length > 1) {
-    return translate(await load(folder), rest.slice(1), rest[0]);
+  const [folder, name, ...sentences] = words;
+  if (!sentences.length || !['score', 'generate', 'translate'].includes(name)) {
+    throw new Error('usage: node tfjs_client.js FOLDER score|generate|translate SENTENCE …');
   }
-  throw new Error('usage: node tfjs_client.js FOLDER score|generate LENGTH|translate LANGUAGE TEXT …');
+  const model = await load(folder);
+  if (name === 'score') return score(model, sentences);
+  if (name === 'translate') return translate(model, sentences, options['--language']);
+  const lines = [];
+  for (const prefix of sentences) {
+    lines.push(await generate(model, prefix, Number(options['--length'])));
+  }
+  return lines;
 }
 
 if (require.main === module) {

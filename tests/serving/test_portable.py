@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conformance.gates import GATES, make_mixture
 from serving.small_portable_models import (
     FORMATS,
     MAX_LENGTH,
     MODELS,
     VOCABULARY_SIZE,
+    D,
     InNode,
+    built,
     has_node_packages,
     lstm_language_model,
     lstm_translation,
@@ -17,9 +20,13 @@ from serving.small_portable_models import (
     transformer_translation,
 )
 
+from tfmoe.layers import ProjectedLSTM
+from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.serving.constant_weights import ConstantWeights
 from tfmoe.serving.explicit_states import States, random_sentences, zeros
+from tfmoe.serving.exported import remove_evaluation_capacity
 from tfmoe.serving.portable import ConversionError, largest_difference, traced
+from tfmoe.serving.portable_language_model import PortableLanguageModel
 
 END, START = 0, 1
 SENTENCES = [[3, 4, 5, 6, 7, 8, 9, 3, 4], [3, 5], [], [7] * (MAX_LENGTH - 1), [8] * MAX_LENGTH]
@@ -100,7 +107,8 @@ def written(portable, format, folder):
     ("name", "format"),
     [
         ("lstm_language_model", "tfjs"),
-        ("lstm_translation", "onnx"),
+        ("lstm_translation", "tfjs"),
+        pytest.param("lstm_translation", "onnx", marks=pytest.mark.slow),
         ("lstm_language_model", "litert"),
     ],
 )
@@ -150,6 +158,20 @@ def test_batches(name, format, num_experts, tmp_path):
             for row, (_, alone) in enumerate(one_by_one([(function, inputs)])):
                 for key, x in loaded[function](**alone).items():
                     np.testing.assert_allclose(x[0], together[key][row], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("gate", sorted(set(GATES) - {"hash", "expert_choice"}))
+def test_gates(gate, format, tmp_path):
+    """All gates but one of 64-bit integers and one that depends on the batch, which are refused."""
+    mixture = make_mixture((gate, "flat"))
+    first = ProjectedLSTM(D, return_sequences=True)
+    model = built(LanguageModel, residual_blocks([first, mixture]))
+    remove_evaluation_capacity(model)
+    portable = PortableLanguageModel(model, MAX_LENGTH)
+    loaded = written(portable, format, tmp_path)
+    assert largest_difference(portable.signatures(), loaded, portable.samples()) < 1e-5
 
 
 @pytest.mark.slow
@@ -239,3 +261,6 @@ def test_weights_beyond_two_gigabytes(language, monkeypatch):
     monkeypatch.setattr("tfmoe.serving.constant_weights.MAX_BYTES", 2_000)
     with pytest.raises(ValueError, match=r"must have at most 0\.0 GB in this format, got 0\.0 GB"):
         ConstantWeights(language.model)
+    monkeypatch.setattr("tfmoe.serving.litert_files.MAX_BYTES", 2_000)
+    with pytest.raises(ConversionError, match=r"all functions must have at most 0\.0 GB"):
+        FORMATS["litert"][0](None, traced(language.signatures()))

@@ -1,5 +1,6 @@
 """Exports of runs as functions on ids, and the clients of docs/serving that call them."""
 
+import importlib
 import json
 import runpy
 import subprocess
@@ -14,6 +15,7 @@ from tfmoe.config import load_config
 from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.serving.saved_model import sha256
 from tfmoe.tasks import export_run, load_run, task_of
+from tfmoe.tasks.export_portable import export_portable
 
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 
@@ -120,7 +122,7 @@ def test_files_and_manifest(language_run, tmp_path, capsys):
     out = tmp_path / "out"
     text = export_run(language_run, out, format="tfjs")
     assert text.startswith(f"{out}: score, step for TensorFlow.js; 0.")
-    assert text.endswith(f"\n  node docs/serving/tfjs_client.js {out}")
+    assert text.endswith(f"\n  node docs/serving/tfjs_client.js {out} score 'a b c'")
     assert (
         "largest difference between Keras and the written files in Tens" in capsys.readouterr().out
     )
@@ -160,13 +162,25 @@ def test_a_model_whose_answers_depend_on_the_batch(start, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_is_left_of_a_model_that_cannot_be_converted(language_run, tmp_path, monkeypatch):
-    # As if TensorFlow.js had no matrix products.
-    monkeypatch.setattr("tfmoe.serving.tfjs_files.OPERATIONS", {"Const", "Placeholder"})
-    with pytest.raises(
-        ValueError, match=r"TensorFlow.js cannot hold the function score: it has no"
-    ):
-        export_run(language_run, tmp_path / "out", format="tfjs")
+QUICK = ["tfjs", *(pytest.param(format, marks=pytest.mark.slow) for format in ("onnx", "litert"))]
+
+
+@pytest.mark.parametrize("format", QUICK)
+def test_no_file_is_left_of_a_function_that_a_format_cannot_hold(language_run, format, tmp_path):
+    require_packages(format)
+    runtime = importlib.import_module(f"tfmoe.tasks.export_{format}").RUNTIME
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")], autograph=False)
+    def gamma(x):
+        return {"y": tf.math.igamma(x, 2 * x)}
+
+    def write(folder, functions):
+        runtime.write(folder, {**functions, "gamma": gamma})
+
+    with pytest.raises(ValueError, match=r"cannot hold the .*: it has no operation Igamma"):
+        export_portable(
+            language_run, tmp_path / "out", "best", format, runtime._replace(write=write)
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -190,11 +204,11 @@ def test_python_client_with_a_language_model(language_run, format, tmp_path, cap
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert counts.tolist() == expected_counts.tolist()
     capsys.readouterr()
-    arguments = ["client", str(tmp_path / "out"), "generate", "a b", "", "--length", "9"]
+    arguments = ["client", str(tmp_path / "out"), "generate", "a b", "--length", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     runpy.run_path(str(program), run_name="__main__")
     lines = capsys.readouterr().out.split("\n")
-    assert lines == [*(greedy_words(language_run, prefix, 9) for prefix in ("a b", "")), ""]
+    assert lines == [greedy_words(language_run, "a b", 6), ""]
 
 
 @pytest.mark.slow
@@ -206,7 +220,7 @@ def test_python_client_with_a_translation_model(translation_run, format, tmp_pat
     model = client["TranslationModel"](tmp_path / "out")
     expected = [greedy_translation(translation_run, source, "de") for source in SOURCES]
     assert model.translate(SOURCES, "de") == expected
-    with pytest.raises(ValueError, match="language must be one of fr, de, got it"):
+    with pytest.raises(ValueError, match="--language must be one of fr, de, got it"):
         model.translate(SOURCES, "it")
 
 
@@ -226,7 +240,7 @@ def test_node_client_with_a_language_model(language_run, tmp_path):
     expected, counts = expected_scores(language_run)
     np.testing.assert_allclose([float(score) for score, _ in lines], expected, atol=1e-5)
     assert [int(count) for _, count in lines] == counts.tolist()
-    lines = node(tmp_path / "out", "generate", 9, "a b", "")
+    lines = node(tmp_path / "out", "generate", "a b", "", "--length", 9)
     assert lines == [greedy_words(language_run, prefix, 9) for prefix in ("a b", "")]
 
 
@@ -234,7 +248,7 @@ def test_node_client_with_a_language_model(language_run, tmp_path):
 @pytest.mark.slow
 def test_node_client_with_a_translation_model(translation_run, tmp_path):
     export_run(translation_run, tmp_path / "out", format="tfjs")
-    lines = node(tmp_path / "out", "translate", "fr", *SOURCES)
+    lines = node(tmp_path / "out", "translate", *SOURCES, "--language", "fr")
     assert lines == [greedy_translation(translation_run, source, "fr") for source in SOURCES]
 
 

@@ -3,7 +3,9 @@
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import random_draws
 from tfmoe.gating.limited_gate import LimitedGate
+from tfmoe.gating.routing import draws_of_tokens
 from tfmoe.ops.arguments import non_negative, probability
 from tfmoe.ops.balancing import load_balance_loss, weighted_losses, z_loss
 
@@ -74,7 +76,8 @@ class GShard(LimitedGate):
         weights = values / tf.reduce_sum(values, axis=1, keepdims=True)
         first, second = experts[:, :1], experts[:, 1:]
         if training and self.second_threshold:
-            is_kept = self.second_threshold * self.draw(inputs) < weights[:, 1:]
+            draws = draws_of_tokens(self.draw(inputs), groups)
+            is_kept = self.second_threshold * draws < weights[:, 1:]
             second = tf.where(is_kept, second, self.num_experts)
         return self.routing_of_tokens(
             tf.concat([first, second], axis=1),
@@ -88,7 +91,7 @@ class GShard(LimitedGate):
     def draw(self, inputs):
         """Draws `[T, 1]` uniform numbers in `[0, 1)` for the T tokens."""
         shape = [tf.shape(inputs)[0], 1]
-        return keras.random.uniform(shape, dtype=inputs.dtype, seed=self.seed_generator)
+        return random_draws.uniform(shape, dtype=inputs.dtype, seed=self.seed_generator)
 
     def loss(self, sums):
         return weighted_losses(

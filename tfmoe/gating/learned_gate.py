@@ -9,7 +9,9 @@ import warnings
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import random_draws
 from tfmoe.gating.gate import Gate
+from tfmoe.gating.routing import draws_of_tokens
 from tfmoe.ops.arguments import fraction, non_negative, positive
 from tfmoe.ops.tracking import track
 
@@ -82,7 +84,7 @@ class LearnedGate(Gate):
             `[T, D]`, or `[T, H]` with a hidden layer.
         """
         if training and self.jitter:
-            inputs *= 1 + self.jitter * self.draw_jitter(inputs)
+            inputs *= 1 + self.jitter * draws_of_tokens(self.draw_jitter(inputs), groups)
         if self.gate_hidden_units is None:
             return inputs
         return tf.nn.relu(self.logits("hidden_kernel", inputs, groups))
@@ -90,7 +92,7 @@ class LearnedGate(Gate):
     def draw_jitter(self, inputs):
         """Draws `[T, D]` numbers, uniform between -1 and 1."""
         shape = tf.shape(inputs)
-        return keras.random.uniform(shape, -1, 1, dtype=inputs.dtype, seed=self.seed_generator)
+        return random_draws.uniform(shape, -1, 1, dtype=inputs.dtype, seed=self.seed_generator)
 
     def sums_of_logits(self, logits: tf.Tensor) -> dict:
         """The values per token, `{name: [T]}`, whose sums the z-loss needs.

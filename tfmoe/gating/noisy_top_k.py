@@ -5,7 +5,9 @@ import warnings
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute import random_draws
 from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.routing import draws_of_tokens
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.balancing import importance_loss, load_loss, weighted_losses, z_loss
 from tfmoe.ops.routing import probability_in_top_k, top_k_gates
@@ -104,7 +106,7 @@ class NoisyTopK(LearnedGate):
         if not (training and self.noise):
             return self.routing_of_tokens(*top_k_gates(logits, self.k), groups, **sums)
         stddev = self._stddev(inputs, groups)
-        noisy = logits + self.draw(inputs) * stddev
+        noisy = logits + draws_of_tokens(self.draw(inputs), groups) * stddev
         if self.k < self.num_experts:
             sums["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k)
         return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **sums)
@@ -112,7 +114,7 @@ class NoisyTopK(LearnedGate):
     def draw(self, inputs):
         """Draws `[T, E]` standard normal noise for the `[T, D]` tokens."""
         shape = [tf.shape(inputs)[0], self.num_experts]
-        return keras.random.normal(shape, dtype=inputs.dtype, seed=self.seed_generator)
+        return random_draws.normal(shape, dtype=inputs.dtype, seed=self.seed_generator)
 
     def noise_deviation(self, inputs, groups=None):
         if not self.noise:

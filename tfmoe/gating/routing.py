@@ -101,6 +101,20 @@ def zero_if_masked(rows, groups):
     return tf.where(mask, rows, tf.zeros([], rows.dtype))
 
 
+def draws_of_tokens(draws, groups):
+    """The random numbers of the rows: the i-th row that is routed has the i-th draw, as if no other
+    rows were there. So noise does not depend on whether padding is removed or masked.
+
+    Args:
+        draws: `[T, ...]`.
+        groups: as for `are_grouped`.
+    """
+    mask = mask_of(groups)
+    if mask is None:
+        return draws
+    return tf.gather(draws, tf.maximum(tf.cumsum(tf.cast(mask, tf.int32)) - 1, 0))
+
+
 def groups_of(dispatcher) -> Groups:
     """The groups of the rows that an exchange sent to the devices of their groups.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.exchange import Local, exchange
+from tfmoe.distribute.exchange import exchange, local
 from tfmoe.distribute.gathered_shards import gather_shards
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.layers.initializers import per_expert
@@ -51,7 +51,6 @@ class ExpertMatrices(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.supports_jit = False
         self.num_experts = arguments.positive("num_experts", num_experts)
         self.units = arguments.positive("units", units)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
@@ -122,7 +121,7 @@ class MatrixStack(NamedTuple):
     kernel: tf.Tensor
 
     def __call__(self, tokens, assignments, training=False):
-        return self._compute(Local(assignments), tokens)
+        return self._compute(local(assignments), tokens)
 
     def compute_local(self, rows, assignments, training=False):
         """As a call."""
@@ -135,4 +134,13 @@ class MatrixStack(NamedTuple):
                 "all experts: create the layer inside `with strategy.scope():`"
             )
         rows = dispatcher.dispatch(tokens[:, : self.kernel.shape[1]])
-        return dispatcher.combine(grouped_matmul(rows, dispatcher.counts, self.kernel))
+        return dispatcher.combine(self._product(rows, dispatcher))
+
+    def _product(self, rows, dispatcher):
+        """Multiplies each row of a dispatcher with the matrix of its expert."""
+        rows_per_expert = dispatcher.rows_per_expert
+        if not dispatcher.is_static or rows_per_expert is None:
+            return grouped_matmul(rows, dispatcher.counts, self.kernel, dispatcher.is_static)
+        num_experts, width, units = self.kernel.shape
+        by_expert = tf.reshape(rows, [num_experts, rows_per_expert, width])
+        return tf.reshape(tf.matmul(by_expert, self.kernel), [-1, units])

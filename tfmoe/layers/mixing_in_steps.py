@@ -13,9 +13,11 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
+from tfmoe.layers.gate_inputs import GateInputs
 from tfmoe.layers.mixing import limit_assignments, mix, with_received
-from tfmoe.layers.positions import at_positions, real_tokens
-from tfmoe.ops.step_assignments import split_by_step
+from tfmoe.layers.positions import at_positions, real_tokens, row_mask
+from tfmoe.ops.sorting import kept_first
+from tfmoe.ops.step_assignments import split_by_step, split_static
 
 DRAWS = ("draw", "draw_jitter")  # the methods of gates that draw random numbers
 
@@ -65,13 +67,16 @@ def mix_step(gate, weights, experts, rows, mask=None, draws=None, training=False
             "use a flat gate such as NoisyTopK(k=2), or mixture_of='input' and gate_from='input'"
         )
     tokens, positions = real_tokens(rows, mask)
-    draws = draws or {}
+    gate_inputs, draws = GateInputs(tokens, mask=row_mask(rows, mask)), draws or {}
     if positions is not None:
         draws = {name: tf.gather_nd(values, positions) for name, values in draws.items()}
+    elif gate_inputs.mask is not None:  # the i-th row of the step has the i-th draw
+        order = kept_first(gate_inputs.mask, is_static=True)
+        draws = {name: tf.gather(values, order) for name, values in draws.items()}
     fixed = {name: lambda _, values=values: values for name, values in draws.items()}
     with replaced_draws(gate, fixed), fixed_weights(gate, weights):
-        outputs, sums = mix(gate, experts, tokens, training)
-    return at_positions(outputs, positions, rows), sums
+        outputs, sums = mix(gate, experts, tokens, training, gate_inputs=gate_inputs)
+    return at_positions(outputs, positions, rows, mask), sums
 
 
 def plan_steps(gate, gate_inputs, positions, num_steps, training=False):
@@ -85,11 +90,14 @@ def plan_steps(gate, gate_inputs, positions, num_steps, training=False):
         training: whether the step trains.
 
     Returns:
-        `StepAssignments` of the B sequences in S steps; and the sums of the gate.
+        `StepAssignments` or `StaticSteps` of the B sequences in S steps; and the sums of the gate.
     """
     routing = gate_inputs.route(gate, training)
-    assignments = limit_assignments(routing.assignments, gate, training)
+    num_tokens = gate_inputs.num_tokens()
+    assignments = limit_assignments(routing.assignments, gate, training, num_tokens=num_tokens)
     sums = with_received(routing.sums, assignments, routing.assignments, tf.identity)
+    if assignments.is_static:
+        return split_static(assignments, num_steps), sums
     if positions is None:
         positions = tf.range(assignments.num_tokens)
     positions = tf.cast(tf.reshape(positions, [-1]), tf.int32)

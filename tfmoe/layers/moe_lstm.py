@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
+from tfmoe.distribute.static_shapes import portable_only
 from tfmoe.layers.expert_matrices import ExpertMatrices
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
@@ -16,7 +17,7 @@ from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.lstm import forget_gate_ones, update_memory
 from tfmoe.layers.mixing import mix
 from tfmoe.layers.mixing_in_steps import check_gate, mix_step, plan_steps, steps_with_draws
-from tfmoe.layers.mixture_layer import automatic_name
+from tfmoe.layers.mixture_layer import automatic_name, check_not_compiled
 from tfmoe.layers.moe_lstm_costs import MoELSTMCosts
 from tfmoe.layers.positions import at_positions, flat_mask, real_tokens
 from tfmoe.layers.recording import record
@@ -147,7 +148,7 @@ class MoELSTM(MoELSTMCosts):
         )
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
-        self.check_not_compiled()
+        check_not_compiled(self)
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         tokens, positions = real_tokens(inputs, mask)
         if self.gate_from == "state":
@@ -158,14 +159,17 @@ class MoELSTM(MoELSTMCosts):
             sequences, sums = steps_with_draws(self.gate, inputs, self.units, training), None
         else:
             gate_inputs = gate_inputs_of(self, inputs, tokens, mask, gate_inputs)
-            sequences, sums = self._route_at_once(inputs, tokens, positions, gate_inputs, training)
+            sequences, sums = self._route_at_once(
+                inputs, tokens, positions, mask, gate_inputs, training
+            )
         if mask is not None:
             mask = tf.reshape(flat_mask(mask, inputs), tf.shape(inputs)[:2])
             sequences["mask"] = tf.transpose(mask)
         weights = self._weights()
 
         def step(inputs, state, weights):
-            return self._step(inputs, state, weights, training)
+            state, sums = self._step(inputs, state, weights, training)
+            return state, {} if portable_only() else sums  # other runtimes have no metrics
 
         zeros = {} if sums is not None else self._zero_sums(step, sequences, weights)
         state = self.initial_state(tf.shape(inputs)[0])
@@ -179,13 +183,14 @@ class MoELSTM(MoELSTMCosts):
         apply_sums(self, self.gate, sums, training, self.expert_metrics)
         return outputs
 
-    def _route_at_once(self, inputs, tokens, positions, gate_inputs, training):
+    def _route_at_once(self, inputs, tokens, positions, mask, gate_inputs, training):
         """Runs the gate before the loop, and the experts if they do not see the state.
 
         Args:
             inputs: `[B, S, D]`.
             tokens: as returned by `real_tokens`.
             positions: as returned by `real_tokens`.
+            mask: as for a call.
             gate_inputs: `GateInputs`.
             training: as for a call.
 
@@ -194,7 +199,7 @@ class MoELSTM(MoELSTMCosts):
         """
         if self.runs_at_once:
             z, sums = mix(self.gate, self.experts, tokens, training, gate_inputs=gate_inputs)
-            return {"z": tf.transpose(at_positions(z, positions, inputs), [1, 0, 2])}, sums
+            return {"z": tf.transpose(at_positions(z, positions, inputs, mask), [1, 0, 2])}, sums
         num_steps = tf.shape(inputs)[1]
         plan, sums = plan_steps(self.gate, gate_inputs, positions, num_steps, training)
         return {"x": tf.transpose(inputs, [1, 0, 2]), "assignments": plan}, sums
@@ -239,7 +244,7 @@ class MoELSTM(MoELSTMCosts):
         else:
             v, experts = tf.concat([inputs["x"], h], axis=1), weights["experts"]
             if "assignments" in inputs:
-                z = experts(v, inputs["assignments"].of_rows(tf.shape(v)[0]))
+                z = experts(v, inputs["assignments"].of_rows(tf.shape(v)[0], self.num_experts))
             else:
                 draws, gate_weights = inputs.get("draws"), weights.get("gate")
                 z, sums = mix_step(self.gate, gate_weights, experts, v, mask, draws, training)
@@ -249,7 +254,8 @@ class MoELSTM(MoELSTMCosts):
         new_state = list(update_memory(z, c))
         if mask is not None:
             new_state = [
-                tf.where(mask[:, None], new, old) for new, old in zip(new_state, state, strict=True)
+                tf.where(tf.expand_dims(mask, 1), new, old)
+                for new, old in zip(new_state, state, strict=True)
             ]
         return new_state, sums
 
@@ -262,7 +268,9 @@ class MoELSTM(MoELSTMCosts):
         step_inputs = {"x": x}
         if self.gate_from == "input":
             gate_inputs = gate_inputs_of(self, x, x, None, gate_inputs)
-            sequences, _ = self._route_at_once(x[:, None], x, None, gate_inputs, False)
+            sequences, _ = self._route_at_once(
+                tf.expand_dims(x, 1), x, None, None, gate_inputs, False
+            )
             step_inputs = tf.nest.map_structure(lambda tensor: tensor[0], sequences)
         state, _ = self._step(step_inputs, state, self._weights())
         return state[0], state

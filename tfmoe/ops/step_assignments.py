@@ -1,14 +1,14 @@
 """Divides assignments of all steps of a batch into the assignments of each step.
 
-Axes: T tokens, A assignments, E experts, B sequences, S steps, M assignments of the step with the
-most.
+Axes: T tokens, A assignments, E experts, K experts per token, B sequences, S steps, M assignments
+of the step with the most.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmoe.ops.assignments import Assignments
+from tfmoe.ops.assignments import Assignments, assign_tokens
 
 
 class StepAssignments(NamedTuple):
@@ -24,9 +24,48 @@ class StepAssignments(NamedTuple):
     weights: tf.Tensor
     counts: tf.Tensor
 
-    def of_rows(self, num_rows) -> Assignments:
+    def of_rows(self, num_rows: tf.Tensor, num_experts: int) -> Assignments:
         """For one step: its `Assignments`, whose tokens are the B = `num_rows` sequences."""
         return Assignments(self.rows, self.weights, self.counts, num_rows)
+
+
+class StaticSteps(NamedTuple):
+    """Static assignments of the sequences in every step, or in one step without the axis S.
+
+    Attributes:
+        experts: `[S, B, K]` int32, the experts of each sequence; E for a dropped assignment.
+        weights: `[S, B, K]` float.
+    """
+
+    experts: tf.Tensor
+    weights: tf.Tensor
+
+    def of_rows(self, num_rows: tf.Tensor, num_experts: int) -> Assignments:
+        """For one step: its static `Assignments`, whose tokens are the B sequences."""
+        return assign_tokens(self.experts, self.weights, num_experts, is_static=True)
+
+
+def split_static(assignments: Assignments, num_steps: tf.Tensor) -> StaticSteps:
+    """`split_by_step` for static assignments.
+
+    Args:
+        assignments: assigns all T = B·S positions to E experts, sequence by sequence.
+        num_steps: S, int32 scalar.
+    """
+    num_experts = assignments.counts.shape[0]
+    experts = assignments.all_experts()
+    if assignments.slots is not None:
+        experts, weights = (
+            tf.gather(values, assignments.slots) for values in (experts, assignments.weights)
+        )
+    else:  # each position has E assignments, of which most are dropped
+        cells = tf.stack([assignments.tokens, experts], axis=1)
+        shape = [assignments.num_tokens, num_experts + 1]
+        taken = tf.scatter_nd(cells, tf.ones_like(experts), shape)[:, :-1] > 0
+        weights = tf.scatter_nd(cells, assignments.weights, shape)[:, :-1]
+        experts = tf.where(taken, tf.range(num_experts)[None], num_experts)
+    shape = [-1, num_steps, experts.shape[1]]
+    return StaticSteps(*(tf.transpose(tf.reshape(x, shape), [1, 0, 2]) for x in (experts, weights)))
 
 
 def split_by_step(

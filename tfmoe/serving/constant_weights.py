@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-# A graph is one protocol buffer, and so is a model of ONNX. Offsets in a LiteRT file have 32 bits.
-MAX_BYTES = 2**31 - 2**20
+# A graph is one protocol buffer, which has at most 2 GiB, and also has operations.
+MAX_BYTES = 2**31 - 2**26
 
 
 class ConstantWeights:

@@ -29,7 +29,7 @@ class States:
         self._initial = initial
         if any(tf.reduce_any(state != 0) for state in tf.nest.flatten(initial(1, 1))):
             raise ValueError("the states before the first step must be zeros in this format")
-        self.inputs = []
+        self.inputs: list[tf.TensorSpec] = []
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.int32)] * 2, autograph=False)
         def describe(num_rows, max_length):

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import pathlib
+import re
 from collections.abc import Callable
 
 from tfmoe.extras import optional
@@ -16,10 +17,12 @@ OPSET = 18  # the last one that tf2onnx 1.17 and ONNX Runtime both support
 WEIGHTS = "weights.bin"
 MIN_BYTES = 1024  # of a tensor that is written to this file
 ALIGNMENT = 64
+# What tf2onnx says of a node, whose name ends with its operation.
+FAILED = re.compile(r"[Ff]ailed to convert node '([^']+)'")
 
 
 def write_onnx(folder: pathlib.Path, functions: dict):
-    """Writes one model for each function, `NAME.onnx`. They share their weights, `weights.bin`.
+    """Writes one model for each function, `NAME.onnx`. They share large weights, in `weights.bin`.
 
     Args:
         folder: exists.
@@ -36,6 +39,8 @@ def write_onnx(folder: pathlib.Path, functions: dict):
                 for tensor in graph.initializer:
                     move_weights(tensor, file, offsets)
             onnx.save(model, folder / f"{name}.onnx")
+    if not offsets:
+        (folder / WEIGHTS).unlink()
 
 
 def converted(name, function):
@@ -45,34 +50,29 @@ def converted(name, function):
         name: its name, for errors.
         function: a `tf.function`.
     """
-    with errors_of_tf2onnx() as messages:
+    with ErrorMessages() as messages:
         model, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
             opset=OPSET,
-            custom_op_handlers={"Erfc": (erfc, [])},
         )
     unknown = {
-        node.op_type: node.name
+        node.name: node.op_type
         for graph in graphs(model.graph)
         for node in graph.node
         if not onnx.defs.has(node.op_type, node.domain)
     }
-    if unknown or messages:
-        operations = ", ".join(f"{kind} ({node})" for kind, node in unknown.items())
-        raise ConversionError(
-            f"ONNX cannot hold the function {name}: it has no operation {operations or messages[0]}"
-        )
+    failed = [name for message in messages for name in FAILED.findall(message)]
+    refused = unknown | {name: name.rpartition("/")[2] for name in failed}
+    if refused or messages:
+        operations = ", ".join(f"{kind} ({name})" for name, kind in refused.items())
+        reason = f"it has no operation {operations}" if refused else messages[0]
+        raise ConversionError(f"ONNX cannot hold the function {name}: {reason}")
     return model
 
 
-def errors_of_tf2onnx():
-    """A context that collects the messages of errors, which tf2onnx logs without raising them."""
-    return Messages()
-
-
-class Messages(logging.Handler):
-    """Collects the error messages of tf2onnx, and keeps its messages off the screen."""
+class ErrorMessages(logging.Handler):
+    """A context that collects the errors that tf2onnx logs without raising them."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -88,18 +88,6 @@ class Messages(logging.Handler):
 
     def __exit__(self, *_):
         self.logger.propagate, self.logger.handlers = self.before
-
-
-def erfc(context, node, name, arguments):
-    """Converts `Erfc`, which tf2onnx does not know, to `1 - Erf`. Its arguments are those of a
-    handler of tf2onnx.
-    """
-    node.type = "Erf"
-    dtype = context.get_dtype(node.output[0])
-    one = context.make_const(f"{name}_one", onnx.helper.tensor_dtype_to_np_dtype(dtype).type(1))
-    context.insert_new_node_on_output(
-        "Sub", node.output[0], name=f"{name}_sub", inputs=[one.output[0], node.output[0]]
-    )
 
 
 def graphs(graph):

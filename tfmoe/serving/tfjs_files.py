@@ -83,7 +83,6 @@ def graph_of(name, function):
             if node.op == "EnsureShape":  # of tfjs-converter, which reads the shape as an input
                 node.op = "Identity"
                 del node.attr["shape"]
-    replace_erfc(graph)
     tensors = [*function.get_concrete_function().inputs, *outputs_of(function).values()]
     remove_unused(graph, [tensor.op.name for tensor in tensors])
     unknown = {
@@ -117,19 +116,6 @@ def remove_unused(graph, names):
     kept = [node for node in graph.node if node.name in used]
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def replace_erfc(graph):
-    """Replaces `Erfc`, which TensorFlow.js does not have, by `1 - Erf` in a graph."""
-    for node in [node for node in graph.node if node.op == "Erfc"]:
-        one, erf = graph.node.add(), graph.node.add()
-        dtype = node.attr["T"].type
-        one.name, one.op, one.attr["dtype"].type = f"{node.name}/one", "Const", dtype
-        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, tf.as_dtype(dtype)))
-        erf.name, erf.op, erf.attr["T"].type = f"{node.name}/erf", "Erf", dtype
-        erf.input[:] = node.input
-        node.op = "Sub"
-        node.input[:] = [one.name, erf.name]
 
 
 def extract_constants(name, graph):

@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
 from tfmoe import extras
 from tfmoe.config.builders import build_model
+from tfmoe.data_pipelines import UNKNOWN
 from tfmoe.data_pipelines.atomic_write import atomic_folder, check_absent
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
@@ -108,9 +110,18 @@ def export_portable(
             f"{out}: {', '.join(signatures)} for {runtime.name}; {megabytes(out):.1f} MB; "
             f"{out / MANIFEST}",
             "Try it:",
-            f"  {runtime.client} {out}",
+            f"  {runtime.client} {shlex.quote(str(out))} {example(vocabulary, signatures)}",
         ]
     )
+
+
+def example(vocabulary, signatures):
+    """Arguments of a client that call the exported functions."""
+    if "score" in signatures:
+        words = [vocabulary.word(index) for index in range(UNKNOWN + 1, len(vocabulary))]
+        return f"score {shlex.quote(' '.join(words[:3]))}"
+    languages = [f" --language {name}" for name in vocabulary.languages]
+    return f"translate 'Monday, May 4, 2020'{''.join(languages[:1])}"
 
 
 def in_float32(config, vocabulary, model):
