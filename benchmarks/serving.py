@@ -21,9 +21,9 @@ step, and the loop is in Python, as in `docs/serving/portable_client.py`.
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
+import runpy
 import sys
 import tempfile
 import time
@@ -208,9 +208,8 @@ def portable(format: str) -> Callable[[Source, Path], System]:
     def load(source, folder):
         with contextlib.redirect_stdout(sys.stderr):
             export_run(source.path, folder, format=format)
-        client = client_module()
-        kind = client.TranslationModel if source.is_translation else client.LanguageModel
-        export = kind(folder)
+        client = runpy.run_path(str(CLIENT))
+        export = client["TranslationModel" if source.is_translation else "LanguageModel"](folder)
         if format == "onnx":
             names = export.functions
             export.functions = {n: onnx_function(folder / f"{n}.onnx", source) for n in names}
@@ -224,13 +223,6 @@ def portable(format: str) -> Callable[[Source, Path], System]:
         return System(functions, megabytes(folder))
 
     return load
-
-
-def client_module():
-    spec = importlib.util.spec_from_file_location("portable_client", CLIENT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def onnx_function(path, source):
@@ -340,8 +332,13 @@ def print_table(result):
     print("|---|---:|" + "---:|" * len(columns))
     for system, size in result["megabytes"].items():
         row = [cells.get((system, *column)) for column in columns]
-        texts = [f"{c['clock']:,.3g} / {c['processor']:,.3g}" if c else "" for c in row]
+        texts = [f"{short(c['clock'])} / {short(c['processor'])}" if c else "" for c in row]
         print(f"| {system} |", f"{size:.1f} |" if size else "|", " | ".join(texts), "|")
+
+
+def short(value):
+    """A number with three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
