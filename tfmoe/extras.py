@@ -29,6 +29,10 @@ EXTRAS = {
     "safetensors": "huggingface",
     "tensorflow_datasets": "tfds",
     "keras_hub": "keras-hub",
+    "onnx": "serving",
+    "onnxruntime": "serving",
+    "tf2onnx": "serving",
+    "ai_edge_litert": "serving",
 }
 WITHOUT_WHEELS = {"tensorflow_text": "on Linux and macOS; there is none for Windows"}
 

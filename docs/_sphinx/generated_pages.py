@@ -106,6 +106,8 @@ ORDER = {
         "guides/xla",
         "guides/keras_hub",
         "guides/export_and_serve",
+        "guides/tensorflow_serving",
+        "guides/other_runtimes",
         "guides/huggingface_weights",
         "troubleshooting",
     ],

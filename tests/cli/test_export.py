@@ -69,7 +69,12 @@ def test_manifest(exported, finished):
     assert manifest["weights"]["which"] == "best" and manifest["weights"]["type"] == "float32"
     assert (run.checkpoints / "best" / f"best-{manifest['weights']['step']}.index").exists()
     assert {"tfmoe", "tensorflow", "keras"} <= set(manifest["made_with"])
-    assert set(manifest["signatures"]) == {"score", "next_token", "generate", "route"}
+    names = ["score", "next_token", "generate", "route"]
+    names += ["score_ids", "next_token_ids", "generate_ids"]
+    assert list(manifest["signatures"]) == names
+    assert manifest["vocabulary"]["file"] == "vocabulary.txt"
+    assert sha256(path / "vocabulary.txt") == sha256(run.vocabulary)
+    assert manifest["files"]["vocabulary.txt"] == sha256(run.vocabulary)
     assert manifest["signatures"]["next_token"]["outputs"] == {
         "words": "string [?, 4]", "probabilities": "float32 [?, 4]",
     }  # fmt: skip
@@ -78,7 +83,9 @@ def test_manifest(exported, finished):
 
 def test_the_printed_command_works(exported):
     path, out, _ = exported
-    assert out.startswith(f"{path}: score, next_token, generate, route; ")
+    assert out.startswith(
+        f"{path}: score, next_token, generate, route, score_ids, next_token_ids, "
+    )
     command = out.splitlines()[-1].strip()
     assert command.startswith("saved_model_cli run --dir ")
     program = f"{sys.executable} -m tensorflow.python.tools.saved_model_cli"
@@ -118,6 +125,17 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["6", "7"]
 
 
+@pytest.mark.slow
+def test_int8(command, finished, tmp_path):
+    """The matrices of this model are so small that they keep their type."""
+    status, _, err = command("export", finished.path, tmp_path / "out", "--int8")
+    assert status == 0, err
+    assert "with int8 weights (+0.0000)" in err
+    weights = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())["weights"]
+    change = weights["change"]["perplexity"]
+    assert weights["type"] == "int8" and change["float32"] == change["int8"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -126,11 +144,13 @@ def test_half_size_and_the_next_version(command, finished, tmp_path):
         (["--version", 2**63], "the version must be from 1 to 2^63 - 1, got 9223372036854775808"),
         (["--beam", "1001"], "--beam must be from 1 to 1,000, got 1,001"),
         (["--nbest", "3", "--beam", "2"], "--beam must be at least --nbest 3, got 2"),
+        (["--half", "--int8"], "--half and --int8 exclude each other: give one of them"),
         (["--tokenization", "letters"], "--tokenization must be text or words, got 'letters'"),
         (["--nbest", "2"], "--nbest 2: "),
         (["--format", "huggingface"], "model: final_norm must be 'rms' in a Hugging Face checkpoi"),
         (["--format", "huggingface", "--top", "3"], "--top must be left out with --format hugg"),
-        (["--format", "onnx"], "'onnx' is not one of 'savedmodel', 'huggingface'"),
+        (["--format", "onxx"], "'onxx' is not one of 'savedmodel', 'onnx', 'litert', 'tfjs', 'hug"),
+        (["--format", "tfjs", "--half"], "--half must be left out with --format tfjs, got True"),
     ],
 )
 def test_errors(command, finished, tmp_path, arguments, message):

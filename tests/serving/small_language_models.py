@@ -38,18 +38,18 @@ def recurrent_mixtures():
     ]
 
 
-def exported(model, half=False, top=99):
+def exported(model, stored="float32", top=99):
     """The module and the concrete functions of a model, see `exported_module`."""
     table = VOCABULARY.lookup_table()
-    weights = FrozenWeights(model, half)
+    weights = FrozenWeights(model, stored)
     words = VOCABULARY.decode(range(len(VOCABULARY)))
     functions = ServingLanguageModel(model, weights, split_words, table, words, MAX_LENGTH, top)
     resources = {"weights": weights.variables, "table": table}
     return exported_module(functions.signatures(), "score", resources)
 
 
-def serving(model, half=False, top=99):
-    return exported(model, half, top)[1]
+def serving(model, stored="float32", top=99):
+    return exported(model, stored, top)[1]
 
 
 def expected_score(model, sentence):

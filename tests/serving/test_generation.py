@@ -118,6 +118,20 @@ def test_samples_follow_the_distribution():
         assert sample_word(logits, tf.constant(temperatures), draws).numpy().tolist() == expected
 
 
+def test_samples_of_a_large_vocabulary():
+    """Draws spread evenly over [0, 1) give every word its share: 1,000 words of weight 1 and 5 of
+    weight 100 have the sum 1,500. Words that are excluded at both ends are never drawn.
+    """
+    weights = np.array([0.0, 0.0, *[1.0] * 400, *[100.0] * 5, *[1.0] * 600, 0.0])
+    draws = tf.constant((np.arange(1500) + 0.5) / 1500, tf.float32)
+    with np.errstate(divide="ignore"):
+        logits = tf.constant(np.tile(np.log(weights), [1500, 1]), tf.float32)
+    words = sample_word(logits, tf.ones([1500]), draws).numpy()
+    np.testing.assert_allclose(np.bincount(words, minlength=1008), weights, atol=1)
+    largest = tf.constant([np.nextafter(np.float32(1), np.float32(0))])
+    assert sample_word(logits[:1], tf.ones([1]), largest).numpy() == [1006]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -72,6 +72,53 @@ def test_next_token_agrees_with_score(functions):
             np.testing.assert_allclose(probability, np.exp(scored), atol=1e-5)
 
 
+def padded_ids(sentences):
+    ids = [VOCABULARY.encode(sentence.split()) for sentence in sentences]
+    width = max(map(len, ids))
+    return tf.constant([[*each, *[0] * (width - len(each))] for each in ids], tf.int32)
+
+
+def test_functions_on_ids_give_the_answers_of_those_on_strings(functions):
+    ids = padded_ids(SENTENCES)
+    scored = functions["score_ids"](ids=ids)
+    for name, expected in functions["score"](sentences=tf.constant(SENTENCES)).items():
+        if name != "tokens":
+            np.testing.assert_array_equal(scored[name], expected)
+    wider = functions["score_ids"](ids=tf.pad(ids, [[0, 0], [0, 2]]))
+    assert wider["token_log_probabilities"].shape == (5, 12)
+    next_words = functions["next_token"](prefix=tf.constant(SENTENCES))
+    next_ids = functions["next_token_ids"](ids=ids)
+    words = next_words["words"].numpy().astype("U")
+    assert [VOCABULARY.decode(row) for row in next_ids["ids"].numpy()] == words.tolist()
+    np.testing.assert_array_equal(next_ids["probabilities"], next_words["probabilities"])
+    controls = {"length": [9], "temperature": [1.5], "seed": [3, 1, 4, 1, 5]}
+    generated = generate(functions, SENTENCES, **controls)
+    dtypes = {"length": tf.int32, "temperature": tf.float32, "seed": tf.int32}
+    tensors = {name: tf.constant(x, dtypes[name]) for name, x in controls.items()}
+    new = functions["generate_ids"](ids=ids, **tensors)
+    for name in ("word_count", "ended"):
+        np.testing.assert_array_equal(new[name], generated[name])
+    texts = [
+        " ".join(VOCABULARY.decode(row[:count]))
+        for row, count in zip(new["ids"].numpy(), new["word_count"].numpy(), strict=True)
+    ]
+    assert texts == generated["text"].numpy().astype("U").tolist()
+
+
+@pytest.mark.parametrize("ids", [[[3, 11]], [[-1, 3]], [[3, 0, 4]], [[0, 3, 0]]])
+def test_ids_out_of_range_or_after_padding(functions, ids):
+    for name in ("score_ids", "next_token_ids"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="ids must be from 1 to 10, and 0"):
+            functions[name](ids=tf.constant(ids))
+
+
+def test_no_sentences_of_ids(functions):
+    for shape in ((0, 3), (0, 0), (2, 0)):
+        outputs = functions["score_ids"](ids=tf.zeros(shape, tf.int32))
+        assert outputs["token_log_probabilities"].shape == (shape[0], shape[1] + 1)
+        assert outputs["token_count"].numpy().tolist() == [1] * shape[0]
+
+
 def test_no_input_is_a_scalar(functions):
     """TensorFlow Serving joins the requests of a batch along the first axis of each input."""
     for function in functions.values():
@@ -135,12 +182,12 @@ def test_unusual_sentences(functions, sentences):
 
 
 def test_bfloat16_weights(model, functions):
-    weights = FrozenWeights(model, half=True)
+    weights = FrozenWeights(model, "bfloat16")
     types = {w.path: v.dtype for w, v in zip(model.weights, weights.variables, strict=True)}
     half = {path.rpartition("/")[2] for path, dtype in types.items() if dtype == tf.bfloat16}
     assert half >= {"embeddings", "kernel", "kernel_0", "recurrent_kernel"}
     assert not half & {"gate_kernel", "log_thresholds", "bias", "noise_kernel"}
-    outputs = serving(model, half=True)["score"](sentences=tf.constant(SENTENCES))
+    outputs = serving(model, "bfloat16")["score"](sentences=tf.constant(SENTENCES))
     full = functions["score"](sentences=tf.constant(SENTENCES))
     difference = np.abs(outputs["log_probability"] - full["log_probability"]).max()
     assert 1e-5 < difference < 0.5
@@ -156,18 +203,6 @@ def test_bfloat16_weights(model, functions):
             weight.assign(value)
 
 
-def test_biases_of_experts_that_are_layers_are_not_rounded():
-    experts = keras.Sequential([keras.layers.Dense(5, "relu"), keras.layers.Dense(D)])
-    layer = MoE(4, experts=experts, gate=NoisyTopK(k=2))
-    layer.build((None, D))
-    weights = FrozenWeights(layer, half=True)
-    half = [v.dtype == tf.bfloat16 for v in weights.variables]
-    assert half == [
-        weight.name.endswith("_kernel") and "gate" not in weight.path for weight in layer.weights
-    ]
-    assert sum(half) == 2
-
-
 def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -176,7 +211,8 @@ def test_mixed_precision():
     finally:
         keras.config.set_dtype_policy("float32")
     functions = serving(model, top=2)
-    assert set(functions) == {"serving_default", "score", "next_token", "generate", "route"}
+    names = {"score", "next_token", "generate"}
+    assert set(functions) == {"serving_default", "route", *names, *(f"{n}_ids" for n in names)}
     assert functions["next_token"](prefix=tf.constant(["a"]))["words"].shape == (1, 2)
     outputs = functions["score"](sentences=tf.constant(["a b"]))["log_probability"]
     np.testing.assert_allclose(outputs, [sum(expected_score(model, "a b"))], atol=0.05)

@@ -1,46 +1,17 @@
 """Exported functions of a translation model with random weights."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving.small_translation_models import exported
 
-from tfmoe.data_pipelines.subwords import Subwords
-from tfmoe.gating import Batchwise, NoisyTopK
-from tfmoe.layers import AttentionLSTM, MoE, ProjectedLSTM
-from tfmoe.models import TranslationModel, residual_blocks
-from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.serving.saved_model import exported_module
-from tfmoe.serving.translation import ServingTranslator
-from tfmoe.serving.translator import Translator
-
-D = 8
-TEXT = [f"{a} {b}" for a in ("one", "two", "three") for b in ("four", "five", "six")]
 SENTENCES = ["one two", "", "six", "猫 three", "one " * 40]
 
 
-def make(languages, longest_source=20):
-    """`(translator, exported functions)`."""
-    subwords = Subwords.train(TEXT, 40, languages=languages)
-    keras.utils.set_random_seed(1)
-    encoder = [
-        ProjectedLSTM(D, return_sequences=True),
-        MoE(4, 6, gate=Batchwise(k=2), name="encoder_moe"),
-    ]
-    decoder = [AttentionLSTM(D), MoE(4, 6, gate=NoisyTopK(k=2), name="decoder_moe")]
-    model = TranslationModel(len(subwords), D, residual_blocks(encoder), residual_blocks(decoder))
-    model.build((None, None))
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        if weight.name != "log_thresholds":
-            weight.assign(rng.standard_normal(weight.shape) * 0.6)
-    ids = {name: subwords.language_id(name) for name in subwords.languages}
-    translator = Translator(model, subwords.tokenizer(), ids, beam_size=3, num_best=2)
-    weights = FrozenWeights(model)
-    pieces = [subwords.piece(index) for index in range(len(subwords))]
-    serving = ServingTranslator(translator, weights, pieces, longest_source)
-    resources = {"weights": weights.variables, **serving.resources}
-    return translator, exported_module(serving.signatures(), "translate", resources)[1]
+def make(languages):
+    """The translator and the exported functions of a model."""
+    translator, _, functions = exported(languages)
+    return translator, functions
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +60,24 @@ def test_one_language_per_sentence(multilingual):
     all_french = functions["translate"](sentences=sentences, language=tf.constant(["fr"]))
     text, _ = translator.translate(sentences, translator.language_id("fr"))
     assert all_french["translations"].numpy().tolist() == text.numpy().tolist()
+
+
+def test_functions_on_ids_give_the_answers_of_those_on_strings(one_direction, multilingual):
+    for (translator, functions), language in (
+        (one_direction, {}),
+        (multilingual, {"language": ["fr"]}),
+    ):
+        language = {name: tf.constant(x) for name, x in language.items()}
+        ids = translator.tokenizer.tokenize(SENTENCES).to_tensor()
+        outputs = functions["translate_ids"](ids=ids, **language)
+        expected = functions["translate"](sentences=tf.constant(SENTENCES), **language)
+        for name in ("scores", "truncated"):
+            np.testing.assert_array_equal(outputs[name], expected[name])
+        flat = tf.reshape(outputs["ids"], [-1, outputs["ids"].shape[2]])
+        lengths = tf.reshape(outputs["subword_count"], [-1])
+        assert not flat[tf.range(flat.shape[1]) >= lengths[:, None]].numpy().any()
+        text = translator.tokenizer.detokenize(tf.RaggedTensor.from_tensor(flat, lengths))
+        assert text.numpy().tolist() == expected["translations"].numpy().ravel().tolist()
 
 
 @pytest.mark.parametrize("name", ["translate", "route"])

@@ -1,6 +1,7 @@
 """A run's folder before its first training step."""
 
 from tfmoe.config import build_model, build_optimizer, dump_config
+from tfmoe.tasks import task_of
 from tfmoe.training.run_directory import RunDirectory
 from tfmoe.training.state import TrainingState
 
@@ -10,7 +11,7 @@ def started_run(config, path, vocabulary):
     the built model, and its `TrainingState`.
     """
     run = RunDirectory(path)
-    vocabulary.save(run.vocabulary)
+    vocabulary.save(task_of(config).vocabulary_file(run))
     run.write_json(run.facts, {"vocabulary": vocabulary.fingerprint, "text": {}})
     run.config.write_text(dump_config(config))
     model = build_model(config, len(vocabulary))

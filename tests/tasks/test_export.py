@@ -89,10 +89,11 @@ def test_a_model_that_does_not_fit(start, tmp_path):
 
 
 def test_formats_and_their_options(tmp_path):
-    assert list(FORMATS) == ["savedmodel", "huggingface"]
-    with pytest.raises(ValueError, match="--format must be one of savedmodel, huggingface, got '"):
-        export_run(tmp_path, tmp_path, format="onnx")
-    for name, value in (("half", True), ("version", 2)):
+    assert list(FORMATS) == ["savedmodel", "onnx", "litert", "tfjs", "huggingface"]
+    message = "--format must be one of savedmodel, onnx, litert, tfjs, huggingface, got 'onxx'"
+    with pytest.raises(ValueError, match=message):
+        export_run(tmp_path, tmp_path, format="onxx")
+    for name, value in (("half", True), ("int8", True), ("version", 2)):
         message = f"--{name} must be left out with --format huggingface, got {value}"
         with pytest.raises(ValueError, match=message):
             export_run(tmp_path, tmp_path, format="huggingface", **{name: value})

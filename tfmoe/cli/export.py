@@ -1,4 +1,4 @@
-"""`tfmoe export`: writes a trained model as a SavedModel."""
+"""`tfmoe export`: writes a trained model as a SavedModel or in another format."""
 
 import contextlib
 import pathlib
@@ -14,14 +14,15 @@ Out = Annotated[
     pathlib.Path,
     typer.Argument(
         metavar="OUT",
-        help="A folder of numbered versions, created if missing. With --format huggingface, a "
-        "folder that does not exist.",
+        help="A folder of numbered versions, created if missing. With another --format than "
+        "savedmodel, a folder that does not exist.",
     ),
 ]
 Format = Annotated[
-    Literal["savedmodel", "huggingface"],
+    Literal["savedmodel", "onnx", "litert", "tfjs", "huggingface"],
     typer.Option(
-        help="savedmodel, or huggingface: a checkpoint of Mixtral or Qwen3-MoE for Hugging Face "
+        help="savedmodel; onnx, litert or tfjs: functions on ids for ONNX Runtime, LiteRT or "
+        "TensorFlow.js; huggingface: a checkpoint of Mixtral or Qwen3-MoE for Hugging Face "
         "Transformers, of a language model that it can hold.",
     ),
 ]
@@ -35,6 +36,15 @@ Half = Annotated[
         "--half",
         help="Store matrices in bfloat16, half the size, and measure the effect on the run's test "
         "text. Gates and biases stay float32.",
+    ),
+]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Store matrices in int8, a quarter of the size, with a scale for each output of each "
+        "expert, and measure the effect on the run's test text. Gates, biases and small matrices "
+        "stay float32.",
     ),
 ]
 Tokenization = Annotated[
@@ -70,13 +80,14 @@ def export(
     version: Version = None,
     weights: arguments.Weights = "best",
     half: Half = False,
+    int8: Int8 = False,
     tokenization: Tokenization = None,
     top: Top = None,
     beam: Beam = None,
     nbest: NBest = None,
 ):
-    """Write a trained model as a SavedModel that takes strings, or as a checkpoint of Hugging Face
-    Transformers.
+    """Write a trained model as a SavedModel that takes strings, as functions on ids for other
+    runtimes, or as a checkpoint of Hugging Face Transformers.
 
     A SavedModel: versions are written to OUT/1, OUT/2, …, the layout of TensorFlow Serving. An
     existing version is never overwritten, and an incomplete one never appears. A SavedModel
@@ -103,6 +114,18 @@ def export(
     manifest.json in the version's folder has the config, software versions, the run's results, the
     signatures, and the SHA-256 of every file.
 
+    --format onnx, litert and tfjs write functions on word or subword ids, the vocabulary as a file,
+    and manifest.json, which describes both. The written files are compared with the model. They
+    take no further options but --weights. docs/serving has small clients that call them.
+
+    \b
+    Functions of a language model:
+      score        ids → log_probability, token_log_probabilities, token_count
+      step         ids, positions, state_0, … → logits, next_state_0, …
+    Functions of a translation model:
+      encode       source → memory_0, …
+      decode_step  ids, memory_0, …, state_0, … → log_probabilities, attention, next_state_0, …
+
     --format huggingface writes config.json, model.safetensors and vocabulary.txt, one word a line.
     There is no tokenizer of Hugging Face. It takes no further options but --weights.
 
@@ -110,13 +133,15 @@ def export(
     Examples:
       tfmoe export runs/language_model exported/language_model
       tfmoe export runs/language_model exported/small --half
+      tfmoe export runs/language_model exported/smaller --int8
       tfmoe export runs/multilingual exported/multilingual --beam 8 --nbest 3
+      tfmoe export runs/language_model exported/onnx --format onnx
       tfmoe export runs/mixtral exported/mixtral --format huggingface
     """
     options = {"top": top, "tokenization": tokenization, "beam": beam, "nbest": nbest}
     check_options(**options)
     with contextlib.redirect_stdout(sys.stderr):
-        message = tasks.export_run(run, out, version, weights, half, options, format)
+        message = tasks.export_run(run, out, version, weights, half, int8, options, format)
     print(message)
 
 

@@ -226,15 +226,19 @@ class TranslationModel(WordPredictor):
             A function `(tokens [N], states) -> (log-probabilities [N, V] float32, attention [N, S]
             float32, states)`. The first call takes `initial_states`.
         """
-        sources = prepared_sources(self.decoder, memory, memory_mask)
+        sources = self.sources(memory, memory_mask)
+        return lambda tokens, states: self.step(tokens, states, sources)
 
-        def step(tokens, states):
-            features = self.embedding(tokens)
-            features, states, attention = run_step(self.decoder, features, states, tokens, sources)
-            features = normalized(self.decoder_norm, features)
-            return tf.nn.log_softmax(self.softmax(features)), attention, states
+    def sources(self, memory: tf.Tensor, memory_mask: tf.Tensor) -> list:
+        """What all steps of `decoding_step` share: a nested structure of tensors `[N, …]`."""
+        return prepared_sources(self.decoder, memory, memory_mask)
 
-        return step
+    def step(self, tokens: tf.Tensor, states: list, sources: list) -> tuple:
+        """The function that `decoding_step` makes, with the result of `sources` as an argument."""
+        features = self.embedding(tokens)
+        features, states, attention = run_step(self.decoder, features, states, tokens, sources)
+        features = normalized(self.decoder_norm, features)
+        return tf.nn.log_softmax(self.softmax(features)), attention, states
 
     def initial_states(
         self, num_rows: int | tf.Tensor, max_length: int | tf.Tensor | None = None

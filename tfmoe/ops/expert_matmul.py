@@ -23,6 +23,7 @@ from tfmoe.ops.expert_derivatives import (
 from tfmoe.ops.expert_dropout import NO_DROPOUT, HiddenDropout
 from tfmoe.ops.expert_network import Network
 from tfmoe.ops.expert_runners import Inputs, Outputs, looped, runner_for, unrolled
+from tfmoe.ops.packed_experts import packed_ffn, packed_kernels
 from tfmoe.ops.padded_rows import blocks
 
 
@@ -73,6 +74,8 @@ def expert_ffn(
         return zero_outputs(x, [*kernels, *biases], kernels[-1].shape[2])
     keeps_hidden, keeps = training and not recompute, list(dropout.keeps)
     network = Network(depth, bool(biases), activation, keeps_hidden, dropout.rate)
+    if packed := packed_kernels(kernels):
+        return packed_ffn(network._replace(keeps_hidden=False), counts, x, packed, biases)
     if has_tangents([x, *kernels, *biases]):
         return padded_ffn(network, counts, x, [*kernels, *biases], keeps)
     run_experts = runner_for(num_experts)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.ops.expert_dropout import drop
+from tfmoe.ops.packed_weights import multiply
 
 # Kernels with at least this many elements multiply with their transpose as a batch of one.
 LARGE_KERNEL = 2**18
@@ -34,7 +35,7 @@ class Network(NamedTuple):
         sums = []
         for i in range(self.depth):
             inputs = self.layer_inputs(i, rows, sums, keeps)
-            product = tf.matmul(inputs, parameters[i])
+            product = multiply(inputs, parameters[i])
             sums.append(product + parameters[self.depth + i] if self.use_bias else product)
         return sums
 

@@ -15,8 +15,16 @@ from tfmoe.models.word_predictor import END
 from tfmoe.ops.arguments import positive
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.generation import MAX_GENERATED_WORDS, Generator
+from tfmoe.serving.language_model_ids import LanguageModelOnIds
 from tfmoe.serving.sentences import Sentences
-from tfmoe.serving.signatures import Signature, checked, padded, padded_routings, per_sentence
+from tfmoe.serving.signatures import (
+    Signature,
+    checked,
+    graph_function,
+    padded,
+    padded_routings,
+    per_sentence,
+)
 
 
 class ServingLanguageModel:
@@ -64,6 +72,12 @@ class ServingLanguageModel:
         self.sentences = Sentences(split, table, words, max_length)
         self.generator = Generator(model, self.sentences.max_length)
         self.top = min(positive("top", top), model.vocabulary_size)
+        # The functions on strings and those on ids call these, which are traced once.
+        ids = tf.RaggedTensorSpec([None, None], tf.int32)
+        controls = [tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32, tf.int32)]
+        self.log_probabilities = graph_function(self._log_probabilities, ids)
+        self.best_next = graph_function(self._best_next, ids)
+        self.continued = graph_function(self._continued, ids, *controls)
 
     def signatures(self) -> dict[str, Signature]:
         """The exported functions, `{name: Signature}`. Only models with a mixture have `route`."""
@@ -100,7 +114,7 @@ class ServingLanguageModel:
         }
         if not mixtures_of(self.model):
             del signatures["route"]
-        return signatures
+        return {**signatures, **LanguageModelOnIds(self).signatures()}
 
     def score(self, sentences: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes the log-probabilities of sentences.
@@ -117,13 +131,7 @@ class ServingLanguageModel:
               and `</S>` at the end; padded with "".
             - `token_count`: `[B]` int32, number of predictions: words and end.
         """
-        with self.weights.scope():
-            ids = self.sentences.ids(sentences)
-            end = tf.fill([ids.nrows(), 1], END)
-            targets = tf.concat([ids, end], axis=1)
-            features, _ = self._features(ids)
-            values = self.model.softmax.negative_log_likelihood(features, targets.flat_values)
-        values = targets.with_flat_values(-values)
+        targets, values = self.log_probabilities(self.sentences.ids(sentences))
         tokens = self.sentences.to_words(targets.flat_values)
         return {
             "log_probability": tf.reduce_sum(values, axis=1),
@@ -145,10 +153,7 @@ class ServingLanguageModel:
               `<UNK>` any word outside the vocabulary.
             - `probabilities`: `[B, N]` float32.
         """
-        with self.weights.scope():
-            features, ends = self._features(self.sentences.ids(prefix))
-            logits = self.model.word_logits(tf.gather(features, ends))
-        probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.top)
+        probabilities, ids = self.best_next(self.sentences.ids(prefix))
         return {"words": self.sentences.to_words(ids), "probabilities": probabilities}
 
     def generate(
@@ -180,24 +185,8 @@ class ServingLanguageModel:
             tf.errors.InvalidArgumentError: if a `length` or `temperature` is out of range, or an
                 input has another size.
         """
-        size = tf.size(prefix)
-        length, temperature, seed = (
-            per_sentence(values, size, name)
-            for name, values in (("length", length), ("temperature", temperature), ("seed", seed))
-        )
-        length = checked(
-            length,
-            (length >= 0) & (length <= MAX_GENERATED_WORDS),
-            f"length must be from 0 to {MAX_GENERATED_WORDS}, got",
-        )
-        temperature = checked(
-            temperature,
-            (temperature >= 0) & tf.math.is_finite(temperature),
-            "temperature must be finite and at least 0, got",
-        )
-        with self.weights.scope():
-            ids = self.sentences.ids(prefix)
-            new_ids, counts, ended = self.generator.write(ids, length, temperature, seed)
+        ids = self.sentences.ids(prefix)
+        new_ids, counts, ended = self.continued(ids, length, temperature, seed)
         words = tf.where(tf.equal(new_ids, END), "", self.sentences.to_words(new_ids))
         return {
             "text": tf.strings.reduce_join(
@@ -232,6 +221,62 @@ class ServingLanguageModel:
             words = self.sentences.to_words(inputs.flat_values)
             routings = padded_routings(self.model, recordings, lengths)
         return {"tokens": padded(words, lengths, ""), **routings}
+
+    def _log_probabilities(self, ids: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """Scores sentences of ids.
+
+        Args:
+            ids: ragged `[B, words]` int32.
+
+        Returns:
+            The words and the end of each sentence, ragged `[B, words + 1]` int32, and their
+            log-probabilities, float32.
+        """
+        with self.weights.scope():
+            targets = tf.concat([ids, tf.fill([ids.nrows(), 1], END)], axis=1)
+            features, _ = self._features(ids)
+            values = self.model.softmax.negative_log_likelihood(features, targets.flat_values)
+        return targets, targets.with_flat_values(-values)
+
+    def _best_next(self, ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The probabilities `[B, N]` and the ids `[B, N]` of the most probable next words of
+        ragged `[B, words]` ids.
+        """
+        with self.weights.scope():
+            features, ends = self._features(ids)
+            logits = self.model.word_logits(tf.gather(features, ends))
+        return tf.math.top_k(tf.nn.softmax(logits), self.top)
+
+    def _continued(
+        self, ids: tf.RaggedTensor, length: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Continues sentences of ids. Arguments: see `generate`.
+
+        Args:
+            ids: ragged `[B, words]` int32.
+            length, temperature, seed: `[1]` or `[B]`.
+
+        Returns:
+            `[B, L]` int32 ids, padded with 0; `[B]` int32, their number; `[B]` bool, whether the
+            end was generated.
+        """
+        size = tf.cast(ids.nrows(), tf.int32)
+        length, temperature, seed = (
+            per_sentence(values, size, name)
+            for name, values in (("length", length), ("temperature", temperature), ("seed", seed))
+        )
+        length = checked(
+            length,
+            (length >= 0) & (length <= MAX_GENERATED_WORDS),
+            f"length must be from 0 to {MAX_GENERATED_WORDS}, got",
+        )
+        temperature = checked(
+            temperature,
+            (temperature >= 0) & tf.math.is_finite(temperature),
+            "temperature must be finite and at least 0, got",
+        )
+        with self.weights.scope():
+            return self.generator.write(ids, length, temperature, seed)
 
     def _features(self, ids):
         """The features from which the next words are predicted.

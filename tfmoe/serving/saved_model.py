@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfmoe
+from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.data_pipelines.atomic_write import atomic_folder, remove_leftovers
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.signatures import Signature
@@ -110,7 +111,12 @@ def describe_signatures(signatures: dict[str, Signature], concrete: dict) -> dic
 
 
 def write_saved_model(
-    folder: str | os.PathLike, version: int, module: tf.Module, concrete: dict, facts: dict
+    folder: str | os.PathLike,
+    version: int,
+    module: tf.Module,
+    concrete: dict,
+    facts: dict,
+    vocabulary: Vocabulary | Subwords | None = None,
 ) -> pathlib.Path:
     """Writes a version, the SavedModel and `manifest.json`, completely or not at all.
 
@@ -121,6 +127,7 @@ def write_saved_model(
         concrete: the concrete functions that `exported_module` returns.
         facts: contents of the manifest. The SHA-256 digests of all other files are added as
             `"files"`.
+        vocabulary: the vocabulary to write as `facts["vocabulary"]["file"]`; `None` for none.
 
     Returns:
         The path of the version.
@@ -133,15 +140,15 @@ def write_saved_model(
     target = folder / str(version)
     # The name of the temporary folder is not a number: servers ignore it.
     with atomic_folder(target) as temporary, full_disk_named(target):
-        write_files(temporary, module, concrete, facts)
+        write_files(temporary, module, concrete, facts, vocabulary)
     return target
 
 
-def write_files(folder, module, concrete, facts):
+def write_files(folder, module, concrete, facts, vocabulary=None):
     """Writes a SavedModel and its manifest to a folder. Arguments: see `write_saved_model`."""
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(folder), signatures=concrete, options=options)
-    remove_gradient_names(folder / "saved_model.pb")
+    save(module, concrete, folder)
+    if vocabulary is not None:
+        vocabulary.save(folder / facts["vocabulary"]["file"])
     files = {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -149,6 +156,19 @@ def write_files(folder, module, concrete, facts):
     }
     text = json.dumps({**facts, "files": files}, indent=1, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def save(module, concrete, folder):
+    """Writes a SavedModel without gradients to a folder.
+
+    Args:
+        module: a `tf.Module`.
+        concrete: `{name of a signature: concrete function}`.
+        folder: its path.
+    """
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), signatures=concrete, options=options)
+    remove_gradient_names(pathlib.Path(folder) / "saved_model.pb")
 
 
 def remove_gradient_names(path):

@@ -25,6 +25,16 @@ class Signature(NamedTuple):
     description: str
 
 
+def graph_function(function, *specs):
+    """A `tf.function` that is traced once.
+
+    Args:
+        function: a function of tensors.
+        *specs: the specifications of its arguments.
+    """
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
 def checked(values, valid, message):
     """Checks the values of an input.
 
@@ -43,6 +53,30 @@ def checked(values, valid, message):
     check = tf.debugging.Assert(tf.equal(tf.size(invalid), 0), [message, invalid])
     with tf.control_dependencies([check]):
         return tf.identity(values)
+
+
+def ragged_ids(ids, vocabulary_size):
+    """Removes the padding of ids.
+
+    Args:
+        ids: `[B, S]` int32, padded at the end with 0.
+        vocabulary_size: V.
+
+    Returns:
+        Ragged `[B, ids]` int32.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if an id is not from 0 to V - 1, or follows padding.
+    """
+    is_id = tf.not_equal(ids, 0)
+    lengths = tf.reduce_sum(tf.cast(is_id, tf.int32), axis=1)
+    follows_padding = is_id & (tf.range(tf.shape(ids)[1]) >= lengths[:, None])
+    ids = checked(
+        ids,
+        (ids >= 0) & (ids < vocabulary_size) & ~follows_padding,
+        f"ids must be from 1 to {vocabulary_size - 1}, and 0 after the end of a sentence, got",
+    )
+    return tf.RaggedTensor.from_tensor(ids, lengths)
 
 
 def per_sentence(values, num_sentences, name):

@@ -14,9 +14,11 @@ from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.signatures import (
     Signature,
     at_least_one,
+    graph_function,
     padded,
     padded_routings,
     per_sentence,
+    ragged_ids,
 )
 from tfmoe.serving.translator import Translator
 
@@ -56,6 +58,8 @@ class ServingTranslator:
         self.weights = weights
         self.pieces = tf.constant(pieces)
         self.longest_source = positive("longest_source", longest_source)
+        # All signatures call it; it is traced once.
+        self.search = graph_function(self._search, tf.TensorSpec([None, None], tf.int32))
         self.resources = {"tokenizer": translator.tokenizer}
         if translator.languages:
             names, ids = zip(*translator.languages.items(), strict=True)
@@ -75,6 +79,11 @@ class ServingTranslator:
         signatures = {
             "translate": Signature(
                 self.translate, inputs, f"the best translations and their scores{languages}"
+            ),
+            "translate_ids": Signature(
+                self.translate_ids,
+                [tf.TensorSpec([None, None], tf.int32, "ids"), *inputs[1:]],
+                f"translate, from and to subword ids{languages}",
             ),
             "route": Signature(
                 self.route,
@@ -106,11 +115,42 @@ class ServingTranslator:
         Raises:
             tf.errors.InvalidArgumentError: if a language is unknown.
         """
-        with self.weights.scope():
-            source, is_empty, truncated = self._source(sentences, language)
-            hypotheses = self.model.translate(source, **self.translator.search)
+        source, is_empty, truncated = self._source(sentences, language)
+        hypotheses = self.search(source)
         text, scores = self.translator.texts(hypotheses, is_empty)
         return {"translations": text, "scores": scores, "truncated": truncated}
+
+    def translate_ids(
+        self, ids: tf.Tensor, language: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Translates subwords by beam search.
+
+        Args:
+            ids: `[B, S]` int32, the subwords of sentences, without start, end and language, padded
+                at the end with 0.
+            language: `[1]` or `[B]` strings, the target languages of a multilingual model.
+
+        Returns:
+            A dictionary:
+
+            - `ids`: `[B, N, T]` int32, the subwords of the translations, best first, padded with 0.
+            - `subword_count`: `[B, N]` int32.
+            - `scores`: `[B, N]` float32, in descending order, `-inf` for missing translations.
+            - `truncated`: `[B]` bool, whether the source was truncated.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if an id is out of range or follows padding, or a
+                language is unknown.
+        """
+        tokens = ragged_ids(ids, self.model.vocabulary_size)
+        source, is_empty, truncated = self._source_of_ids(tokens, language)
+        hypotheses = self.translator.without_source(self.search(source), is_empty)
+        return {
+            "ids": hypotheses.ids,
+            "subword_count": hypotheses.lengths,
+            "scores": hypotheses.scores,
+            "truncated": truncated,
+        }
 
     def route(
         self, sentences: tf.Tensor, language: tf.Tensor | None = None
@@ -138,9 +178,9 @@ class ServingTranslator:
         Raises:
             tf.errors.InvalidArgumentError: if a language is unknown.
         """
+        source, is_empty, truncated = self._source(sentences, language)
+        hypotheses = self.search(source)
         with self.weights.scope():
-            source, is_empty, truncated = self._source(sentences, language)
-            hypotheses = self.model.translate(source, **self.translator.search)
             target = tf.RaggedTensor.from_tensor(hypotheses.ids[:, 0], hypotheses.lengths[:, 0])
             target = tf.concat([tf.fill([target.nrows(), 1], START), target], axis=1)
             target = target.to_tensor()
@@ -159,15 +199,23 @@ class ServingTranslator:
             "truncated": truncated,
         }
 
+    def _search(self, source):
+        """The `Hypotheses` of sources, `[B, S]` int32."""
+        with self.weights.scope():
+            return self.model.translate(source, **self.translator.search)
+
     def _source(self, sentences, language):
         """The model's inputs, `[B, S]` int32; whether a sentence is empty, `[B]` bool; whether it
         is truncated, `[B]` bool.
         """
-        tokens = self.translator.tokenizer.tokenize(sentences)
+        return self._source_of_ids(self.translator.tokenizer.tokenize(sentences), language)
+
+    def _source_of_ids(self, tokens, language):
+        """`_source` of subwords, ragged `[B, subwords]` int32."""
         lengths = tokens.row_lengths()
         language_ids = None
         if self.translator.languages:
-            language_ids = self._language_ids(language, tf.size(sentences))
+            language_ids = self._language_ids(language, tf.cast(tokens.nrows(), tf.int32))
         source = self.translator.source(tokens[:, : self.longest_source], language_ids)
         return source, tf.equal(lengths, 0), lengths > self.longest_source
 

@@ -123,14 +123,31 @@ class Translator(tf.Module):
         Returns:
             `[B, K]` strings and `[B, K]` float32 scores, as returned by `translate`.
         """
+        hypotheses = self.without_source(hypotheses, is_empty)
         shape = tf.shape(hypotheses.ids)
         ids = tf.RaggedTensor.from_tensor(
             tf.reshape(hypotheses.ids, [-1, shape[2]]), tf.reshape(hypotheses.lengths, [-1])
         )
-        text = tf.reshape(self.tokenizer.detokenize(ids), shape[:2])
-        text = tf.where(is_empty[:, None], "", text)
-        scores_if_empty = tf.where(tf.range(shape[1]) == 0, 0.0, float("-inf"))
-        return text, tf.where(is_empty[:, None], scores_if_empty, hypotheses.scores)
+        return tf.reshape(self.tokenizer.detokenize(ids), shape[:2]), hypotheses.scores
+
+    @staticmethod
+    def without_source(hypotheses: Hypotheses, is_empty: tf.Tensor) -> Hypotheses:
+        """Replaces the hypotheses of empty sentences by one empty translation.
+
+        Args:
+            hypotheses: `Hypotheses` of B sentences.
+            is_empty: `[B]` bool, whether the source sentence is empty.
+
+        Returns:
+            `Hypotheses`, with a score of 0 for this translation, and `-inf` for missing ones.
+        """
+        empty = is_empty[:, None]
+        first = tf.range(tf.shape(hypotheses.ids)[1]) == 0
+        return hypotheses._replace(
+            ids=tf.where(empty[:, :, None], 0, hypotheses.ids),
+            lengths=tf.where(empty, 0, hypotheses.lengths),
+            scores=tf.where(empty, tf.where(first, 0.0, float("-inf")), hypotheses.scores),
+        )
 
     def translate_all(
         self, sentences: list[str], language: str | None = None, label: str | None = None

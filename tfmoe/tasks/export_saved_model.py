@@ -8,7 +8,7 @@ from typing import Any
 from tfmoe.serving import saved_model
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
 from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.tasks.exported_files import megabytes
+from tfmoe.tasks.exported_files import ids_of, megabytes
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run
@@ -29,6 +29,7 @@ def export_saved_model(
     weights: str,
     version: int | None = None,
     half: bool = False,
+    int8: bool = False,
     **options: Any,
 ) -> str:
     """Exports the model of a run as a SavedModel.
@@ -39,6 +40,7 @@ def export_saved_model(
         weights: `"best"` or `"last"`.
         version: the version to write; `None` for the one after the last.
         half: whether to store large weights as bfloat16.
+        int8: whether to store large weights as int8 with scales.
         **options: `tokenization`, `top`, `beam` and `nbest`, those that were given.
 
     Returns:
@@ -46,9 +48,12 @@ def export_saved_model(
 
     Raises:
         FileNotFoundError: if the folder has no run.
-        ValueError: if the version exists, an option is for another kind of model, or the answers
-            of the model depend on the batch.
+        ValueError: if the version exists, an option is for another kind of model, `half` and `int8`
+            are given, or the answers of the model depend on the batch.
     """
+    if half and int8:
+        raise ValueError("--half and --int8 exclude each other: give one of them")
+    stored = "bfloat16" if half else "int8" if int8 else "float32"
     version = saved_model.checked_version(out, version)
     config, vocabulary, model = load_run(path, weights)
     check_exportable(model)
@@ -60,8 +65,10 @@ def export_saved_model(
     print(f"exporting the {weights} weights of {path}")
     for name in remove_evaluation_capacity(model):
         print(f"{name}: evaluation_capacity_factor is ignored: its experts take all tokens")
-    change = rounding_changes(config, vocabulary, model) if half else None
-    exported = task.exported(vocabulary, model, half=half, **options)
+    change = None
+    if stored != "float32":
+        change = rounding_changes(config, vocabulary, model, stored)
+    exported = task.exported(vocabulary, model, stored=stored, **options)
     signatures = exported.functions.signatures()
     print(f"tracing {', '.join(signatures)}")
     module, concrete = saved_model.exported_module(signatures, exported.default, exported.resources)
@@ -72,16 +79,17 @@ def export_saved_model(
         "weights": {
             "which": weights,
             "step": saved_step(directory.checkpoints, weights),
-            "type": "bfloat16" if half else "float32",
+            "type": stored,
             "change": change,
         },
         "tokenization": exported.tokenization,
+        "vocabulary": ids_of(vocabulary, task.vocabulary_file(directory).name),
         "signatures": saved_model.describe_signatures(signatures, concrete),
         "serving_default": exported.default,
         "metrics": metrics,
         "config": directory.config.read_text(encoding="utf-8"),
     }
-    written = saved_model.write_saved_model(out, version, module, concrete, facts)
+    written = saved_model.write_saved_model(out, version, module, concrete, facts, vocabulary)
     return "\n".join(
         [
             f"{written}: {', '.join(signatures)}; {megabytes(written):.1f} MB; "
@@ -92,35 +100,36 @@ def export_saved_model(
     )
 
 
-def rounding_changes(config, vocabulary, model):
-    """The effect of bfloat16 weights on quality, for the manifest. `None`, with a printed reason,
-    if it cannot be measured.
+def rounding_changes(config, vocabulary, model, stored):
+    """The effect of weights stored as bfloat16 or int8 on quality, for the manifest. `None`, with a
+    printed reason, if it cannot be measured.
     """
     try:
-        changes = rounded_quality(config, vocabulary, model, [Progress()], verbosity())
+        changes = rounded_quality(config, vocabulary, model, stored, [Progress()], verbosity())
     except (ValueError, OSError) as error:
-        print(f"bfloat16: its effect on quality was not measured: {error}")
+        print(f"{stored}: its effect on quality was not measured: {error}")
         return None
     for name in ("perplexity", "bleu"):
         if name in changes:
-            before, after = changes[name]["float32"], changes[name]["bfloat16"]
+            before, after = changes[name]["float32"], changes[name][stored]
             print(
-                f"{name}: {before:.4f} with float32, {after:.4f} with bfloat16 weights "
+                f"{name}: {before:.4f} with float32, {after:.4f} with {stored} weights "
                 f"({after - before:+.4f})"
             )
     return changes
 
 
-def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
-    """Measures the effect of rounding weights to bfloat16 on the run's test text. The model keeps
-    the rounded weights.
+def rounded_quality(config, vocabulary, model, stored, callbacks, verbose=0):
+    """Measures the effect of rounding weights on the run's test text. The model keeps the rounded
+    weights.
 
     Args:
         config, vocabulary, model: of a run.
+        stored: `"bfloat16"` or `"int8"`, see `FrozenWeights`.
         callbacks, verbose: arguments of `model.evaluate`.
 
     Returns:
-        Dictionary: `"perplexity"`, and for translation `"bleu"`, each `{"float32", "bfloat16"}`;
+        Dictionary: `"perplexity"`, and for translation `"bleu"`, each `{"float32", stored}`;
         `"measured"`, a sentence on how it was measured.
 
     Raises:
@@ -134,11 +143,11 @@ def rounded_quality(config, vocabulary, model, callbacks, verbose=0):
     model.compile(jit_compile=config.training.jit_compile)
 
     full = task.evaluate(model, vocabulary, files, callbacks, verbose)
-    FrozenWeights(model, half=True).round_model()
+    FrozenWeights(model, stored).round_model()
     rounded = task.evaluate(model, vocabulary, files, callbacks, verbose)
     names = [name for name in ("perplexity", "bleu") if name in full]
     return {
-        **{name: {"float32": full[name], "bfloat16": rounded[name]} for name in names},
+        **{name: {"float32": full[name], stored: rounded[name]} for name in names},
         "measured": "by `evaluate` on the run's test text, before and after rounding the weights",
     }
 

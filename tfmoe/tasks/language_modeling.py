@@ -15,6 +15,7 @@ from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
+from tfmoe.serving.portable_language_model import PortableLanguageModel
 from tfmoe.tasks.corpora import corpus_directory
 from tfmoe.tasks.task import Task
 from tfmoe.tasks.vocabularies import build_vocabulary
@@ -157,13 +158,13 @@ class LanguageTask(Task):
             names = [str(file) for file in files]
         return np.repeat(names, [count_lines(file) for file in files]).tolist(), "file"
 
-    def exported(self, vocabulary, model, half=False, tokenization=None, top=10):
+    def exported(self, vocabulary, model, stored="float32", tokenization=None, top=10):
         """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Vocabulary`.
             model: the built model.
-            half: whether to store large weights as bfloat16.
+            stored: the type of stored weights, see `FrozenWeights`.
             tokenization: `"words"` or `"text"`; `None` for the corpus' own.
             top: number of words that `next_token` returns.
 
@@ -172,7 +173,7 @@ class LanguageTask(Task):
         """
         if tokenization is None:
             tokenization = self.corpus.tokenization
-        weights, table = FrozenWeights(model, half), vocabulary.lookup_table()
+        weights, table = FrozenWeights(model, stored), vocabulary.lookup_table()
         functions = ServingLanguageModel(
             model,
             weights,
@@ -187,6 +188,10 @@ class LanguageTask(Task):
         words = [word for word in frequent if word.isalnum()] or ["a"]
         example = f'sentences=["{" ".join(words[:4])}"]'
         return Exported(functions, resources, "score", tokenization, example)
+
+    def portable(self, model):
+        """The functions on ids of a trained model, a `PortableLanguageModel`."""
+        return PortableLanguageModel(model, self.config.data.max_length)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on text files.

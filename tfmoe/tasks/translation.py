@@ -15,6 +15,7 @@ from tfmoe.inspection import count_lines, numbered_pairs
 from tfmoe.models import TranslationModel
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
+from tfmoe.serving.portable_translation import PortableTranslationModel
 from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
 from tfmoe.tasks.corpora import corpus_directory
@@ -196,13 +197,13 @@ class TranslationTask(Task):
             return None, None
         return np.repeat(names, [self.count_pairs(pair) for pair in files]).tolist(), "direction"
 
-    def exported(self, vocabulary, model, half=False, beam=None, nbest=1):
+    def exported(self, vocabulary, model, stored="float32", beam=None, nbest=1):
         """The serving functions and resources of a trained model, for `tfmoe export`.
 
         Args:
             vocabulary: its `Subwords`.
             model: the built model.
-            half: whether to store large weights as bfloat16.
+            stored: the type of stored weights, see `FrozenWeights`.
             beam: number of hypotheses kept per step; `None` for the config's beam size, or for
                 `nbest` if that is larger.
             nbest: number of translations per sentence.
@@ -214,7 +215,7 @@ class TranslationTask(Task):
         translator = build_translator(
             self.config, vocabulary, model, beam_size=beam, num_best=nbest
         )
-        weights = FrozenWeights(model, half)
+        weights = FrozenWeights(model, stored)
         pieces = [vocabulary.piece(index) for index in range(len(vocabulary))]
         functions = ServingTranslator(translator, weights, pieces)
         resources = {"weights": weights.variables, **functions.resources}
@@ -222,6 +223,10 @@ class TranslationTask(Task):
         if vocabulary.languages:
             example += f';language=["{vocabulary.languages[0]}"]'
         return Exported(functions, resources, "translate", "subwords", example)
+
+    def portable(self, model):
+        """The functions on ids of a trained model, a `PortableTranslationModel`."""
+        return PortableTranslationModel(model)
 
     def evaluate(self, model, vocabulary, files, callbacks, verbose=0):
         """Evaluates a model on parallel text: perplexity, and translations by beam search.
