@@ -103,6 +103,7 @@ ORDER = {
         "guides/diagnose_a_run",
         "guides/upcycle_and_prune",
         "guides/several_devices",
+        "guides/xla",
         "guides/keras_hub",
         "guides/export_and_serve",
         "guides/tensorflow_serving",

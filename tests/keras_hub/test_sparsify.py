@@ -148,12 +148,11 @@ def test_fit_reports_losses_and_use_of_experts():
 
 
 def test_jit_compile(backbones):
-    model = sparsify(backbones("qwen3_moe"))
-    assert not model.jit_compile and not any(
-        layer.supports_jit for layer in mixtures_of(model).values()
-    )
-    with pytest.raises(ValueError, match=r"cannot be compiled by XLA.*sparsify with the outermost"):
-        tf.function(lambda: model(inputs(model)), jit_compile=True)()
+    model = backbones("qwen3_moe")
+    expected = model(inputs(model))
+    sparse = sparsify(model)
+    outputs = tf.function(lambda: sparse(inputs(model)), jit_compile=True, autograph=False)()
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_metrics(backbones):

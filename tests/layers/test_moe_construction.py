@@ -9,7 +9,7 @@ import tensorflow as tf
 from layers.small_mixtures import D
 
 from tfmoe.analysis.variables import parameters_of
-from tfmoe.gating import Batchwise, Hierarchical, NoisyTopK, Softmax
+from tfmoe.gating import Batchwise, ExpertThreshold, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
 from tfmoe.layers.expert_metrics import METRICS
 
@@ -97,12 +97,21 @@ def test_automatic_names():
     assert names == [f"{second.name}_{name}" for name in METRICS]
 
 
-def test_automatic_xla_compilation_is_disabled():
-    # On a GPU Keras compiles a model with XLA unless one of its layers does not support it.
-    model = keras.Sequential([keras.Input((D,)), MoE(4, 8)])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"gate": ExpertThreshold(k=2)}, False),
+        ({"hidden_units": None, "experts": keras.layers.Dense(D)}, False),
+        ({"hidden_units": None, "experts": keras.layers.Dense(D), "capacity_factor": 1.0}, True),
+    ],
+)
+def test_automatic_xla_compilation(options, expected):
+    """On a GPU Keras compiles a model with XLA unless one of its layers does not support it."""
+    model = keras.Sequential([keras.Input((D,)), MoE(4, **{"hidden_units": 8, **options})])
     model.compile("sgd", "mse", jit_compile="auto")
-    assert model.jit_compile in (False, "auto")
-    assert not any(layer.supports_jit for layer in model.layers if isinstance(layer, MoE))
+    assert model.jit_compile in (False, "auto", expected)
+    assert all(layer.supports_jit for layer in model._flatten_layers()) is expected
 
 
 # Wrong arguments.

@@ -130,16 +130,6 @@ def test_with_check_numerics(num_experts, gate):
     assert np.isfinite(history["val_loss"][0])
 
 
-def test_xla_compilation_raises_an_error():
-    layer = MoE(4, 6, gate="noisy_top_k", name="moe")
-    layer.build((None, 5))
-    with pytest.raises(ValueError, match=r"moe cannot be compiled by XLA.*remove jit_compile=True"):
-        tf.function(layer, jit_compile=True)(X)
-    model = make_model()
-    model.compile("adam", "mse", jit_compile="auto")
-    assert not model.jit_compile
-
-
 def test_errors_of_unsupported_features():
     with keras.RematScope(mode="full"):
         layer = MoE(4, 6, name="moe")

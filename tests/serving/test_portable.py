@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import GATES, make_mixture
+from conformance.gates import GATES, RECURRENT, make_mixture
 from serving.small_portable_models import (
     FORMATS,
     MAX_LENGTH,
@@ -20,7 +20,7 @@ from serving.small_portable_models import (
     transformer_translation,
 )
 
-from tfmoe.layers import ProjectedLSTM
+from tfmoe.layers import MoELSTM, ProjectedLSTM
 from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.serving.constant_weights import ConstantWeights
 from tfmoe.serving.explicit_states import States, random_sentences, zeros
@@ -160,12 +160,19 @@ def test_batches(name, format, num_experts, tmp_path):
                     np.testing.assert_allclose(x[0], together[key][row], atol=1e-5)
 
 
+# All gates but one of 64-bit integers and one that depends on the batch, which are refused.
+MIXTURES = [(gate, "flat") for gate in sorted(set(GATES) - {"hash", "expert_choice"})]
+MIXTURES += [("noisy_top_k", kind) for kind in ("groups", *RECURRENT)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("gate", sorted(set(GATES) - {"hash", "expert_choice"}))
-def test_gates(gate, format, tmp_path):
-    """All gates but one of 64-bit integers and one that depends on the batch, which are refused."""
-    mixture = make_mixture((gate, "flat"))
+@pytest.mark.parametrize(("gate", "kind"), MIXTURES)
+def test_mixtures(gate, kind, format, tmp_path):
+    if kind in RECURRENT:
+        mixture = MoELSTM(12, D, gate=GATES[gate], name="moe", **RECURRENT[kind])
+    else:
+        mixture = make_mixture((gate, kind))
     first = ProjectedLSTM(D, return_sequences=True)
     model = built(LanguageModel, residual_blocks([first, mixture]))
     remove_evaluation_capacity(model)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.ops.assignments import Assignments, assign_tokens, permute
-from tfmoe.ops.padded_rows import equal_parts
+from tfmoe.ops.padded_rows import equal_parts, taken
 from tfmoe.ops.segments import segment_ids
 
 
@@ -129,7 +129,14 @@ class EqualParts:
         return tf.reshape(self.padded.is_row, [-1])
 
     def dispatch(self, x):
-        return self._pad(self.assignments.dispatch(x))
+        tokens = tf.gather(self.assignments.tokens, self.padded.rows)
+
+        @tf.custom_gradient
+        def gather(x):
+            parts = taken(x, tokens, self.padded.is_row)
+            return _flat(parts), lambda dy: self.sum_by_token(dy)
+
+        return gather(x)
 
     def dispatch_kept(self, x):
         return self.dispatch(x)
@@ -144,9 +151,7 @@ class EqualParts:
         return self.assignments.sum_by_token(self._unpad(values))
 
     def _pad(self, rows):
-        parts = self.padded.pad(rows)
-        shape = tf.concat([[-1], tf.shape(parts)[2:]], axis=0)
-        return tf.ensure_shape(tf.reshape(parts, shape), [None, *rows.shape[1:]])
+        return _flat(self.padded.pad(rows))
 
     def _unpad(self, rows):
         num_experts = self.counts.shape[0]
@@ -168,7 +173,9 @@ class AllToAll:
         self.replicas, replica = collectives.num_replicas(), collectives.replica_id()
         bounds = shard_bounds(assignments.counts.shape[0], self.replicas)
         begin, end = bounds[replica]
-        counts = collectives.all_gather(assignments.counts)  # [R, E]
+        counts = assignments.replica_counts
+        if counts is None:
+            counts = collectives.all_gather(assignments.counts)  # [R, E]
         to_replica = tf.stack([tf.reduce_sum(counts[:, b:e], axis=1) for b, e in bounds], axis=1)
         num_sent = tf.maximum(tf.reduce_max(to_replica), 1)  # P
         self.num_tokens = assignments.num_tokens
@@ -257,6 +264,12 @@ def _pad_rows(rows, num_rows):
     """Pads rows with rows of zeros to `num_rows`."""
     padding = [[0, num_rows - tf.shape(rows)[0]]]
     return tf.pad(rows, padding + [[0, 0]] * (rows.shape.rank - 1))
+
+
+def _flat(parts):
+    """`[E, C, ...]` to `[E·C, ...]`."""
+    shape = tf.concat([[-1], tf.shape(parts)[2:]], axis=0)
+    return tf.ensure_shape(tf.reshape(parts, shape), [None, *parts.shape[2:]])
 
 
 def _at_least_one_row(x):

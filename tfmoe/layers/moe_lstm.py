@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.distribute.static_shapes import portable_only
+from tfmoe.distribute.static_shapes import portable_only, static_shapes
 from tfmoe.layers.expert_matrices import ExpertMatrices
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
@@ -222,8 +222,11 @@ class MoELSTM(MoELSTMCosts):
 
     def _zero_sums(self, step, sequences, weights):
         """Zeros like the sums that the gate returns in a step."""
-        inputs = tf.nest.map_structure(lambda x: tf.zeros([0, *x.shape[2:]], x.dtype), sequences)
-        _, sums = step(inputs, self.initial_state(0), weights)
+        num_rows = int(static_shapes())  # these operations need a row
+        inputs = tf.nest.map_structure(
+            lambda x: tf.zeros([num_rows, *x.shape[2:]], x.dtype), sequences
+        )
+        _, sums = step(inputs, self.initial_state(num_rows), weights)
         return tf.nest.map_structure(tf.zeros_like, sums)
 
     def _step(self, inputs, state, weights, training=False):

@@ -59,7 +59,8 @@ def at_positions(outputs, positions, inputs, mask=None):
         shape = tf.cast([num_positions, width], positions.dtype)
         outputs = tf.scatter_nd(positions, outputs, shape)
     outputs = tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [width]], axis=0))
-    return tf.ensure_shape(outputs, [*inputs.shape[:-1], width])
+    outputs.set_shape([*inputs.shape[:-1], width])  # LiteRT does not always have ensure_shape
+    return outputs
 
 
 def flat_mask(mask, inputs):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfmoe.distribute.exchange import Local
 from tfmoe.ops.assignments import Assignments, StaticAssignments
 from tfmoe.ops.segments import segment_ids
-from tfmoe.ops.sorting import inverse_permutation, kept_first
+from tfmoe.ops.sorting import inverse_permutation, kept_first, sum_by_id
 
 
 class SharedPairs(NamedTuple):
@@ -41,7 +41,8 @@ class SharedPairs(NamedTuple):
         assignments = assignments._replace(rows_per_expert=None)
         rows = chosen.dispatch(rows)
         if assignments.is_static:
-            rows = tf.where(assignments.is_kept()[:, None], rows, tf.zeros([], rows.dtype))
+            is_kept = tf.expand_dims(assignments.is_kept(), 1)
+            rows = tf.where(is_kept, rows, tf.zeros([], rows.dtype))
         return Local(assignments).combine(rows)
 
 
@@ -100,7 +101,6 @@ def share_static(assignments, experts, num_experts, expert_inputs=None):
     pairs = tf.gather(in_order, kept_first(is_pair, is_static=True)[:num_pairs])
     pairs = tf.where(tf.range(num_pairs) < count(is_pair), pairs, num_keys)
     expert = pairs // num_tokens
-    is_of_expert = expert[:, None] == tf.range(num_experts)[None]
     tokens, num_inputs = pairs % num_tokens, 1
     if expert_inputs is not None:
         num_inputs = max(expert_inputs) + 1
@@ -112,7 +112,7 @@ def share_static(assignments, experts, num_experts, expert_inputs=None):
         StaticAssignments(
             tokens=tokens,
             weights=tf.ones(tf.shape(tokens), assignments[0].weights.dtype),
-            counts=tf.reduce_sum(tf.cast(is_of_expert, tf.int32), axis=0),
+            counts=sum_by_id(tf.ones_like(expert), expert, num_experts, is_static=True),
             num_tokens=num_inputs * num_tokens,
         ),
         tf.split(index, sizes),

@@ -1,6 +1,6 @@
-"""Orders of assignments: by expert, and the kept ones first.
+"""Orders of assignments, by expert and the kept ones first, and sums by expert.
 
-Axes: A assignments, E experts.
+Axes: A assignments, E experts, N ids.
 
 The static variants have no counterpart of `tf.dynamic_partition`, and are slower on a CPU.
 """
@@ -22,14 +22,31 @@ def sort_by_expert(
         num_experts: E, a Python integer.
         is_static: whether to use operations that XLA and other runtimes have.
     """
+    counts = sum_by_id(tf.ones_like(experts), experts, num_experts, is_static)
     if is_static:
-        is_of_expert = experts[:, None] == tf.range(num_experts)[None]
-        counts = tf.reduce_sum(tf.cast(is_of_expert, tf.int32), axis=0)
         return tf.argsort(experts, stable=True), counts
     index = tf.range(tf.size(experts))
-    order = tf.concat(tf.dynamic_partition(index, experts, num_experts + 1), axis=0)
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(experts), experts, num_experts + 1)
-    return order, counts[:num_experts]
+    return tf.concat(tf.dynamic_partition(index, experts, num_experts + 1), axis=0), counts
+
+
+def sum_by_id(
+    values: tf.Tensor, ids: tf.Tensor, num_ids: int, is_static: bool = False
+) -> tf.Tensor:
+    """Sums values of the same id; those of the id N do not count.
+
+    Args:
+        values: `[A]`.
+        ids: `[A]` int32, in 0..N.
+        num_ids: N, a Python integer.
+        is_static: as for `sort_by_expert`; then every value is compared with every id.
+
+    Returns:
+        `[N]`.
+    """
+    if is_static:
+        has_id = ids[:, None] == tf.range(num_ids)[None]
+        return tf.reduce_sum(tf.where(has_id, values[:, None], tf.zeros([], values.dtype)), axis=0)
+    return tf.math.unsorted_segment_sum(values, ids, num_ids + 1)[:num_ids]
 
 
 def inverse_permutation(order: tf.Tensor, is_static: bool = False) -> tf.Tensor:

@@ -84,7 +84,9 @@ def graph_of(name, function):
                 node.op = "Identity"
                 del node.attr["shape"]
     tensors = [*function.get_concrete_function().inputs, *outputs_of(function).values()]
-    remove_unused(graph, [tensor.op.name for tensor in tensors])
+    remove_unused(graph.node, [tensor.op.name for tensor in tensors])
+    for each in graph.library.function:
+        remove_unused(each.node_def, each.ret.values())
     unknown = {
         node.op: node.name
         for nodes in node_lists(graph)
@@ -104,18 +106,23 @@ def node_lists(graph):
     return [graph.node, *(function.node_def for function in graph.library.function)]
 
 
-def remove_unused(graph, names):
-    """Removes the nodes of a graph on which none of the nodes with these names depends."""
-    inputs = {node.name: [each.split(":")[0] for each in node.input] for node in graph.node}
-    used, names = set(), list(names)
+def remove_unused(nodes, tensors):
+    """Removes the nodes on which none of the tensors depends.
+
+    Args:
+        nodes: the nodes of a graph or a function, which are changed.
+        tensors: names of tensors.
+    """
+    by_name = {node.name: node for node in nodes}
+    used, names = set(), [name.split(":")[0] for name in tensors]
     while names:
         name = names.pop()
-        if name not in used:
+        if name in by_name and name not in used:  # not an argument of a function
             used.add(name)
-            names += inputs[name]
-    kept = [node for node in graph.node if node.name in used]
-    del graph.node[:]
-    graph.node.extend(kept)
+            names += [each.split(":")[0] for each in by_name[name].input]
+    kept = [node for node in nodes if node.name in used]
+    del nodes[:]
+    nodes.extend(kept)
 
 
 def extract_constants(name, graph):

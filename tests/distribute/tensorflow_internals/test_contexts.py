@@ -14,6 +14,7 @@ from tensorflow.python.eager import context
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import (
     compiles_for_xla,
+    converts_to_other_runtime,
     devices_are_initialized,
     global_replica_index,
     in_loop_of_call,
@@ -82,6 +83,22 @@ def test_compiles_for_xla_in_keras(compiles):
     recorded.clear()  # the symbolic call
     model.evaluate(np.zeros([2, 2]), np.zeros([2, 2]), verbose=0)
     assert recorded == [compiles]
+
+
+@pytest.mark.parametrize("exporter", ["keras", "tf.lite"])
+def test_converts_to_other_runtime(exporter, tmp_path):
+    recorded = []
+    inputs = keras.Input([2])
+    layer = keras.layers.Lambda(lambda x: recorded.append(converts_to_other_runtime()) or x)
+    model = keras.Model(inputs, layer(inputs))
+    model.export(tmp_path / "saved_model", verbose=False)
+    assert not any(recorded)
+    recorded.clear()
+    if exporter == "keras":
+        model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    else:
+        tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    assert recorded and all(recorded)
 
 
 def test_in_while_loop():

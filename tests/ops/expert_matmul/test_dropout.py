@@ -19,7 +19,7 @@ from ops.expert_matmul.test_other_derivatives import (
 )
 
 from tfmoe.ops.expert_dropout import HiddenDropout
-from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn
+from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, static_expert_ffn
 from tfmoe.ops.expert_network import gated
 
 COUNTS = np.array([3, 0, 6, 1], np.int32)
@@ -145,3 +145,20 @@ def test_no_rows(both_runners):
 
     for gradient in gradients(empty, [tf.zeros([0, 3], tf.float64), *kernels, *biases]):
         assert not np.any(gradient)
+
+
+def test_static_ffn_drops_the_same_activations():
+    tf.random.set_seed(0)
+    kernels, _ = random_stacks(4, [3, 5, 3])
+    x, dropout = tf.random.normal([12, 3], dtype=tf.float64), random_dropout(12, 5)
+    counts = tf.constant(COUNTS)
+    results = [
+        value_and_gradients(
+            lambda x, kernels, biases, ffn=ffn: ffn(x, counts, kernels, dropout=dropout),
+            x,
+            kernels,
+            [],
+        )
+        for ffn in (static_expert_ffn, expert_ffn)
+    ]
+    assert_close(*results)

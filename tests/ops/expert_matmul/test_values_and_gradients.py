@@ -12,7 +12,12 @@ from ops.expert_matmul.dense_formula import (
 )
 
 from tfmoe.ops import expert_network, expert_runners
-from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, grouped_matmul
+from tfmoe.ops.expert_matmul import (
+    equal_expert_ffn,
+    expert_ffn,
+    grouped_matmul,
+    static_expert_ffn,
+)
 from tfmoe.ops.expert_network import gated
 
 
@@ -258,3 +263,37 @@ def test_no_experts():
     dx, dkernel = tape.gradient(y, [x, kernel])
     np.testing.assert_array_equal(dx, tf.zeros([3, 4]))
     assert dkernel.shape == kernel.shape
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "counts", [[3, 0, 6, 1, 0], [0, 0, 0, 0, 0], [12, 0, 0, 0, 0], [0, 0, 0, 0, 12]]
+)
+def test_static_ffn_equals_the_dense_formula(counts, jit_compile, recompute):
+    tf.random.set_seed(0)
+    kernels, biases = random_stacks(5, [3, 5, 6, 3])
+    x = tf.random.normal([12, 3], dtype=tf.float64)
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def static(x, kernels, biases):
+        return static_expert_ffn(x, tf.constant(counts), kernels, biases, tf.nn.gelu, recompute)
+
+    assert_close(
+        value_and_gradients(static, x, kernels, biases),
+        value_and_gradients(
+            lambda x, kernels, biases: dense_formula(
+                x, np.array(counts), kernels, biases, tf.nn.gelu
+            ),
+            x,
+            kernels,
+            biases,
+        ),
+    )
+
+
+def test_static_grouped_matmul(both_runners):
+    x = tf.random.normal([6, 3], dtype=tf.float64)
+    kernel, counts = tf.random.normal([4, 3, 2], dtype=tf.float64), tf.constant([2, 0, 1, 2])
+    static = grouped_matmul(x, counts, kernel, is_static=True)
+    np.testing.assert_allclose(static, grouped_matmul(x, counts, kernel), rtol=1e-12)
