@@ -55,7 +55,13 @@ class Groups(NamedTuple):
     mask: tf.Tensor | None = None
 
     def of_rows(self) -> tf.Tensor:
-        """The group of each row, `[T]` int32; any for a row that is not routed."""
+        """The group of each row, `[T]` int32; any for a row that is not routed.
+
+        Raises:
+            ValueError: the rows have no groups.
+        """
+        if self.sizes is None:
+            raise ValueError("the rows of a single gate have no groups")
         if self.size is not None:
             return tf.range(tf.size(self.sizes) * self.size) // tf.maximum(self.size, 1)
         if self.mask is None:

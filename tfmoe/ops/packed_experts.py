@@ -22,9 +22,10 @@ def packed_kernels(kernels: Sequence[tf.Tensor]) -> list[PackedWeight] | None:
     Args:
         kernels: stacks `[E, I, N]`.
     """
-    packed = [packed_source(kernel) for kernel in kernels]
+    sources = [packed_source(kernel) for kernel in kernels]
+    packed = [source for source in sources if source is not None]
     is_large = any(kernel.shape[1:].num_elements() >= SMALLEST_MATRIX for kernel in kernels)
-    return packed if is_large and all(packed) else None
+    return packed if is_large and len(packed) == len(kernels) else None
 
 
 def packed_ffn(
