@@ -35,7 +35,7 @@ from tfmoe.analysis.traffic import traffic_of
 from tfmoe.distribute import collectives, tensorflow_internals
 from tfmoe.distribute.shards import shard_bounds
 from tfmoe.inspection import mixtures_of
-from tfmoe.layers import mixing, routed_experts
+from tfmoe.layers import mixing, routed
 
 TRANSFERS = 4
 # Bytes that a device sends in a ring, per byte of input of a collective operation.
@@ -124,7 +124,7 @@ class Counter:
     @contextlib.contextmanager
     def counting(self):
         """Graphs that are traced in this context are counted whenever they run."""
-        exchange, collective = routed_experts.exchange, tensorflow_internals.collective
+        exchange, collective = routed.exchange, tensorflow_internals.collective
         all_reduce = tf.distribute.ReplicaContext.all_reduce
 
         def counting_exchange(assignments):
@@ -147,7 +147,7 @@ class Counter:
             return all_reduce(context, reduce_op, values, options)
 
         with (
-            mock.patch.object(routed_experts, "exchange", counting_exchange),
+            mock.patch.object(routed, "exchange", counting_exchange),
             mock.patch.object(mixing, "exchange", counting_exchange),
             mock.patch.object(tensorflow_internals, "collective", counting_collective),
             mock.patch.object(tf.distribute.ReplicaContext, "all_reduce", counting_all_reduce),

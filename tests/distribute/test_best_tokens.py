@@ -32,7 +32,7 @@ BEST = np.array(
 )
 def test_by_hand(in_replicas, num_taken, expected):
     result = in_replicas(2, lambda r: count_accepted(tf.constant(BEST[r]), num_taken))
-    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(result, [expected] * 2)  # the same on all replicas
 
 
 def test_padding_is_never_accepted(in_replicas):
@@ -40,23 +40,23 @@ def test_padding_is_never_accepted(in_replicas):
     best = BEST.copy()
     best[1, :, 1] = tf.float32.min
     result = in_replicas(2, lambda r: count_accepted(tf.constant(best[r]), 3))
-    np.testing.assert_array_equal(result, [[2, 2, 2], [1, 1, 1]])
+    np.testing.assert_array_equal(result, [[[2, 2, 2], [1, 1, 1]]] * 2)
 
 
 def test_no_candidates(in_replicas):
     result = in_replicas(2, lambda r: count_accepted(tf.zeros([3, 0]), tf.constant(0)))
-    np.testing.assert_array_equal(result, np.zeros([2, 3]))
+    np.testing.assert_array_equal(result, np.zeros([2, 2, 3]))
 
 
 def test_more_replicas_than_experts(in_replicas):
     # Replica 0 holds the only expert. Replicas 3 and 1 have .9 and .8.
     best = np.array([0.1, 0.8, 0.7, 0.9], np.float32)
     result = in_replicas(4, lambda r: count_accepted(tf.constant(best[r])[None, None], 2))
-    np.testing.assert_array_equal(result, [[0], [1], [0], [1]])
+    np.testing.assert_array_equal(result, [[[0], [1], [0], [1]]] * 4)
 
 
 def test_a_single_device_accepts_all():
-    np.testing.assert_array_equal(count_accepted(tf.constant(BEST[0]), 2), [2, 2, 2])
+    np.testing.assert_array_equal(count_accepted(tf.constant(BEST[0]), 2), [[2, 2, 2]])
 
 
 # Best tokens.

@@ -228,6 +228,22 @@ def test_experts_without_tokens_on_other_replicas(in_replicas, priority):
         assert list(zip(tokens, experts, strict=True)) == expected
 
 
+@pytest.mark.parametrize("priority", ["position", "choice"])
+def test_counts_of_all_replicas(in_replicas, priority):
+    """The exchange that follows need not send counts."""
+    experts, weights = random_batch(10, 3, seed=4)
+
+    def run(r):
+        rows = slice(0, 4) if r == 0 else slice(4, 10)
+        assignments = make_assignments(experts[rows], weights[rows], 5)
+        limited = within_capacity(assignments, 3, priority)
+        return limited.counts, limited.replica_counts
+
+    (first, of_first), (second, of_second) = in_replicas(2, run)
+    np.testing.assert_array_equal(of_first, [first, second])
+    np.testing.assert_array_equal(of_second, [first, second])
+
+
 def test_global_counts_of_replicas(in_replicas):
     def run(r):
         rows = slice(0, 3) if r == 0 else slice(3, 4)

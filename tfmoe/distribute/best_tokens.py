@@ -229,7 +229,8 @@ def _best_of_global_batch(probability, k, extra=0):
     padding = [[0, 0], [0, num_candidates - num_local]]
     lowest = probability.dtype.min
     candidates = tf.pad(tf.stop_gradient(best), padding, constant_values=lowest)
-    counts = count_accepted(candidates, num_taken)
+    all_counts = count_accepted(candidates, num_taken)
+    counts = all_counts[collectives.replica_id()]
     mask = tf.sequence_mask(counts, num_local)
     return Assignments(
         tokens=tf.boolean_mask(tokens, mask),
@@ -237,14 +238,15 @@ def _best_of_global_batch(probability, k, extra=0):
         counts=tf.ensure_shape(counts, [num_experts]),
         num_tokens=num_tokens,
         rows_per_expert=num_taken if collectives.shards_experts() else None,
+        replica_counts=all_counts,
     )
 
 
 def count_accepted(best, num_taken):
-    """Counts the candidates of this replica that are among the best of all replicas.
+    """Counts the candidates of each replica that are among the best of all replicas.
 
     Each replica sends its candidates to the devices of the experts, which compare the candidates of
-    all replicas and send back the counts, `[E]` integers.
+    all replicas and send the counts to all of them.
 
     Args:
         best: `[E, Q]` floating point, the best values for each expert on this replica, descending;
@@ -253,7 +255,7 @@ def count_accepted(best, num_taken):
             scalar.
 
     Returns:
-        `[E]` int32. In a tie the values of an earlier replica are taken first.
+        `[R, E]` int32. In a tie the values of an earlier replica are taken first.
     """
     replicas, num_experts = collectives.num_replicas(), best.shape[0]
     bounds = shard_bounds(num_experts, replicas)
@@ -265,5 +267,6 @@ def count_accepted(best, num_taken):
     by_expert = tf.reshape(received, [shard_size, replicas * num_candidates])
     indices = tf.math.top_k(by_expert, num_taken).indices
     sources = tf.one_hot(indices // tf.maximum(num_candidates, 1), replicas, dtype=tf.int32)
-    counts = tf.transpose(tf.reduce_sum(sources, axis=1))  # [R, E_r]
-    return tf.reshape(collectives.all_to_all(counts), [-1])[:num_experts]
+    counts = collectives.all_gather(tf.reduce_sum(sources, axis=1))  # [R, E_r, R]
+    by_expert = tf.reshape(counts, [replicas * shard_size, replicas])[:num_experts]
+    return tf.transpose(by_expert)

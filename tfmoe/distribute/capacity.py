@@ -39,10 +39,11 @@ def within_capacity(assignments, capacity, priority="position", shared=True, max
     num_experts = assignments.counts.shape[0]
     capacity = tf.broadcast_to(capacity, [num_experts])
     communicates = shared and collectives.num_replicas() > 1
-    kept = PRIORITIES[priority](assignments, capacity, communicates)
+    kept, replica_counts = PRIORITIES[priority](assignments, capacity, communicates)
     if max_rows is not None:
         max_rows = tf.minimum(max_rows, assignments.num_tokens)
-    return drop(assignments, kept & assignments.is_kept(), max_rows)
+    limited = drop(assignments, kept & assignments.is_kept(), max_rows)
+    return limited._replace(replica_counts=replica_counts)
 
 
 def global_counts(assignments, num_tokens=None):
@@ -76,8 +77,7 @@ def _first_choices(assignments, capacity, communicates):
 
 
 def _first_of_classes(assignments, classes, num_classes, capacity, communicates):
-    """Whether each assignment is kept, `[A]` bool; any value for those that are dropped. An expert
-    keeps its first rows by class, then by position.
+    """An expert keeps its first rows by class, then by position.
 
     Args:
         assignments: `Assignments`.
@@ -85,6 +85,11 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
         num_classes: Q, a Python integer.
         capacity: `[E]` int32.
         communicates: whether to count the assignments of other replicas.
+
+    Returns:
+        Whether each assignment is kept, `[A]` bool; any value for those that are dropped. And the
+        count that each replica keeps for each expert, `[R, E]` int32; `None` if the replicas do not
+        communicate.
     """
     num_experts = assignments.counts.shape[0]
     experts = tf.minimum(assignments.all_experts(), num_experts - 1)
@@ -92,14 +97,14 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
     num_cells = num_experts * num_classes
     is_kept = tf.cast(assignments.is_kept(), tf.int32)
     counts = sum_by_id(is_kept, cells, num_cells, assignments.is_static)
-    replica_counts, replica = counts[None], 0
+    all_counts, replica = counts[None], 0
     if communicates:
-        replica_counts, replica = collectives.all_gather(counts), collectives.replica_id()
-    replica_counts = tf.reshape(replica_counts, [-1, num_experts, num_classes])
-    global_class_counts = tf.reduce_sum(replica_counts, axis=0)
-    earlier_classes = tf.cumsum(global_class_counts, axis=1, exclusive=True)
-    earlier_replicas = tf.reduce_sum(replica_counts[:replica], axis=0)
-    offsets = tf.reshape(earlier_classes + earlier_replicas, [-1])
+        all_counts, replica = collectives.all_gather(counts), collectives.replica_id()
+    all_counts = tf.reshape(all_counts, [-1, num_experts, num_classes])
+    # The rows of an expert that come before those of a replica and a class.
+    earlier_classes = tf.cumsum(tf.reduce_sum(all_counts, axis=0), axis=1, exclusive=True)
+    offsets = earlier_classes + tf.cumsum(all_counts, axis=0, exclusive=True)  # [R, E, Q]
+    kept_counts = tf.clip_by_value(capacity[:, None] - offsets, 0, all_counts)
     # The rank of an assignment among those of its expert and class on this replica. Dropped
     # assignments are last.
     position = tf.range(tf.size(cells))
@@ -107,12 +112,13 @@ def _first_of_classes(assignments, classes, num_classes, capacity, communicates)
         order = tf.argsort(tf.where(assignments.is_kept(), cells, num_cells), stable=True)
         position = inverse_permutation(order, assignments.is_static)
     rank = position - tf.gather(tf.cumsum(counts, exclusive=True), cells)
-    return rank + tf.gather(offsets, cells) < tf.gather(capacity, experts)
+    kept = rank < tf.gather(tf.reshape(kept_counts[replica], [-1]), cells)
+    return kept, tf.reduce_sum(kept_counts, axis=2) if communicates else None
 
 
 def _heaviest(assignments, capacity, communicates):
-    """Whether each assignment is kept, `[A]` bool; any value for those that are dropped. An expert
-    keeps the rows with the largest weights, the first rows in a tie.
+    """An expert keeps the rows with the largest weights, the first rows in a tie; results as for
+    `_first_of_classes`, without the counts of other replicas.
     """
     experts = assignments.all_experts()
     weights = tf.stop_gradient(assignments.weights)
@@ -124,7 +130,7 @@ def _heaviest(assignments, capacity, communicates):
     if communicates:
         weights = tf.gather(weights, order)[: assignments.num_kept()]
         capacity = _local_capacity(assignments.counts, weights, capacity)
-    return rank < tf.gather(capacity, experts)
+    return rank < tf.gather(capacity, experts), None
 
 
 def _local_capacity(counts, weights, capacity):
@@ -143,7 +149,7 @@ def _local_capacity(counts, weights, capacity):
     )
     best = tf.pad(best, [[0, 0], [0, num_candidates - tf.shape(best)[1]]], constant_values=-1)
     max_accepted = num_candidates * collectives.num_replicas()
-    return count_accepted(best, tf.minimum(capacity, max_accepted))
+    return count_accepted(best, tf.minimum(capacity, max_accepted))[collectives.replica_id()]
 
 
 PRIORITIES = {"position": _first, "choice": _first_choices, "weight": _heaviest}

@@ -173,7 +173,9 @@ class AllToAll:
         self.replicas, replica = collectives.num_replicas(), collectives.replica_id()
         bounds = shard_bounds(assignments.counts.shape[0], self.replicas)
         begin, end = bounds[replica]
-        counts = collectives.all_gather(assignments.counts)  # [R, E]
+        counts = assignments.replica_counts
+        if counts is None:
+            counts = collectives.all_gather(assignments.counts)  # [R, E]
         to_replica = tf.stack([tf.reduce_sum(counts[:, b:e], axis=1) for b, e in bounds], axis=1)
         num_sent = tf.maximum(tf.reduce_max(to_replica), 1)  # P
         self.num_tokens = assignments.num_tokens

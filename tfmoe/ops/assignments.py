@@ -1,6 +1,7 @@
 """Assignments of tokens to experts: a gate's decision, and the dispatch and combine that follow it.
 
-Axes: T tokens, E experts, K experts per token, C rows per expert, A assignments, D model, G groups.
+Axes: T tokens, E experts, K experts per token, C rows per expert, A assignments, D model, G groups,
+R replicas.
 
 An assignment is a pair of a token and an expert, with a weight. Assignments are sorted by expert
 once, so that the rows of one expert are contiguous. The cost does not depend on how the load is
@@ -35,6 +36,8 @@ class Assignments(NamedTuple):
             number of experts varies by token.
         rows_per_expert: `[]` int32, C if every expert takes C rows of the global batch; else
             `None`.
+        replica_counts: `[R, E]` int32, the `counts` on each of R replicas, if they are known
+            without an exchange; else `None`.
         max_rows: `[]` int32, for static assignments: the most rows that an expert can have, known
             from shapes; `None` for T.
     """
@@ -45,6 +48,7 @@ class Assignments(NamedTuple):
     num_tokens: tf.Tensor
     slots: tf.Tensor | None = None
     rows_per_expert: tf.Tensor | None = None
+    replica_counts: tf.Tensor | None = None
     max_rows: tf.Tensor | None = None
 
     @property
@@ -249,6 +253,7 @@ def drop(
         counts=tf.ensure_shape(counts, assignments.counts.shape),
         slots=slots,
         rows_per_expert=None,
+        replica_counts=None,
         max_rows=tf.reduce_min(tf.stack(known)) if known else None,
     )
 
