@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.exchange import exchange, local
+from tfmoe.distribute.exchange import Local, exchange
 from tfmoe.distribute.gathered_shards import gather_shards
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.layers.initializers import per_expert
@@ -121,7 +121,8 @@ class MatrixStack(NamedTuple):
     kernel: tf.Tensor
 
     def __call__(self, tokens, assignments, training=False):
-        return self._compute(local(assignments), tokens)
+        # Not `local`: XLA has no gradient of its equal parts in a loop, whose shapes it must know.
+        return self._compute(Local(assignments), tokens)
 
     def compute_local(self, rows, assignments, training=False):
         """As a call."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfmoe import gating
 from tfmoe.distribute.static_shapes import portable_only, static_shapes
+from tfmoe.distribute.tensorflow_internals import compiles_for_xla
 from tfmoe.layers.expert_matrices import ExpertMatrices
 from tfmoe.layers.expert_metrics import ExpertMetrics
 from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
@@ -149,6 +150,13 @@ class MoELSTM(MoELSTMCosts):
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
         check_not_compiled(self)
+        recompute = self.recompute and (training or not static_shapes())
+        if recompute and compiles_for_xla():
+            raise ValueError(
+                f"recompute of {self.name} must be False with jit_compile=True, got True: XLA "
+                "compiles loops over equal numbers of steps only, and the last segment is shorter; "
+                "or remove jit_compile=True"
+            )
         inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
         tokens, positions = real_tokens(inputs, mask)
         if self.gate_from == "state":
@@ -173,7 +181,7 @@ class MoELSTM(MoELSTMCosts):
 
         zeros = {} if sums is not None else self._zero_sums(step, sequences, weights)
         state = self.initial_state(tf.shape(inputs)[0])
-        (outputs,), _, step_sums = run_steps(step, sequences, state, weights, zeros, self.recompute)
+        (outputs,), _, step_sums = run_steps(step, sequences, state, weights, zeros, recompute)
         sums = step_sums if sums is None else sums
         outputs = tf.transpose(outputs, [1, 0, 2])
         outputs = tf.ensure_shape(outputs, [*inputs.shape[:2], self.units])

@@ -110,7 +110,11 @@ class Assignments(NamedTuple):
 
         @tf.custom_gradient
         def gather(x):
-            return tf.gather(x, self.tokens), self.sum_by_token
+            def gradient(dy):
+                # XLA must know T, which it does not in the gradient of a loop, but for shapes.
+                return self._replace(num_tokens=tf.shape(x)[0]).sum_by_token(dy)
+
+            return tf.gather(x, self.tokens), gradient
 
         return gather(x)
 
