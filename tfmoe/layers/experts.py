@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import in_recompute_grad
 from tfmoe.layers.initializers import GateAndUp, per_expert
+from tfmoe.layers.portable_activations import portable
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
 from tfmoe.ops.expert_dropout import NO_DROPOUT, draw_dropout
@@ -138,7 +139,8 @@ class Experts(keras.layers.Layer):
         """
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
-        activation = gated_activation(self.activation) if self.gated else self.activation
+        activation = portable(self.activation)
+        activation = gated_activation(activation) if self.gated else activation
         options = {"activation": activation, "recompute": self.recompute}
         if rows_per_expert is None:
             options["dropout"] = self._draw_dropout([tf.shape(rows)[0]], training)
