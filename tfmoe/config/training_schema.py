@@ -104,8 +104,8 @@ class Training(Section):
         optimizer: name and arguments of an optimizer, one of tfmoe's or Keras'
             (`tfmoe.optimizers.OPTIMIZERS`), with the keys schedule, clip_norm and global_clip_norm.
         dtype_policy: float32, or mixed_bfloat16, which keeps variables and gates in float32.
-        jit_compile: whether XLA compiles the steps of training and evaluation, once for each shape
-            of a batch. On a CPU it is slower, see the guide "Compile with XLA".
+        jit_compile: whether XLA compiles the steps, again for each shape of a batch. If a layer
+            does not support it, Keras warns and trains without XLA (guide "Compile with XLA").
         validation_batches: batches of the validation at the end of an epoch; null for all.
         checkpoint_every_steps: steps between checkpoints; null to save at the end of an epoch only.
     """
