@@ -91,7 +91,7 @@ def make_folder(temporary, path):
 def check_absent(path):
     """Raises a FileExistsError if there is a file or folder of this name."""
     if path.exists() or path.is_symlink():
-        raise FileExistsError(f"{path} already exists and is not overwritten")
+        raise FileExistsError(f"{path} already exists and is not overwritten: choose a new name")
 
 
 def check_writable(path):

@@ -77,5 +77,9 @@ def export_run(
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name not in FORMATS[format].options:
-            raise ValueError(f"--{name} must be left out with --format {format}, got {value}")
+            takers = ", ".join(other for other in FORMATS if name in FORMATS[other].options)
+            raise ValueError(
+                f"--{name} must be left out with --format {format}, got {value}: "
+                f"it is for --format {takers}"
+            )
     return FORMATS[format].export(path, out, weights, **given)
