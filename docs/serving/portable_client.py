@@ -40,9 +40,12 @@ def onnx_function(onnxruntime, path):
 class Export:
     """An exported model: its functions and what its manifest says about ids and states."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, needed):
         folder = pathlib.Path(folder)
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if needed not in self.manifest["signatures"]:
+            names = ", ".join(self.manifest["signatures"])
+            raise SystemExit(f"{folder} has no function {needed}, only {names}: another model")
         self.functions = load_functions(folder, self.manifest)
         self.vocabulary = self.manifest["vocabulary"]
         self.file = folder / self.vocabulary["file"]
@@ -73,7 +76,7 @@ class LanguageModel(Export):
     """A language model of words."""
 
     def __init__(self, folder):
-        super().__init__(folder)
+        super().__init__(folder, "step")
         self.words = self.file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         self.ids = {word: index for index, word in enumerate(self.words)}
 
@@ -114,7 +117,7 @@ class TranslationModel(Export):
     """A translation model of subwords."""
 
     def __init__(self, folder):
-        super().__init__(folder)
+        super().__init__(folder, "encode")
         import sentencepiece
 
         self.subwords = sentencepiece.SentencePieceProcessor(model_file=str(self.file))

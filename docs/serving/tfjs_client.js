@@ -30,6 +30,9 @@ function artifacts(folder, name) {
 async function load(folder) {
   await tf.ready();
   const manifest = JSON.parse(fs.readFileSync(path.join(folder, 'manifest.json'), 'utf8'));
+  if (manifest.format !== 'tfjs') {
+    throw new Error(`${folder} must be of the format tfjs, got ${manifest.format}`);
+  }
   const functions = {};
   for (const name of Object.keys(manifest.signatures)) {
     const content = artifacts(folder, name);
@@ -213,6 +216,11 @@ async function main(args) {
     throw new Error('usage: node tfjs_client.js FOLDER score|generate|translate SENTENCE …');
   }
   const model = await load(folder);
+  const needed = {score: 'score', generate: 'step', translate: 'encode'}[name];
+  if (!(needed in model.functions)) {
+    const known = Object.keys(model.functions).join(', ');
+    throw new Error(`${folder} has no function ${needed}, only ${known}: another model`);
+  }
   if (name === 'score') return score(model, sentences);
   if (name === 'translate') return translate(model, sentences, options['--language']);
   const lines = [];
