@@ -23,8 +23,8 @@ def within_capacity(assignments, capacity, priority="position", shared=True, max
             in the order of the batch (GShard, Lepikhin et al. 2021); `"weight"`, those with the
             largest weights.
         shared: whether other replicas have tokens for the same experts.
-        max_rows: for static assignments, the largest value that `capacity` can have, known from
-            shapes; no more than the tokens are used.
+        max_rows: for static assignments, the largest value that `capacity` can have if all tokens
+            are on this replica, known from shapes.
 
     Returns:
         `Assignments`.
@@ -40,7 +40,11 @@ def within_capacity(assignments, capacity, priority="position", shared=True, max
     capacity = tf.broadcast_to(capacity, [num_experts])
     communicates = shared and collectives.num_replicas() > 1
     kept, replica_counts = PRIORITIES[priority](assignments, capacity, communicates)
-    if max_rows is not None:
+    if not assignments.is_static:
+        max_rows = None
+    elif max_rows is None or communicates:  # all rows of an expert can be on one replica
+        max_rows = assignments.num_tokens
+    else:
         max_rows = tf.minimum(max_rows, assignments.num_tokens)
     limited = drop(assignments, kept & assignments.is_kept(), max_rows)
     return limited._replace(replica_counts=replica_counts)

@@ -121,16 +121,16 @@ class MixtureLayer(ExpertLayer, Block):
 
 
 def check_not_compiled(layer):
-    """Raises a `ValueError` in the replicas of a `MixedStrategy`, inside a function that XLA
-    compiles.
+    """Raises a `ValueError` in one of several replicas, inside a function that XLA compiles.
 
     Args:
         layer: the layer, for the error.
     """
-    if collectives.shards_experts() and compiles_for_xla():
+    if collectives.num_replicas() > 1 and compiles_for_xla():
+        strategy = type(tf.distribute.get_strategy()).__name__
         raise ValueError(
-            f"{layer.name} cannot be compiled by XLA under a MixedStrategy, whose replicas send "
-            "each other as many rows as they have: remove jit_compile=True"
+            f"{layer.name} cannot be compiled by XLA in the {collectives.num_replicas()} replicas "
+            f"of a {strategy}: remove jit_compile=True"
         )
 
 

@@ -153,9 +153,9 @@ def static_expert_ffn(
     computed in blocks of one size, each with a copy of the weights of its expert.
 
     The number of rows of an expert has no limit. With `B = max(A // E, 1)` rows in a block there
-    are at most `A / B + E` blocks: with many rows, twice as many as experts; with few, one for each
-    row. So up to twice the products of `expert_ffn` are computed, and the weights are copied up to
-    twice.
+    are at most `A / B + E` blocks: with few rows, one for each; with many, 2 to 2.5 times as many
+    as experts. So up to 2 times the products of `expert_ffn` are computed, and the weights are
+    copied up to 2.5 times.
 
     Args:
         x: `[A, D]` floating point, A at least 1, rows sorted by expert.

@@ -145,6 +145,8 @@ def extract_constants(name, graph):
                 f"TensorFlow.js cannot hold the function {name}: it has no {values.dtype.name} "
                 f"({node.name})"
             )
+        if values.dtype == np.int64:  # so that limits such as 2^63 - 1 remain limits
+            values = np.clip(values, np.iinfo(np.int32).min, np.iinfo(np.int32).max)
         arrays[node.name] = values.astype(DTYPES[values.dtype.name])
         del node.attr["value"]
     return arrays
