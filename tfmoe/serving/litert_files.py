@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfmoe.extras import is_installed, optional
-from tfmoe.serving.constant_weights import MAX_BYTES
+from tfmoe.serving.constant_weights import check_size
 from tfmoe.serving.portable import ConversionError
 from tfmoe.serving.saved_model import save
 
@@ -29,17 +29,12 @@ def write_litert(folder: pathlib.Path, functions: dict):
         functions: `{name: tf.function}`, see `tfmoe.serving.portable.traced`.
 
     Raises:
-        ConversionError: if a function has an operation that LiteRT does not have, or the functions
-            have more than 2 GB.
+        ConversionError: if a function has an operation that LiteRT does not have.
+        ValueError: if the weights have more than 2 GB.
     """
+    check_size(functions, "LiteRT")
     module = tf.Module()
     concrete = {name: function.get_concrete_function() for name, function in functions.items()}
-    size = sum(function.graph.as_graph_def().ByteSize() for function in concrete.values())
-    if size > MAX_BYTES:
-        raise ConversionError(
-            f"LiteRT cannot hold the model: the weights of all functions must have at most "
-            f"{MAX_BYTES / 1e9:.1f} GB, got {size / 1e9:.1f} GB"
-        )
     with tempfile.TemporaryDirectory() as saved:
         save(module, concrete, saved)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(concrete))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from tfmoe.extras import optional
+from tfmoe.serving.constant_weights import captured
 from tfmoe.serving.portable import ConversionError
 
 onnx = optional("onnx")
@@ -35,25 +36,34 @@ def write_onnx(folder: pathlib.Path, functions: dict):
     with open(folder / WEIGHTS, "wb") as file:
         for name, function in functions.items():
             model = converted(name, function)
+            weights = captured(function.get_concrete_function())
+            add_weights(model.graph, weights)
             for graph in graphs(model.graph):
                 for tensor in graph.initializer:
-                    move_weights(tensor, file, offsets)
+                    move_weights(tensor, weights.get(tensor.name), file, offsets)
             onnx.save(model, folder / f"{name}.onnx")
     if not offsets:
         (folder / WEIGHTS).unlink()
 
 
 def converted(name, function):
-    """Converts a function to an ONNX model.
+    """Converts a function to an ONNX model whose weights are inputs: tf2onnx copies constants many
+    times.
 
     Args:
         name: its name, for errors.
         function: a `tf.function`.
     """
+    concrete = function.get_concrete_function()
+    outputs = concrete.structured_outputs
+    tensors = [*concrete.inputs, *outputs.values()]
+    names = [*(tensor.op.name for tensor in concrete.inputs), *outputs]
     with ErrorMessages() as messages:
-        model, _ = tf2onnx.convert.from_function(
-            function,
-            input_signature=function.input_signature,
+        model, _ = tf2onnx.convert.from_graph_def(
+            concrete.graph.as_graph_def(),
+            input_names=[tensor.name for tensor in concrete.inputs],
+            output_names=[tensor.name for tensor in outputs.values()],
+            tensors_to_rename={x.name: name for x, name in zip(tensors, names, strict=True)},
             opset=OPSET,
         )
     unknown = {
@@ -99,22 +109,43 @@ def graphs(graph):
                 yield from graphs(inner)
 
 
-def move_weights(tensor, file, offsets):
-    """Moves the values of a tensor of ONNX to the file of weights.
+def add_weights(graph, weights):
+    """Replaces the inputs of a graph that are weights by initializers without values.
+
+    Args:
+        graph: an `onnx.GraphProto`, which is changed.
+        weights: `{name: tensor}`.
+    """
+    inputs = list(graph.input)
+    del graph.input[:]
+    for each in inputs:
+        if each.name in weights:
+            type_, shape = each.type.tensor_type.elem_type, weights[each.name].shape
+            graph.initializer.add(name=each.name, data_type=type_, dims=shape)
+        else:
+            graph.input.append(each)
+
+
+def move_weights(tensor, weight, file, offsets):
+    """Writes the values of a tensor of ONNX to the file of weights, if they are large.
 
     Args:
         tensor: an `onnx.TensorProto`, which is changed.
+        weight: the tensor of TensorFlow that has the values; `None` if the tensor itself has them.
         file: the file, open for writing bytes.
         offsets: `{SHA-256 of values: where they are in the file}`, which is extended.
     """
-    values = tensor.raw_data
+    values = tensor.raw_data if weight is None else weight.numpy().tobytes()
     if len(values) < MIN_BYTES:
+        if weight is not None:
+            tensor.raw_data = values
         return
     digest = hashlib.sha256(values).hexdigest()
     if digest not in offsets:
         file.write(bytes(-file.tell() % ALIGNMENT))
         offsets[digest] = file.tell()
         file.write(values)
+    tensor.raw_data = b""  # set_external_data requires the field
     onnx.external_data_helper.set_external_data(tensor, WEIGHTS, offsets[digest], len(values))
     tensor.ClearField("raw_data")
 

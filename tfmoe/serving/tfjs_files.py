@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 
+from tfmoe.serving.constant_weights import captured, check_size
 from tfmoe.serving.portable import ConversionError
 from tfmoe.serving.tfjs_operations import OPERATIONS
 
@@ -31,7 +32,9 @@ def write_tfjs(folder: pathlib.Path, functions: dict):
 
     Raises:
         ConversionError: if a function has an operation or a type that TensorFlow.js does not have.
+        ValueError: if the weights have more than 2 GB.
     """
+    check_size(functions, "TensorFlow.js")
     graphs = {name: graph_of(name, function) for name, function in functions.items()}
     constants = {name: extract_constants(name, graph) for name, graph in graphs.items()}
     shared = shared_values(constants.values())
@@ -60,6 +63,12 @@ def write_tfjs(folder: pathlib.Path, functions: dict):
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def inputs_of(function):
+    """The tensors that are the arguments of a function, without the weights."""
+    concrete = function.get_concrete_function()
+    return concrete.inputs[: len(concrete.inputs) - len(concrete.captured_inputs)]
+
+
 def outputs_of(function):
     """`{name: tensor}` of a function with one concrete function."""
     return function.get_concrete_function().structured_outputs
@@ -76,6 +85,7 @@ def graph_of(name, function):
         ConversionError: see `write_tfjs`.
     """
     graph = function.get_concrete_function().graph.as_graph_def()
+    make_constant(graph, captured(function.get_concrete_function()))
     for nodes in node_lists(graph):
         for node in nodes:
             kept = [each for each in node.input if not each.startswith("^")]
@@ -83,7 +93,7 @@ def graph_of(name, function):
             if node.op == "EnsureShape":  # of tfjs-converter, which reads the shape as an input
                 node.op = "Identity"
                 del node.attr["shape"]
-    tensors = [*function.get_concrete_function().inputs, *outputs_of(function).values()]
+    tensors = [*inputs_of(function), *outputs_of(function).values()]
     remove_unused(graph.node, [tensor.op.name for tensor in tensors])
     for each in graph.library.function:
         remove_unused(each.node_def, each.ret.values())
@@ -99,6 +109,22 @@ def graph_of(name, function):
             f"TensorFlow.js cannot hold the function {name}: it has no operation {operations}"
         )
     return graph
+
+
+def make_constant(graph, weights):
+    """Replaces placeholders by constants.
+
+    Args:
+        graph: a `GraphDef`, which is changed.
+        weights: `{name of a placeholder: tensor}`.
+    """
+    for node in graph.node:
+        if node.name in weights:
+            values = tf.make_tensor_proto(weights[node.name].numpy())
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = values.dtype
+            node.attr["value"].tensor.CopyFrom(values)
 
 
 def node_lists(graph):
@@ -192,9 +218,8 @@ def signature(function):
         dtype = f"DT_{tensor.dtype.name.upper()}".replace("FLOAT32", "FLOAT")
         return {"name": tensor.name, "dtype": dtype, "tensorShape": {"dim": sizes}}
 
-    inputs = function.get_concrete_function().inputs
     return {
-        "inputs": {tensor.op.name: described(tensor) for tensor in inputs},
+        "inputs": {tensor.op.name: described(tensor) for tensor in inputs_of(function)},
         "outputs": {key: described(tensor) for key, tensor in outputs_of(function).items()},
     }
 
