@@ -53,9 +53,7 @@ def test_a_capacity_of_the_batch_of_several_replicas(in_replicas):
     x[:8, 0], x[8:, 0] = 9, -9  # tokens of one replica prefer the same expert
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        layer = MoE(
-            4, 4, gate=Switch(balance_weight=0.0), evaluation_capacity_factor=1.5, metrics=False
-        )
+        layer = MoE(4, 4, gate=Switch(), activation="tanh", evaluation_capacity_factor=1.5)
         layer.build([None, 6])
     layer.gate.gate_kernel.assign(np.eye(6, 1) * [[1, -1, 0, 0]])
 

@@ -22,11 +22,12 @@ def sort_by_expert(
         num_experts: E, a Python integer.
         is_static: whether to use operations that XLA and other runtimes have.
     """
-    counts = sum_by_id(tf.ones_like(experts), experts, num_experts, is_static)
     if is_static:
-        return tf.argsort(experts, stable=True), counts
-    index = tf.range(tf.size(experts))
-    return tf.concat(tf.dynamic_partition(index, experts, num_experts + 1), axis=0), counts
+        order = tf.argsort(experts, stable=True)
+    else:
+        index = tf.range(tf.size(experts))
+        order = tf.concat(tf.dynamic_partition(index, experts, num_experts + 1), axis=0)
+    return order, sum_by_id(tf.ones_like(experts), experts, num_experts, is_static)
 
 
 def sum_by_id(

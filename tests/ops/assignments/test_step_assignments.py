@@ -23,7 +23,7 @@ def test_by_hand():
     np.testing.assert_array_equal(split.weights, expected)
     expected = [[1, 1], [10, 10], [0, 100], [1, 1], [100, 100]]
     np.testing.assert_array_equal(tape.gradient(loss, WEIGHTS), expected)
-    first = tf.nest.map_structure(lambda part: part[1], split).of_rows(3)
+    first = tf.nest.map_structure(lambda part: part[1], split).of_rows(3, 3)
     rows = first.combine(first.dispatch(tf.constant([[1.0], [2.0], [4.0]])) * [[1], [1], [0], [0]])
     np.testing.assert_allclose(rows, [[0.7], [0], [0]], rtol=1e-6)
 
