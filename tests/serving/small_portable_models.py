@@ -122,7 +122,8 @@ class InNode:
 
     def __init__(self, folder, names):
         self.folder = folder
-        manifest = {"signatures": dict.fromkeys(names), "vocabulary": {"file": ""}}
+        signatures = dict.fromkeys(names)
+        manifest = {"format": "tfjs", "signatures": signatures, "vocabulary": {"file": ""}}
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
     def results(self, calls):
