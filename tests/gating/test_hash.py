@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -124,3 +125,13 @@ def test_wrong_arguments(arguments, message):
 def test_it_is_no_level_of_a_hierarchical_mixture():
     with pytest.raises(ValueError, match="primary must not need token ids, as Hash does"):
         MoE(4, 6, gate="hash", groups=2)
+
+
+def test_keras_exports_to_other_runtimes_are_refused(tmp_path):
+    ids = keras.Input([None], dtype="int32")
+    features = keras.layers.Embedding(9, 5)(ids)
+    layer = MoE(4, 6, gate=Hash(vocabulary_size=9), metrics=False)
+    model = keras.Model(ids, layer(features, gate_inputs=ids))
+    with pytest.raises(ValueError, match="Hash cannot be exported to ONNX or LiteRT"):
+        model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmoe.distribute.tensorflow_internals import converts_to_other_runtime
 from tfmoe.gating.gate import Gate
 from tfmoe.ops.arguments import positive, random_seed
 
@@ -42,7 +43,8 @@ class Hash(Gate):
         seed: integer of the random hash. Copies of a gate in several layers have different hashes.
 
     Raises:
-        ValueError: an argument is out of range, or both `vocabulary_size` and `counts` are given.
+        ValueError: an argument is out of range, or both `vocabulary_size` and `counts` are given;
+            in a call, Keras exports the model to ONNX or LiteRT.
 
     Example:
         >>> layer = MoE(num_experts=4, hidden_units=8, gate=Hash(vocabulary_size=100))
@@ -82,6 +84,11 @@ class Hash(Gate):
             self.table = balanced_experts(counts, self.num_experts)
 
     def route(self, inputs, training=False, groups=None):
+        if converts_to_other_runtime():  # Keras would log an error and write an invalid file
+            raise ValueError(
+                "Hash cannot be exported to ONNX or LiteRT, which have no shifts of 64-bit "
+                "integers: export a SavedModel, or train with another gate"
+            )
         experts = random_experts(inputs, self.num_experts, self.seed)
         if self.table is not None:
             size = len(self.table)
