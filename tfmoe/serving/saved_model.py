@@ -149,6 +149,13 @@ def write_files(folder, module, concrete, facts, vocabulary=None):
     save(module, concrete, folder)
     if vocabulary is not None:
         vocabulary.save(folder / facts["vocabulary"]["file"])
+    write_manifest(folder, facts)
+
+
+def write_manifest(folder: pathlib.Path, facts: dict):
+    """Writes `manifest.json` with facts, and the SHA-256 digests of all other files of a folder as
+    `"files"`.
+    """
     files = {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))

@@ -1,6 +1,5 @@
 """Exports a trained run as functions on ids, for runtimes other than TensorFlow."""
 
-import json
 import os
 import pathlib
 import shlex
@@ -14,12 +13,10 @@ from tfmoe.data_pipelines.atomic_write import atomic_folder, check_absent
 from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
 from tfmoe.serving.portable import described, largest_difference, traced
-from tfmoe.serving.saved_model import MANIFEST, sha256, software
-from tfmoe.tasks.exported_files import ids_of, megabytes
+from tfmoe.serving.saved_model import MANIFEST, write_manifest
+from tfmoe.tasks.exported_files import facts_of, megabytes, without_capacity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run
-from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import saved_step
 
 
 class Runtime(NamedTuple):
@@ -72,30 +69,17 @@ def export_portable(
     check_absent(out)
     config, vocabulary, model = load_run(path, weights)
     check_exportable(model)
-    print(f"exporting the {weights} weights of {path}")
-    for name in remove_evaluation_capacity(model):
-        print(f"{name}: evaluation_capacity_factor is ignored: its experts take all tokens")
+    facts = facts_of(path, config, vocabulary, weights)
+    without_capacity(model, path, weights)
     task = task_of(config)
     portable = task.portable(in_float32(config, vocabulary, model))
     signatures = portable.signatures()
     print(f"tracing {', '.join(signatures)}")
     functions = traced(signatures)
-    directory = RunDirectory(path)
-    facts = {
+    facts |= {
         "format": format,
-        "model": config.model.name,
-        "run": path.resolve().name,
-        "made_with": software(),
-        "weights": {
-            "which": weights,
-            "step": saved_step(directory.checkpoints, weights),
-            "type": "float32",
-        },
-        "vocabulary": ids_of(vocabulary, task.vocabulary_file(directory).name),
         **described(signatures, functions, portable.states.inputs),
         **portable.facts(),
-        "metrics": {"of_weights": "best", **directory.read_result()},
-        "config": directory.config.read_text(encoding="utf-8"),
     }
     with atomic_folder(out) as folder, full_disk_named(out):
         print(f"converting to {runtime.name}")
@@ -136,10 +120,3 @@ def in_float32(config, vocabulary, model):
     new.set_weights(model.get_weights())
     remove_evaluation_capacity(new)
     return new
-
-
-def write_manifest(folder, facts):
-    """Writes `manifest.json` with facts and the SHA-256 of all other files of a folder."""
-    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-    text = json.dumps({**facts, "files": files}, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")

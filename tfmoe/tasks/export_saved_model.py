@@ -6,15 +6,13 @@ import shlex
 from typing import Any
 
 from tfmoe.serving import saved_model
-from tfmoe.serving.exported import check_exportable, remove_evaluation_capacity
+from tfmoe.serving.exported import check_exportable
 from tfmoe.serving.frozen_weights import FrozenWeights
-from tfmoe.tasks.exported_files import ids_of, megabytes
+from tfmoe.tasks.exported_files import facts_of, megabytes, without_capacity
 from tfmoe.tasks.progress import verbosity
 from tfmoe.tasks.registry import task_of
 from tfmoe.tasks.runs import load_run
 from tfmoe.training.callbacks import Progress
-from tfmoe.training.run_directory import RunDirectory
-from tfmoe.training.state import saved_step
 
 # `saved_model_cli` alone does not load tensorflow-text, which tokenization needs.
 SAVED_MODEL_CLI = (
@@ -57,37 +55,22 @@ def export_saved_model(
     version = saved_model.checked_version(out, version)
     config, vocabulary, model = load_run(path, weights)
     check_exportable(model)
-    directory, task = RunDirectory(path), task_of(config)
-    metrics = {"of_weights": "best", **directory.read_result()}
+    task, facts = task_of(config), facts_of(path, config, vocabulary, weights, stored)
     for name, value in options.items():
         if name not in task.EXPORT_OPTIONS:
             raise ValueError(f"--{name} {value}: {path} is a run of a {config.model.name} model")
-    print(f"exporting the {weights} weights of {path}")
-    for name in remove_evaluation_capacity(model):
-        print(f"{name}: evaluation_capacity_factor is ignored: its experts take all tokens")
-    change = None
+    without_capacity(model, path, weights)
+    facts["weights"]["change"] = None
     if stored != "float32":
-        change = rounding_changes(config, vocabulary, model, stored)
+        facts["weights"]["change"] = rounding_changes(config, vocabulary, model, stored)
     exported = task.exported(vocabulary, model, stored=stored, **options)
     signatures = exported.functions.signatures()
     print(f"tracing {', '.join(signatures)}")
     module, concrete = saved_model.exported_module(signatures, exported.default, exported.resources)
-    facts = {
-        "model": config.model.name,
-        "run": path.resolve().name,
-        "made_with": saved_model.software(),
-        "weights": {
-            "which": weights,
-            "step": saved_step(directory.checkpoints, weights),
-            "type": stored,
-            "change": change,
-        },
+    facts |= {
         "tokenization": exported.tokenization,
-        "vocabulary": ids_of(vocabulary, task.vocabulary_file(directory).name),
         "signatures": saved_model.describe_signatures(signatures, concrete),
         "serving_default": exported.default,
-        "metrics": metrics,
-        "config": directory.config.read_text(encoding="utf-8"),
     }
     written = saved_model.write_saved_model(out, version, module, concrete, facts, vocabulary)
     return "\n".join(

@@ -93,8 +93,11 @@ def converts_to_other_runtime():
     """Whether this code is being traced by Keras' export to ONNX or LiteRT, by tf2onnx, or by
     `tf.lite.TFLiteConverter`.
 
-    None of them records this, so the call stack is searched for their modules.
+    None of them records this, so the call stack is searched for their modules. Eager code is not
+    traced, and pays no search.
     """
+    if tf.executing_eagerly():
+        return False
     frame = sys._getframe(1)
     while frame is not None:
         if CONVERTERS.fullmatch(frame.f_globals.get("__name__", "")):
