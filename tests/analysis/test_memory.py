@@ -69,23 +69,29 @@ def test_only_experts_are_sharded(devices, experts):
     assert memory["activations"] == one["activations"]
 
 
-@pytest.mark.parametrize(("devices", "groups"), [(1, 3), (2, 2), (3, 1), (5, 1)])
-def test_secondary_mixtures_are_not_divided(devices, groups):
+# With more devices than groups, experts are shared out one by one, and a device has all gates.
+SHARES_OF_GROUPS = pytest.mark.parametrize(
+    ("devices", "experts", "gates"), [(1, 12, 3), (2, 8, 2), (3, 4, 1), (5, 3, 3)]
+)
+
+
+@SHARES_OF_GROUPS
+def test_share_of_a_hierarchical_mixture(devices, experts, gates):
     model = language_model(MoE(12, 5, groups=3, gate=NoisyTopK(k=2)))
     memory = memory_per_device(model, tokens=10, devices=devices)
-    # A group: 4 experts of 40, a gate of 2·4·4. Replicated: 99 and the primary gate's 2·4·3.
-    assert memory["weights"] == 4 * (groups * (160 + 32) + 99 + 24)
-    assert memory["experts"]["weights"] == 4 * groups * 160
+    # An expert has 40 weights, a gate 2·4·4. Replicated: 99 and the primary gate's 2·4·3.
+    assert memory["weights"] == 4 * (40 * experts + 32 * gates + 99 + 24)
+    assert memory["experts"]["weights"] == 4 * 40 * experts
 
 
-@pytest.mark.parametrize(("devices", "groups"), [(1, 3), (2, 2), (3, 1), (5, 1)])
-def test_thresholds_are_on_the_device_of_their_gate(devices, groups):
+@SHARES_OF_GROUPS
+def test_thresholds_are_on_the_devices_of_their_gate(devices, experts, gates):
     model = language_model(MoE(12, 5, groups=3, gate=Batchwise(k=2)))
     memory = memory_per_device(model, tokens=10, devices=devices)
-    # A group: 4 experts of 40, a gate of 4·4 and 4 thresholds. Replicated: 99, the primary gate's
-    # 4·3 and its 3 thresholds.
-    assert memory["weights"] == 4 * (groups * (160 + 20) + 99 + 15)
-    assert memory["experts"]["weights"] == 4 * groups * 160
+    # An expert has 40 weights, a gate 4·4 and 4 thresholds. Replicated: 99, the primary gate's 4·3
+    # and its 3 thresholds.
+    assert memory["weights"] == 4 * (40 * experts + 20 * gates + 99 + 15)
+    assert memory["experts"]["weights"] == 4 * 40 * experts
 
 
 def test_translation_by_hand():

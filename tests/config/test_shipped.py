@@ -172,7 +172,7 @@ def test_tables_2_to_4_match_the_paper():
                 continue
             assert (paper.ops_per_timestep_millions, paper.total_billions) == (85, 8.7)
             moe = check_translation_model(config.model)
-            assert (moe.num_experts, moe.groups, moe.hidden_units) == (2048, 16, 2048)
+            assert (moe.num_experts, moe.groups, moe.hidden_units) == (2048, 64, 2048)
             assert (moe.gate.name, moe.gate.k, moe.gate.importance_weight) == ("batchwise", 2, 0.01)
             assert config.model.dropout == 0.4
             check_translation_training(config)
@@ -216,7 +216,7 @@ def test_the_longer_training_has_twice_the_epochs():
     assert (six_days.model, six_days.data) == (three_days.model, three_days.data)
 
 
-@pytest.mark.parametrize(("experts", "groups", "k"), [(32, None, 4), (512, 16, 2)])
+@pytest.mark.parametrize(("experts", "groups", "k"), [(32, None, 4), (512, 64, 2)])
 def test_smaller_translation_mixtures_cost_the_same(experts, groups, k):
     config, row = (load_config(f"wmt14/en-fr-moe-{n}") for n in (experts, 2048))
     moe = check_translation_model(config.model)

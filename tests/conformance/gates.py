@@ -68,6 +68,7 @@ MIXTURES = {
     "outer": lambda gate: {"gate": Hierarchical(4, gate, OTHER_LEVEL)},
     "without losses": lambda gate: {"gate": without_losses(gate)},
     "inner": lambda gate: {"gate": Hierarchical(4, OTHER_LEVEL, gate)},
+    "few groups": lambda gate: {"gate": Hierarchical(3, OTHER_LEVEL, gate)},
 }
 # Settings of a recurrent mixture.
 RECURRENT = {

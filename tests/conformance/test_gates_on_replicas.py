@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conformance.gates import (
+    AS_LEVEL,
     FULLY_TESTED,
     GATES,
     RECURRENT,
@@ -236,6 +237,29 @@ def variants_on_devices():
 @pytest.mark.parametrize(("variant", "replicas"), variants_on_devices())
 def test_float64(variant, replicas):
     actual, expected = (train(variant, n, "float64") for n in (replicas, None))
+    check_equal(actual, expected, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [
+        pytest.param(name, n, marks=() if (name, n) == ("batchwise", 4) else pytest.mark.slow)
+        for name in AS_LEVEL
+        for n in (2, 4)
+    ],
+)
+def test_groups_that_the_devices_do_not_divide(name, replicas):
+    """2 devices have 2 groups and 1 group; of 4 devices none has a whole group."""
+    actual, expected = (train((name, "few groups"), n, "float64") for n in (replicas, None))
+    check_equal(actual, expected, TOLERANCE["float64"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("priority", ["position", "weight", "choice"])
+def test_capacity_of_divided_groups(priority):
+    options = {"capacity_factor": 1.1, "capacity_priority": priority}
+    variant = ("noisy_top_k", "few groups")
+    actual, expected = (train(variant, n, "float64", **options) for n in (4, None))
     check_equal(actual, expected, TOLERANCE["float64"])
 
 

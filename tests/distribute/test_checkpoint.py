@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmoe.distribute import checkpoint as checkpoints
 from tfmoe.distribute.checkpoint import Checkpoint, shapes_in, slices_of
 from tfmoe.distribute.shards import sharded
 from tfmoe.gating import NoisyTopK
@@ -67,6 +68,15 @@ def test_restore_on_another_number_of_devices(strategy_of, tmp_path, before, aft
     assert values_of(read) == EXPECTED
     parts = getattr(read["plain"], "values", [read["plain"]])
     assert [part.numpy().tolist() for part in parts] == [[10, 20]] * (after or 1)
+
+
+@pytest.mark.parametrize("read_bytes", [1, 8, 17])
+def test_large_variables_are_read_in_parts(strategy_of, tmp_path, monkeypatch, read_bytes):
+    monkeypatch.setattr(checkpoints, "READ_BYTES", read_bytes)
+    Checkpoint(variables_on(None), tmp_path, "last").save(7)
+    read = variables_on(strategy_of(2), factor=0)
+    Checkpoint(read, tmp_path, "last").restore(str(tmp_path / "last-7"))
+    assert values_of(read) == EXPECTED
 
 
 def test_floating_point_values_are_cast(strategy_of, tmp_path):

@@ -5,7 +5,9 @@ import tensorflow as tf
 from tfmoe.distribute.gathered_shards import gather_shards
 
 
-@pytest.mark.parametrize(("length", "unit", "shards"), [(3, 1, [2, 1]), (4, 4, [4, 0])])
+@pytest.mark.parametrize(
+    ("length", "unit", "shards"), [(3, 1, [2, 1]), (4, 4, [2, 2]), (6, 2, [4, 2])]
+)
 def test_shards_of_two_replicas(in_replicas, length, unit, shards):
     whole = np.arange(2.0 * length).reshape(length, 2)
 

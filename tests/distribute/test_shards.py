@@ -3,7 +3,7 @@ import threading
 import keras
 import pytest
 
-from tfmoe.distribute.shards import shard_bounds, sharded, sharding_unit
+from tfmoe.distribute.shards import Sharding, current_sharding, shard_bounds, sharded
 
 
 @pytest.mark.parametrize(
@@ -11,17 +11,13 @@ from tfmoe.distribute.shards import shard_bounds, sharded, sharding_unit
     [
         (8, 1, 1, [(0, 8)]),
         (8, 2, 1, [(0, 4), (4, 8)]),
-        (
-            9,
-            4,
-            1,
-            [(0, 3), (3, 6), (6, 9), (9, 9)],
-        ),  # 9/4 rounded up is 3: the last gets none
+        (9, 4, 1, [(0, 3), (3, 5), (5, 7), (7, 9)]),  # the first has one more
         (9, 2, 1, [(0, 5), (5, 9)]),
         (3, 4, 1, [(0, 1), (1, 2), (2, 3), (3, 3)]),
         (12, 2, 4, [(0, 8), (8, 12)]),  # 3 groups of 4 experts: 2 and 1
-        (8, 4, 4, [(0, 4), (4, 8), (8, 8), (8, 8)]),
-        (8, 2, 8, [(0, 8), (8, 8)]),
+        (8, 4, 4, [(0, 2), (2, 4), (4, 6), (6, 8)]),  # fewer units than replicas are divided
+        (8, 2, 8, [(0, 4), (4, 8)]),
+        (20, 4, 4, [(0, 8), (8, 12), (12, 16), (16, 20)]),
     ],
 )
 def test_bounds_by_hand(length, replicas, unit, expected):
@@ -33,26 +29,32 @@ def test_the_unit_must_divide_the_length():
         shard_bounds(10, 2, unit=4)
 
 
+def test_units_that_are_not_divisible():
+    sharding = Sharding(unit=4, is_divisible=False)
+    assert sharding.bounds(8, 2) == [(0, 4), (4, 8)]
+    assert sharding.bounds(8, 3) is None
+
+
 def test_nested_contexts():
-    assert sharding_unit() is None
+    assert current_sharding() is None
     with sharded():
-        assert sharding_unit() == 1
+        assert current_sharding() == Sharding()
         with sharded(unit=4):
-            assert sharding_unit() == 4
-        assert sharding_unit() == 1
-    assert sharding_unit() is None
+            assert current_sharding() == Sharding(unit=4)
+        assert current_sharding() == Sharding()
+    assert current_sharding() is None
 
 
 def test_an_exception_ends_the_context():
     with pytest.raises(KeyError), sharded(unit=2):
         raise KeyError
-    assert sharding_unit() is None
+    assert current_sharding() is None
 
 
 def test_the_context_is_local_to_a_thread():
     seen = []
     with sharded():
-        thread = threading.Thread(target=lambda: seen.append(sharding_unit()))
+        thread = threading.Thread(target=lambda: seen.append(current_sharding()))
         thread.start()
         thread.join()
     assert seen == [None]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmoe.distribute.shards import shard_bounds, sharding_unit
+from tfmoe.distribute.shards import Sharding, current_sharding
 from tfmoe.layers.mixture_layer import expert_layers_of, layers_within
 
 
@@ -30,15 +30,14 @@ class Variable(NamedTuple):
         path: Keras' path, `"language_model/residual_moe_1/moe_1/experts/kernel_0"`.
         shape: tuple of integers.
         dtype: name of the dtype.
-        together: number of rows of the first axis that must stay on the same device; `None` for a
-            replicated variable.
+        sharding: how a `MixedStrategy` shards it; `None` for a replicated variable.
         in_experts: whether it is a weight of an expert, or a slot of one. Gates are not.
     """
 
     path: str
     shape: tuple
     dtype: str
-    together: int | None = None
+    sharding: Sharding | None = None
     in_experts: bool = False
 
     @property
@@ -57,9 +56,10 @@ class Variable(NamedTuple):
         Args:
             devices: R.
         """
-        if self.together is None:
+        bounds = None if self.sharding is None else self.sharding.bounds(self.shape[0], devices)
+        if bounds is None:
             return self
-        start, end = shard_bounds(self.shape[0], devices, self.together)[0]
+        start, end = bounds[0]
         return self._replace(shape=(end - start, *self.shape[1:]))
 
 
@@ -80,7 +80,7 @@ class GraphBuild:
 
     def __init__(self, layer: keras.Layer, input_shape: tuple = (None, None)):
         self._graph = tf.Graph()
-        self._units: dict[str, int | None] = {}
+        self._shardings: dict[str, int | None] = {}
         with self._scope():
             self.layer = unbuilt_copy(layer)
             self.layer.build(input_shape)
@@ -98,7 +98,7 @@ class GraphBuild:
                 variable.path,
                 tuple(variable.shape),
                 variable.dtype,
-                self._units[operation_name(variable)],
+                self._shardings[operation_name(variable)],
                 id(variable) in self._expert_weight_ids,
             )
             for variable in (self.layer if layer is None else layer).trainable_variables
@@ -130,7 +130,7 @@ class GraphBuild:
     def _scope(self):
         def create(next_creator, **arguments):
             variable = next_creator(**arguments)
-            self._units[variable.handle.op.name] = sharding_unit()
+            self._shardings[variable.handle.op.name] = current_sharding()
             return variable
 
         state = random.getstate()  # Keras draws missing seeds from this generator
@@ -160,11 +160,11 @@ def describe_slot(slot, variables):
     if owner is None:
         return description
     description = description._replace(in_experts=owner.in_experts)
-    if owner.together is None or not description.shape:
+    if owner.sharding is None or not description.shape:
         return description
     # `MixedStrategy` divides slots in the same way.
     same_rows = description.shape[0] == owner.shape[0]
-    return description._replace(together=owner.together if same_rows else 1)
+    return description._replace(sharding=owner.sharding if same_rows else Sharding())
 
 
 def unbuilt_copy(layer):

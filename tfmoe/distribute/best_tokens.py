@@ -4,6 +4,7 @@ Axes: T tokens, E experts of one gate, C rows that an expert takes, G groups, N 
 group, B sequences, R replicas, E_r maximum number of experts on a replica, Q candidates.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
@@ -20,24 +21,18 @@ def best_tokens(probability, k, groups=None, extra=0):
         probability: `[T, E]` floating point, for this replica's tokens; or any other scores.
         k: mean number of experts per token, at most E.
         groups: `None` to select from the global batch; or the `tfmoe.gating.Groups` of the rows,
-            to select from each group separately, and only rows that are routed.
+            to select from each group separately, and only rows that are routed. Shared groups have
+            rows on all replicas.
         extra: an integer that is added to C, which is at most T.
 
     Returns:
         `Assignments` with the probabilities as weights. In a tie the earlier token is selected,
         from an earlier replica first. (Identical tokens can have probabilities that differ in the
         last bit: the rounding of a matrix product depends on the position of the row.)
-
-    Raises:
-        ValueError: several replicas have rows of the same group.
     """
     if groups is not None and groups.sizes is not None:
-        if collectives.num_replicas() > 1 and not collectives.shards_experts():
-            raise ValueError(
-                "the inner level of a hierarchical mixture cannot select the best tokens of a "
-                "global batch under this strategy, whose replicas hold all groups: use "
-                "tfmoe.distribute.MixedStrategy"
-            )
+        if groups.shared:
+            return _best_of_shared_groups(probability, k, groups.sizes, extra)
         return _best_of_groups(probability, k, groups, extra)
     if collectives.num_replicas() > 1:
         return _best_of_global_batch(probability, k, extra)
@@ -60,9 +55,10 @@ def lowest_taken(probability, k, groups=None, extra=0):
     num_experts = taken.counts.shape[0]
     lowest = tf.math.unsorted_segment_min(taken.weights, taken.all_experts(), num_experts + 1)
     lowest = lowest[:num_experts]
-    if groups is None or groups.sizes is None:
-        return tf.reduce_min(collectives.all_gather(lowest), axis=0)
-    return tf.reshape(lowest, [-1, probability.shape[1]])
+    is_grouped = groups is not None and groups.sizes is not None
+    if not is_grouped or groups.shared:
+        lowest = tf.reduce_min(collectives.all_gather(lowest), axis=0)
+    return tf.reshape(lowest, [-1, probability.shape[1]]) if is_grouped else lowest
 
 
 def best_tokens_of_sequences(probability, k, sequences=None, mask=None):
@@ -177,14 +173,22 @@ def _best_of_unequal_groups(probability, k, sizes, extra=0):
         The best probabilities and their rows `[G, E, C]`, for the largest C, in descending order;
         and the number that are taken in each group, `[G]`.
     """
+    padded, is_row, first = _padded_groups(probability, sizes)
+    return _best_of_padded_groups(padded, k, is_row, extra, first)
+
+
+def _padded_groups(probability, sizes):
+    """Pads the rows of groups of `[G]` sizes: `[T, E]` to `[G, N, E]`. Also returns which of them
+    are rows, `[G, N]` bool, and the first row of each group, `[G, 1]`.
+    """
     num_rows = tf.shape(probability)[0]
     if not static_shapes():
         num_rows = tf.reduce_max(tf.concat([sizes, [0]], axis=0))
     within = tf.range(num_rows)[None]
     first = tf.cumsum(sizes, exclusive=True)[:, None]
-    is_row = within < sizes[:, None]  # [G, N]
+    is_row = within < sizes[:, None]
     padded = tf.gather(tf.pad(probability, [[0, 1], [0, 0]]), tf.where(is_row, first + within, 0))
-    return _best_of_padded_groups(padded, k, is_row, extra, first)
+    return padded, is_row, first
 
 
 def _best_of_padded_groups(probability, k, is_row=None, extra=0, first=None):
@@ -242,6 +246,29 @@ def _best_of_global_batch(probability, k, extra=0):
     )
 
 
+def _best_of_shared_groups(probability, k, sizes, extra=0):
+    """The best rows of groups whose rows are on all replicas, `[G]` of each group on this one."""
+    num_experts, num_groups = probability.shape[1], sizes.shape[0]
+    replica_sizes = collectives.all_gather(sizes)  # [R, G]
+    num_taken = rows_taken(k, tf.reduce_sum(replica_sizes, axis=0), num_experts, extra)
+    most = tf.minimum(num_taken, tf.reduce_max(replica_sizes, axis=0))
+    num_candidates = tf.maximum(tf.reduce_max(most), 1)
+    padded, is_row, first = _padded_groups(probability, sizes)
+    lowest = probability.dtype.min
+    padded = tf.where(is_row[:, :, None], padded, lowest)
+    num_local = tf.minimum(num_candidates, tf.shape(padded)[1])
+    best, rows = top_rows_of_experts(padded, num_local)  # [G, E, ≤ Q]
+    padding = [[0, 0], [0, 0], [0, num_candidates - num_local]]
+    candidates = tf.pad(tf.stop_gradient(best), padding, constant_values=lowest)
+    candidates = tf.reshape(candidates, [num_groups * num_experts, num_candidates])
+    all_counts = count_accepted(candidates, tf.repeat(num_taken, num_experts))
+    counts = tf.ensure_shape(all_counts[collectives.replica_id()], [num_groups * num_experts])
+    is_taken = tf.reshape(tf.sequence_mask(counts, num_local), tf.shape(best))
+    num_tokens = tf.shape(probability)[0]
+    taken = _taken(best, rows + first[:, :, None], is_taken, counts, num_tokens)
+    return taken._replace(replica_counts=all_counts)
+
+
 def count_accepted(best, num_taken):
     """Counts the candidates of each replica that are among the best of all replicas.
 
@@ -251,22 +278,27 @@ def count_accepted(best, num_taken):
     Args:
         best: `[E, Q]` floating point, the best values for each expert on this replica, descending;
             Q is the same on all replicas.
-        num_taken: the number of values that an expert takes from all replicas, at most `R·Q`; int32
-            scalar.
+        num_taken: the number of values that an expert takes from all replicas, at most `R·Q`: int32
+            scalar or `[E]`.
 
     Returns:
         `[R, E]` int32. In a tie the values of an earlier replica are taken first.
     """
     replicas, num_experts = collectives.num_replicas(), best.shape[0]
-    bounds = shard_bounds(num_experts, replicas)
-    shard_size = bounds[0][1] - bounds[0][0]  # E_r
+    bounds = np.asarray(shard_bounds(num_experts, replicas))  # [R, 2]
+    shard_size = max(bounds[:, 1] - bounds[:, 0])  # E_r
+    sent_experts = np.minimum(bounds[:, :1] + np.arange(shard_size), num_experts - 1)
     num_candidates = tf.shape(best)[1]
-    best = tf.pad(best, [[0, shard_size * replicas - num_experts], [0, 0]])
-    sent = tf.reshape(best, [replicas, shard_size, num_candidates])
+    sent = tf.gather(best, sent_experts)  # [R, E_r, Q]; an expert of another replica is padding
     received = tf.transpose(collectives.all_to_all(sent), [1, 0, 2])
     by_expert = tf.reshape(received, [shard_size, replicas * num_candidates])
-    indices = tf.math.top_k(by_expert, num_taken).indices
+    num_taken = tf.gather(tf.broadcast_to(num_taken, [num_experts]), sent_experts)
+    num_taken = num_taken[collectives.replica_id()]  # [E_r]
+    indices = tf.math.top_k(by_expert, tf.reduce_max(num_taken)).indices
     sources = tf.one_hot(indices // tf.maximum(num_candidates, 1), replicas, dtype=tf.int32)
+    is_taken = tf.sequence_mask(num_taken, tf.shape(indices)[1], dtype=tf.int32)
+    sources *= is_taken[:, :, None]
     counts = collectives.all_gather(tf.reduce_sum(sources, axis=1))  # [R, E_r, R]
-    by_expert = tf.reshape(counts, [replicas * shard_size, replicas])[:num_experts]
-    return tf.transpose(by_expert)
+    by_expert = tf.reshape(counts, [replicas * shard_size, replicas])
+    places = [r * shard_size + np.arange(end - begin) for r, (begin, end) in enumerate(bounds)]
+    return tf.transpose(tf.gather(by_expert, np.concatenate(places)))

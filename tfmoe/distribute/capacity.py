@@ -143,9 +143,8 @@ def _local_capacity(counts, weights, capacity):
     Args:
         counts: `[E]` int32, the rows of each expert on this replica.
         weights: `[sum(counts)]`, sorted by expert, then by descending weight.
-        capacity: `[E]` int32, the same for all experts.
+        capacity: `[E]` int32.
     """
-    capacity = tf.reduce_max(capacity)
     num_candidates = tf.reduce_max(collectives.all_gather(tf.reduce_max(counts)))
     rows = tf.RaggedTensor.from_row_lengths(weights, counts, validate=False)
     best = tf.ensure_shape(

@@ -9,17 +9,24 @@ were written.
 Axes: E experts.
 """
 
+import functools
+import math
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfmoe.data_pipelines.atomic_write import atomic_write, remove_leftovers
 from tfmoe.distribute.failures import ABORT_ERRORS
 from tfmoe.distribute.full_disks import full_disk_named
-from tfmoe.distribute.tensorflow_internals import ShardedVariable
+from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_index
+
+# The memory for values that are read and not yet assigned.
+READ_BYTES = 64 * 2**20
 
 
 class Checkpoint:
@@ -122,6 +129,9 @@ class Checkpoint:
         """Assigns the saved values to the variables. Floating-point values are cast to the dtype of
         the variable.
 
+        A device reads its experts, at most `READ_BYTES` at a time. If the checkpoint is damaged,
+        some variables may already have their saved values.
+
         Args:
             path: the checkpoint, as returned by `latest`.
 
@@ -129,40 +139,89 @@ class Checkpoint:
             ValueError: the checkpoint is damaged.
         """
         saved_dtypes = open_reader(path).get_variable_to_dtype_map()
-        names, slices, dtypes, targets = [], [], [], []
+        reads = []
         for name, variable in self.variables.items():
-            if isinstance(variable, ShardedVariable):
-                parts = list(slices_of(variable))
-            else:
-                parts = [(variable, "")]
-            for part, slice_ in parts:
-                names.append(name)
-                slices.append(slice_)
-                dtypes.append(dtype_to_read(part.dtype, saved_dtypes.get(name)))
-                targets.append(part)
-        try:
-            values = tf.raw_ops.RestoreV2(
-                prefix=path, tensor_names=names, shape_and_slices=slices, dtypes=dtypes
-            )
-        except tf.errors.OpError as error:
-            raise ValueError(f"{path} is damaged: {error.message}") from error
-        for target, value in zip(targets, values, strict=True):
-            target.assign(tf.cast(value, target.dtype))
+            dtype = dtype_to_read(variable.dtype, saved_dtypes.get(name))
+            reads += [Read(name, dtype, *part) for part in parts_to_read(variable)]
+        for batch in batches_of(reads):
+            names, dtypes, slices, assigns, _ = zip(*batch, strict=True)
+            try:
+                values = tf.raw_ops.RestoreV2(
+                    prefix=path, tensor_names=names, shape_and_slices=slices, dtypes=dtypes
+                )
+            except tf.errors.OpError as error:
+                raise ValueError(f"{path} is damaged: {error.message}") from error
+            for assign, value in zip(assigns, values, strict=True):
+                assign(value)
+
+
+class Read(NamedTuple):
+    """A part of a saved variable to read.
+
+    Attributes:
+        name: of the variable.
+        dtype: in which to read it.
+        slice: of the logical tensor, in TensorFlow's notation; empty for the whole.
+        assign: a function of the value.
+        num_bytes: its size.
+    """
+
+    name: str
+    dtype: tf.DType
+    slice: str
+    assign: Callable
+    num_bytes: int
+
+
+def parts_to_read(variable):
+    """Divides a variable into parts of at most `READ_BYTES`, if it has more than one row.
+
+    Yields:
+        The last three fields of a `Read`.
+    """
+    if not isinstance(variable, ShardedVariable):
+        size = variable.shape.num_elements() * variable.dtype.size
+        yield "", lambda value: variable.assign(tf.cast(value, variable.dtype)), size
+        return
+    shape = variable.shape.as_list()
+    row_bytes = math.prod(shape[1:]) * variable.dtype.size
+    step = max(1, READ_BYTES // max(1, row_bytes))
+    for part, (begin, end) in zip(variable.local_parts(), variable.local_bounds(), strict=True):
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            assign = functools.partial(assign_rows, part, first - begin, last - begin)
+            yield slice_name(shape, first, last), assign, row_bytes * (last - first)
+
+
+def batches_of(reads):
+    """Groups consecutive `Read`s of at most `READ_BYTES` together."""
+    batch, size = [], 0
+    for read in reads:
+        if batch and size + read.num_bytes > READ_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(read)
+        size += read.num_bytes
+    if batch:
+        yield batch
 
 
 def slices_of(variable):
-    """Yields the shards of a `ShardedVariable` that this process holds.
-
-    Yields:
-        A `tf.Variable`, and its slice of the logical tensor in TensorFlow's notation:
-        `"8 512 1024 2,2:0,512:0,1024"`, the shape, then begin and length for each axis.
+    """Yields the shards of a `ShardedVariable` that this process holds, each a `tf.Variable`, and
+    its slice of the logical tensor in TensorFlow's notation.
     """
     shape = variable.shape.as_list()
-    other_axes = "".join(f":0,{length}" for length in shape[1:])
-    sizes = " ".join(map(str, shape))
     for part, (begin, end) in zip(variable.local_parts(), variable.local_bounds(), strict=True):
         if end > begin:
-            yield part, f"{sizes} {begin},{end - begin}{other_axes}"
+            yield part, slice_name(shape, begin, end)
+
+
+def slice_name(shape, begin, end):
+    """Rows of a tensor in TensorFlow's notation: `"8 512 1024 2,2:0,512:0,1024"`, the shape, then
+    begin and length for each axis.
+    """
+    other_axes = "".join(f":0,{length}" for length in shape[1:])
+    return f"{' '.join(map(str, shape))} {begin},{end - begin}{other_axes}"
 
 
 def dtype_to_read(dtype, saved_dtype):

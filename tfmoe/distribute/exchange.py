@@ -50,7 +50,10 @@ class Local:
         counts: `[E]` int32, the rows of each expert.
         rows_per_expert: `[]` int32 if all experts have the same number of rows; else `None`.
         is_static: whether the assignments are static.
+        is_local: whether the rows stay on this device.
     """
+
+    is_local = True
 
     def __init__(self, assignments):
         self.assignments = assignments
@@ -113,10 +116,10 @@ class EqualParts:
     Attributes:
         counts: `[E]` int32, the rows of each expert that are not padding.
         rows_per_expert: C.
-        is_static: true.
+        is_static, is_local: true.
     """
 
-    is_static = True
+    is_static = is_local = True
 
     def __init__(self, assignments):
         self.assignments = assignments
@@ -167,7 +170,7 @@ class AllToAll:
     of `Local`, with `counts` `[E_r]`.
     """
 
-    is_static = False
+    is_static = is_local = False
 
     def __init__(self, assignments):
         self.replicas, replica = collectives.num_replicas(), collectives.replica_id()

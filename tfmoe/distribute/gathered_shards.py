@@ -27,22 +27,27 @@ def gather_shards(shard: tf.Tensor, length: int, unit: int = 1) -> tf.Tensor:
     if not collectives.shards_experts():
         return shard
     replicas, inner = collectives.num_replicas(), shard.shape[1:]
-    begin, end = shard_bounds(length, replicas, unit)[0]
-    num_rows, num_own = end - begin, shard.shape[0]
+    bounds = shard_bounds(length, replicas, unit)
+    num_rows = max(end - begin for begin, end in bounds)
 
     @tf.custom_gradient
     def gather(shard):
         def gradient(dy):
-            parts = pad_rows(dy, replicas * num_rows - length)
-            parts = tf.reshape(parts, [replicas, num_rows, *inner])
-            return tf.reduce_sum(collectives.all_to_all(parts), axis=0)[:num_own]
+            parts = tf.stack([pad_rows(dy[begin:end], num_rows) for begin, end in bounds])
+            return tf.reduce_sum(collectives.all_to_all(parts), axis=0)[: shard.shape[0]]
 
-        parts = collectives.all_gather(pad_rows(shard, num_rows - num_own))
-        return tf.reshape(parts, [replicas * num_rows, *inner])[:length], gradient
+        parts = collectives.all_gather(pad_rows(shard, num_rows))  # [R, P, ...]
+        parts = tf.ensure_shape(parts, [replicas, num_rows, *inner])
+        rows = [
+            part[: end - begin]
+            for part, (begin, end) in zip(tf.unstack(parts), bounds, strict=True)
+        ]
+        return tf.concat(rows, axis=0), gradient
 
     return gather(shard)
 
 
-def pad_rows(rows, num_added):
-    """Adds rows of zeros at the end."""
-    return tf.pad(rows, [[0, num_added], *[[0, 0]] * (rows.shape.rank - 1)])
+def pad_rows(rows, num_rows):
+    """Adds rows of zeros at the end, up to `num_rows`."""
+    paddings = [[0, num_rows - rows.shape[0]], *[[0, 0]] * (rows.shape.rank - 1)]
+    return tf.pad(rows, paddings)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import (
     collectives,
+    keras_files,
     keras_models,
     keras_optimizer,
     keras_variables,
@@ -68,7 +69,7 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             check_devices(devices)
             # TensorFlow numbers the devices of a group by name, whatever their order here.
             devices = sorted(devices, key=lambda name: (len(name), name))
-        for module in (keras_models, keras_optimizer, keras_variables):
+        for module in (keras_files, keras_models, keras_optimizer, keras_variables):
             module.install()
         extended = tensorflow_internals.MixedExtended(
             self,

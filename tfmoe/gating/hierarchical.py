@@ -135,7 +135,7 @@ class Hierarchical(Gate):
     def build(self, input_shape):
         super().build(input_shape)
         self.primary.build(input_shape)
-        with sharded():
+        with sharded(is_divisible=False):
             self.secondary.build(input_shape)
 
     def route(self, inputs, training=False, groups=None, sequences=None):
@@ -191,9 +191,16 @@ class Hierarchical(Gate):
             sums["routed"] = tf.reduce_sum(tf.cast(routed, load.dtype))
         return sums
 
+    def divides_groups(self):
+        """Whether the experts of a group are on several devices: there are more replicas of a
+        `MixedStrategy` than groups. Then every device has all secondary gates and routes its own
+        tokens through both levels. Otherwise a group is on one device, with its secondary gate.
+        """
+        return collectives.shards_experts() and collectives.num_replicas() > self.groups
+
     def _local_groups(self):
         """`(begin, end)` of the groups on this device."""
-        if not collectives.shards_experts():
+        if not collectives.shards_experts() or self.divides_groups():
             return 0, self.groups
         bounds = shard_bounds(self.groups, collectives.num_replicas())
         return bounds[collectives.replica_id()]

@@ -18,13 +18,14 @@ def quantile_sums(quantile, groups, dtype):
         dtype: the dtype of the sums.
 
     Returns:
-        `{"quantile": sum, "num_quantiles": count}`; without groups both are 0 on all replicas but
-        the first, because the quantiles are the same on all of them.
+        `{"quantile": sum, "num_quantiles": count}`. If other replicas have rows for the same
+        experts, both are 0 on all replicas but the first: all replicas have the same quantiles.
     """
     is_known = quantile < quantile.dtype.max
     sums = {"quantile": tf.where(is_known, quantile, 0), "num_quantiles": is_known}
     sums = {name: tf.cast(values, dtype) for name, values in sums.items()}
-    if not are_grouped(groups) and collectives.num_replicas() > 1:
+    is_shared = groups.shared if are_grouped(groups) else collectives.num_replicas() > 1
+    if is_shared:
         is_first = tf.equal(collectives.replica_id(), 0)
         sums = {name: tf.where(is_first, values, 0) for name, values in sums.items()}
     return sums

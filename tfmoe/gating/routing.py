@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmoe.distribute import collectives
 from tfmoe.ops.assignments import Assignments
 from tfmoe.ops.padded_rows import expert_of_rows
 from tfmoe.ops.segments import segment_ids
@@ -48,11 +49,14 @@ class Groups(NamedTuple):
             `None`.
         mask: `[T]` bool, `False` for rows that are not routed and not counted, such as padding;
             `None` if all rows are routed. Without `size`, they are the last rows.
+        shared: whether other replicas have rows of the same groups: true for `SharedGroups`.
     """
 
     sizes: tf.Tensor | None = None
     size: tf.Tensor | None = None
     mask: tf.Tensor | None = None
+
+    shared = False
 
     def of_rows(self) -> tf.Tensor:
         """The group of each row, `[T]` int32; any for a row that is not routed.
@@ -79,6 +83,12 @@ class Groups(NamedTuple):
         return tf.math.unsorted_segment_sum(
             zero_if_masked(rows, self), self.of_rows(), tf.size(self.sizes)
         )
+
+
+class SharedGroups(Groups):
+    """`Groups` that have rows on several replicas."""
+
+    shared = True
 
 
 def are_grouped(groups):
@@ -122,12 +132,14 @@ def draws_of_tokens(draws, groups):
 
 
 def groups_of(dispatcher) -> Groups:
-    """The groups of the rows that an exchange sent to the devices of their groups.
+    """The groups of the rows that an exchange sent to their gates.
 
     Args:
         dispatcher: `tfmoe.distribute.exchange.Local`, or another exchange.
     """
-    return Groups(dispatcher.counts, dispatcher.rows_per_expert, dispatcher.row_mask())
+    shared = dispatcher.is_local and collectives.num_replicas() > 1
+    cls = SharedGroups if shared else Groups
+    return cls(dispatcher.counts, dispatcher.rows_per_expert, dispatcher.row_mask())
 
 
 def sums_of(assignments, num_experts, groups=None, **per_token):

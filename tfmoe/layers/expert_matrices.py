@@ -62,7 +62,7 @@ class ExpertMatrices(keras.layers.Layer):
             self.kernel = self.add_weight(
                 name="kernel",
                 shape=(self.num_experts, input_dim, self.units),
-                initializer=per_expert(self.kernel_initializer, self.num_experts),
+                initializer=per_expert(self.kernel_initializer),
             )
 
     def call(self, tokens, assignments, training=False):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute.tensorflow_internals import in_recompute_grad
-from tfmoe.layers.initializers import GateAndUp, per_expert
+from tfmoe.layers.initializers import per_expert
 from tfmoe.layers.portable_activations import portable
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Initializer
@@ -98,9 +98,7 @@ class Experts(keras.layers.Layer):
         input_dim = arguments.last_dimension(f"rows of {self.name}", rows_shape)
         self.input_spec = keras.layers.InputSpec(axes={-1: input_dim})
         for i, (inputs, outputs) in enumerate(self._kernel_shapes(input_dim)):
-            initializer = per_expert(self.kernel_initializer, self.num_experts)
-            if self.gated and i < self.depth:
-                initializer = GateAndUp(self.kernel_initializer)
+            initializer = per_expert(self.kernel_initializer, self.gated and i < self.depth)
             kernel = self.add_weight(
                 name=f"kernel_{i}",
                 shape=(self.num_experts, inputs, outputs),

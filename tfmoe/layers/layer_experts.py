@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.layers.expert_template import ExpertTemplate
-from tfmoe.layers.initializers import PerMatrix, per_matrix
+from tfmoe.layers.initializers import per_expert
 from tfmoe.ops import arguments
 from tfmoe.ops.expert_matmul import zero_outputs
 from tfmoe.ops.expert_runners import Inputs, Outputs, unrolled
@@ -47,12 +47,11 @@ class LayerExperts(keras.layers.Layer):
     def build(self, examples_shape):
         self.template.build(examples_shape)
         for weight in self.template.weights:
-            convert = per_matrix if len(weight.shape) > 1 else lambda each, _: PerMatrix(each)
             stack = self.add_weight(
                 name=weight.name,
                 shape=(self.num_experts, *weight.shape),
                 dtype=weight.dtype,
-                initializer=convert(weight.initializer, self.num_experts),
+                initializer=per_expert(weight.initializer),
             )
             self.stacks.append(stack)
         track(self, stacks=self.stacks)

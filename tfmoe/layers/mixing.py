@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.capacity import global_counts, within_capacity
-from tfmoe.distribute.exchange import exchange
+from tfmoe.distribute.exchange import exchange, local
 from tfmoe.gating.routing import groups_of
 from tfmoe.layers.gate_inputs import GateInputs
-from tfmoe.ops.assignments import sort_by_token
+from tfmoe.ops.assignments import compose, sort_by_token
 
 
 class Limit(NamedTuple):
@@ -62,7 +62,9 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     """`mix` for a hierarchical gate: a mixture whose experts are mixtures (App. B).
 
     Rows are exchanged once, by the assignments of the primary gate, between the devices of the
-    tokens and the devices of the groups. There the secondary gate assigns them to experts.
+    tokens and the devices of the groups. There the secondary gate assigns them to experts. If
+    groups are divided among devices, both gates route on the devices of the tokens, and rows are
+    exchanged by the assignments to experts.
     """
     outer = gate_inputs.route(gate.primary, training)
     num_tokens = gate_inputs.num_tokens()
@@ -70,7 +72,7 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     if limit.factor is not None or gate.secondary.token_capacity(training) is not None:
         # The order of the rows must not depend on the number of devices.
         to_groups = sort_by_token(to_groups)
-    dispatcher = exchange(to_groups)
+    dispatcher = local(to_groups) if gate.divides_groups() else exchange(to_groups)
     rows = dispatcher.dispatch_kept(tokens)
     groups = groups_of(dispatcher)
     inner = gate_inputs.route_groups(gate.secondary, dispatcher, tokens, rows, training)
@@ -78,7 +80,11 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
     assignments = limit_assignments(
         inner.assignments, gate.secondary, training, limit, num_experts, groups
     )
-    outputs = experts.compute_local(rows, assignments, training)
+    if gate.divides_groups():
+        to_experts = compose(to_groups, assignments)
+        outputs = experts(tokens, to_experts, training=training)
+    else:
+        outputs = dispatcher.combine(experts.compute_local(rows, assignments, training))
     sums = gate.level_sums(outer, inner, dispatcher, training)
 
     def pad_to_all_experts(load):
@@ -87,7 +93,7 @@ def mix_levels(gate, experts, tokens, training, limit, gate_inputs):
 
     sums = with_received(sums, assignments, inner.assignments, pad_to_all_experts)
     sums["outer"] = with_received(sums["outer"], to_groups, outer.assignments, tf.identity)
-    return dispatcher.combine(outputs), sums
+    return outputs, sums
 
 
 def limit_assignments(
@@ -104,7 +110,7 @@ def limit_assignments(
         groups: the `Groups` of the rows at the inner level of a hierarchical mixture; else `None`.
         num_tokens: int32 scalar, the number of tokens on this device; `None` for all rows.
     """
-    shared = groups is None or not collectives.shards_experts()
+    shared = groups is None or groups.shared
     factor = gate.token_capacity(training)
     if factor is not None:
         minimum = gate.minimum_capacity

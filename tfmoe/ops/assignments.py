@@ -277,6 +277,7 @@ def compose(outer: Assignments, inner: Assignments) -> Assignments:
         counts=inner.counts,
         num_tokens=outer.num_tokens,
         max_rows=inner.max_rows,
+        replica_counts=inner.replica_counts,
     )
 
 

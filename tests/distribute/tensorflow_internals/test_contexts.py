@@ -19,6 +19,7 @@ from tfmoe.distribute.tensorflow_internals import (
     global_replica_index,
     in_loop_of_call,
     in_recompute_grad,
+    in_symbolic_call,
     in_while_loop,
     replica_context,
 )
@@ -56,6 +57,15 @@ def test_in_step():
     model.compile(loss="mse")
     model.evaluate(np.zeros([2, 2]), np.zeros([2, 2]), verbose=0)
     assert recorded == [False, True, True]
+
+
+def test_in_symbolic_call():
+    recorded = []
+    layer = keras.layers.Lambda(lambda x: recorded.append(in_symbolic_call()) or x)
+    layer(keras.Input([2]))
+    layer(np.zeros([1, 2]))
+    tf.function(layer)(np.zeros([1, 2]))
+    assert recorded == [True, False, False]
 
 
 def test_compiles_for_xla():

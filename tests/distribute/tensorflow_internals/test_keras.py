@@ -4,11 +4,14 @@ A failure here names the private API of TensorFlow or Keras that changed; other 
 show that training fails.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from distribute.tensorflow_internals.signatures import parameters
+from keras.src.saving import saving_lib
 
 from tfmoe.distribute.tensorflow_internals import (
     accumulation,
@@ -39,6 +42,20 @@ from tfmoe.distribute.tensorflow_internals.extended import SEED_STATE
 def test_methods_of_optimizers_that_are_replaced(method, expected):
     current = getattr(keras.optimizers.Optimizer, method)
     assert parameters(getattr(current, "original", current)) == expected
+
+
+def test_reading_of_files_that_is_replaced(tmp_path):
+    current = saving_lib.H5IOStore.__getitem__
+    assert parameters(getattr(current, "original", current)) == ["self", "key"]
+    current = saving_lib.is_memory_sufficient
+    assert parameters(getattr(current, "original", current)) == ["model"]
+    assert "is_memory_sufficient(model)" in inspect.getsource(saving_lib._load_model_from_fileobj)
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3, name="dense")])
+    model.save_weights(tmp_path / "model.weights.h5")
+    store = saving_lib.H5IOStore(tmp_path / "model.weights.h5", mode="r")
+    assert store.get("layers/dense") is store and store.mode == "r"
+    assert saving_lib.safe_get_h5_dataset(store._h5_entry_group, "0").shape == (2, 3)
+    store.close()
 
 
 def test_other_parts_of_optimizers():

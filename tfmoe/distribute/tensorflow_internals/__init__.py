@@ -6,7 +6,8 @@ collectives other than all-reduce, and random states that differ by replica. The
 `tests/distribute/tensorflow_internals` pin every private name.
 
 Outside of this package a private name is used only in modules that replace a method of Keras
-(`keras_models`, `keras_optimizer`, `keras_variables`) and in classes derived from a Keras class.
+(`keras_files`, `keras_models`, `keras_optimizer`, `keras_variables`) and in classes derived from a
+Keras class.
 """
 
 from tfmoe.distribute.tensorflow_internals.collective_operations import (
@@ -22,6 +23,7 @@ from tfmoe.distribute.tensorflow_internals.contexts import (
     in_loop_of_call,
     in_recompute_grad,
     in_step,
+    in_symbolic_call,
     in_while_loop,
     replica_context,
 )
@@ -37,7 +39,11 @@ from tfmoe.distribute.tensorflow_internals.keras_layers import (
     remove_metric,
     training_of_call,
 )
-from tfmoe.distribute.tensorflow_internals.variables import ReplicaSeeds, ShardedVariable
+from tfmoe.distribute.tensorflow_internals.variables import (
+    ReplicaSeeds,
+    ShardedVariable,
+    assign_rows,
+)
 
 __all__ = [
     "MixedExtended",
@@ -47,6 +53,7 @@ __all__ = [
     "abort_collectives",
     "accumulation",
     "add_metric",
+    "assign_rows",
     "collective",
     "compiles_for_xla",
     "converts_to_other_runtime",
@@ -57,6 +64,7 @@ __all__ = [
     "in_loop_of_call",
     "in_recompute_grad",
     "in_step",
+    "in_symbolic_call",
     "in_while_loop",
     "initializer_of",
     "inner_layers",

@@ -4,6 +4,7 @@ import re
 import sys
 
 import tensorflow as tf
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import context
 from tensorflow.python.ops import (
@@ -39,6 +40,11 @@ def compiles_for_xla():
     `compile(jit_compile=True)`.
     """
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def in_symbolic_call():
+    """Whether Keras calls layers to learn the shapes of their outputs: nothing is computed."""
+    return in_symbolic_scope()
 
 
 def in_while_loop():

@@ -10,7 +10,8 @@ from tensorflow.python.distribute import (
 from tensorflow.python.eager import context, record
 
 from tfmoe.distribute.failures import wait_for_addresses
-from tfmoe.distribute.shards import in_same_draws, shard_bounds, sharding_unit
+from tfmoe.distribute.initial_value import InitialValue
+from tfmoe.distribute.shards import Sharding, current_sharding, in_same_draws
 from tfmoe.distribute.tensorflow_internals.key_bases import next_key_base
 from tfmoe.distribute.tensorflow_internals.variables import (
     SEED_DISTANCE,
@@ -74,11 +75,18 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
 
     def _create_variable(self, next_creator, **kwargs):
         colocated = kwargs.get("colocate_with")
-        if isinstance(colocated, ShardedVariable):
-            return self._create_sharded(next_creator, colocated.bounds, **kwargs)
-        unit = sharding_unit()
-        if unit is not None:
-            return self._create_sharded(next_creator, None, unit=unit, **kwargs)
+        is_slot = isinstance(colocated, ShardedVariable)
+        sharding = Sharding() if is_slot else current_sharding()
+        if sharding is not None:
+            value = kwargs["initial_value"] = _initial_value(kwargs)
+            if not value.shape:
+                raise ValueError(
+                    f"{kwargs.get('name')} is a scalar: only variables with a first axis can be "
+                    "sharded"
+                )
+            bounds = self._bounds_of(value, sharding, colocated.bounds if is_slot else None)
+            if bounds is not None:
+                return self._create_sharded(next_creator, bounds, **kwargs)
         if kwargs.get("name") == SEED_STATE and not in_same_draws():
             return self._create_seeds(next_creator, **kwargs)
         if kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA:
@@ -86,28 +94,29 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
             kwargs["aggregation"] = tf.VariableAggregation.NONE
         return super()._create_variable(next_creator, **kwargs)
 
-    def _create_sharded(self, next_creator, bounds, unit=1, **kwargs):
-        whole = _initial_value(kwargs)
-        if whole.shape.rank == 0:
-            raise ValueError(
-                f"{kwargs.get('name')} is a scalar: only variables with a first axis can be sharded"
-            )
-        if bounds is None or bounds[-1][1] != whole.shape[0]:
-            bounds = shard_bounds(whole.shape[0], self._num_replicas_in_sync, unit)
+    def _bounds_of(self, value, sharding, bounds_of_variable):
+        """`(begin, end)` of each replica; `None` if a replica holds the whole variable. Slots of an
+        optimizer are divided like their variable if they have as many rows.
+        """
+        length = value.shape[0]
+        if bounds_of_variable is not None and bounds_of_variable[-1][1] == length:
+            return bounds_of_variable
+        return sharding.bounds(length, self._num_replicas_in_sync)
+
+    def _create_sharded(self, next_creator, bounds, **kwargs):
+        value = kwargs["initial_value"]
         first = self._get_replica_id_in_sync_group(0)
-        slices = [
-            whole[begin:end] for begin, end in bounds[first : first + len(self.worker_devices)]
-        ]
-        parts = self._create_parts(next_creator, slices, first, **kwargs)
-        return ShardedVariable(self._container_strategy(), parts, whole.shape, bounds)
+        rows = value.rows(bounds[first : first + len(self.worker_devices)])
+        parts = self._create_parts(next_creator, rows, first, **kwargs)
+        return ShardedVariable(self._container_strategy(), parts, value.shape, bounds)
 
     def _create_seeds(self, next_creator, **kwargs):
-        state = _initial_value(kwargs)
+        state = tf.convert_to_tensor(_initial_value(kwargs)(), kwargs.get("dtype"))
         first = self._get_replica_id_in_sync_group(0)
-        states = [
+        states = (
             state + tf.constant([replica * SEED_DISTANCE, 0], state.dtype)
             for replica in range(first, first + len(self.worker_devices))
-        ]
+        )
         parts = self._create_parts(next_creator, states, first, **kwargs)
         return ReplicaSeeds(self._container_strategy(), parts)
 
@@ -116,14 +125,21 @@ class MixedExtended(collective_all_reduce_strategy.CollectiveAllReduceExtended):
             kwargs.pop(name, None)
         name = kwargs.pop("name", None) or "variable"
         parts = []
-        for i, (device, value) in enumerate(zip(self.worker_devices, initial_values, strict=True)):
+        for i, device in enumerate(self.worker_devices):
             with tf.device(device), record.stop_recording():
-                part = next_creator(initial_value=value, name=f"{name}/part_{first + i}", **kwargs)
+                part = next_creator(
+                    initial_value=tf.convert_to_tensor(next(initial_values), kwargs.get("dtype")),
+                    name=f"{name}/part_{first + i}",
+                    **kwargs,
+                )
             parts.append(part)
         return parts
 
 
 def _initial_value(kwargs):
+    """The `InitialValue` of a variable."""
     value = kwargs["initial_value"]
-    dtype = kwargs.get("dtype")
-    return tf.convert_to_tensor(value() if callable(value) else value, dtype=dtype)
+    if isinstance(value, InitialValue):
+        return value
+    whole = tf.convert_to_tensor(value() if callable(value) else value, kwargs.get("dtype"))
+    return InitialValue(lambda *_, **__: whole, tuple(whole.shape), whole.dtype.name)

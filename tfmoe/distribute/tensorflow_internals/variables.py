@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib, values
 
 from tfmoe.distribute.tensorflow_internals.collective_operations import host_sum
-from tfmoe.distribute.tensorflow_internals.contexts import replica_context
+from tfmoe.distribute.tensorflow_internals.contexts import in_symbolic_call, replica_context
 
 # The distance between the seeds of two replicas; a large prime, so that they do not coincide with
 # other seeds of the user.
@@ -102,6 +102,8 @@ class ShardedVariable(_PartedVariable):
         """Returns the logical tensor, `[E, …]`. With several workers this is a collective: every
         worker must call it.
         """
+        if in_symbolic_call():
+            return tf.raw_ops.Empty(shape=self.shape, dtype=self.dtype)  # only its shape is read
         whole = tf.concat([tf.convert_to_tensor(part) for part in self._values], axis=0)
         extended = self._distribute_strategy.extended
         if not extended._in_multi_worker_mode():
@@ -154,6 +156,23 @@ class ReplicaSeeds(_PartedVariable):
             tf.constant([extended._get_replica_id_in_sync_group(i) * SEED_DISTANCE, 0], self.dtype)
             for i in range(len(self._values))
         ]
+
+
+def assign_rows(variable, begin, end, value):
+    """Assigns rows of a `tf.Variable`, in place.
+
+    Args:
+        variable: `[E, …]`, without a strategy or a part of a `ShardedVariable`.
+        begin, end: the first row, and the one behind the last.
+        value: `[end - begin, …]`.
+    """
+    tf.raw_ops.ResourceStridedSliceAssign(
+        ref=variable.handle,
+        begin=[begin],
+        end=[end],
+        strides=[1],
+        value=tf.cast(value, variable.dtype),
+    )
 
 
 def _as_tensor(variable, dtype=None, name=None, as_ref=False):

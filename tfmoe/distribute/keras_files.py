@@ -1,0 +1,75 @@
+"""Reads the rows of sharded variables from files of Keras.
+
+Keras reads each variable of a file whole, and holds the whole file in memory if it fits. Here a
+device reads its rows of a large sharded variable, and the file stays on disk. Keras has no hook for
+this, so `install` replaces its methods.
+"""
+
+import keras
+import numpy as np
+from keras.src.saving import saving_lib
+
+from tfmoe.distribute.keras_methods import replace
+from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
+
+# The size from which a variable is read in parts, and of a part.
+READ_BYTES = 64 * 2**20
+
+
+class SavedArray:
+    """An array in a file, which is read where it is used.
+
+    Args:
+        dataset: `h5py.Dataset`.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.shape, self.dtype, self.ndim = dataset.shape, dataset.dtype, dataset.ndim
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.dataset, dtype=dtype)
+
+
+def install():
+    """Replaces the methods of Keras once."""
+    replace(saving_lib.H5IOStore, "__getitem__", _is_one_file, _saved_array)
+    replace(saving_lib, "is_memory_sufficient", _is_sharded, lambda model, original: False)
+    replace(keras.Variable, "assign", _is_sharded_variable, _assign)
+
+
+def _is_one_file(store):
+    return type(store) is saving_lib.H5IOStore and store.mode == "r"
+
+
+def _saved_array(store, original, key):
+    dataset = saving_lib.safe_get_h5_dataset(store._h5_entry_group, key)
+    is_large = dataset.size * dataset.dtype.itemsize >= READ_BYTES
+    if is_large and np.issubdtype(dataset.dtype, np.floating):  # Keras stores bfloat16 as bytes
+        return SavedArray(dataset)
+    return original(key)
+
+
+def _is_sharded(model):
+    return any(map(_is_sharded_variable, model.variables))
+
+
+def _is_sharded_variable(variable):
+    value = variable._value
+    return isinstance(value, ShardedVariable) and len(value.bounds) > 1
+
+
+def _assign(variable, original, value):
+    if not isinstance(value, SavedArray) or value.shape != tuple(variable.shape):
+        return original(value)  # raises Keras' error for another shape
+    sharded = variable._value
+    row_bytes = value.dtype.itemsize * int(np.prod(value.shape[1:]))
+    step = max(1, READ_BYTES // max(1, row_bytes))
+    for part, (begin, end) in zip(sharded.local_parts(), sharded.local_bounds(), strict=True):
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            assign_rows(part, first - begin, last - begin, value[first:last])
+    return value
