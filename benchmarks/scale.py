@@ -1,22 +1,24 @@
 """Measures the memory of each worker of a cluster on this machine, for a model whose experts have
 over a billion parameters in all.
 
-Every worker is a process with one device. It creates the model, trains two steps, saves a
-checkpoint and restores it. The model is 4 residual mixtures of 64 experts, D = 512, H = 4096,
-k = 2, with `FactoredAdam`. The checkpoint takes 4.3 GB of disk, the processes 9 GB of memory and
-their bases.
+Every worker is a process with one device. It creates the model, trains two steps and saves a
+checkpoint. New processes create the model again and restore it; the sums of all variables must be
+those that were saved. The model is 4 residual mixtures of 64 experts, D = 512, H = 4096, k = 2,
+with `FactoredAdam`. The checkpoint takes 4.3 GB of disk; the processes together take 9 GB of memory
+and their bases.
 
 Columns, all in MB (10^6 bytes), of the worker with the largest peak:
     phase           create (draw the weights), train (slots and 2 steps), save, restore
     peak_mb         the largest resident memory of the process in this phase
-    share_mb        the bytes of what this worker must hold: its experts and the replicated weights;
-                    in `train` their gradients too; slots from `train` on
+    share_mb        the bytes of what this worker must hold: its experts and the replicated weights,
+                    from `train` on also their slots; in `train` and `save` their gradients too,
+                    since TensorFlow keeps the memory of a step for the next one
     base_mb         resident memory before `create`: Python, TensorFlow, the strategy, and what the
                     same phases with experts of one hidden unit left
     over            (peak_mb - base_mb) / share_mb: 1 if nothing is held twice
     seconds         duration of the phase; the workers share the cores of this machine
 
-    python benchmarks/scale.py --workers 4            # 2 minutes
+    python benchmarks/scale.py --workers 4            # 3 minutes
     python benchmarks/scale.py --workers 8 --json
     python benchmarks/scale.py --workers 2 --hidden 64    # a small model, to try it
 """
@@ -33,10 +35,13 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
 from tfmoe.tasks.processes import cluster, report, wait
 
 LAYERS, EXPERTS, D, K, TOKENS = 4, 64, 512, 2, 256
-PHASES = ("create", "train", "save", "restore")
+# The phases of the first processes, and of those that restore.
+PHASES = ("create", "train", "save"), ("create", "restore")
 COLUMNS = ("phase", "peak_mb", "share_mb", "base_mb", "over", "seconds")
 
 
@@ -46,20 +51,15 @@ def main():
         work(options)
         return
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
-        run_cluster(options, Path(folder))
-        results = [
-            json.loads((Path(folder) / f"worker-{i}.json").read_text())
-            for i in range(options.workers)
-        ]
-    phases = [
-        max((result["phases"][i] for result in results), key=lambda phase: phase["peak_mb"])
-        for i in range(len(PHASES))
-    ]
+        first, second = (run_cluster(options, Path(folder), i) for i in range(2))
+    for saved, restored in zip(first, second, strict=True):
+        if saved["sums"] != restored["sums"]:
+            raise SystemExit("the restored variables are not those that were saved")
     result = {
         "workers": options.workers,
-        "parameters": results[0]["parameters"],
-        "largest_variable_mb": results[0]["largest_variable_mb"],
-        "phases": phases,
+        "parameters": first[0]["parameters"],
+        "largest_variable_mb": first[0]["largest_variable_mb"],
+        "phases": [*worst(first), worst(second)[1]],
     }
     if options.json:
         print(json.dumps(result))
@@ -69,9 +69,15 @@ def main():
         f"{result['largest_variable_mb']:,.0f} MB"
     )
     print(" ".join(f"{name:>9}" for name in COLUMNS))
-    for phase in phases:
+    for phase in result["phases"]:
         cells = [phase["phase"], *(f"{phase[name]:,.2f}" for name in COLUMNS[1:])]
         print(" ".join(f"{cell:>9}" for cell in cells))
+
+
+def worst(results):
+    """For each phase the figures of the worker with the largest peak."""
+    phases = zip(*(result["phases"] for result in results), strict=True)
+    return [max(workers, key=lambda phase: phase["peak_mb"]) for workers in phases]
 
 
 def parse_arguments():
@@ -83,38 +89,46 @@ def parse_arguments():
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
     parser.add_argument("--directory", default=None, help="where to save; default: the temporary")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not 1 <= options.workers <= EXPERTS:
         parser.error(f"--workers must be between 1 and {EXPERTS}, got {options.workers}")
     return options
 
 
-def run_cluster(options, folder):
+def run_cluster(options, folder, start):
+    """Runs the phases of one start of the processes; returns the results of all workers."""
     command = [sys.executable, __file__, "--folder", str(folder), "--hidden", str(options.hidden)]
-    with cluster(command, options.workers, folder / "logs") as started:
+    command += ["--start", str(start)]
+    with cluster(command, options.workers, folder / f"logs-{start}") as started:
         outcomes = wait(started)
     if any(worker.process.returncode for worker in outcomes):
         raise SystemExit(report(outcomes))
+    paths = (folder / f"result-{start}-{i}.json" for i in range(options.workers))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 def work(options):
     """One worker: writes its figures to the folder."""
     from tfmoe.distribute import MixedStrategy
 
-    strategy = MixedStrategy()
-    folder = Path(options.folder)
-    Phases(strategy, folder / "small", 1).run()
+    strategy, folder = MixedStrategy(), Path(options.folder)
+    names = PHASES[options.start]
+    Phases(strategy, folder / "small", 1).run(names)
     gc.collect()
     base = resident("VmRSS")
-    phases = Phases(strategy, folder / "large", options.hidden)
+    model = Phases(strategy, folder / "large", options.hidden)
+    phases = model.run(names)
+    for phase in phases:
+        phase.update(base_mb=base, over=(phase["peak_mb"] - base) / phase["share_mb"])
     result = {
-        "phases": [{"base_mb": base, **phase} for phase in phases.run()],
-        "parameters": sum(v.shape.num_elements() for v in phases.weights()),
-        "largest_variable_mb": max(whole_bytes(v) for v in phases.weights()) / 1e6,
+        "phases": phases,
+        "parameters": sum(variable.shape.num_elements() for variable in model.weights()),
+        "largest_variable_mb": max(map(whole_bytes, model.weights())) / 1e6,
+        "sums": [sum_of(variable) for variable in [*model.weights(), *model.slots()]],
     }
-    for phase in result["phases"]:
-        phase["over"] = (phase["peak_mb"] - base) / phase["share_mb"]
-    (folder / f"worker-{strategy.worker}.json").write_text(json.dumps(result))
+    path = folder / f"result-{options.start}-{strategy.worker}.json"
+    path.write_text(json.dumps(result))
 
 
 class Phases:
@@ -129,11 +143,12 @@ class Phases:
     def __init__(self, strategy, folder, hidden_units):
         self.strategy, self.folder, self.hidden_units = strategy, folder, hidden_units
 
-    def run(self):
-        """Runs all phases; returns a list of dictionaries."""
-        return [self._measured(name, getattr(self, name)) for name in PHASES]
+    def run(self, names):
+        """Runs phases; returns a list of dictionaries."""
+        return [self._measured(name, getattr(self, name)) for name in names]
 
     def _measured(self, name, phase):
+        gc.collect()
         reset_peak()
         start = time.perf_counter()
         phase()
@@ -174,6 +189,8 @@ class Phases:
         wait_for_workers(self.strategy)  # until worker 0 has joined the parts
 
     def restore(self):
+        with self.strategy.scope():
+            self.optimizer.build(self.model.trainable_variables)
         checkpoint = self._checkpoint()
         checkpoint.restore(checkpoint.latest())
 
@@ -194,7 +211,7 @@ class Phases:
         """Bytes that this worker must hold in a phase."""
         weights = sum(map(local_bytes, self.weights()))
         slots = 0 if phase == "create" else sum(map(local_bytes, self.slots()))
-        return weights + slots + (weights if phase == "train" else 0)
+        return weights + slots + (weights if phase in ("train", "save") else 0)
 
 
 def whole_bytes(variable):
@@ -205,6 +222,12 @@ def local_bytes(variable):
     """The bytes of a variable on this worker."""
     parts = getattr(variable, "local_parts", lambda: [variable])()
     return sum(map(whole_bytes, parts))
+
+
+def sum_of(variable):
+    """The sum of this worker's part of a variable."""
+    parts = getattr(variable, "local_parts", lambda: [variable])()
+    return sum(float(np.sum(part.numpy(), dtype=np.float64)) for part in parts)
 
 
 def reset_peak():

@@ -152,10 +152,10 @@ def test_distributed_dataset(strategy_of):
         ({"groups": 4}, [3 * (2 * 2 * D * H + D * 2)] * 4),
         # Slots for rows and columns, D + H for each matrix.
         ({"optimizer": "factored"}, [2 * 2 * (D * H + D + H)] * 4),
-        # 9 experts: 3, 3, 3 and none.
-        ({"num_experts": 9}, [3 * 3 * 2 * D * H] * 3 + [0]),
-        # 2 groups of 4 experts with gates [6, 4], on the first two devices.
-        ({"groups": 2}, [3 * (4 * 2 * D * H + D * 4)] * 2 + [0, 0]),
+        # 9 experts: 3, 2, 2 and 2.
+        ({"num_experts": 9}, [3 * n * 2 * D * H for n in (3, 2, 2, 2)]),
+        # 2 groups of 4 experts, 2 experts on each device; the gates are on all devices.
+        ({"groups": 2}, [3 * 2 * 2 * D * H] * 4),
     ],
 )
 def test_sharded_bytes_on_every_device(strategy_of, options, expected):
@@ -200,9 +200,9 @@ def test_reading_returns_the_logical_tensor(strategy_of):
     ):
         np.testing.assert_array_equal(value, whole)
     parts = [part.numpy() for part in kernel.value.local_parts()]
-    assert [len(part) for part in parts] == [3, 3, 3, 0]
-    np.testing.assert_array_equal(parts[1], whole[3:6])
-    assert kernel.value.local_bounds() == [(0, 3), (3, 6), (6, 9), (9, 9)]
+    assert [len(part) for part in parts] == [3, 2, 2, 2]
+    np.testing.assert_array_equal(parts[1], whole[3:5])
+    assert kernel.value.local_bounds() == [(0, 3), (3, 5), (5, 7), (7, 9)]
 
 
 def test_assignment_of_the_logical_tensor(strategy_of):

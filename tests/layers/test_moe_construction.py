@@ -162,12 +162,6 @@ def test_wrong_arguments(arguments, message):
         MoE(**{"num_experts": 8, "hidden_units": 7, **arguments})
 
 
-@pytest.mark.parametrize("initializer", ["orthogonal", "identity"])
-def test_initializer_that_would_mix_experts_raises_an_error(initializer):
-    with pytest.raises(ValueError, match=r"kernel_initializer must .*got"):
-        MoE(4, 8, kernel_initializer=initializer).build((None, 8))
-
-
 def test_wrong_last_dimension():
     layer = MoE(4, 8)
     layer(tf.zeros([2, D]))
