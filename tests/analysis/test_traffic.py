@@ -32,6 +32,13 @@ def test_hierarchical_mixture_sends_once_per_group():
     assert counts["multiply_adds_per_byte_sent"] == 3 * 4 * 100 * 30 / 6_400
 
 
+def test_divided_groups_send_once_per_expert():
+    moe = MoE(12, 5, groups=3, gate=NoisyTopK(k=2))
+    counts = traffic_of(moe, 3, tokens=100, devices=4)
+    assert counts["bytes_sent"] == 4 * 4 * 100 * 3 * 4 * 3 // 4
+    assert counts["experts_per_device"] == 3
+
+
 @pytest.mark.parametrize(("tokens", "devices", "sent"), [(1, 2, 48), (1, 7, 83), (7, 1, 0)])
 def test_bytes_are_rounded_up(tokens, devices, sent):
     # 96 bytes per position: 1/2 is 48, 6/7 is 82.3.
@@ -66,12 +73,12 @@ def test_mixtures_of_a_translation_model_process_half_the_positions():
     encoder = [MoE(8, 5, gate=Batchwise(k=2), name="source")]
     decoder = [
         AttentionLSTM(4),
-        MoE(12, 5, groups=3, gate=Batchwise(k=2), name="target"),
+        MoE(12, 5, groups=4, gate=Batchwise(k=2), name="target"),
     ]
     model = TranslationModel(11, 4, residual_blocks(encoder), residual_blocks(decoder))
     counts = traffic(model, 100, devices=4)
     assert list(counts) == ["source", "target"]
-    # 50 positions: 2 of 8 experts, then 2 groups with 2 of 4 experts in each.
+    # 50 positions: 2 of 8 experts, then 2 groups with 2 of 3 experts in each.
     assert counts["source"]["expert_batch"] == 2 * 50 * 4 / 8
     assert counts["target"]["expert_batch"] == 4 * 50 * 4 / 12
     for name in counts:

@@ -40,9 +40,9 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
 
     An example is a vector of D numbers in the compute type. It is sent c times: once for each
     selected expert (c = k), or in a hierarchical mixture once for each selected group
-    (c = k_primary), because a secondary mixture is on one device. Each example is sent and returned
-    in the forward pass, and its gradient is sent and returned in the backward pass. `(R-1)/R` of
-    all examples go to another device:
+    (c = k_primary), because a secondary mixture is on one device; with more devices than groups it
+    is not, and c = k. Each example is sent and returned in the forward pass, and its gradient is
+    sent and returned in the backward pass. `(R-1)/R` of all examples go to another device:
 
         bytes sent = 4 · c · b · D · bytes per number · (R-1)/R
 

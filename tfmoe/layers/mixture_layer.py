@@ -49,7 +49,9 @@ class ExpertLayer(keras.layers.Layer):
             devices: R.
         """
         size = tf.as_dtype(self.compute_dtype).size
-        numbers = 2 * self.num_sent * tokens * sum(self.row_widths(input_dim))
+        divides_groups = self.gate.groups is not None and devices > self.gate.groups
+        num_sent = self.num_selected if divides_groups else self.num_sent
+        numbers = 2 * num_sent * tokens * sum(self.row_widths(input_dim))
         return -(-numbers * size * (devices - 1) // devices)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
