@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.distribute.table_gradients import sum_repeated_rows
 from tfmoe.models.blocks import PADDING
 from tfmoe.models.perplexity import Perplexity
 from tfmoe.ops.tracking import track
@@ -187,7 +188,7 @@ class WordPredictor(keras.Model):
             loss = self.compute_loss(x, y, features, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         self._track_loss(x, loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        gradients = sum_repeated_rows(tape.gradient(scaled_loss, self.trainable_weights))
         self.optimizer.apply(gradients, self.trainable_weights)
         logs = self.get_metrics_result()
         logs.pop(self.perplexity.name, None)  # measured in evaluation only
