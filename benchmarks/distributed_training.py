@@ -3,7 +3,8 @@
 Symbols: R devices, D model, H hidden, K experts per position.
 
 The model is a language model, LSTM → mixture → LSTM with a sampled softmax, trained with Adam on a
-global batch of 8192 positions for every R: D = 128, 32 experts of H = 256. Its mixture is flat
+global batch of 8192 positions for every R: D = 128, 32 experts of H = 256. Words are
+log-uniform, as the sampled softmax assumes. Its mixture is flat
 (`NoisyTopK(k=4)`), hierarchical (8 groups, `NoisyTopK(k=2)` at both levels) or strictly balanced
 (`Batchwise(k=4)`). The devices are virtual devices of one CPU.
 """
@@ -77,8 +78,7 @@ class Trainer:
             self.model.compile(keras.optimizers.Adam(1e-3))
             self.model.build((None, None))
             self.model.optimizer.build(self.model.trainable_variables)
-        words = np.random.default_rng(0).integers(1, VOCABULARY, (SENTENCES, LENGTH + 1))
-        words = words.astype(np.int32)
+        words = log_uniform_words((SENTENCES, LENGTH + 1))
         batch = tf.data.Dataset.from_tensors((words[:, :-1], words[:, 1:])).repeat()
         if strategy:
             batch = strategy.experimental_distribute_dataset(batch)
@@ -89,6 +89,16 @@ class Trainer:
 
     def step(self):
         return float(self.model.train_function(self.iterator)["loss"])
+
+
+def log_uniform_words(shape):
+    """Word ids of the distribution that the sampled softmax assumes, as int32; never 0."""
+    ids = np.arange(VOCABULARY)
+    probability = np.log1p(1 / (ids + 1))
+    probability[0] = 0
+    return np.random.default_rng(0).choice(
+        ids.astype(np.int32), shape, p=probability / probability.sum()
+    )
 
 
 def report(cases, columns, as_json, **settings):

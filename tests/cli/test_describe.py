@@ -106,6 +106,8 @@ def test_memory_and_traffic(capfd):
         "multiply_adds_per_byte_sent": 3 * 4 * 18_750 * 2**20 / sent,
     }
     assert counts["bytes_sent_per_device"] == sent
+    gradients = counts["gradient_traffic"]
+    assert counts["bytes_sent_in_all"] == sent + gradients["dense"] + gradients["tables"]
 
 
 def test_137_billion_parameters(capfd):
@@ -142,12 +144,13 @@ def test_slots_depend_on_the_optimizer_settings(capfd):
     assert matrices["optimizer_slots"] == 4 * (2 * 104_096 + factors)
 
 
-def test_a_dense_model_sends_nothing(capfd):
+def test_a_dense_model_sends_gradients_only(capfd):
     _, out, _ = run(capfd, "describe", "lm1b/4xlstm-512", "--devices", "4")
     assert "mixture" not in out and "recomputed" not in out
     _, out, _ = run(capfd, "describe", "lm1b/4xlstm-512", "--devices", "4", "--json")
     counts = json.loads(out)
     assert counts["mixtures"] == {} and counts["bytes_sent_per_device"] == 0
+    assert counts["bytes_sent_in_all"] == counts["gradient_traffic"]["bytes_sent"] > 0
 
 
 def test_row_without_printed_figures(capfd):

@@ -139,6 +139,31 @@ def traffic_report(result: dict) -> str:
     return f"{aligned([heading, *rows], '<>>>>')}\n{note}"
 
 
+def gradient_report(result: dict) -> str:
+    """Formats the traffic of the gradients of replicated weights, and of everything together.
+
+    Args:
+        result: the output of `tfmoe describe --json`.
+    """
+    gradients = result["gradient_traffic"]
+    rows = [
+        ["gradients all-reduced", in_units(gradients["dense"]), ""],
+        [
+            "gradients of tables",
+            in_units(gradients["tables"]),
+            f"at most {in_units(gradients['tables_at_most'])}",
+        ],
+    ]
+    if result["mixtures"]:
+        rows.append(["rows of mixtures", in_units(result["bytes_sent_per_device"]), ""])
+    rows.append(["in all", in_units(result["bytes_sent_in_all"]), ""])
+    note = (
+        "gradients of tables: of the rows that a step uses, if words are as frequent as in the\n"
+        "log-uniform distribution; at most: if no word occurs twice."
+    )
+    return f"{aligned([['sent/device and step', '', ''], *rows], '<><')}\n{note}"
+
+
 def _devices(result):
     devices, tokens = result["devices"], _grouped(result["tokens_per_device"])
     return f"{devices} device{'s' if devices > 1 else ''}, {tokens} positions each"

@@ -47,7 +47,7 @@ def traffic_of(mixture: keras.Layer, width: int, tokens: int, devices: int = 1) 
         bytes sent = 4 · c · b · D · bytes per number · (R-1)/R
 
     (rounded up). Padding and the experts' weights and gradients are not sent. The gradients of
-    replicated weights are all-reduced, not sent all-to-all, and not included.
+    replicated weights are not included: `tfmoe.analysis.gradient_traffic` counts them.
 
     With `Batchwise` gates, k is the mean over positions, and all experts' batches have equal size.
 

@@ -53,8 +53,9 @@ def describe(
     "gradients", "optimizer_slots", "optimizer_slots_by_optimizer", "experts", "activations",
     "activations_without_recompute", "activations_with_recompute", "total"}, "mixtures":
     {LAYER: {"experts_per_device", "expert_batch", "bytes_sent", "compute_to_communication",
-    "multiply_adds_per_byte_sent"}}, "bytes_sent_per_device", "paper"}. Memory and traffic are
-    in bytes.
+    "multiply_adds_per_byte_sent"}}, "bytes_sent_per_device" (of all mixtures),
+    "gradient_traffic": {"dense", "tables", "tables_at_most", "bytes_sent"},
+    "bytes_sent_in_all", "paper"}. Memory and traffic are in bytes.
     """
     find_config(config)  # fails before TensorFlow is loaded
     loaded, result = tasks.describe_config(config, set_ or (), devices)

@@ -5,6 +5,9 @@ gradients are summed first, so that clipping and accumulation use those of the g
 Gradients of sharded variables are not summed: they are complete already, because the tokens of
 every replica reached the expert. Norms include every shard.
 
+In the gradient of a table, such as an embedding, rows of the same index are added up, for any
+number of replicas: see `table_gradients`.
+
 Moving averages of weights are updated, and copied to the weights, shard by shard.
 
 Keras has no hook for this, so `install` replaces methods of its base class. An optimizer that was
@@ -16,7 +19,10 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives, tensorflow_internals
 from tfmoe.distribute.keras_methods import replace
+from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.distribute.table_gradients import sum_over_replicas
 from tfmoe.distribute.workers import is_mixed
+from tfmoe.ops.tables import sum_rows
 
 
 def install():
@@ -26,21 +32,35 @@ def install():
 
 
 def _apply_gradients(optimizer, original, grads, trainable_variables):
+    if not collectives.shards_experts():
+        return original([sum_rows(grad, static_shapes()) for grad in grads], trainable_variables)
     variables = [getattr(variable, "value", variable) for variable in trainable_variables]
     sharded_flags = [is_sharded(variable) for variable in variables]
-    replicated = [grad for grad, sharded in zip(grads, sharded_flags, strict=True) if not sharded]
-    summed = iter(
-        tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, replicated)
-        if replicated
-        else ()
-    )
-    grads = [
-        grad if sharded else next(summed)
-        for grad, sharded in zip(grads, sharded_flags, strict=True)
-    ]
     # `_clip_gradients` gets the gradients without the variables, in this order.
     optimizer._sharded_flags = tuple(sharded_flags)
-    return original(grads, trainable_variables)
+    return original(summed_gradients(grads, sharded_flags), trainable_variables)
+
+
+def summed_gradients(grads, sharded_flags):
+    """Sums gradients over the replicas.
+
+    Args:
+        grads: tensors or `tf.IndexedSlices`.
+        sharded_flags: whether the variable of each gradient is sharded. These gradients are
+            complete, and returned unchanged.
+    """
+    tables = [i for i, grad in enumerate(grads) if isinstance(grad, tf.IndexedSlices)]
+    tables = [i for i in tables if not sharded_flags[i]]
+    dense = [i for i, sharded in enumerate(sharded_flags) if not sharded and i not in tables]
+    result = list(grads)
+    if dense:
+        context = tf.distribute.get_replica_context()
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [grads[i] for i in dense])
+        for i, total in zip(dense, sums, strict=True):
+            result[i] = total
+    for i, total in zip(tables, sum_over_replicas([grads[i] for i in tables]), strict=True):
+        result[i] = total
+    return result
 
 
 def is_sharded(variable):
@@ -65,12 +85,12 @@ def _clip_gradients(optimizer, original, grads):
         factors = tf.unstack(limit / tf.maximum(norms, limit))
         return [scaled(grad, factor) for grad, factor in zip(grads, factors, strict=True)]
     norm = tf.norm(norms)
-    return [grad * (limit / tf.maximum(norm, limit)) for grad in grads]
+    return [scaled(grad, limit / tf.maximum(norm, limit)) for grad in grads]
 
 
 def sum_of_squares(grad):
-    """The sum of squares of a tensor, or of the rows of `tf.IndexedSlices` without adding up rows
-    of the same index, as in Keras.
+    """The sum of squares of a tensor, or of the rows of `tf.IndexedSlices`, whose indices must not
+    repeat.
     """
     values = grad.values if isinstance(grad, tf.IndexedSlices) else grad
     return tf.reduce_sum(tf.square(values))
@@ -122,6 +142,11 @@ def _in_replicas(optimizer):
     return collectives.shards_experts()
 
 
+def _in_steps(optimizer):
+    """In replicas, one or more."""
+    return _under_mixed_strategy(optimizer) and not tf.distribute.in_cross_replica_context()
+
+
 def _created_under_mixed_strategy(optimizer):
     return is_mixed(getattr(optimizer, "_distribution_strategy", None))
 
@@ -130,7 +155,7 @@ def _created_under_mixed_strategy(optimizer):
 REPLACED = {
     "apply": (_under_mixed_strategy, _check_scope_first),
     "add_variable_from_reference": (_under_mixed_strategy, _check_scope_first),
-    "_backend_apply_gradients": (_in_replicas, _apply_gradients),
+    "_backend_apply_gradients": (_in_steps, _apply_gradients),
     "_all_reduce_sum_gradients": (_in_replicas, _skip_all_reduce),
     "_clip_gradients": (_in_replicas, _clip_gradients),
     "_update_model_variables_moving_average": (_created_under_mixed_strategy, _update_averages),

@@ -149,7 +149,14 @@ class VocabularySoftmax(keras.layers.Layer):
 
     @property
     def _samples(self):
-        return self.num_sampled is not None and self.num_sampled < self.vocabulary_size
+        return self.num_candidates is not None
+
+    @property
+    def num_candidates(self) -> int | None:
+        """S; `None` if training uses the full softmax."""
+        if self.num_sampled is None or self.num_sampled >= self.vocabulary_size:
+            return None
+        return self.num_sampled
 
     def negative_log_likelihood(self, features: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Computes `-log p(target)` under the full softmax, in blocks of the vocabulary, for

@@ -3,18 +3,35 @@
 Axes: B batch, S steps, T real (not padded) positions, D model, V vocabulary.
 """
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
 from tfmoe.distribute import is_mixed, on_one_device
 from tfmoe.distribute.collectives import all_reduce_sum, all_reduce_sums, num_replicas
 from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.distribute.table_gradients import sum_repeated_rows
 from tfmoe.models.blocks import PADDING
 from tfmoe.models.perplexity import Perplexity
 from tfmoe.ops.tracking import track
 
 END = PADDING
 START, UNKNOWN = 1, 2
+
+
+class Table(NamedTuple):
+    """A table with a row for each word, of which a training step uses some rows.
+
+    Attributes:
+        width: numbers in a row.
+        words: number of words that a device looks up in a step, repeated ones included.
+        candidates: number of different words that all devices look up in addition.
+    """
+
+    width: int
+    words: int
+    candidates: int = 0
 
 
 class WordPredictor(keras.Model):
@@ -44,12 +61,14 @@ class WordPredictor(keras.Model):
         words_per_timestep: words read per timestep.
         final_norm: normalization of the output of each stack of blocks, `"rms"`, `"layer"` or
             `None`.
+        tie_embeddings: whether the softmax has the matrix of the embedding.
     """
 
     counts_gates = True
     counts_softmax = False
     words_per_timestep = 1
     final_norm: str | None = None
+    tie_embeddings = False
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -94,6 +113,22 @@ class WordPredictor(keras.Model):
             positions: number of positions in a batch, source positions included.
         """
         return positions
+
+    def tables(self, positions: int) -> list[Table]:
+        """The tables of which a training step uses some rows. A full softmax uses all rows.
+
+        Args:
+            positions: number of positions in a batch, source positions included.
+        """
+        embedding = Table(self.d_model, positions)
+        candidates = self.softmax.num_candidates
+        if candidates is None:
+            return [] if self.tie_embeddings else [embedding]
+        words = self.predicting_positions(positions)
+        tables = [Table(1, words, candidates)] if self.softmax.use_bias else []
+        if self.tie_embeddings:
+            return [Table(self.d_model, positions + words, candidates), *tables]
+        return [embedding, Table(self.d_model, words, candidates), *tables]
 
     def kept_of_source(self, positions):
         """Bytes that blocks keep for the backward pass about source positions they attend to.
@@ -187,7 +222,7 @@ class WordPredictor(keras.Model):
             loss = self.compute_loss(x, y, features, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         self._track_loss(x, loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        gradients = sum_repeated_rows(tape.gradient(scaled_loss, self.trainable_weights))
         self.optimizer.apply(gradients, self.trainable_weights)
         logs = self.get_metrics_result()
         logs.pop(self.perplexity.name, None)  # measured in evaluation only

@@ -6,9 +6,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfmoe.analysis.gradient_traffic import gradient_traffic
 from tfmoe.analysis.memory import memory_per_device
 from tfmoe.analysis.operations import describe
-from tfmoe.analysis.report import Printed, cost_report, memory_report, traffic_report
+from tfmoe.analysis.report import (
+    Printed,
+    cost_report,
+    gradient_report,
+    memory_report,
+    traffic_report,
+)
 from tfmoe.analysis.traffic import traffic
 from tfmoe.analysis.variables import GraphBuild
 from tfmoe.config.builders import build_model, build_optimizer
@@ -41,6 +48,8 @@ def describe_config(
     tokens, optimizer = -(-config.data.batch_tokens // devices), build_optimizer(config)
     memory = memory_per_device(model, tokens, devices, optimizer, config.data.max_length, built)
     mixtures = traffic(model, tokens, devices)
+    sent_for_rows = sum(mixture["bytes_sent"] for mixture in mixtures.values())
+    gradients = gradient_traffic(model, tokens, devices, built)
     return config, {
         **describe(model, built),
         "vocabulary_size": model.vocabulary_size,
@@ -48,7 +57,9 @@ def describe_config(
         "tokens_per_device": tokens,
         "memory_per_device": memory,
         "mixtures": mixtures,
-        "bytes_sent_per_device": sum(mixture["bytes_sent"] for mixture in mixtures.values()),
+        "bytes_sent_per_device": sent_for_rows,
+        "gradient_traffic": gradients,
+        "bytes_sent_in_all": sent_for_rows + gradients["bytes_sent"],
         "paper": config.paper.model_dump() if config.paper else None,
     }
 
@@ -68,6 +79,8 @@ def description(config: Config, result: dict[str, Any], changed: bool = False) -
     ]
     if result["mixtures"]:
         parts.append(traffic_report(result))
+    if result["devices"] > 1:
+        parts.append(gradient_report(result))
     return "\n\n".join(parts)
 
 
