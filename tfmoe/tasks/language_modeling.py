@@ -116,9 +116,8 @@ class LanguageTask(Task):
             self._training_batches[key] = batches
         return self._training_batches[key]
 
-    def prepared(self, vocabulary):
-        folders = [text.shards.folder for text in self.texts.values()]
-        return [*folders, self.training_batches(vocabulary).folder]
+    def shards(self, vocabulary):
+        return [text.shards for text in self.texts.values()]
 
     def batches_per_epoch(self, vocabulary):
         """Number of batches of one pass over the training text."""

@@ -10,7 +10,7 @@ from tfmoe.tasks.corpora import find_splits
 class Task:
     """Base class of tasks. Reads nothing before a method needs it.
 
-    A subclass implements `names_of`, `batches`, `lengths`, `training_batches` and `prepared`.
+    A subclass implements `names_of`, `batches`, `lengths`, `training_batches` and `shards`.
 
     Args:
         config: a `Config`.
@@ -61,9 +61,23 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must implement training_batches(…)")
 
-    def prepared(self, vocabulary):
-        """Returns the folders of the prepared training text, and their size in bytes."""
-        raise NotImplementedError(f"{type(self).__name__} must implement prepared(vocabulary)")
+    def shards(self, vocabulary):
+        """The prepared text: `tfmoe.data_pipelines.prepared.shards.Shards` of all parts."""
+        raise NotImplementedError(f"{type(self).__name__} must implement shards(vocabulary)")
+
+    def check_prepared(self, vocabulary):
+        """Reads the prepared text, and compares its checksums.
+
+        Returns:
+            The folders of the prepared text.
+
+        Raises:
+            TextError: if a file is damaged.
+        """
+        every = self.shards(vocabulary)
+        for shards in every:
+            shards.check()
+        return [*(shards.folder for shards in every), self.training_batches(vocabulary).folder]
 
     def validation_batches(self, vocabulary):
         """Batches of the validation text, or `None` if there is none."""

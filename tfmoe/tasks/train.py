@@ -245,7 +245,7 @@ def prepare_config(name: str, overrides: Iterable[str] = ()) -> dict[str, list[s
     task = task_of(load_config(name, overrides))
     vocabulary = prepare_data(task)
     describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
-    folders = task.prepared(vocabulary)
+    folders = task.check_prepared(vocabulary)
     size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
     print(f"prepared text: {size / 1e6:,.1f} MB in")
     for folder in folders:

@@ -127,15 +127,15 @@ class TranslationTask(Task):
             self._training_batches[key] = pair_training_batches(self.config, text, vocabulary)
         return self._training_batches[key]
 
-    def prepared(self, vocabulary):
-        folders = [
-            shards.folder
+    def shards(self, vocabulary):
+        every = (
+            shards
             for part, files in vars(self.splits).items()
             if files
             for sides in self.text(part, vocabulary).sides
             for shards in sides
-        ]
-        return [*dict.fromkeys(folders), self.training_batches(vocabulary).folder]
+        )
+        return list({shards.folder: shards for shards in every}.values())
 
     def batches_per_epoch(self, vocabulary):
         """Number of batches of one pass over the training text."""

@@ -1,6 +1,7 @@
 """Text of language models: prepared once, and read in batches."""
 
 import collections
+import dataclasses
 import gzip
 import itertools
 import os
@@ -22,6 +23,7 @@ from tfmoe.data_pipelines import (
     survey,
 )
 from tfmoe.data_pipelines.prepared.sentences import rows_of_lines
+from tfmoe.data_pipelines.prepared.shards import Shards
 
 SIZES = {"batch_tokens": 64, "max_length": 16}
 SHARD = 1500  # positions
@@ -128,6 +130,29 @@ def test_a_replica_reads_its_rows_only(corpus, vocabulary, tmp_path):
         shares = [parts[2 * index], parts[2 * index + 1], parts[12 + index]]
         for array, rows in enumerate(batch):
             assert [row for share in shares for row in share[array]] == rows
+
+
+def test_each_of_two_workers_reads_half_of_the_rows(corpus, vocabulary, tmp_path):
+    class CountedShards(Shards):
+        rows = 0
+
+        def read(self, begins, width):
+            self.rows += len(begins)
+            return super().read(begins, width)
+
+    text = prepare_text(corpus, tmp_path)
+    counts = []
+    for worker in range(2):
+        shards = CountedShards(text.shards.folder, text.shards.index)
+        counted = dataclasses.replace(text, shards=shards)
+        batches = sentence_training_batches(counted, vocabulary, tmp_path, **SIZES)
+        for batch in range(len(batches)):
+            batches.read(batch, worker, 2)
+        counts.append(shards.rows)
+    total = sum(-(-(n + 1) // 16) * count for n, count in text.lengths.items())
+    assert sum(counts) == total
+    # A batch of an odd number of rows gives the second worker one more.
+    assert 0 <= counts[1] - counts[0] <= len(batches)
 
 
 def test_nothing_is_read_again(corpus, tmp_path):
