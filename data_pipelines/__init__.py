@@ -18,12 +18,16 @@ from tfmoe.data_pipelines.parallel_text import (
     sentence_pairs,
     survey_parallel,
 )
-from tfmoe.data_pipelines.reading import TextError
-from tfmoe.data_pipelines.sentence_batches import (
-    batches_per_pass,
-    language_model_batches,
-    sentence_lengths,
+from tfmoe.data_pipelines.prepared.batches import TrainingBatches
+from tfmoe.data_pipelines.prepared.pairs import (
+    PreparedPairs,
+    pair_training_batches,
+    prepare_pairs,
 )
+from tfmoe.data_pipelines.prepared.sentences import sentence_training_batches
+from tfmoe.data_pipelines.prepared.words import PreparedText, prepare_text
+from tfmoe.data_pipelines.reading import TextError
+from tfmoe.data_pipelines.sentence_batches import batches_per_pass, language_model_batches
 from tfmoe.data_pipelines.splits import Splits
 from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.data_pipelines.text import Survey, find_files, survey
@@ -36,10 +40,13 @@ __all__ = [
     "UNKNOWN",
     "ParallelFiles",
     "ParallelSurvey",
+    "PreparedPairs",
+    "PreparedText",
     "Splits",
     "Subwords",
     "Survey",
     "TextError",
+    "TrainingBatches",
     "Vocabulary",
     "batches_per_pass",
     "bucket_boundaries",
@@ -49,10 +56,13 @@ __all__ = [
     "find_parallel",
     "language_model_batches",
     "pair_lengths",
+    "pair_training_batches",
     "parallel_batches",
     "parallel_batches_per_pass",
-    "sentence_lengths",
+    "prepare_pairs",
+    "prepare_text",
     "sentence_pairs",
+    "sentence_training_batches",
     "survey",
     "survey_parallel",
     "tokenize",

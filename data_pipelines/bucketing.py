@@ -101,7 +101,7 @@ class Bucketing:
         """Returns how many rows do not fill a batch of their cell. `counts`: int64 `[C]`."""
         return int((counts % self.sizes).sum())
 
-    def batch(self, chunks, rows_left=None, flush_every=0):
+    def batch(self, chunks, rows_left=None):
         """Groups rows into batches.
 
         `group_by_window` would call functions for every row, which takes ten times as long as all
@@ -111,18 +111,13 @@ class Bucketing:
             chunks: dataset of `(parts of the rows …, cells)`: int32 `[R, width]` each, and int64
                 `[R]`.
             rows_left: `count_left` of all rows, to be checked at the end; `None` for no check.
-            flush_every: number of chunks after which no row is left waiting, for chunks without
-                end. 0: at the end only.
 
         Returns:
             Dataset of `(parts, steps)`: a tuple of int32 `[B, width]`, and int64 `[L]`.
         """
         nothing = tuple(tf.zeros([0, *spec.shape[1:]], spec.dtype) for spec in chunks.element_spec)
-        if flush_every:
-            chunks = chunks.enumerate(1).map(lambda i, chunk: (*chunk, i % flush_every == 0))
-        else:
-            chunks = chunks.map(lambda *chunk: (*chunk, False))
-            chunks = chunks.concatenate(tf.data.Dataset.from_tensors((*nothing, True)))
+        chunks = chunks.map(lambda *chunk: (*chunk, False))
+        chunks = chunks.concatenate(tf.data.Dataset.from_tensors((*nothing, True)))
 
         def fill(waiting, chunk):
             *chunk, last = chunk

@@ -1,43 +1,31 @@
-"""Batches for training and evaluating translation models: pairs of sentences.
+"""Batches of parallel text files for evaluating translation models.
 
 A pair `s1 … sm`, `w1 … wn` is the source `s1 … sm`, the target inputs `<s> w1 … wn` and the targets
-`w1 … wn </s>`. A pair with a blank side is skipped.
-
-Training reads all files at the same time, in proportion to their lengths. If all weights are equal,
-a pass has every pair once. Otherwise a pass has as many batches, drawn from all languages: the
-share of language p is `w_p·N_p / Σ w·N`; the next pass continues in each file about where this one
-ended. Pairs with more than `max_length` pieces on either side are skipped.
-
-Evaluation sees every pair once in a pass, however long, in the order of the files as far as
-bucketing allows; weights do not count.
+`w1 … wn </s>`. A pair with a blank side is skipped. Every pair comes once, however long, in the
+order of the files as far as bucketing allows; weights do not count.
 
 Axes: B batch (pairs), S steps of the source, T steps of the target. Ids and padding are those of
 `Subwords`.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfmoe.data_pipelines.mixing import (
-    BATCHES,
-    STREAMS,
-    Stream,
-    mixed,
-    one_after_the_other,
-    streams_of,
-)
-from tfmoe.data_pipelines.pair_layout import PAIRS_AT_A_TIME, Drawing, Layout, drawing_of, layout_of
+from tfmoe.data_pipelines.pair_layout import PAIRS_AT_A_TIME, layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.parallel_text import PairLengths, survey_parallel
-from tfmoe.data_pipelines.passes import check_at_least, check_reading, repeat_passes, seeds_of_pass
-from tfmoe.data_pipelines.reading import TextError, drop_byte_order_mark
+from tfmoe.data_pipelines.passes import check_at_least, in_order
+from tfmoe.data_pipelines.reading import (
+    TextError,
+    check_file,
+    drop_byte_order_mark,
+    line_dataset,
+)
+from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
 from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.data_pipelines.vocabulary import START
-
-BATCHES_TO_SHUFFLE = 256
 
 
 def parallel_batches(
@@ -45,18 +33,14 @@ def parallel_batches(
     subwords: Subwords,
     *,
     batch_tokens: int,
-    max_length: int | None,
-    shuffle: bool = True,
-    shuffle_buffer: int = 100_000,
-    seed: int = 0,
-    passes: int | None = None,
-    start_batch: int = 0,
     lengths: Sequence[PairLengths] | None = None,
     tag_language: bool = False,
 ) -> tf.data.Dataset:
-    """Reads parallel text as padded batches of next-piece prediction, given the source.
+    """Reads parallel text once, in order, as padded batches of next-piece prediction, given the
+    source.
 
-    Pairs of similar lengths make a batch. The batches depend on the arguments alone, see `passes`.
+    Pairs of similar lengths make a batch. Training reads prepared text instead, see
+    `pair_training_batches`.
 
     Args:
         files_list: a `ParallelFiles` or a list of them. Let `survey_parallel` check them first:
@@ -64,13 +48,6 @@ def parallel_batches(
         subwords: a `Subwords`.
         batch_tokens: largest number of positions in a batch, source and target together, padding
             included. A batch has `B · (S + T) <= batch_tokens`, or one row.
-        max_length: largest number of pieces of a side in training, without tag, start and end.
-            `None`: no limit. Without a meaning if `shuffle` is false.
-        shuffle: whether to shuffle, as training wants it.
-        shuffle_buffer: number of pairs held for shuffling, as text, of all files together.
-        seed: integer.
-        passes: how often the text is read. `None`: without end.
-        start_batch: number of batches to skip, to resume a run.
         lengths: what `pair_lengths(files_list, subwords)` returns. `None`: the files are read for
             it.
         tag_language: whether a source begins with the id of its target language, `<2fr>`.
@@ -87,28 +64,18 @@ def parallel_batches(
         tf.errors.InvalidArgumentError: while reading, if `lengths` are not those of the files.
     """
     check_at_least(1, batch_tokens=batch_tokens)
-    if max_length is not None:
-        check_at_least(1, max_length=max_length)
-    check_reading(
-        shuffle=shuffle, shuffle_buffer=shuffle_buffer, passes=passes, start_batch=start_batch
-    )
     parts = _as_list(files_list)
     tags = [subwords.language_id(part.target_language) if tag_language else 0 for part in parts]
     lengths = pair_lengths(parts, subwords) if lengths is None else lengths
-    layout = layout_of(lengths, batch_tokens, max_length if shuffle else None, tag_language)
-    streams = streams_of(parts, tags, [sum(counter.values()) for counter in lengths])
+    layout = layout_of(lengths, batch_tokens, None, tag_language)
     tokenizer = subwords.tokenizer()
-    if shuffle:
-        drawing = drawing_of(streams, lengths, layout)
-        reading: _Evaluation = _Training(streams, tokenizer, layout, drawing, seed, shuffle_buffer)
-    else:
-        reading = _Evaluation(streams, tokenizer, layout)
-    return repeat_passes(
-        reading.one_pass,
-        passes=passes,
-        start_batch=start_batch,
-        batches_in_a_pass=layout.batches,
+    rows = (
+        _lines_of(parts, tags)
+        .batch(PAIRS_AT_A_TIME)
+        .map(lambda *chunk: _rows(chunk, tokenizer, layout), num_parallel_calls=tf.data.AUTOTUNE)
     )
+    batches = layout.bucketing.batch(rows, layout.rows_left).map(_sides)
+    return in_order(batches, layout.batches)
 
 
 def pair_lengths(
@@ -139,12 +106,13 @@ def parallel_batches_per_pass(
     max_length: int | None,
     tag_language: bool = False,
 ) -> int:
-    """Returns how many batches `parallel_batches` makes of the files in one pass.
+    """Returns how many batches a pass over parallel text has, in training and in evaluation.
 
     Args:
         lengths: what `pair_lengths` returns.
         batch_tokens: as for `parallel_batches`.
-        max_length: as for `parallel_batches`; `None` for evaluation, which leaves no pair out.
+        max_length: largest number of pieces of a side in training; `None` for evaluation, which
+            leaves no pair out.
         tag_language: as for `parallel_batches`.
 
     Raises:
@@ -160,52 +128,29 @@ def _as_list(files_list):
     return files_list
 
 
-@dataclasses.dataclass(frozen=True)
-class _Evaluation:
-    """Every pair once, in order. `tokenizer`: `Subwords.tokenizer()`."""
-
-    streams: list[Stream]
-    tokenizer: object
-    layout: Layout
-
-    def one_pass(self, pass_index):
-        """Returns the dataset of the batches of a pass. `pass_index`: int64 `[]`."""
-        rows = _rows_of(one_after_the_other(self.streams), PAIRS_AT_A_TIME, self)
-        return self.layout.bucketing.batch(rows, self.layout.rows_left).map(_sides)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Training(_Evaluation):
-    """Shuffled and mixed. `drawing`: `None` if every pair comes once."""
-
-    drawing: Drawing | None
-    seed: int
-    shuffle_buffer: int
-
-    def one_pass(self, pass_index):
-        draws = self.drawing.draws if self.drawing else 0
-        pairs = mixed(self.streams, draws, self.seed, pass_index, self.shuffle_buffer)
-        bucketing = self.layout.bucketing
-        if self.drawing:
-            rows = _rows_of(pairs, self.drawing.chunk_size, self)
-            batches = bucketing.batch(rows, flush_every=self.drawing.flush_every)
-            batches = batches.take(self.layout.batches)
-        else:
-            rows = _rows_of(pairs, PAIRS_AT_A_TIME, self)
-            batches = bucketing.batch(rows, self.layout.rows_left)
-        return batches.map(_sides).shuffle(
-            BATCHES_TO_SHUFFLE,
-            seeds_of_pass(self.seed, pass_index, STREAMS)[BATCHES],
-            reshuffle_each_iteration=False,
+def _lines_of(parts, tags):
+    """Dataset of `(source line, target line, tag)`, strings and int32 `[]`, of all pairs."""
+    datasets = [
+        tf.data.Dataset.zip(
+            _lines(source),
+            _lines(target),
+            tf.data.Dataset.from_tensors(tf.constant(tag, tf.int32)).repeat(),
         )
+        for part, tag in zip(parts, tags, strict=True)
+        for source, target in part.file_pairs
+    ]
+    dataset = datasets[0]
+    for other in datasets[1:]:
+        dataset = dataset.concatenate(other)
+    return dataset
 
 
-def _rows_of(pairs, chunk_size, reading):
-    """Dataset of chunks of rows, see `_rows`."""
-    return pairs.batch(chunk_size).map(
-        lambda *chunk: _rows(chunk, reading.tokenizer, reading.layout),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+def _lines(path):
+    """Dataset of the lines of a file, strings `[]`, blank ones included."""
+    check_file(path)
+    if is_sgm(path):
+        return tf.data.Dataset.from_tensor_slices(read_sgm(path))
+    return line_dataset(path)
 
 
 def _sides(parts, steps):
@@ -222,7 +167,7 @@ def _sentences(lines):
 
 
 def _rows(chunk, tokenizer, layout):
-    """Makes rows of ids of pairs of lines; skips those that are too long or blank.
+    """Makes rows of ids of pairs of lines; skips those with a blank side.
 
     Args:
         chunk: `(sources, targets, tags)`, strings, strings and int32, all `[N]`.
@@ -238,7 +183,7 @@ def _rows(chunk, tokenizer, layout):
     sources = tokenizer.tokenize(_sentences(sources))
     targets = tokenizer.tokenize(_sentences(targets))
     counts = tf.stack([sources.row_lengths(), targets.row_lengths()], 1)
-    kept = tf.reduce_all((counts > 0) & (counts <= layout.max_length), 1)
+    kept = tf.reduce_all(counts > 0, 1)
     sources, targets = tf.ragged.boolean_mask(sources, kept), tf.ragged.boolean_mask(targets, kept)
     if layout.tag_language:
         sources = tf.concat([tf.boolean_mask(tags, kept)[:, None], sources], 1)

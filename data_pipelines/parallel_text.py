@@ -51,7 +51,7 @@ def count_longer(lengths: Sequence[PairLengths], max_length: int) -> int:
     )
 
 
-def _sentences(path):
+def sentences_of(path):
     """Yields every line of a file as a sentence, as bytes; blank lines as `b""`."""
     if is_sgm(path):
         yield from read_sgm(path)
@@ -62,7 +62,7 @@ def _sentences(path):
 
 def _pairs(source, target):
     """Yields `(line number from 1, source, target)`, as bytes, of all lines of a pair of files."""
-    sources, targets = _sentences(source), _sentences(target)
+    sources, targets = sentences_of(source), sentences_of(target)
     line_number = 0
     for line_number, pair in enumerate(itertools.zip_longest(sources, targets), 1):
         if None in pair:

@@ -9,6 +9,7 @@ differently: bytes that are not UTF-8, and gzip files with other bytes behind th
 """
 
 import functools
+import itertools
 import os
 import stat
 import zlib
@@ -69,17 +70,22 @@ def read_lines(path):
     Raises:
         TextError: as `read_bytes`; if a line is not UTF-8.
     """
+    return itertools.chain.from_iterable(line_blocks(path))
+
+
+def line_blocks(path):
+    """Yields the lines of a file, as `read_lines`, in lists of many lines."""
     line_number, begun = 1, []
     for block in read_bytes(path):
         lines, end, rest = block.rpartition(b"\n")
         if end:
             text = b"".join([*begun, lines])
-            yield from _cleaned(text, path, line_number).split(b"\n")
+            yield _cleaned(text, path, line_number).split(b"\n")
             line_number, begun = line_number + text.count(b"\n") + 1, []
         if rest:
             begun.append(rest)
     if begun:
-        yield _cleaned(b"".join(begun), path, line_number)
+        yield [_cleaned(b"".join(begun), path, line_number)]
 
 
 def line_dataset(file):

@@ -13,10 +13,11 @@ How a line is split into words, both in Python (`sentences`) and in TensorFlow (
 import collections
 import dataclasses
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
-from tfmoe.data_pipelines.reading import TextError, check_file, read_lines
+from tfmoe.data_pipelines.reading import TextError, check_file, line_blocks, read_lines
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]  # a path or glob, or a list of them
 
@@ -103,11 +104,17 @@ def survey(files: Paths) -> Survey:
     lengths: collections.Counter[int] = collections.Counter()
     for file in find_files(files):
         before = lengths.total()
-        for _, sentence in sentences(file):
-            words.update(sentence)
-            lengths[len(sentence)] += 1
+        for lines in line_blocks(file):
+            block = [line.split() for line in lines]
+            words.update(itertools.chain.from_iterable(block))
+            lengths.update(filter(None, map(len, block)))
         if lengths.total() == before:
-            state = "has only blank lines" if os.path.getsize(file) else "is empty"
-            raise TextError(f"{file}: the file {state}; it must hold one sentence a line")
+            raise without_words(file)
     decoded = collections.Counter({word.decode("utf-8"): count for word, count in words.items()})
     return Survey(lengths.total(), words.total(), decoded, lengths)
+
+
+def without_words(file):
+    """The `TextError` of a file without words."""
+    state = "has only blank lines" if os.path.getsize(file) else "is empty"
+    return TextError(f"{file}: the file {state}; it must hold one sentence a line")

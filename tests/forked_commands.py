@@ -48,11 +48,12 @@ def command(arguments, folder, output, within, dies_at):
     Args:
         arguments: of `tfmoe`.
         folder: the current directory, a `pathlib.Path`.
-        output: folder for the output: files `out`, `err`, and `operations`, their count.
+        output: folder for the output: files `out`, `err`, and `operations`, their count. Next to it
+            is the cache.
         within, dies_at: arguments of `Operations`.
     """
     os.chdir(folder)
-    os.environ["TFMOE_CACHE"] = str(folder)
+    os.environ["TFMOE_CACHE"] = str(output.parent / "cache")
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(output / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, descriptor)

@@ -93,7 +93,7 @@ def finished(corpus, shared):
         process = subprocess.run(
             [*TFMOE, "train", "tiny.yaml", "--run-dir", str(path)],
             cwd=corpus,
-            env=environment(path),
+            env=environment(path.with_name("cache")),
             capture_output=True,
             text=True,
         )
@@ -117,7 +117,7 @@ def train():
             pytest.raises(SystemExit) as caught,
         ):
             patch.chdir(config.parent)
-            patch.setenv("TFMOE_CACHE", str(path))
+            patch.setenv("TFMOE_CACHE", str(path.with_name("cache")))
             main(["train", config.name, "--run-dir", str(path)])
         assert not caught.value.code, err.getvalue()
         return Finished(path, out.getvalue(), err.getvalue())

@@ -1,5 +1,8 @@
 """`tfmoe prepare`."""
 
+import os
+import pathlib
+
 import pytest
 
 from tfmoe.config import load_config
@@ -17,6 +20,11 @@ def test_files(command, corpus):
     lines = out.splitlines()
     assert lines[1].split()[:5] == ["train", "30", "sentences", "90", "words"]
     assert lines[4] == "vocabulary of 8"
+    (begin,) = (index for index, line in enumerate(lines) if line.startswith("prepared text: "))
+    folders = [pathlib.Path(line.strip()) for line in lines[begin + 1 : -3]]
+    assert [folder.name.split("-")[0] for folder in folders] == ["words"] * 3 + ["rows"]
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    assert lines[begin] == f"prepared text: {size / 1e6:,.1f} MB in"
     assert lines[-3:] == ["train: train.txt", "valid: valid.txt", "test: test.txt"]
     assert sorted(path.name for path in corpus.iterdir()) == [
         "test.txt", "tiny.yaml", "train.txt", "valid.txt",
@@ -28,8 +36,7 @@ def test_text_is_generated_once(command, tmp_path):
     prepare = ["prepare", "tiny.yaml", "--set", GRAMMARS]
     status, out, err = command(*prepare)
     assert (status, err) == (0, "")
-    (folder,) = (tmp_path / "cache").iterdir()
-    assert folder.name.startswith("grammars-")
+    (folder,) = (tmp_path / "cache").glob("grammars-*")
     assert out.endswith(f"test: {folder}/test.txt\n")
     lines = out.splitlines()
     assert lines[1].split()[:5] == ["train", "20", "sentences", str(20 * 5), "words"]
@@ -38,6 +45,32 @@ def test_text_is_generated_once(command, tmp_path):
     written = (folder / "train.txt").stat().st_mtime_ns
     assert command(*prepare)[0] == 0
     assert (folder / "train.txt").stat().st_mtime_ns == written
+
+
+def test_a_second_start_reads_no_training_text(command, tmp_path):
+    """The file has other content by then, but the size and time that it had."""
+    path = tmp_path / "train.txt"
+    path.write_text("a b c\n" * 12)
+    prepare = ["prepare", "tiny.yaml", "--set", f"data.train={path}"]
+    status, out, _ = command(*prepare)
+    times = path.stat()
+    path.write_text("x x x\n" * 12)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert command(*prepare) == (status, out, "")
+    path.touch()
+    assert "12 sentences 36 words" in " ".join(command(*prepare)[1].split())
+    assert len(list((tmp_path / "cache" / "prepared").glob("words-*"))) == 4
+
+
+def test_a_damaged_file_of_prepared_text(command, refused):
+    out = command("prepare", "tiny.yaml")[1]
+    folder = next(line.strip() for line in out.splitlines() if "/words-" in line)
+    file = pathlib.Path(folder) / "00000.ids"
+    content = file.read_bytes()
+    file.write_bytes(content[:20] + b"\7" + content[21:])
+    assert f"{file}: the prepared text is damaged: its checksum" in refused("prepare", "tiny.yaml")
+    file.write_bytes(content[:20])
+    assert f"remove the folder {folder} and start again" in refused("prepare", "tiny.yaml")
 
 
 def test_no_valid_and_test_text(command):

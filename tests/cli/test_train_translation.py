@@ -142,7 +142,8 @@ def test_files_of_a_run(run):
     facts = json.loads((run.path / "run.json").read_text())
     assert facts["vocabulary"] == subwords.fingerprint
     assert facts["text"]["train"] == {
-        "files": ["train.en", "train.de"], "sentences": 24, "words": 84,
+        "files": ["train.en", "train.de"], "content": facts["text"]["train"]["content"],
+        "sentences": 24, "words": 84,
     }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
-from tfmoe.data_pipelines.passes import repeat_passes
 
 
 def test_bucket_boundaries():
@@ -93,13 +92,6 @@ def test_other_rows_than_counted():
         read(bucketing.batch(dataset(LENGTHS, bucketing, 4), rows_left=2))
 
 
-def test_flush():
-    """Two chunks at a time: no row waits longer."""
-    bucketing = Bucketing([[2, 4]], 6, "merged")
-    found = read(bucketing.batch(dataset(LENGTHS[:4], bucketing, 1), flush_every=2))
-    assert [rows for (rows,), _ in found] == [[[2] * 4], [[1, 0]], [[4] * 3 + [0]], [[3, 3]]]
-
-
 def test_remainder_is_checked():
     with pytest.raises(ValueError, match="remainder must be separate or merged, got 'dropped'"):
         Bucketing([[2]], 6, "dropped")
@@ -137,27 +129,3 @@ def test_every_row_is_in_one_batch(lengths, positions, remainder, chunk_size):
             # All of the row is inside the steps of its batch.
             assert tuple(side.count(number) for side in row) == lengths[number - 1]
     assert sorted(seen) == list(range(1, len(lengths) + 1))
-
-
-@settings(max_examples=4, deadline=None)
-@given(CASES, st.integers(10, 80), REMAINDERS, st.integers(0, 200))
-def test_start_batch_resumes(lengths, positions, remainder, start):
-    bucketing = bucketing_of(lengths, positions, remainder)
-    one = bucketing.count_batches(bucketing.count_rows(collections.Counter(lengths)))
-    chunks = dataset(lengths, bucketing, 7)
-
-    def one_pass(number):
-        """The second pass has the first chunk last."""
-        return bucketing.batch(chunks.skip(number).concatenate(chunks.take(number)))
-
-    def passes(start_batch):
-        return repeat_passes(
-            one_pass,
-            passes=2,
-            start_batch=start_batch,
-            batches_in_a_pass=one,
-        )
-
-    start %= 2 * one + 1
-    assert passes(start).cardinality() == 2 * one - start
-    assert read(passes(start)) == read(passes(0))[start:]

@@ -1,5 +1,4 @@
 import collections
-import dataclasses
 import gzip
 import itertools
 import random
@@ -13,16 +12,14 @@ from tfmoe.data_pipelines import (
     Subwords,
     TextError,
     bucket_boundaries,
-    count_longer,
     find_parallel,
     pair_lengths,
     parallel_batches,
     parallel_batches_per_pass,
     sentence_pairs,
-    survey_parallel,
 )
 
-SIZES = {"batch_tokens": 120, "max_length": 20}
+SIZES = {"batch_tokens": 120}
 GERMAN = ["der", "die", "Hund", "Katze", "sah", "lief", "und", "nicht", "über", "Straße", "heute"]
 ENGLISH = ["the", "dog", "cat", "saw", "ran", "and", "not", "over", "street", "today"]
 JAPANESE = list("犬猫が見た走っ道今日の上に座")
@@ -69,11 +66,11 @@ def lengths(german, subwords):
     return pair_lengths(german, subwords)
 
 
-def batches(*arguments, count=None, **options):
+def batches(*arguments, **options):
     dataset = parallel_batches(*arguments, **{**SIZES, **options})
     return [
         (source.tolist(), inputs.tolist(), targets.tolist())
-        for (source, inputs), targets in itertools.islice(dataset.as_numpy_iterator(), count)
+        for (source, inputs), targets in dataset.as_numpy_iterator()
     ]
 
 
@@ -114,9 +111,6 @@ def test_a_literal_batch(tmp_path, subwords):
             files,
             subwords,
             batch_tokens=99,
-            max_length=9,
-            passes=1,
-            shuffle=False,
             tag_language=True,
         )
     )
@@ -140,7 +134,7 @@ def test_literal_ids(tmp_path):
     names = {subwords.piece(index): index for index in range(len(subwords))}
     assert list(names)[:4] == ["</s>", "<s>", "<unk>", "<2yy>"]
     files = find_parallel(tmp_path / "a", "xx", "yy")
-    found = batches(files, subwords, shuffle=False, passes=1, tag_language=True, batch_tokens=400)
+    found = batches(files, subwords, tag_language=True, batch_tokens=400)
     a, b = subwords.encode("a"), subwords.encode("b")
     long, short = [3, *a, *b, *b], [3, *a]
     first, second = [*b, *a], [*a, *a, *a, *b]
@@ -152,125 +146,30 @@ def test_literal_ids(tmp_path):
     )
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_every_pair_comes_once(german, subwords, lengths, shuffle):
-    found = batches(german, subwords, shuffle=shuffle, passes=1)
-    limit = 20 if shuffle else None
-    assert read_back(found, subwords) == expected(german, subwords, limit)
-    assert len(found) == parallel_batches_per_pass(lengths, batch_tokens=120, max_length=limit)
-    left_out = count_longer(survey_parallel(german, subwords).lengths, 20)
-    assert 0 < left_out < 450
-    assert sum(len(batch[0]) for batch in found) == 450 - (left_out if shuffle else 0)
+def test_every_pair_comes_once(german, subwords, lengths):
+    found = batches(german, subwords)
+    assert read_back(found, subwords) == expected(german, subwords)
+    assert len(found) == parallel_batches_per_pass(lengths, batch_tokens=120, max_length=None)
+    assert sum(len(batch[0]) for batch in found) == 450
     for source, inputs, _ in found:
         assert len(source) == 1 or len(source) * (len(source[0]) + len(inputs[0])) <= 120
     longest = max(pair[0] for counter in lengths for pair in counter)
-    steps = bucket_boundaries(20 if shuffle else longest)
-    assert {len(batch[0][0]) for batch in found} <= set(steps)
+    assert {len(batch[0][0]) for batch in found} <= set(bucket_boundaries(longest))
 
 
-@pytest.mark.parametrize(
-    "batch_tokens, max_length, tag_language",
-    [(120, 20, False), (10, 12, True), (3000, None, True)],
-)
-def test_batches_per_pass(german, subwords, lengths, batch_tokens, max_length, tag_language):
-    sizes = {"batch_tokens": batch_tokens, "max_length": max_length, "tag_language": tag_language}
-    one = parallel_batches_per_pass(lengths, **sizes)
-    dataset = parallel_batches(german, subwords, passes=2, lengths=lengths, **sizes)
-    assert dataset.cardinality() == 2 * one
-    assert len(list(dataset)) == 2 * one  # `assert_cardinality` checks it too
+@pytest.mark.parametrize("batch_tokens, tag_language", [(120, False), (10, True), (3000, True)])
+def test_batches_per_pass(german, subwords, lengths, batch_tokens, tag_language):
+    sizes = {"batch_tokens": batch_tokens, "tag_language": tag_language}
+    one = parallel_batches_per_pass(lengths, **sizes, max_length=None)
+    dataset = parallel_batches(german, subwords, lengths=lengths, **sizes)
+    assert dataset.cardinality() == len(list(dataset)) == one
 
 
 def test_little_is_padding(german, subwords):
-    found = batches(german, subwords, passes=1, batch_tokens=1000)
+    found = batches(german, subwords, batch_tokens=1000)
     arrays = [np.array(part) for batch in found for part in batch[:2]]
     assert sum(np.count_nonzero(part) for part in arrays) > 0.75 * sum(part.size for part in arrays)
     assert len(found) < 1.4 * sum(np.count_nonzero(part) for part in arrays) / 1000
-
-
-def test_seed_decides(german, subwords):
-    first = batches(german, subwords, passes=2, seed=3)
-    tf.random.set_seed(7)  # the process's global seed has no say
-    assert batches(german, subwords, passes=2, seed=3) == first
-    assert batches(german, subwords, passes=2, seed=4) != first
-    half = len(first) // 2
-    assert first[:half] != first[half:]
-    assert read_back(first[:half], subwords) == read_back(first[half:], subwords)
-
-
-@pytest.mark.parametrize(
-    "case",  # the weighted ones are shuffled too
-    [pytest.param("shuffled", marks=pytest.mark.slow), "in order", "weighted"],
-)
-def test_start_batch_goes_on_as_an_uninterrupted_run(german, japanese, subwords, case):
-    files = [german, japanese]
-    if case == "weighted":
-        files[0] = dataclasses.replace(german, weight=0.3)
-    options = {"shuffle": case != "in order", "tag_language": True, "shuffle_buffer": 64}
-    known = pair_lengths(files, subwords)
-    limit = 20 if case != "in order" else None
-    one = parallel_batches_per_pass(known, batch_tokens=120, max_length=limit, tag_language=True)
-    uninterrupted = batches(files, subwords, count=2 * one + 12, lengths=known, **options)
-    for start, lengths in ((one - 1, None), (2 * one + 7, known)):
-        found = batches(files, subwords, start_batch=start, lengths=lengths, count=5, **options)
-        assert found == uninterrupted[start : start + 5]
-
-
-def test_start_batch_within_a_number_of_passes(german, subwords, lengths):
-    everything = batches(german, subwords, passes=2)
-    start = len(everything) - 3
-    rest = parallel_batches(german, subwords, passes=2, start_batch=start, lengths=lengths, **SIZES)
-    assert rest.cardinality() == 3
-    assert batches(german, subwords, passes=2, start_batch=start) == everything[start:]
-    assert batches(german, subwords, passes=2, start_batch=10 * len(everything)) == []
-
-
-def test_cardinality_without_end(german, subwords, lengths):
-    dataset = parallel_batches(german, subwords, lengths=lengths, **SIZES)
-    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-
-
-def test_languages_are_mixed(german, japanese, subwords):
-    files = [german, japanese]
-    found = batches(files, subwords, passes=1, tag_language=True, max_length=None)
-    assert read_back(found, subwords, tag_language=True) == expected(
-        german, subwords, tag="<2en>"
-    ) + expected(japanese, subwords, tag="<2ja>")
-    tags = [row[0] for batch in found for row in batch[0]]
-    assert set(tags) == {3, 4}
-    for part in (tags[:300], tags[300:]):
-        assert 0.1 < part.count(4) / len(part) < 0.45  # 150 of 600
-
-
-def test_mixing_does_not_need_the_buffer(german, japanese, subwords):
-    options = {"passes": 1, "tag_language": True, "max_length": None, "shuffle_buffer": 1}
-    found = batches([german, japanese], subwords, **options)
-    tags = [row[0] for batch in found for row in batch[0]]
-    assert len(tags) == 600
-    assert 0.1 < tags[:300].count(4) / 300 < 0.45
-
-
-def test_weights(german, japanese, subwords):
-    # 450 pairs of weight 1, 150 of weight 6: two thirds are Japanese.
-    files = [german, dataclasses.replace(japanese, weight=6)]
-    known = pair_lengths(files, subwords)
-    sizes = {"batch_tokens": 200, "max_length": 40, "tag_language": True}
-    one = parallel_batches_per_pass(known, **sizes)
-    found = batches(files, subwords, passes=8, lengths=known, **sizes)
-    assert len(found) == 8 * one
-    tags = [row[0] for batch in found for row in batch[0]]
-    assert tags.count(4) / len(tags) == pytest.approx(2 / 3, abs=0.03)
-    # Nearly every pair comes, and none much more often than others of its language.
-    counts = read_back(found, subwords, tag_language=True)
-    for text, tag in ((german, "<2en>"), (japanese, "<2ja>")):
-        every = expected(text, subwords, 40, tag)
-        assert len(set(every) - set(counts)) <= 0.02 * len(every)
-        seen = [counts[pair] / count for pair, count in every.items()]
-        assert max(seen) <= 3.5 * np.mean(seen)
-
-
-def test_equal_weights_are_no_weights(german, japanese, subwords):
-    twice = [dataclasses.replace(files, weight=2) for files in (german, japanese)]
-    assert batches(twice, subwords, count=9) == batches([german, japanese], subwords, count=9)
 
 
 def test_gzip_and_line_ends(tmp_path, subwords):
@@ -278,7 +177,7 @@ def test_gzip_and_line_ends(tmp_path, subwords):
     (tmp_path / "a.de.gz").write_bytes(gzip.compress(text))
     (tmp_path / "a.en").write_text("the dog\nx\ncat\n犬")
     files = find_parallel(tmp_path / "a", "de", "en")
-    found = batches(files, subwords, shuffle=False, passes=1)
+    found = batches(files, subwords)
     assert read_back(found, subwords) == collections.Counter(sentence_pairs(files, empty="skip"))
     assert set(read_back(found, subwords)) == {
         ("der Hund", "the dog"),
@@ -291,7 +190,7 @@ def test_sgm(tmp_path, subwords):
     (tmp_path / "a.de.sgm").write_text("<seg id='1'>der Hund</seg>\n<seg id='2'>Katze</seg>")
     (tmp_path / "a.en.sgm").write_text("<seg id='1'>the dog</seg>\n<seg id='2'>cat</seg>")
     files = ParallelFiles([f"{tmp_path}/a.de.sgm"], [f"{tmp_path}/a.en.sgm"], "de", "en")
-    found = batches(files, subwords, shuffle=False, passes=1)
+    found = batches(files, subwords)
     assert set(read_back(found, subwords)) == {("der Hund", "the dog"), ("Katze", "cat")}
 
 
@@ -299,22 +198,16 @@ def test_a_row_longer_than_a_batch(tmp_path, subwords):
     (tmp_path / "a.de").write_text("der Hund " * 50 + "\nKatze\n")
     (tmp_path / "a.en").write_text("the dog " * 50 + "\ncat\n")
     files = find_parallel(tmp_path / "a", "de", "en")
-    found = batches(files, subwords, shuffle=False, passes=1, batch_tokens=20)
+    found = batches(files, subwords, batch_tokens=20)
     assert [len(batch[0]) for batch in found] == [1, 1]
     assert read_back(found, subwords) == expected(files, subwords)
-    assert sum(read_back(batches(files, subwords, passes=1), subwords).values()) == 1
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
-        ({"passes": 0}, "passes must be at least 1, got 0"),
-        ({"start_batch": -1}, "start_batch must be at least 0, got -1"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1, got 0"),
-        ({"lengths": []}, "there is no pair of sentences with at most 20 pieces on each side"),
-        ({"lengths": [{(1, 1): 2}]}, "one Counter for each pair of files, got 1 for 3 pairs"),
+        ({"lengths": []}, "there is no pair of sentences to make a batch of"),
     ],
 )
 def test_arguments_are_checked(german, subwords, options, message):
@@ -339,4 +232,4 @@ def test_other_errors(tmp_path, german, japanese, subwords, lengths):
     with pytest.raises(TextError, match=r"/x\.de has 2 lines, but .*/x\.en has 1"):
         batches(missing, subwords)
     with pytest.raises(tf.errors.InvalidArgumentError, match="`lengths` are not those of these fi"):
-        batches(japanese, subwords, lengths=lengths[:1], passes=1, batch_tokens=2000)
+        batches(japanese, subwords, lengths=lengths[:1], batch_tokens=2000)

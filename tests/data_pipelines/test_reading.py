@@ -19,7 +19,9 @@ from tfmoe.data_pipelines import (
     find_parallel,
     language_model_batches,
     parallel_batches,
+    prepare_text,
     sentence_pairs,
+    sentence_training_batches,
     survey,
 )
 from tfmoe.data_pipelines.graph_tokenization import split_words
@@ -127,43 +129,38 @@ def rows(dataset):
     )
 
 
-def test_ids_of_words(unusual):
-    """Sentence i is in shard i % 3."""
-    shards = 3
+def test_ids_of_words(unusual, tmp_path):
+    """In evaluation and in training."""
     file = str(unusual / "a.de")
     found = survey(file)
     assert "a\0a" in found.words and "a" in found.words
     vocabulary = Vocabulary.from_counts(found.words)
     vocabulary.save(unusual / "vocabulary.txt")
     assert Vocabulary.load(unusual / "vocabulary.txt").fingerprint == vocabulary.fingerprint
-    sizes = {"batch_tokens": 4096, "max_length": 2000, "shuffle": False, "passes": 1}
-    shares = [
-        rows(
-            language_model_batches(file, vocabulary, **sizes, shard_index=index, shard_count=shards)
-        )
-        for index in range(shards)
-    ]
-    expected = [
+    sizes = {"batch_tokens": 4096, "max_length": 2000}
+    expected = sorted(
         [START, *vocabulary.encode([word.decode() for word in words])]
         for _, words in sentences(file)
-    ]
-    assert shares == [sorted(expected[index::shards]) for index in range(shards)]
+    )
+    assert rows(language_model_batches(file, vocabulary, **sizes)) == expected
+    text = prepare_text(file, tmp_path)
+    assert text.survey == found
+    batches = sentence_training_batches(text, vocabulary, tmp_path, **sizes)
+    assert rows(batches.dataset().take(len(batches))) == expected
 
 
 def test_ids_of_subwords(unusual):
     files = find_parallel(unusual / "a", "de", "en")
     every = [source for source, _ in sentence_pairs(files)]
     subwords = Subwords.train(every, 100)
-    found = parallel_batches(
-        files, subwords, batch_tokens=4096, max_length=None, shuffle=False, passes=1
-    )
+    found = parallel_batches(files, subwords, batch_tokens=4096)
     # Of two ways of equal probability to cut a word, each library may take another.
     given = sorted((len(row) - 1, subwords.decode(row)) for row in rows(found))
     ids = map(subwords.encode, every)
     assert given == sorted((len(each), subwords.decode(each)) for each in ids)
 
 
-def test_resuming_within_a_file_of_several_members(tmp_path):
+def test_a_file_of_several_members(tmp_path):
     parts = [
         "".join(f"w{number} a\n" for number in range(part * 50)) for part in (0, 1, 0, 0, 2, 0)
     ]
@@ -171,15 +168,8 @@ def test_resuming_within_a_file_of_several_members(tmp_path):
     found = survey(path)
     assert found.sentences == 150
 
-    def batches(**options):
-        dataset = language_model_batches(
-            path,
-            Vocabulary.from_counts(found.words),
-            batch_tokens=32,
-            max_length=8,
-            lengths=found.lengths,
-            **options,
-        )
-        return [inputs.tolist() for inputs, _ in dataset.take(60).as_numpy_iterator()]
-
-    assert batches(start_batch=17)[:40] == batches()[17:57]
+    text = prepare_text(path, tmp_path)
+    assert text.survey == found
+    vocabulary = Vocabulary.from_counts(found.words)
+    dataset = language_model_batches(path, vocabulary, batch_tokens=32, max_length=8)
+    assert len(rows(dataset)) == sum(-(-(n + 1) // 8) * k for n, k in found.lengths.items())

@@ -1,5 +1,4 @@
 import collections
-import itertools
 import random
 
 import numpy as np
@@ -12,7 +11,6 @@ from tfmoe.data_pipelines import (
     batches_per_pass,
     bucket_boundaries,
     language_model_batches,
-    sentence_lengths,
     survey,
 )
 
@@ -38,12 +36,9 @@ def vocabulary(corpus):
     return Vocabulary.from_counts(survey(corpus).words)
 
 
-def batches(*arguments, count=None, **options):
+def batches(*arguments, **options):
     dataset = language_model_batches(*arguments, **{**SIZES, **options})
-    return [
-        (inputs.tolist(), targets.tolist())
-        for inputs, targets in itertools.islice(dataset.as_numpy_iterator(), count)
-    ]
+    return [(inputs.tolist(), targets.tolist()) for inputs, targets in dataset.as_numpy_iterator()]
 
 
 def predicted(found, vocabulary):
@@ -56,10 +51,9 @@ def predicted(found, vocabulary):
     return counts
 
 
-def expected(files, passes=1):
+def expected(files):
     found = survey(files)
-    counts = collections.Counter({"</S>": found.sentences}) + found.words
-    return collections.Counter({word: passes * count for word, count in counts.items()})
+    return collections.Counter({"</S>": found.sentences}) + found.words
 
 
 def test_a_literal_batch(tmp_path):
@@ -71,8 +65,6 @@ def test_a_literal_batch(tmp_path):
             vocabulary,
             batch_tokens=16,
             max_length=5,
-            shuffle=False,
-            passes=1,
         )
     )
     inputs, targets = found[0]
@@ -84,9 +76,7 @@ def test_a_literal_batch(tmp_path):
 def test_long_sentences_continue_in_the_next_row(tmp_path):
     (tmp_path / "a.txt").write_text("a b c d e f\n")
     vocabulary = Vocabulary(["</S>", "<S>", "<UNK>", *"abcdef"])
-    found = batches(
-        tmp_path / "a.txt", vocabulary, batch_tokens=9, max_length=3, shuffle=False, passes=1
-    )
+    found = batches(tmp_path / "a.txt", vocabulary, batch_tokens=9, max_length=3)
     # 7 predictions, a b c d e f </S>, in rows of 3, 3 and 1.
     assert found == [
         (
@@ -100,18 +90,15 @@ def test_long_sentences_continue_in_the_next_row(tmp_path):
 def test_windows_around_the_largest_length(tmp_path, words, rows):
     (tmp_path / "a.txt").write_text("x " * words + "\n")
     vocabulary = Vocabulary(["</S>", "<S>", "<UNK>", "x"])
-    found = batches(
-        tmp_path / "a.txt", vocabulary, batch_tokens=4, max_length=4, shuffle=False, passes=1
-    )
+    found = batches(tmp_path / "a.txt", vocabulary, batch_tokens=4, max_length=4)
     # Four positions are one row: as many batches as rows, all full but the last.
     counts = [int(np.count_nonzero(inputs)) for inputs, _ in found]
     assert counts == [4] * (rows - 1) + [words + 1 - 4 * (rows - 1)]
     assert batches_per_pass({words: 1}, batch_tokens=4, max_length=4) == rows
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_every_word_is_predicted_once(corpus, vocabulary, shuffle):
-    found = batches(corpus, vocabulary, shuffle=shuffle, passes=1)
+def test_every_word_is_predicted_once(corpus, vocabulary):
+    found = batches(corpus, vocabulary)
     assert predicted(found, vocabulary) == expected(corpus)
     for inputs, _ in found:
         assert len(inputs[0]) in bucket_boundaries(16)
@@ -125,8 +112,8 @@ def test_batches_per_pass_is_what_the_pipeline_makes(corpus, vocabulary):
         {"batch_tokens": 4, "max_length": 10},
         {"batch_tokens": 5000, "max_length": 64},
     ):
-        found = batches(corpus, vocabulary, passes=2, **sizes)
-        assert len(found) == 2 * batches_per_pass(lengths, **sizes)
+        found = batches(corpus, vocabulary, lengths=lengths, **sizes)
+        assert len(found) == batches_per_pass(lengths, **sizes)
 
 
 def test_more_rows_than_are_batched_at_a_time(tmp_path):
@@ -134,61 +121,15 @@ def test_more_rows_than_are_batched_at_a_time(tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("".join("x " * lines.randint(1, 12) + "\n" for _ in range(10_000)))
     vocabulary = Vocabulary(["</S>", "<S>", "<UNK>", "x"])
-    for shuffle in (False, True):
-        sizes = {"batch_tokens": 20_000, "max_length": 12}
-        found = batches(path, vocabulary, shuffle=shuffle, shuffle_buffer=500, passes=1, **sizes)
-        assert predicted(found, vocabulary) == expected(path)
-        assert len(found) == batches_per_pass(survey(path).lengths, **sizes)
+    sizes = {"batch_tokens": 20_000, "max_length": 12}
+    found = batches(path, vocabulary, **sizes)
+    assert predicted(found, vocabulary) == expected(path)
+    assert len(found) == batches_per_pass(survey(path).lengths, **sizes)
 
 
-def test_seed_decides(corpus, vocabulary):
-    first = batches(corpus, vocabulary, passes=2, seed=3)
-    assert batches(corpus, vocabulary, passes=2, seed=3) == first
-    assert batches(corpus, vocabulary, passes=2, seed=4) != first
-    half = len(first) // 2
-    assert first[:half] != first[half:]
-    assert predicted(first[:half], vocabulary) == predicted(first[half:], vocabulary)
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_start_batch_goes_on_as_an_uninterrupted_run(corpus, vocabulary, shuffle):
-    lengths = survey(corpus).lengths
-    one = batches_per_pass(lengths, **SIZES)
-    uninterrupted = batches(corpus, vocabulary, shuffle=shuffle, count=3 * one)
-    for start, known in ((one - 1, lengths), (2 * one + 7, lengths), (one, None)):
-        found = batches(
-            corpus, vocabulary, shuffle=shuffle, start_batch=start, lengths=known, count=5
-        )
-        assert found == uninterrupted[start : start + 5]
-
-
-def test_start_batch_within_a_number_of_passes(corpus, vocabulary):
-    everything = batches(corpus, vocabulary, passes=2)
-    start = len(everything) - 3
-    assert batches(corpus, vocabulary, passes=2, start_batch=start) == everything[start:]
-    assert batches(corpus, vocabulary, passes=2, start_batch=len(everything)) == []
-    assert batches(corpus, vocabulary, passes=2, start_batch=10 * len(everything)) == []
-
-
-def test_shards_are_a_partition_in_every_pass(corpus, vocabulary):
-    total = collections.Counter()
-    for index in range(2):
-        shard = {"shard_index": index, "shard_count": 2}
-        lengths = sentence_lengths(corpus, **shard)
-        one = batches_per_pass(lengths, **SIZES)
-        found = batches(corpus, vocabulary, passes=2, **shard)
-        assert len(found) == 2 * one
-        first, second = (predicted(part, vocabulary) for part in (found[:one], found[one:]))
-        assert first == second
-        total += first
-        assert (
-            batches(corpus, vocabulary, passes=2, start_batch=one + 2, **shard) == found[one + 2 :]
-        )
-    assert total == expected(corpus)
-
-
-def test_sentence_lengths_of_one_shard_are_those_of_the_survey(corpus):
-    assert sentence_lengths(corpus) == survey(corpus).lengths
+def test_other_lengths_than_those_of_the_files(corpus, vocabulary):
+    with pytest.raises(tf.errors.FailedPreconditionError):
+        batches(corpus, vocabulary, lengths=survey(corpus[:1]).lengths)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +137,6 @@ def test_sentence_lengths_of_one_shard_are_those_of_the_survey(corpus):
     [
         ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
-        ({"passes": 0}, "passes must be at least 1, got 0"),
-        ({"start_batch": -1}, "start_batch must be at least 0, got -1"),
-        ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1, got 0"),
-        ({"shard_count": 0}, "shard_count must be at least 1, got 0"),
-        (
-            {"shard_index": 2, "shard_count": 2},
-            "shard_index must be less than shard_count=2, got 2",
-        ),
     ],
 )
 def test_arguments_are_checked(corpus, vocabulary, options, message):
@@ -211,19 +144,8 @@ def test_arguments_are_checked(corpus, vocabulary, options, message):
         batches(corpus, vocabulary, **options)
 
 
-def test_nothing_to_read_is_an_error_and_no_endless_wait(tmp_path, vocabulary):
-    path = tmp_path / "a.txt"
-    path.write_text("one\n\n")
-    with pytest.raises(TextError, match=r"a.txt: no sentence for shard 1 of 2"):
-        batches(path, vocabulary, shard_index=1, shard_count=2)
+def test_nothing_to_read_is_an_error(tmp_path, vocabulary):
     with pytest.raises(TextError, match=r"b.txt: no such file"):
         batches(tmp_path / "b.txt", vocabulary)
     with pytest.raises(ValueError, match="lengths is empty"):
         batches_per_pass({}, **SIZES)
-
-
-@pytest.mark.parametrize("global_seed", [0, 7])
-def test_the_process_global_seed_has_no_say(corpus, vocabulary, global_seed):
-    before = batches(corpus, vocabulary, seed=3, passes=2)
-    tf.random.set_seed(global_seed)
-    assert batches(corpus, vocabulary, seed=3, passes=2) == before

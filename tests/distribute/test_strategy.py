@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.distribute import MixedStrategy, collectives
+from tfmoe.distribute import MixedStrategy, collectives, distribute_rows
 from tfmoe.distribute.shards import sharded
 from tfmoe.distribute.strategy import form_groups, rows_of
 from tfmoe.distribute.tensorflow_internals import ReplicaSeeds, ShardedVariable
@@ -65,6 +65,32 @@ def test_invalid_devices(devices, message):
 @pytest.mark.parametrize("prefix", ["", "/", "/device:"])
 def test_spellings_of_a_device(prefix):
     assert MixedStrategy([f"{prefix}CPU:0", f"{prefix}CPU:1"]).num_replicas_in_sync == 2
+
+
+def test_a_worker_asks_for_its_rows_only():
+    """Of batches of rows 10·n, 10·n + 1, …: batch n has n + 1 rows."""
+    strategy = MixedStrategy(["CPU:0", "CPU:1"])
+    asked = []
+
+    def rows(first, num_local, replicas):
+        asked.append((first, num_local, replicas))
+
+        def rows_of_replica(number):
+            batch, replica = number // num_local, first + number % num_local
+            size = batch + 1
+            return 10 * batch + tf.range(size * replica // 2, size * (replica + 1) // 2)
+
+        return tf.data.Dataset.range(6).map(rows_of_replica)
+
+    batches = distribute_rows(strategy, rows)
+    assert isinstance(batches, tf.distribute.DistributedDataset)
+    found = [
+        [part.numpy().tolist() for part in strategy.experimental_local_results(batch)]
+        for batch in batches
+    ]
+    assert found == [[[], [0]], [[10], [11]], [[20], [21, 22]]]
+    assert [batch.numpy().tolist() for batch in distribute_rows(None, rows).take(2)] == [[], [10]]
+    assert asked == [(0, 2, 2), (0, 1, 1)]
 
 
 def test_devices_and_a_cluster_exclude_each_other():

@@ -41,7 +41,7 @@ def test_rows_equal_those_of_evaluation(tmp_path):
     batches = numbered_batches(tmp_path / "text.txt", VOCABULARY, **settings)
     assert all(batch.inputs.size <= 64 or len(batch.inputs) == 1 for batch in batches)
     evaluated = data_pipelines.language_model_batches(
-        [str(tmp_path / "text.txt")], VOCABULARY, shuffle=False, passes=1, **settings
+        [str(tmp_path / "text.txt")], VOCABULARY, **settings
     )
     expected = [
         [int(token) for token in row if token] for inputs, _ in evaluated for row in inputs.numpy()

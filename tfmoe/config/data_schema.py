@@ -64,7 +64,11 @@ COMMON_KEYS = {
             100,
             "maximum number of steps of a row; a longer sentence continues in the next row.",
         ),
-        "shuffle_buffer": (ShuffleBuffer, 100_000, "number of rows in the shuffle buffer."),
+        "shuffle_buffer": (
+            ShuffleBuffer,
+            100_000,
+            "without effect: the whole text is shuffled. Accepted for configs of before.",
+        ),
     },
     "parallel": {
         "vocabulary": (
@@ -85,7 +89,7 @@ COMMON_KEYS = {
         "shuffle_buffer": (
             ShuffleBuffer,
             100_000,
-            "number of sentence pairs in the shuffle buffer.",
+            "without effect: the whole text is shuffled. Accepted for configs of before.",
         ),
     },
 }

@@ -6,6 +6,7 @@ from tfmoe.distribute.one_device import on_one_device
 from tfmoe.distribute.strategy import MixedStrategy
 from tfmoe.distribute.tensorflow_internals import abort_collectives
 from tfmoe.distribute.workers import (
+    distribute_rows,
     is_first_worker,
     is_mixed,
     sum_over_workers,
@@ -16,6 +17,7 @@ __all__ = [
     "MixedStrategy",
     "abort_collectives",
     "cluster_resolver",
+    "distribute_rows",
     "is_first_worker",
     "is_mixed",
     "local_devices",

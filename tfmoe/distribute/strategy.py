@@ -1,6 +1,6 @@
 """Mixed data and expert parallelism (section 3.1 of the paper) for `model.fit`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -37,9 +37,10 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     Every batch of a dataset passed to `fit`, `evaluate` or `predict` is a global batch of B rows.
     Replica r of R processes rows `B·r//R` to `B·(r+1)//R`, none if B < R. Each worker reads the
-    whole dataset, which must be the same on all workers (seed its shuffling). As with every
-    strategy, the loss of a Keras model with `compile(loss=…)` is the mean of the replicas' means,
-    so use batch sizes that R divides. The models of `tfmoe.models` accept any batch size.
+    whole dataset, which must be the same on all workers (seed its shuffling); `distribute_rows`
+    takes a dataset of the worker's rows instead. As with every strategy, the loss of a Keras model
+    with `compile(loss=…)` is the mean of the replicas' means, so use batch sizes that R divides.
+    The models of `tfmoe.models` accept any batch size.
 
     `variable.numpy()`, saving and loading use one logical tensor with all experts. With several
     workers, reading a sharded variable outside of `run` is a collective operation: every worker
@@ -107,23 +108,38 @@ class MixedStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             dataset: yields global batches.
             options: `tf.distribute.InputOptions`, or `None`.
         """
-        replicas = self.num_replicas_in_sync
+
+        def rows(first, num_local, replicas):
+            def split(*batch):
+                batch = batch[0] if len(batch) == 1 else batch
+                datasets = [
+                    tf.data.Dataset.from_tensors(rows_of(batch, replica, replicas))
+                    for replica in range(first, first + num_local)
+                ]
+                result = datasets[0]
+                for other in datasets[1:]:
+                    result = result.concatenate(other)
+                return result
+
+            return dataset.flat_map(split)
+
+        return self.distribute_rows(rows, options)
+
+    def distribute_rows(
+        self, rows: Callable[[int, int, int], tf.data.Dataset], options=None
+    ) -> tf.distribute.DistributedDataset:
+        """Distributes batches of which each worker reads only its own rows.
+
+        Args:
+            rows: function of `(first, num_local, R)` that returns a dataset: of each batch, the
+                rows of replica `first`, then those of `first + 1`, …, `first + num_local - 1`.
+                Replica r gets rows `B·r//R` to `B·(r+1)//R`.
+            options: `tf.distribute.InputOptions`, or `None`.
+        """
         num_local = len(self.extended.worker_devices)
-        first = self.worker * num_local
-
-        def split(*batch):
-            batch = batch[0] if len(batch) == 1 else batch
-            datasets = [
-                tf.data.Dataset.from_tensors(rows_of(batch, replica, replicas))
-                for replica in range(first, first + num_local)
-            ]
-            result = datasets[0]
-            for other in datasets[1:]:
-                result = result.concatenate(other)
-            return result
-
+        dataset = rows(self.worker * num_local, num_local, self.num_replicas_in_sync)
         return self.distribute_datasets_from_function(
-            lambda _: dataset.flat_map(split).prefetch(2 * num_local), options
+            lambda _: dataset.prefetch(2 * num_local), options
         )
 
     def reduce(self, reduce_op, value, axis):

@@ -1,5 +1,6 @@
 """The workers (processes) of a strategy: one, except for a `MixedStrategy` on a cluster."""
 
+from collections.abc import Callable
 from typing import TypeGuard
 
 import tensorflow as tf
@@ -58,3 +59,16 @@ def wait_for_workers(strategy: tf.distribute.Strategy | None) -> None:
         strategy: any strategy, or `None`.
     """
     sum_over_workers(strategy, 0)
+
+
+def distribute_rows(
+    strategy: tf.distribute.Strategy | None, rows: Callable[[int, int, int], tf.data.Dataset]
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Batches for `fit` of which each worker reads only its own rows.
+
+    Args:
+        strategy: any strategy, or `None`.
+        rows: as for `MixedStrategy.distribute_rows`; without such a strategy `rows(0, 1, 1)` is the
+            result.
+    """
+    return strategy.distribute_rows(rows) if is_mixed(strategy) else rows(0, 1, 1)

@@ -9,8 +9,8 @@ import importlib
 from tfmoe.tasks.tensorflow_import import import_tensorflow
 
 _MODULES = {
-    "build_batches": "tfmoe.tasks.language_modeling",
-    "build_parallel_batches": "tfmoe.tasks.translation",
+    "build_batches": "tfmoe.tasks.text_batches",
+    "build_parallel_batches": "tfmoe.tasks.text_batches",
     "build_splits": "tfmoe.tasks.corpora",
     "build_subwords": "tfmoe.tasks.vocabularies",
     "build_translator": "tfmoe.tasks.translation",

@@ -10,20 +10,32 @@ from tfmoe.config.schema import Config
 from tfmoe.data_pipelines import Splits
 
 
+def cache_directory():
+    """The folder of all generated, converted and prepared text: `$TFMOE_CACHE`, or the folder
+    `tfmoe` of `$XDG_CACHE_HOME` or `~/.cache`.
+    """
+    root = os.environ.get("TFMOE_CACHE")
+    if root:
+        return pathlib.Path(root)
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "tfmoe"
+
+
+def prepared_directory():
+    """The folder of prepared text, shared by all runs: files are found by the text's content."""
+    return cache_directory() / "prepared"
+
+
 def corpus_directory(data):
     """The folder of text that a `data` section generates or converts, shared by all runs that use
     it.
 
-    It is in `$TFMOE_CACHE`, or in the folder `tfmoe` of `$XDG_CACHE_HOME` or `~/.cache`. Its name
-    depends on the settings that determine the text, not on vocabulary or batches.
+    It is in `cache_directory()`. Its name depends on the settings that determine the text, not on
+    vocabulary or batches.
     """
-    root = os.environ.get("TFMOE_CACHE")
-    if not root:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        root = pathlib.Path(cache) / "tfmoe"
     settings = {"name": data.name, **corpus_of(data).cache_settings()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    return pathlib.Path(root) / f"{data.name}-{digest}"
+    return cache_directory() / f"{data.name}-{digest}"
 
 
 def build_splits(config: Config, directory: str | os.PathLike) -> Splits:

@@ -8,8 +8,8 @@ from tfmoe.data_pipelines import survey
 from tfmoe.inspection.summary import HEADING, by_load, expert_rows
 from tfmoe.inspection.use import expert_use
 from tfmoe.tasks.corpora import find_splits
-from tfmoe.tasks.language_modeling import build_batches
 from tfmoe.tasks.runs import load_run
+from tfmoe.tasks.text_batches import build_batches
 from tfmoe.training.run_directory import RunDirectory
 
 LABELS = {"moe": "mixture of experts", "dense": "dense", "kneser_ney": "Kneser-Ney 5-gram"}

@@ -2,22 +2,19 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfmoe import data_pipelines
-from tfmoe.config.schema import Config
-from tfmoe.data_pipelines import Vocabulary, graph_tokenization
+from tfmoe.data_pipelines import graph_tokenization
 from tfmoe.inspection import count_lines, numbered_batches
 from tfmoe.serving.exported import Exported
 from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.language_model import ServingLanguageModel
 from tfmoe.serving.portable_language_model import PortableLanguageModel
-from tfmoe.tasks.corpora import corpus_directory
+from tfmoe.tasks.corpora import corpus_directory, prepared_directory
 from tfmoe.tasks.task import Task
+from tfmoe.tasks.text_batches import build_batches, sentence_training_batches
 from tfmoe.tasks.vocabularies import build_vocabulary
 
 MAX_LABELLED_FILES = 30
@@ -40,15 +37,25 @@ class LanguageTask(Task):
     def __init__(self, config):
         super().__init__(config)
         self._surveyed = {}
+        self._training_batches = {}
+
+    @functools.cached_property
+    def texts(self):
+        """`{"train": data_pipelines.PreparedText, …}`: the text, which is read once and checked."""
+        return {
+            part: data_pipelines.prepare_text(files, prepared_directory())
+            for part, files in vars(self.splits).items()
+            if files
+        }
 
     @functools.cached_property
     def surveys(self):
-        """`{"train": data_pipelines.Survey, …}`: statistics of the text, which is read once and
-        checked.
-        """
-        surveys = {part: self.survey(files) for part, files in vars(self.splits).items() if files}
+        """`{"train": data_pipelines.Survey, …}`: statistics of the text."""
+        surveys = {part: text.survey for part, text in self.texts.items()}
         for line in self.corpus.check_surveys(surveys):
             print(line)
+        for part, survey in surveys.items():
+            self._surveyed[tuple(getattr(self.splits, part))] = survey
         return surveys
 
     def survey(self, files):
@@ -59,14 +66,16 @@ class LanguageTask(Task):
         return self._surveyed[key]
 
     def corpus_statistics(self):
-        """Reads the whole text. Generates it first if needed.
+        """Prepares the text, unless it is. Generates it first if needed.
 
         Returns:
-            The statistics that a run stores: `{"train": {"files", "sentences", "words"}, …}`.
+            The statistics that a run stores: `{"train": {"files", "content", "sentences",
+            "words"}, …}`.
         """
         return {
             part: {
                 "files": getattr(self.splits, part),
+                "content": self.texts[part].content,
                 "sentences": survey.sentences,
                 "words": survey.tokens,
             }
@@ -94,11 +103,21 @@ class LanguageTask(Task):
             )
         yield f"vocabulary of {len(vocabulary):,}"
 
-    def batches(self, files, vocabulary, *, training, **arguments):
-        return build_batches(self.config, files, vocabulary, training=training, **arguments)
+    def batches(self, files, vocabulary, **arguments):
+        return build_batches(self.config, files, vocabulary, training=False, **arguments)
 
     def lengths(self, part, vocabulary):
-        return self.surveys[part].lengths
+        return self.texts[part].lengths
+
+    def training_batches(self, vocabulary):
+        key = vocabulary.fingerprint
+        if key not in self._training_batches:
+            batches = sentence_training_batches(self.config, self.texts["train"], vocabulary)
+            self._training_batches[key] = batches
+        return self._training_batches[key]
+
+    def shards(self, vocabulary):
+        return [text.shards for text in self.texts.values()]
 
     def batches_per_epoch(self, vocabulary):
         """Number of batches of one pass over the training text."""
@@ -208,7 +227,7 @@ class LanguageTask(Task):
             (`moe_1_cv_load`, …).
         """
         survey = self.survey(files)
-        batches = self.batches(files, vocabulary, training=False, lengths=survey.lengths)
+        batches = self.batches(files, vocabulary, lengths=survey.lengths)
         metrics = evaluate_perplexity(model, batches, callbacks, verbose)
         known = sum(count for word, count in survey.words.items() if word in vocabulary)
         first = ("perplexity", "tokens")
@@ -248,36 +267,3 @@ def evaluate_perplexity(model, batches, callbacks, verbose):
         "loss": float(total / tokens),
         **load_metrics,
     }
-
-
-def build_batches(
-    config: Config,
-    files: Sequence[str],
-    vocabulary: Vocabulary,
-    *,
-    training: bool,
-    **arguments: Any,
-) -> tf.data.Dataset:
-    """Builds the batches of text files with the settings of a config.
-
-    Args:
-        config: a `Config`.
-        files: the files of one part of a `Splits`.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary`.
-        training: `True` for endless shuffled batches, `False` for one pass in order.
-        **arguments: further arguments of `tfmoe.data_pipelines.language_model_batches`
-            (`start_batch`, `lengths`, shards).
-
-    Returns:
-        Dataset of `(inputs, targets)`, both int32 `[B, S]`.
-    """
-    return data_pipelines.language_model_batches(
-        files,
-        vocabulary,
-        batch_tokens=config.data.batch_tokens,
-        max_length=config.data.max_length,
-        shuffle=training,
-        shuffle_buffer=config.data.shuffle_buffer,
-        seed=config.training.seed,
-        **{"passes": None if training else 1, **arguments},
-    )

@@ -104,7 +104,7 @@ def prune_run(
     old_model = compiled_model(config, len(vocabulary))
     load_weights(old_model, run.checkpoints, "best")
     with new_folder(out) as new_run:
-        batches = task.batches(files, vocabulary, training=False)
+        batches = task.batches(files, vocabulary)
         saliency = expert_saliency(old_model, batches, [place.layer for place in places])
         kept = {place: most_salient(saliency[place.layer], place.kept) for place in places}
         mixtures = {
@@ -115,7 +115,7 @@ def prune_run(
             }
             for place in places
         }
-        test_batches = counted(task.batches(test, vocabulary, training=False))
+        test_batches = counted(task.batches(test, vocabulary))
         before = perplexity(old_model, test_batches)
         model = compiled_model(new_config, len(vocabulary))
         old_layers, layers = mixtures_of(old_model), mixtures_of(model)

@@ -2,6 +2,7 @@
 
 from tfmoe.config.loader import load_config
 from tfmoe.config.problems import key_of
+from tfmoe.data_pipelines.prepared.order import TRAINING_ORDER
 from tfmoe.tasks.resume_hint import resume_command
 
 
@@ -35,7 +36,12 @@ def check_text(run, text):
         run: a `RunDirectory`.
         text: the present statistics of the text, as `run.json` stores them.
     """
-    changed = [key for key in differences(run.read_facts()["text"], text) if ".files" not in key]
+    known = run.read_facts()["text"]
+    text = {  # runs of version 0.1.0 do not have the content
+        part: {key: value for key, value in facts.items() if key in known.get(part, facts)}
+        for part, facts in text.items()
+    }
+    changed = [key for key in differences(known, text) if ".files" not in key]
     if changed:
         raise ValueError(
             f"the text has changed since {run.path} was started: {', '.join(changed)} differ from "
@@ -85,3 +91,9 @@ def restore(state, config, run, steps):
         )
     where = f"step {steps_done} of {steps} in epoch {epoch + 1}" if steps_done else f"epoch {epoch}"
     print(f"resuming {run.path} after {where}\n", flush=True)
+    if run.read_facts().get("training_order") != TRAINING_ORDER:
+        print(
+            f"{run.path} was started by a version that read the training text in another order: "
+            f"training goes on with batch {state.step + 1:,} of the new order\n",
+            flush=True,
+        )

@@ -10,7 +10,7 @@ from tfmoe.tasks.corpora import find_splits
 class Task:
     """Base class of tasks. Reads nothing before a method needs it.
 
-    A subclass implements `names_of`, `batches` and `lengths`.
+    A subclass implements `names_of`, `batches`, `lengths`, `training_batches` and `shards`.
 
     Args:
         config: a `Config`.
@@ -45,9 +45,9 @@ class Task:
         """The paths of all files of a part of the text, a list of strings."""
         raise NotImplementedError("a task must implement names_of(files)")
 
-    def batches(self, files, vocabulary, *, training, **arguments):
-        """Builds batches of files with the settings of the config: endless and shuffled for
-        training, one pass in order otherwise.
+    def batches(self, files, vocabulary, **arguments):
+        """Builds batches of files with the settings of the config, to evaluate on: one pass in
+        order.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement batches(files, …)")
 
@@ -55,15 +55,29 @@ class Task:
         """The lengths of the sentences of a part of the text, as `batches` takes them."""
         raise NotImplementedError(f"{type(self).__name__} must implement lengths(part, vocabulary)")
 
-    def training_batches(self, vocabulary, start_batch):
-        """Endless batches of the training text, beginning with the batch `start_batch`."""
-        return self.batches(
-            self.splits.train,
-            vocabulary,
-            training=True,
-            start_batch=start_batch,
-            lengths=self.lengths("train", vocabulary),
-        )
+    def training_batches(self, vocabulary):
+        """The `tfmoe.data_pipelines.TrainingBatches` of the training text. Prepares it if it is
+        not yet.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement training_batches(…)")
+
+    def shards(self, vocabulary):
+        """The prepared text: `tfmoe.data_pipelines.prepared.shards.Shards` of all parts."""
+        raise NotImplementedError(f"{type(self).__name__} must implement shards(vocabulary)")
+
+    def check_prepared(self, vocabulary):
+        """Reads the prepared text, and compares its checksums.
+
+        Returns:
+            The folders of the prepared text.
+
+        Raises:
+            TextError: if a file is damaged.
+        """
+        every = self.shards(vocabulary)
+        for shards in every:
+            shards.check()
+        return [*(shards.folder for shards in every), self.training_batches(vocabulary).folder]
 
     def validation_batches(self, vocabulary):
         """Batches of the validation text, or `None` if there is none."""
@@ -72,6 +86,5 @@ class Task:
         return self.batches(
             self.splits.valid,
             vocabulary,
-            training=False,
             lengths=self.lengths("valid", vocabulary),
         )

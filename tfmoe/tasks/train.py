@@ -16,7 +16,9 @@ from tfmoe.config.builders import build_model, build_optimizer, build_strategy
 from tfmoe.config.loader import dump_config, load_config
 from tfmoe.config.schema import Config
 from tfmoe.data_pipelines.atomic_write import atomic_write
+from tfmoe.data_pipelines.prepared.order import TRAINING_ORDER
 from tfmoe.distribute import (
+    distribute_rows,
     is_first_worker,
     stopping_when_a_worker_is_gone,
     wait_for_workers,
@@ -151,9 +153,14 @@ def fit_epochs(task, run, model, vocabulary, state, steps, callbacks):
     if validation is not None and training.validation_batches:
         validation = validation.take(training.validation_batches)
 
+    batches = task.training_batches(vocabulary)
+
     def fit(first_epoch, epochs, steps_per_epoch):
+        start = state.step
         model.fit(
-            task.training_batches(vocabulary, start_batch=state.step),
+            distribute_rows(
+                model.distribute_strategy, lambda *replicas: batches.dataset(start, *replicas)
+            ),
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
@@ -183,7 +190,8 @@ def expert_summaries(task, run, model, vocabulary, sentences=200):
 
 
 def prepare_data(task, run=None, resumed=False, writes=True):
-    """Finds or generates the text, checks and counts it, and builds or loads the vocabulary.
+    """Finds or generates the text, prepares it unless it is prepared, and builds or loads the
+    vocabulary.
 
     Args:
         task: the task of a config.
@@ -195,7 +203,7 @@ def prepare_data(task, run=None, resumed=False, writes=True):
     Returns:
         The vocabulary.
     """
-    print(f"reading {task.config.data.name} …", flush=True)
+    print(f"preparing {task.config.data.name} …", flush=True)
     text = task.corpus_statistics()
     if resumed:
         check_text(run, text)
@@ -203,7 +211,12 @@ def prepare_data(task, run=None, resumed=False, writes=True):
     vocabulary = task.new_vocabulary()
     if run is not None and writes:
         vocabulary.save(task.vocabulary_file(run))
-        facts = {"vocabulary": vocabulary.fingerprint, "text": text, "versions": versions()}
+        facts = {
+            "vocabulary": vocabulary.fingerprint,
+            "text": text,
+            "training_order": TRAINING_ORDER,
+            "versions": versions(),
+        }
         run.write_json(run.facts, facts)
     return vocabulary
 
@@ -219,8 +232,8 @@ def versions():
 
 
 def prepare_config(name: str, overrides: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Does everything before training: generates text if needed, checks and counts it, builds the
-    vocabulary, and prints statistics of text and model.
+    """Does everything before training: generates text if needed, checks it, writes it as ids into
+    the cache, builds the vocabulary, and prints statistics of text and model.
 
     Args:
         name: a YAML file, or the name of a shipped config.
@@ -232,6 +245,11 @@ def prepare_config(name: str, overrides: Iterable[str] = ()) -> dict[str, list[s
     task = task_of(load_config(name, overrides))
     vocabulary = prepare_data(task)
     describe_model(task, build_model(task.config, len(vocabulary)), vocabulary)
+    folders = task.check_prepared(vocabulary)
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    print(f"prepared text: {size / 1e6:,.1f} MB in")
+    for folder in folders:
+        print(f"  {folder}")
     text = task.corpus_statistics()
     return {part: text.get(part, {"files": []})["files"] for part in ("train", "valid", "test")}
 

@@ -1,14 +1,13 @@
 """The task of a translation model: text, batches, evaluation and export for a config."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfmoe import data_pipelines
 from tfmoe.config.schema import Config
+from tfmoe.data_pipelines.prepared.surveys import parallel_content, prepared_survey
 from tfmoe.distribute import is_first_worker, is_mixed, on_one_device
 from tfmoe.extras import require
 from tfmoe.inspection import count_lines, numbered_pairs
@@ -18,9 +17,10 @@ from tfmoe.serving.frozen_weights import FrozenWeights
 from tfmoe.serving.portable_translation import PortableTranslationModel
 from tfmoe.serving.translation import ServingTranslator
 from tfmoe.serving.translator import Translator
-from tfmoe.tasks.corpora import corpus_directory
+from tfmoe.tasks.corpora import corpus_directory, prepared_directory
 from tfmoe.tasks.language_modeling import evaluate_perplexity
 from tfmoe.tasks.task import Task
+from tfmoe.tasks.text_batches import build_parallel_batches, pair_training_batches
 from tfmoe.tasks.translation_quality import bleu, multi_bleu
 from tfmoe.tasks.vocabularies import build_subwords
 
@@ -42,7 +42,8 @@ class TranslationTask(Task):
     def __init__(self, config):
         require(*PACKAGES)
         super().__init__(config)
-        self._lengths = {}
+        self._texts = {}
+        self._training_batches = {}
 
     @functools.cached_property
     def surveys(self):
@@ -53,15 +54,24 @@ class TranslationTask(Task):
 
     def survey(self, files):
         """The `tfmoe.data_pipelines.ParallelSurvey` of each item of a list of `ParallelFiles`."""
-        empty = self.corpus.empty_sides
-        return [data_pipelines.survey_parallel(direction, empty=empty) for direction in files]
+        folder, empty = prepared_directory(), self.corpus.empty_sides
+        return [prepared_survey(direction, folder, empty) for direction in files]
+
+    def text(self, part, vocabulary):
+        """The `tfmoe.data_pipelines.PreparedPairs` of a part of the text."""
+        key = part, vocabulary.fingerprint
+        if key not in self._texts:
+            files = getattr(self.splits, part)
+            text = data_pipelines.prepare_pairs(files, vocabulary, prepared_directory())
+            self._texts[key] = text
+        return self._texts[key]
 
     def corpus_statistics(self):
-        """Reads the whole text. Generates it first if needed.
+        """Reads the whole text, unless its content is known. Generates it first if needed.
 
         Returns:
-            The statistics that a run stores: `{"train": {"files", "sentences", "words"}, …}`, with
-            the words of both sides.
+            The statistics that a run stores: `{"train": {"files", "content", "sentences",
+            "words"}, …}`, with the words of both sides.
         """
         return {
             part: {
@@ -70,6 +80,7 @@ class TranslationTask(Task):
                     for files in getattr(self.splits, part)
                     for path in files.source + files.target
                 ],
+                "content": parallel_content(getattr(self.splits, part), prepared_directory()),
                 "sentences": sum(survey.pairs for survey in surveys),
                 "words": sum(survey.source_words + survey.target_words for survey in surveys),
             }
@@ -103,16 +114,28 @@ class TranslationTask(Task):
             yield f"{too_long:,} training pairs are longer than max_length={max_length}"
         yield f"vocabulary of {len(vocabulary):,} subwords"
 
-    def batches(self, files, vocabulary, *, training, **arguments):
-        return build_parallel_batches(
-            self.config, files, vocabulary, training=training, **arguments
-        )
+    def batches(self, files, vocabulary, **arguments):
+        return build_parallel_batches(self.config, files, vocabulary, training=False, **arguments)
 
     def lengths(self, part, vocabulary):
-        if part not in self._lengths:
-            files = getattr(self.splits, part)
-            self._lengths[part] = data_pipelines.pair_lengths(files, vocabulary)
-        return self._lengths[part]
+        return self.text(part, vocabulary).lengths
+
+    def training_batches(self, vocabulary):
+        key = vocabulary.fingerprint
+        if key not in self._training_batches:
+            text = self.text("train", vocabulary)
+            self._training_batches[key] = pair_training_batches(self.config, text, vocabulary)
+        return self._training_batches[key]
+
+    def shards(self, vocabulary):
+        every = (
+            shards
+            for part, files in vars(self.splits).items()
+            if files
+            for sides in self.text(part, vocabulary).sides
+            for shards in sides
+        )
+        return list({shards.folder: shards for shards in every}.values())
 
     def batches_per_epoch(self, vocabulary):
         """Number of batches of one pass over the training text."""
@@ -244,7 +267,7 @@ class TranslationTask(Task):
             `multi_bleu` are means over the directions, and `directions` has their figures. Only the
             first worker of a cluster translates; the other workers return the rest.
         """
-        batches = self.batches(files, vocabulary, training=False)
+        batches = self.batches(files, vocabulary)
         metrics = evaluate_perplexity(model, batches, callbacks, verbose)
         strategy = model.distribute_strategy
         if is_mixed(strategy):
@@ -293,40 +316,6 @@ class TranslationTask(Task):
             f"{result['sentences']:,} sentences"
         )
         return "\n".join(lines)
-
-
-def build_parallel_batches(
-    config: Config,
-    files: Sequence[data_pipelines.ParallelFiles],
-    subwords: data_pipelines.Subwords,
-    *,
-    training: bool,
-    **arguments: Any,
-) -> tf.data.Dataset:
-    """Builds the batches of parallel text with the settings of a config.
-
-    Args:
-        config: a `Config` of a translation model.
-        files: list of `tfmoe.data_pipelines.ParallelFiles`.
-        subwords: a `tfmoe.data_pipelines.Subwords`.
-        training: `True` for endless shuffled batches, `False` for one pass in order.
-        **arguments: further arguments of `tfmoe.data_pipelines.parallel_batches` (`start_batch`,
-            `lengths`).
-
-    Returns:
-        Dataset of `((source, target), targets)`, int32 `[B, S]`, `[B, T]` and `[B, T]`.
-    """
-    return data_pipelines.parallel_batches(
-        files,
-        subwords,
-        batch_tokens=config.data.batch_tokens,
-        max_length=config.data.max_length,
-        shuffle=training,
-        shuffle_buffer=config.data.shuffle_buffer,
-        seed=config.training.seed,
-        tag_language=bool(subwords.languages),
-        **{"passes": None if training else 1, **arguments},
-    )
 
 
 def build_translator(

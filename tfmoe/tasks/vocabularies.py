@@ -7,6 +7,8 @@ from tfmoe import data_pipelines
 from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.config.schema import Config
+from tfmoe.data_pipelines.prepared.surveys import prepared_subwords
+from tfmoe.tasks.corpora import prepared_directory
 
 
 def build_vocabulary(
@@ -74,13 +76,18 @@ def _train_subwords(settings, corpus, files):
         for pair in data_pipelines.sentence_pairs(parallel_files, empty=corpus.empty_sides)
         for sentence in pair
     )
+    decides = {
+        "size": settings.size,
+        "languages": corpus.target_languages,
+        "character_coverage": settings.character_coverage,
+    }
+
+    def train():
+        return data_pipelines.Subwords.train(sentences, **decides)
+
     with _key_named("size"):
-        return data_pipelines.Subwords.train(
-            sentences,
-            settings.size,
-            languages=corpus.target_languages,
-            character_coverage=settings.character_coverage,
-        )
+        unique = data_pipelines.without_reversed(files)
+        return prepared_subwords(unique, prepared_directory(), decides, train)
 
 
 @contextlib.contextmanager

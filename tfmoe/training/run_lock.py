@@ -16,7 +16,6 @@ The file's content names the owner of the lock, for the error message of other p
 """
 
 import contextlib
-import errno
 import json
 import os
 import pathlib
@@ -24,14 +23,9 @@ import socket
 import sys
 import time
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from tfmoe.data_pipelines.file_locks import WITHOUT_LOCKS, is_there, lock
 
 FILE = ".lock"
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-LOCKED_BYTE = 1 << 30  # on Windows: after the owner's name, since locked bytes cannot be read
 
 
 @contextlib.contextmanager
@@ -107,31 +101,6 @@ def locked(path):
             if is_there(path, file):
                 yield file
                 return
-
-
-def lock(file):
-    """Locks an open file until it is closed.
-
-    Raises:
-        BlockingIOError: if it is already locked.
-        OSError: if the file system has no locks.
-    """
-    if sys.platform == "win32":
-        os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def is_there(path, file):
-    """Whether a path still refers to an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def write_owner(file):

@@ -35,7 +35,9 @@ def test_creating_a_task_reads_nothing():
 
 def test_statistics_and_report():
     task = task_of(load(ONE))
-    assert task.corpus_statistics() == {
+    facts = task.corpus_statistics()
+    assert all(len(part.pop("content")) == 20 for part in facts.values())
+    assert facts == {
         "train": {"files": ["train.en", "train.de"], "sentences": 12, "words": 48},
         "valid": {"files": ["valid.en", "valid.de"], "sentences": 2, "words": 6},
         "test": {"files": ["test.en", "test.de"], "sentences": 3, "words": 8},
@@ -68,7 +70,7 @@ def test_batches():
     task = task_of(config)
     vocabulary = task.new_vocabulary()
     steps = task.batches_per_epoch(vocabulary)
-    training = batches_of(task.training_batches(vocabulary, 0).take(2 * steps))
+    training = batches_of(task.training_batches(vocabulary).dataset().take(2 * steps))
     expected = sorted(
         zip(TEXT["train.en"].splitlines(), TEXT["train.de"].splitlines(), strict=True)
     )
@@ -76,7 +78,7 @@ def test_batches():
         assert pairs_of(part, vocabulary) == expected
     for (source, target), _ in training:
         assert source.size + target.size <= 64
-    later = batches_of(task.training_batches(vocabulary, steps - 1).take(2))
+    later = batches_of(task.training_batches(vocabulary).dataset(steps - 1).take(2))
     for a, b in zip(later, training[steps - 1 :], strict=False):
         tf.nest.map_structure(np.testing.assert_array_equal, a, b)
     validation = task.validation_batches(vocabulary)

@@ -14,6 +14,7 @@ from tfmoe.tasks.translation import TranslationTask
 def test_statistics_and_report_of_several_directions():
     task = task_of(load(SEVERAL))
     facts = task.corpus_statistics()
+    assert len(facts["train"].pop("content")) == 20
     assert facts["train"] == {
         "files": ["train.en", "train.de", "train.de", "train.en", "more.en", "more.fr"],
         "sentences": 28,
@@ -38,8 +39,8 @@ def test_batches_of_several_directions():
     assert [files.weight for files in task.splits.train] == [1, 1, 2]
     tags = {vocabulary.language_id(name): name for name in ("de", "en", "fr")}
     steps = task.batches_per_epoch(vocabulary)
-    seen = set()
-    for (source, _), targets in batches_of(task.training_batches(vocabulary, 0).take(2 * steps)):
+    batches, seen = task.training_batches(vocabulary), set()
+    for (source, _), targets in batches_of(batches.dataset().take(2 * steps)):
         for a, b in zip(source, targets, strict=True):
             words = {"de": "eins zwei drei vier", "en": "one two three four"}
             words["fr"] = "un deux quatre"
