@@ -1,11 +1,11 @@
-"""Measures the memory of each worker of a cluster on this machine, for a model whose experts have
-over a billion parameters in all.
+"""Measures the memory of each worker of a cluster on this machine, and the bytes that it sends, for
+a model whose experts have over a billion parameters in all.
 
 Every worker is a process with one device. It creates the model, trains two steps and saves a
 checkpoint. New processes create the model again and restore it; the sums of all variables must be
-those that were saved. The model is 4 residual mixtures of 64 experts, D = 512, H = 4096, k = 2,
-with `FactoredAdam`. The checkpoint takes 4.3 GB of disk; the processes together take 9 GB of memory
-and their bases.
+those that were saved. The model is a language model of 4 residual mixtures of 64 experts, D = 512,
+H = 4096, k = 2, with 1,000 words and `FactoredAdam`. The checkpoint takes 4.3 GB of disk; the
+processes together take 9 GB of memory and their bases.
 
 Columns, all in MB (10^6 bytes), of the worker with the largest peak:
     phase           create (draw the weights), train (slots and 2 steps), save, restore
@@ -17,6 +17,10 @@ Columns, all in MB (10^6 bytes), of the worker with the largest peak:
                     same phases with experts of one hidden unit left
     over            (peak_mb - base_mb) / share_mb: 1 if nothing is held twice
     seconds         duration of the phase; the workers share the cores of this machine
+
+Then the bytes that a worker sends in a step, counted by `sent_bytes.py` and averaged over steps and
+workers, beside those that `tfmoe describe --devices` computes: rows of experts without padding, and
+gradients.
 
     python benchmarks/scale.py --workers 4            # 3 minutes
     python benchmarks/scale.py --workers 8 --json
@@ -39,7 +43,8 @@ import numpy as np
 
 from tfmoe.tasks.processes import cluster, report, wait
 
-LAYERS, EXPERTS, D, K, TOKENS = 4, 64, 512, 2, 256
+LAYERS, EXPERTS, D, K, WORDS = 4, 64, 512, 2, 1000
+ROWS, LENGTH, STEPS = 64, 32, 2
 # The phases of the first processes, and of those that restore.
 PHASES = ("create", "train", "save"), ("create", "restore")
 COLUMNS = ("phase", "peak_mb", "share_mb", "base_mb", "over", "seconds")
@@ -60,6 +65,7 @@ def main():
         "parameters": first[0]["parameters"],
         "largest_variable_mb": first[0]["largest_variable_mb"],
         "phases": [*worst(first), worst(second)[1]],
+        "sent_per_step": mean_of([result["sent"] for result in first]),
     }
     if options.json:
         print(json.dumps(result))
@@ -72,12 +78,23 @@ def main():
     for phase in result["phases"]:
         cells = [phase["phase"], *(f"{phase[name]:,.2f}" for name in COLUMNS[1:])]
         print(" ".join(f"{cell:>9}" for cell in cells))
+    sent = result["sent_per_step"]
+    for kind in ("rows", "gradients"):
+        print(
+            f"{kind}: {sent[kind]:,.0f} bytes sent per step, predicted "
+            f"{sent[f'predicted_{kind}']:,.0f}"
+        )
 
 
 def worst(results):
     """For each phase the figures of the worker with the largest peak."""
     phases = zip(*(result["phases"] for result in results), strict=True)
     return [max(workers, key=lambda phase: phase["peak_mb"]) for workers in phases]
+
+
+def mean_of(results):
+    """The mean of dictionaries of numbers."""
+    return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
 
 def parse_arguments():
@@ -125,6 +142,7 @@ def work(options):
         "phases": phases,
         "parameters": sum(variable.shape.num_elements() for variable in model.weights()),
         "largest_variable_mb": max(map(whole_bytes, model.weights())) / 1e6,
+        "sent": model.sent,
         "sums": [sum_of(variable) for variable in [*model.weights(), *model.slots()]],
     }
     path = folder / f"result-{options.start}-{strategy.worker}.json"
@@ -142,6 +160,7 @@ class Phases:
 
     def __init__(self, strategy, folder, hidden_units):
         self.strategy, self.folder, self.hidden_units = strategy, folder, hidden_units
+        self.sent = None
 
     def run(self, names):
         """Runs phases; returns a list of dictionaries."""
@@ -164,23 +183,47 @@ class Phases:
 
         from tfmoe.gating import NoisyTopK
         from tfmoe.layers import MoE
+        from tfmoe.models import LanguageModel, residual_blocks
         from tfmoe.optimizers import FactoredAdam
 
         keras.utils.set_random_seed(0)
         with self.strategy.scope():
-            x = inputs = keras.Input([D])
-            for _ in range(LAYERS):
-                gate = NoisyTopK(k=K, importance_weight=0.1, load_weight=0.1)
-                x = x + MoE(EXPERTS, self.hidden_units, gate=gate)(x)
-            self.model = keras.Model(inputs, x)
+            gates = [NoisyTopK(k=K, importance_weight=0.1, load_weight=0.1) for _ in range(LAYERS)]
+            mixtures = [MoE(EXPERTS, self.hidden_units, gate=gate) for gate in gates]
+            self.model = LanguageModel(WORDS, D, residual_blocks(mixtures))
+            self.model.build((None, None))
             self.optimizer = FactoredAdam(1e-3)
-            self.model.compile(self.optimizer, "mse")
+            self.model.compile(self.optimizer)
 
     def train(self):
         import tensorflow as tf
+        from sent_bytes import Counter
 
-        x = tf.random.stateless_normal([TOKENS, D], seed=[1, 2])
-        self.model.fit(tf.data.Dataset.from_tensors((x, tf.sin(x))).repeat(2), verbose=0)
+        draws = np.random.default_rng(0).random([ROWS, LENGTH + 1])
+        words = np.exp(draws * np.log(WORDS)).astype(np.int32)  # log-uniform, without padding
+        batch = tf.data.Dataset.from_tensors((words[:, :-1], words[:, 1:]))
+        counter = Counter(self.strategy.num_replicas_in_sync, D)
+        with counter.counting():
+            self.model.fit(batch.repeat(STEPS), verbose=0)
+        self.sent = self._sent(counter)
+
+    def _sent(self, counter):
+        """Bytes that this worker sent in a step, and those that `tfmoe describe` computes."""
+        from sent_bytes import TRANSFERS
+
+        from tfmoe.analysis.gradient_traffic import gradient_traffic
+        from tfmoe.analysis.traffic import traffic
+
+        devices = self.strategy.num_replicas_in_sync
+        tokens = ROWS * LENGTH // devices
+        totals, _ = counter.totals()
+        mixtures = traffic(self.model, tokens, devices).values()
+        return {
+            "rows": TRANSFERS * 4 * D * float(counter.rows_sent()) / STEPS,
+            "predicted_rows": sum(mixture["bytes_sent"] for mixture in mixtures),
+            "gradients": (totals["dense"] + totals["tables"]) / STEPS,
+            "predicted_gradients": gradient_traffic(self.model, tokens, devices)["bytes_sent"],
+        }
 
     def save(self):
         from tfmoe.distribute.workers import wait_for_workers

@@ -53,7 +53,7 @@ def model_of(**options):
 
 def test_bytes_by_hand():
     model = model_of()
-    replicated = sum(v.size for v in GraphBuild(model).variables() if v.together is None)
+    replicated = sum(v.size for v in GraphBuild(model).variables() if v.sharding is None)
     counts = gradient_traffic(model, tokens=3, devices=2)
     # Of the softmax `[11, 4]` and its bias all rows have gradients, of the embedding only some.
     assert counts["dense"] == 2 * (replicated - 11 * 4) * 4 / 2

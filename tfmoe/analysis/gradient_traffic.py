@@ -56,7 +56,8 @@ def gradient_traffic(
     built = built or GraphBuild(model)
     tables = model.tables(tokens)
     vocabulary_size = model.vocabulary_size
-    replicated = sum(variable.bytes for variable in built.variables() if variable.together is None)
+    variables = built.variables()
+    replicated = sum(v.bytes for v in variables if v.is_replicated(devices))
     size = tf.as_dtype(model.variable_dtype).size
     in_tables = sum(vocabulary_size * table.width * size for table in tables)
 

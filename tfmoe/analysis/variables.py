@@ -50,13 +50,25 @@ class Variable(NamedTuple):
         """The size in bytes."""
         return self.size * tf.as_dtype(self.dtype).size
 
+    def is_replicated(self, devices: int) -> bool:
+        """Whether each of R devices holds the whole variable.
+
+        Args:
+            devices: R.
+        """
+        return self._bounds(devices) is None
+
+    def _bounds(self, devices):
+        """`(begin, end)` on the first axis for each device; `None` for a replicated variable."""
+        return None if self.sharding is None else self.sharding.bounds(self.shape[0], devices)
+
     def on_each_device(self, devices: int) -> "Variable":
         """The part of the variable on the fullest of R devices.
 
         Args:
             devices: R.
         """
-        bounds = None if self.sharding is None else self.sharding.bounds(self.shape[0], devices)
+        bounds = self._bounds(devices)
         if bounds is None:
             return self
         start, end = bounds[0]
@@ -80,7 +92,7 @@ class GraphBuild:
 
     def __init__(self, layer: keras.Layer, input_shape: tuple = (None, None)):
         self._graph = tf.Graph()
-        self._shardings: dict[str, int | None] = {}
+        self._shardings: dict[str, Sharding | None] = {}
         with self._scope():
             self.layer = unbuilt_copy(layer)
             self.layer.build(input_shape)

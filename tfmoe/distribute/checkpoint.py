@@ -26,7 +26,7 @@ from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_index
 
 # The memory for values that are read and not yet assigned.
-READ_BYTES = 64 * 2**20
+READ_BYTES = 16 * 2**20
 
 
 class Checkpoint:

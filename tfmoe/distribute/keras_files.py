@@ -13,7 +13,7 @@ from tfmoe.distribute.keras_methods import replace
 from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 
 # The size from which a variable is read in parts, and of a part.
-READ_BYTES = 64 * 2**20
+READ_BYTES = 16 * 2**20
 
 
 class SavedArray:

@@ -49,14 +49,16 @@ class Groups(NamedTuple):
             `None`.
         mask: `[T]` bool, `False` for rows that are not routed and not counted, such as padding;
             `None` if all rows are routed. Without `size`, they are the last rows.
-        shared: whether other replicas have rows of the same groups: true for `SharedGroups`.
     """
 
     sizes: tf.Tensor | None = None
     size: tf.Tensor | None = None
     mask: tf.Tensor | None = None
 
-    shared = False
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas have rows of the same groups."""
+        return isinstance(self, SharedGroups)
 
     def of_rows(self) -> tf.Tensor:
         """The group of each row, `[T]` int32; any for a row that is not routed.
@@ -87,8 +89,6 @@ class Groups(NamedTuple):
 
 class SharedGroups(Groups):
     """`Groups` that have rows on several replicas."""
-
-    shared = True
 
 
 def are_grouped(groups):
