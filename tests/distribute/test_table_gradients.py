@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.table_gradients import Rows, by_owner, sum_over_replicas, sum_repeated_rows
+from tfmoe.layers import FeedForward
+from tfmoe.models import LanguageModel, residual_blocks
 from tfmoe.optimizers import FactoredAdam
 
 VOCABULARY, WIDTH = 13, 3
@@ -170,3 +172,28 @@ def test_another_strategy_sums_dense_gradients():
     expected = np.zeros([VOCABULARY, 1])
     expected[[5, 7]] = [[3], [1]]
     np.testing.assert_array_equal(result[1], expected)
+
+
+class Recorder(keras.optimizers.SGD):
+    """Stores the gradients that it gets."""
+
+    def apply(self, grads, trainable_variables=None):
+        self.gradients = grads
+        super().apply(grads, trainable_variables)
+
+
+@pytest.mark.parametrize("num_sampled", [None, 4])
+def test_a_tied_model_passes_one_row_for_each_word(num_sampled):
+    blocks = residual_blocks([FeedForward(3)])
+    model = LanguageModel(9, 2, blocks, num_sampled=num_sampled, tie_embeddings=True, seed=0)
+    model.compile(Recorder(), run_eagerly=True)
+    words = np.array([[1, 5, 5, 1], [5, 1, 5, 5]], np.int32)
+    model.train_on_batch(words, words)
+    gradient = model.optimizer.gradients[0]
+    assert gradient.shape == (9, 2)
+    if num_sampled is None:  # all rows have gradients
+        assert not isinstance(gradient, tf.IndexedSlices)
+    else:
+        indices = gradient.indices.numpy().tolist()
+        assert len(set(indices)) == len(indices) and {1, 5} <= set(indices)
+        assert 4 <= len(indices) <= 4 + 2

@@ -156,7 +156,7 @@ REPLACED = {
     "apply": (_under_mixed_strategy, _check_scope_first),
     "add_variable_from_reference": (_under_mixed_strategy, _check_scope_first),
     "_backend_apply_gradients": (_in_steps, _apply_gradients),
-    "_all_reduce_sum_gradients": (_in_replicas, _skip_all_reduce),
+    "_all_reduce_sum_gradients": (_in_steps, _skip_all_reduce),
     "_clip_gradients": (_in_replicas, _clip_gradients),
     "_update_model_variables_moving_average": (_created_under_mixed_strategy, _update_averages),
     "_overwrite_model_variables_with_average_value": (_created_under_mixed_strategy, _use_averages),
