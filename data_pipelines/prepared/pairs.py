@@ -16,7 +16,7 @@ from tfmoe.data_pipelines.pair_layout import layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.parallel_text import PAIRS_AT_A_TIME, PairLengths, sentences_of
 from tfmoe.data_pipelines.passes import check_at_least
-from tfmoe.data_pipelines.prepared.batches import TrainingBatches, inputs_and_targets
+from tfmoe.data_pipelines.prepared.batches import TrainingBatches, check_ids, inputs_and_targets
 from tfmoe.data_pipelines.prepared.cached import (
     Progress,
     contents_of,
@@ -168,13 +168,15 @@ class PairBatches(TrainingBatches):
         rows: the `Rows`.
         sides: for each text the `Shards` of source and target.
         tags: for each text the id that begins a source, or `None` for none.
+        num_ids: size of the vocabulary.
     """
 
     NUM_ARRAYS = 3
 
-    def __init__(self, order: Order, rows, sides, tags):
+    def __init__(self, order: Order, rows, sides, tags, num_ids):
         super().__init__(order, rows.folder)
         self._begins, self._sides, self._tags = rows.begins, sides, tags
+        self._num_ids = num_ids
 
     @staticmethod
     def structure(arrays):
@@ -188,8 +190,10 @@ class PairBatches(TrainingBatches):
         for text in np.unique(found.texts).tolist():
             of_text = found.texts == text
             for side in range(2):
-                begins = self._begins[side][found.rows[of_text]]
-                rows[side][of_text] = self._sides[text][side].read(begins, steps[side])
+                begins, shards = self._begins[side][found.rows[of_text]], self._sides[text][side]
+                ids = shards.read(begins, steps[side])
+                check_ids(ids, self._num_ids, shards)
+                rows[side][of_text] = ids
         inputs, targets = inputs_and_targets(rows[1])
         tags = self._tags[0] is not None and np.array(self._tags, np.int32)[found.texts]
         return _source(rows[0], tags), inputs, targets
@@ -256,7 +260,7 @@ def pair_training_batches(
         layout.bucketing,
     )
     order = Order(rows.counts, [part.weight for part in files], layout.bucketing, seed)
-    return PairBatches(order, rows, text.sides, tags)
+    return PairBatches(order, rows, text.sides, tags, len(subwords))
 
 
 def _rows_of(sides, layout):

@@ -259,6 +259,12 @@ def test_damaged_files(corpus, vocabulary, tmp_path):
     ids.write_bytes(changed)
     with pytest.raises(TextError, match=rf"{ids}: the prepared text is damaged: its checksum is"):
         text.shards.check()
+    ids.write_bytes(good[:400] + b"\xff" * (len(good) - 800) + good[-400:])
+    with (
+        pytest.raises(TextError, match=r"its shards have ids that do not exist; remove the folder"),
+        batches.errors_named(),
+    ):
+        arrays(batches.dataset(), 3)
     ids.write_bytes(good[:-4])
     message = rf"{ids}: .* bytes instead of {len(good):,}; remove the folder {ids.parent} and start"
     with pytest.raises(TextError, match=message):
