@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,13 +49,13 @@ class PreparedPairs:
             tags and boundaries, of the pairs with pieces on both sides.
     """
 
-    parts: list[ParallelFiles]
+    parts: Sequence[ParallelFiles]
     sides: list[tuple[Shards, Shards]]
     lengths: list[PairLengths]
 
 
 def prepare_pairs(
-    parts: list[ParallelFiles],
+    parts: Sequence[ParallelFiles],
     subwords: Subwords,
     folder: str | os.PathLike,
     shard_positions: int = SHARD_POSITIONS,
