@@ -82,11 +82,11 @@ def prepare_pairs(
     folder = pathlib.Path(folder)
     paths = list(dict.fromkeys(path for part in parts for path in part.source + part.target))
     contents = dict(zip(paths, contents_of(paths, folder), strict=True))
-    progress = Progress("preparing the text", len(paths), "files")
-    shards = {}
-    for path in paths:
-        shards[path] = _prepare_file(path, contents[path], subwords, folder, shard_positions)
-        progress.add(1)
+    progress = Progress("preparing the text", sum(map(os.path.getsize, paths)), "bytes")
+    shards = {
+        path: _prepare_file(path, contents[path], subwords, folder, shard_positions, progress)
+        for path in paths
+    }
     pairs = [pair for part in parts for pair in part.file_pairs]
     sides = [(shards[source], shards[target]) for source, target in pairs]
     for names, (source, target) in zip(pairs, sides, strict=True):
@@ -98,7 +98,7 @@ def prepare_pairs(
     return PreparedPairs(parts, sides, [_lengths_of(folder, *pair) for pair in sides])
 
 
-def _prepare_file(path, content, subwords, folder, shard_positions):
+def _prepare_file(path, content, subwords, folder, shard_positions, progress):
     """Returns the `Shards` of a file, of all its lines."""
     key = key_of(["pieces", FORMAT, content, is_sgm(path), is_gzip(path), subwords.fingerprint])
     target = folder / f"pieces-{key}"
@@ -107,12 +107,13 @@ def _prepare_file(path, content, subwords, folder, shard_positions):
         with one_writer(target):
             shards = open_shards(target)
             if shards is None:
-                _write_file(path, target, subwords, shard_positions)
-                shards = open_shards(target)
+                _write_file(path, target, subwords, shard_positions, progress)
+                return open_shards(target)
+    progress.skip(os.path.getsize(path))
     return shards
 
 
-def _write_file(path, target, subwords, shard_positions):
+def _write_file(path, target, subwords, shard_positions, progress):
     known, writer = stamps([path]), ShardWriter(target, shard_positions)
     line = writer.shards[-1]["place"] if writer.shards else 0
     sentences = itertools.islice(sentences_of(path), line, None)
@@ -125,6 +126,7 @@ def _write_file(path, target, subwords, shard_positions):
             ids = np.fromiter(itertools.chain.from_iterable(lines), np.int32, lengths.sum())
             writer.write(lengths - 1, ids)
             line += len(chunk)
+            progress.add(sum(map(len, chunk)) + len(chunk))
             if writer.is_full():
                 writer.finish_shard(line)
         writer.finish_shard(line)
