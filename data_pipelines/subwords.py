@@ -139,8 +139,8 @@ class Subwords:
         return self._model.encode(text)
 
     def encode_lines(self, texts: list[str] | list[bytes]) -> list[list[int]]:
-        """Returns `encode` of each string (or UTF-8 bytes) of a list."""
-        return self._model.encode(texts, num_threads=1)
+        """Returns `encode` of each string (or UTF-8 bytes) of a list, computed on all cores."""
+        return self._model.encode(texts, num_threads=-1)
 
     def encoded_lengths(self, texts: list[str] | list[bytes]) -> list[int]:
         """Returns the number of ids of each string (or UTF-8 bytes) of a list."""

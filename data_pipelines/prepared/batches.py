@@ -1,11 +1,14 @@
 """Training batches of prepared text, read by their number."""
 
 import abc
+import contextlib
 
 import numpy as np
 import tensorflow as tf
 
+from tfmoe.data_pipelines.prepared.cached import damage
 from tfmoe.data_pipelines.prepared.order import Order
+from tfmoe.data_pipelines.reading import TextError
 from tfmoe.data_pipelines.vocabulary import END, START
 
 BATCHES_AT_A_TIME = 2
@@ -26,6 +29,7 @@ class TrainingBatches(abc.ABC):
 
     def __init__(self, order: Order, folder):
         self.order, self.folder = order, folder
+        self._error: TextError | None = None
 
     def __len__(self):
         """The number of batches in a pass."""
@@ -69,7 +73,11 @@ class TrainingBatches(abc.ABC):
 
         def read(number):
             batch, local = divmod(int(number), num_local)
-            return self.read(batch, first_replica + local, replicas)
+            try:
+                return self.read(batch, first_replica + local, replicas)
+            except TextError as error:
+                self._error = error
+                raise
 
         def load(number):
             arrays = tf.numpy_function(read, [number], [tf.int32] * self.NUM_ARRAYS)
@@ -82,6 +90,28 @@ class TrainingBatches(abc.ABC):
         options.deterministic = True
         batches = numbers.map(load, num_parallel_calls=BATCHES_AT_A_TIME).with_options(options)
         return batches.prefetch(2 * num_local)
+
+    @contextlib.contextmanager
+    def errors_named(self):
+        """Within it, an error of TensorFlow in a dataset becomes the `TextError` that is its cause,
+        if there is one.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise (self._error or error) from error
+
+
+def check_ids(ids, limit, shards):
+    """Raises a `TextError` if an id is not from 0 to below `limit`.
+
+    Args:
+        ids: integers, of any shape.
+        limit: number of ids.
+        shards: the `Shards` that they were read from.
+    """
+    if ids.size and not 0 <= ids.min() <= ids.max() < limit:
+        raise damage(shards.folder / "index.json", "its shards have ids that do not exist")
 
 
 def inputs_and_targets(rows):

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from tfmoe.data_pipelines.pair_layout import layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.parallel_text import PAIRS_AT_A_TIME, PairLengths, sentences_of
 from tfmoe.data_pipelines.passes import check_at_least
-from tfmoe.data_pipelines.prepared.batches import TrainingBatches, inputs_and_targets
+from tfmoe.data_pipelines.prepared.batches import TrainingBatches, check_ids, inputs_and_targets
 from tfmoe.data_pipelines.prepared.cached import (
     Progress,
     contents_of,
@@ -48,13 +49,13 @@ class PreparedPairs:
             tags and boundaries, of the pairs with pieces on both sides.
     """
 
-    parts: list[ParallelFiles]
+    parts: Sequence[ParallelFiles]
     sides: list[tuple[Shards, Shards]]
     lengths: list[PairLengths]
 
 
 def prepare_pairs(
-    parts: list[ParallelFiles],
+    parts: Sequence[ParallelFiles],
     subwords: Subwords,
     folder: str | os.PathLike,
     shard_positions: int = SHARD_POSITIONS,
@@ -81,11 +82,11 @@ def prepare_pairs(
     folder = pathlib.Path(folder)
     paths = list(dict.fromkeys(path for part in parts for path in part.source + part.target))
     contents = dict(zip(paths, contents_of(paths, folder), strict=True))
-    progress = Progress("preparing the text", len(paths), "files")
-    shards = {}
-    for path in paths:
-        shards[path] = _prepare_file(path, contents[path], subwords, folder, shard_positions)
-        progress.add(1)
+    progress = Progress("preparing the text", sum(map(os.path.getsize, paths)), "bytes")
+    shards = {
+        path: _prepare_file(path, contents[path], subwords, folder, shard_positions, progress)
+        for path in paths
+    }
     pairs = [pair for part in parts for pair in part.file_pairs]
     sides = [(shards[source], shards[target]) for source, target in pairs]
     for names, (source, target) in zip(pairs, sides, strict=True):
@@ -97,7 +98,7 @@ def prepare_pairs(
     return PreparedPairs(parts, sides, [_lengths_of(folder, *pair) for pair in sides])
 
 
-def _prepare_file(path, content, subwords, folder, shard_positions):
+def _prepare_file(path, content, subwords, folder, shard_positions, progress):
     """Returns the `Shards` of a file, of all its lines."""
     key = key_of(["pieces", FORMAT, content, is_sgm(path), is_gzip(path), subwords.fingerprint])
     target = folder / f"pieces-{key}"
@@ -106,12 +107,13 @@ def _prepare_file(path, content, subwords, folder, shard_positions):
         with one_writer(target):
             shards = open_shards(target)
             if shards is None:
-                _write_file(path, target, subwords, shard_positions)
-                shards = open_shards(target)
+                _write_file(path, target, subwords, shard_positions, progress)
+                return open_shards(target)
+    progress.skip(os.path.getsize(path))
     return shards
 
 
-def _write_file(path, target, subwords, shard_positions):
+def _write_file(path, target, subwords, shard_positions, progress):
     known, writer = stamps([path]), ShardWriter(target, shard_positions)
     line = writer.shards[-1]["place"] if writer.shards else 0
     sentences = itertools.islice(sentences_of(path), line, None)
@@ -124,6 +126,7 @@ def _write_file(path, target, subwords, shard_positions):
             ids = np.fromiter(itertools.chain.from_iterable(lines), np.int32, lengths.sum())
             writer.write(lengths - 1, ids)
             line += len(chunk)
+            progress.add(sum(map(len, chunk)) + len(chunk))
             if writer.is_full():
                 writer.finish_shard(line)
         writer.finish_shard(line)
@@ -168,13 +171,15 @@ class PairBatches(TrainingBatches):
         rows: the `Rows`.
         sides: for each text the `Shards` of source and target.
         tags: for each text the id that begins a source, or `None` for none.
+        num_ids: size of the vocabulary.
     """
 
     NUM_ARRAYS = 3
 
-    def __init__(self, order: Order, rows, sides, tags):
+    def __init__(self, order: Order, rows, sides, tags, num_ids):
         super().__init__(order, rows.folder)
         self._begins, self._sides, self._tags = rows.begins, sides, tags
+        self._num_ids = num_ids
 
     @staticmethod
     def structure(arrays):
@@ -188,8 +193,10 @@ class PairBatches(TrainingBatches):
         for text in np.unique(found.texts).tolist():
             of_text = found.texts == text
             for side in range(2):
-                begins = self._begins[side][found.rows[of_text]]
-                rows[side][of_text] = self._sides[text][side].read(begins, steps[side])
+                begins, shards = self._begins[side][found.rows[of_text]], self._sides[text][side]
+                ids = shards.read(begins, steps[side])
+                check_ids(ids, self._num_ids, shards)
+                rows[side][of_text] = ids
         inputs, targets = inputs_and_targets(rows[1])
         tags = self._tags[0] is not None and np.array(self._tags, np.int32)[found.texts]
         return _source(rows[0], tags), inputs, targets
@@ -256,7 +263,7 @@ def pair_training_batches(
         layout.bucketing,
     )
     order = Order(rows.counts, [part.weight for part in files], layout.bucketing, seed)
-    return PairBatches(order, rows, text.sides, tags)
+    return PairBatches(order, rows, text.sides, tags, len(subwords))
 
 
 def _rows_of(sides, layout):

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from tfmoe.data_pipelines.passes import check_at_least
-from tfmoe.data_pipelines.prepared.batches import TrainingBatches, inputs_and_targets
+from tfmoe.data_pipelines.prepared.batches import TrainingBatches, check_ids, inputs_and_targets
 from tfmoe.data_pipelines.prepared.order import Order
 from tfmoe.data_pipelines.prepared.rows import Rows, prepare_rows
 from tfmoe.data_pipelines.prepared.words import PreparedText
@@ -35,6 +35,7 @@ class SentenceBatches(TrainingBatches):
     def read(self, batch, replica=0, replicas=1):
         found = self.order.rows_of(batch, replica, replicas)
         numbers = self._shards.read(self._begins[found.rows], int(found.steps[0]))
+        check_ids(numbers, len(self._table), self._shards)
         return inputs_and_targets(self._table[numbers])
 
 

@@ -67,8 +67,10 @@ def test_a_damaged_file_of_prepared_text(command, refused):
     folder = next(line.strip() for line in out.splitlines() if "/words-" in line)
     file = pathlib.Path(folder) / "00000.ids"
     content = file.read_bytes()
+    file.unlink()  # not changed in place: the first command may have it mapped to memory
     file.write_bytes(content[:20] + b"\7" + content[21:])
     assert f"{file}: the prepared text is damaged: its checksum" in refused("prepare", "tiny.yaml")
+    file.unlink()
     file.write_bytes(content[:20])
     assert f"remove the folder {folder} and start again" in refused("prepare", "tiny.yaml")
 

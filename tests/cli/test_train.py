@@ -244,11 +244,15 @@ def test_fewer_epochs_than_are_finished(refused, finished):
 def test_changed_text(refused, finished, corpus, tmp_path, monkeypatch):
     for file in ("tiny.yaml", "train.txt", "valid.txt", "test.txt"):
         shutil.copy(corpus / file, tmp_path)
-    with open(tmp_path / "train.txt", "a") as file:
-        file.write("a a\n")
+    text = (tmp_path / "train.txt").read_text()
     monkeypatch.chdir(tmp_path)
-    err = refused("train", "tiny.yaml", "--run-dir", finished.path, "--resume")
-    assert "the text has changed" in err and "train.sentences, train.words differ" in err
+    for other, keys in (
+        (text + "a a\n", "train.content, train.sentences, train.words"),
+        (text.replace("a b c", "a c b"), "train.content"),
+    ):
+        (tmp_path / "train.txt").write_text(other)
+        err = refused("train", "tiny.yaml", "--run-dir", finished.path, "--resume")
+        assert f"the text has changed since {finished.path} was started: {keys} differ" in err
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from tfmoe.cli import arguments
 
 
 def prepare(config: arguments.Config, set_: arguments.Set = None):
-    """Check a config and its text, generate text if needed, and count words, without training.
+    """Check a config and its text, generate text if needed, and write it as ids into the cache,
+    without training.
 
-    `tfmoe train` does the same first. Use `prepare` to find errors or to generate text before a
-    long run.
+    `tfmoe train` does the same first, if it was not done. Use `prepare` to find errors before a
+    long run, to see the size of the prepared text, and to check its files.
 
     \b
     Examples:

@@ -119,7 +119,7 @@ def train_on(strategy, config, run_dir, resume, callbacks):
         with atomic_write(run.config) as file:  # from now on the folder has a run
             file.write(dump_config(config))
     start = time.perf_counter()
-    with task.unchanged_text():
+    with task.unchanged_text(), task.training_batches(vocabulary).errors_named():
         fit_epochs(task, run, model, vocabulary, state, steps, callbacks)
     return finish(task, run, model, vocabulary, counts, time.perf_counter() - start)
 

@@ -249,30 +249,41 @@ def test_a_full_disk(corpus, tmp_path, full_disk, limit):
     assert prepare_text(corpus, tmp_path / "cache").survey.sentences == 300
 
 
+def replace(path, content):
+    """Replaces a file. Those that have the old one mapped to memory keep it."""
+    path.with_name("new").write_bytes(content)
+    path.with_name("new").rename(path)
+
+
 def test_damaged_files(corpus, vocabulary, tmp_path):
     text = prepare_text(corpus, tmp_path)
-    batches = sentence_training_batches(text, vocabulary, tmp_path, **SIZES)
     ids = text.shards.folder / "00000.ids"
     good = ids.read_bytes()
-    changed = bytearray(good)
-    changed[100] ^= 1
-    ids.write_bytes(changed)
+    replace(ids, good[:100] + b"\x7f" + good[101:])
     with pytest.raises(TextError, match=rf"{ids}: the prepared text is damaged: its checksum is"):
         text.shards.check()
-    ids.write_bytes(good[:-4])
+    replace(ids, good[:400] + b"\xff" * (len(good) - 800) + good[-400:])
+    damaged = prepare_text(corpus, tmp_path)  # which only compares sizes
+    batches = sentence_training_batches(damaged, vocabulary, tmp_path, **SIZES)
+    with (
+        pytest.raises(TextError, match=r"its shards have ids that do not exist; remove the folder"),
+        batches.errors_named(),
+    ):
+        arrays(batches.dataset(), 3)
+    replace(ids, good[:-4])
     message = rf"{ids}: .* bytes instead of {len(good):,}; remove the folder {ids.parent} and start"
     with pytest.raises(TextError, match=message):
         prepare_text(corpus, tmp_path)
     ids.unlink()
     with pytest.raises(TextError, match=rf"{ids}: the prepared text is damaged: it is missing"):
         prepare_text(corpus, tmp_path)
-    ids.write_bytes(good)
+    replace(ids, good)
     prepare_text(corpus, tmp_path)
     index = text.shards.folder / "index.json"
-    index.write_text(index.read_text().replace('"shards"', '"shard5"'))
+    replace(index, index.read_bytes().replace(b'"shards"', b'"shard5"'))
     with pytest.raises(TextError, match=rf"{index}: the prepared text is damaged: its checksum"):
         prepare_text(corpus, tmp_path)
-    (batches.folder / "0.int64").write_bytes(b"")
+    replace(batches.folder / "0.int64", b"")
     with pytest.raises(TextError, match=r"0.int64: the prepared text is damaged: it has 0 bytes"):
         sentence_training_batches(text, vocabulary, tmp_path, **SIZES)
 
