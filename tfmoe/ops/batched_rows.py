@@ -26,8 +26,7 @@ def batched_size(counts: tf.Tensor, elements: int) -> tf.Tensor:
     """Selects C, the rows of each expert that are computed together: the size with the lowest
     estimated time. It is 0 if the loop alone takes less.
 
-    With equal loads C is the load; with different ones, fewer rows of the experts with the highest
-    loads are padded for than are left to the loop.
+    A small C leaves rows to the loop, a large one pads experts that have fewer rows.
 
     Args:
         counts: `[E]` int32, the rows of each expert.
@@ -37,15 +36,17 @@ def batched_size(counts: tf.Tensor, elements: int) -> tf.Tensor:
         `[]` int32.
     """
     num_experts, visit = counts.shape[0], LOOPED + LOOP_ELEMENTS // max(elements, 1)
-    loads = tf.sort(counts)
+    loads = tf.cast(tf.sort(counts), tf.int64)
     sizes = -(-loads // MULTIPLE) * MULTIPLE
-    smaller = tf.searchsorted(loads, sizes, side="right")  # experts without remaining rows
+    # The experts without remaining rows.
+    smaller = tf.searchsorted(loads, sizes, side="right", out_type=tf.int64)
     larger = num_experts - smaller
-    sums = tf.concat([[0], tf.cumsum(loads)], axis=0)
+    sums = tf.pad(tf.cumsum(loads), [[1, 0]])
     rest = sums[-1] - tf.gather(sums, smaller) - larger * sizes
     times = num_experts * (BATCHED + sizes) + larger * (visit + ADDED) + rest
     best = tf.argmin(times)
-    return tf.where(times[best] < num_experts * visit + sums[-1], sizes[best], 0)
+    is_faster = times[best] < num_experts * visit + sums[-1]
+    return tf.where(is_faster, tf.cast(sizes[best], tf.int32), 0)
 
 
 class BatchedRows(NamedTuple):

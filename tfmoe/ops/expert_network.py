@@ -20,7 +20,8 @@ class Network(NamedTuple):
     """The feed-forward network of one expert.
 
     Its `parameters` are `depth` kernels, followed by `depth` biases if `use_bias`. `forward` and
-    `backward` are the steps that `unrolled` and `looped` run for each expert. `keeps` are those of
+    `backward` are the steps that a runner of `tfmoe.ops.expert_runners` calls for each expert, or
+    for all of them with one more leading axis. `keeps` are those of
     `tfmoe.ops.expert_dropout.HiddenDropout`, for the rows of the expert.
     """
 
