@@ -1,24 +1,40 @@
-"""Times a training step of the mixture-of-experts layer and of a dense layer with the same number
-of multiply-adds.
+"""Times a training step of the mixture-of-experts layer beside a dense layer with the same number
+of multiply-adds, other schemes for the experts, and the lower bound of this machine.
 
 Axes: T tokens, E experts, K selected experts per token, D model, H hidden units of one expert.
 
 A step is a forward and a backward pass without optimizer: of `MoE(E, H, gate=NoisyTopK(k=K))` with
 noise and both balancing losses, with gradients of the inputs, the experts and the gate; and of a
-ReLU network `D → K·H → D`, with gradients of the inputs and the weights. Both take turns in one
-process; ratios are medians over the pairs. D = 512, H = 1024, K = 4, float32.
+ReLU network `D → K·H → D`, with gradients of the inputs and the weights. D = 512, H = 1024, K = 4,
+float32. All systems and the measurements of the machine take turns in one process; ratios are
+medians over the rounds. `benchmarks/layer_schemes.py` describes the other schemes. Experts are
+padded only where that is at most 100,000 rows.
 
 Routing: `uniform` is the initial gate, with all experts equally likely. `zipf` adds `-s·ln(rank)`
 to the logits, with s such that the largest load is about 10 times the mean (6 times for 32 experts,
 where the maximum is 8; with 4 experts all are always selected). Noise changes the routing in each
 step.
 
+The lower bound is arithmetic + traffic, in seconds:
+
+    bound = 2E · (t(x·W) + t(dy·Wᵀ) + t(xᵀ·dy)) + 4·2·E·D·H · (2 / read + 1 / write)
+
+with t the time of a product of `[M, D]` rows and a `[D, H]` matrix, M = T·K/E, for 4 experts whose
+weights stay in the cache; and bytes per second of reading (a sum) and writing (a constant) memory.
+The traffic is that of the weights in the forward and in the backward pass, and of their gradients.
+Gate, dispatch, activations and combination are not in it, and loads are equal in it. `peak_` bounds
+have the arithmetic at the speed of a product of 2048³ instead: few rows do not reach it.
+
 Columns:
     skew            largest load over mean load, as routed
     dense_ms, moe_ms    median milliseconds per step
     ratio           median of moe over dense, paired by round
     cpu_ratio       the same for processor time, which other processes disturb less
+    per_variable_ratio, padded_ratio    processor time of the other schemes, over the dense layer
+    bound_ms, fraction      the bound, and bound over moe, both by the clock
+    cpu_fraction, peak_fraction     the same for processor time; and of the peak bound
     gflops          12·T·D·K·H over the median time of the mixture; dense_gflops of the dense layer
+    trace_s         seconds of the first step of the mixture, which builds its graph
     peak_mb, dense_peak_mb      peak memory of a process that only runs this layer (weights and
                     framework included)
 
@@ -30,7 +46,6 @@ Columns:
 import argparse
 import csv
 import json
-import math
 import os
 import subprocess
 import sys
@@ -41,14 +56,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import tensorflow as tf
+from layer_schemes import EXPERTS, dense_step, mixture_step, zipf_skew
+from machine_limits import Clock, Limits, page_faults
 
-from tfmoe.gating import NoisyTopK
-from tfmoe.layers import MoE
-
-D, H, K = 512, 1024, 4
+D, H, K = SIZES = 512, 1024, 4
 ROUTINGS = ("uniform", "zipf")
-NOISE_STDDEV = math.log(2)  # softplus(0): W_noise starts at zero
+PEERS = tuple(kind for kind in EXPERTS if kind != "moe")
+MAX_PADDED_ROWS = 100_000
 COLUMNS = (
     "experts",
     "tokens",
@@ -58,8 +72,15 @@ COLUMNS = (
     "moe_ms",
     "ratio",
     "cpu_ratio",
+    "per_variable_ratio",
+    "padded_ratio",
+    "bound_ms",
+    "fraction",
+    "cpu_fraction",
+    "peak_fraction",
     "dense_gflops",
     "gflops",
+    "trace_s",
     "dense_peak_mb",
     "peak_mb",
 )
@@ -70,26 +91,34 @@ def main():
     if options.memory_of:
         print(peak_of(*options.memory_of.split("/")))
         return
-    rows = []
+    rows, limits, faults = [], [], page_faults()
     for experts in options.experts:
         for tokens in options.tokens:
             for routing in options.routing:
                 if routing == "zipf" and experts <= K:
                     continue  # every expert is selected: there is no skew
                 print(f"{experts} experts, {tokens} tokens, {routing} …", file=sys.stderr)
-                row = measure(experts, tokens, routing, options.rounds)
+                row, machine = measure(experts, tokens, routing, options)
+                limits.append({"rows": tokens * K // experts, **machine})
                 if not options.no_memory:
                     row["dense_peak_mb"] = peak_in_subprocess("dense", experts, tokens, routing)
                     row["peak_mb"] = peak_in_subprocess("moe", experts, tokens, routing)
                 rows.append(row)
                 if not (options.json or options.csv):
-                    print_row(row, header=len(rows) == 1)
+                    print_row(COLUMNS, row, header=len(rows) == 1)
     if options.json:
-        print(json.dumps({"d": D, "h": H, "k": K, "rounds": options.rounds, "cases": rows}))
-    if options.csv:
+        machine = {**faults, "cases": limits}
+        settings = {"d": D, "h": H, "k": K, "rounds": options.rounds}
+        print(json.dumps({**settings, "cases": rows, "machine": machine}))
+    elif options.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+    else:
+        print("\nThe machine, for products of M rows in each expert (GFLOP/s) and memory (GB/s):")
+        for i, limit in enumerate(limits):
+            print_row(tuple(limit), limit, header=i == 0)
+        print(", ".join(f"{name} {value:.1f}" for name, value in faults.items()))
 
 
 def parse_arguments():
@@ -99,9 +128,16 @@ def parse_arguments():
     parser.add_argument("--experts", type=int, nargs="+", help="default: 4 32 256")
     parser.add_argument("--tokens", type=int, nargs="+", help="default: 1024 8192")
     parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=ROUTINGS)
-    parser.add_argument("--rounds", type=int, help="timed pairs per case; default: 15")
+    parser.add_argument("--rounds", type=int, help="timed rounds per case; default: 11")
     parser.add_argument("--quick", action="store_true", help="4 and 32 experts, 1024, 3 rounds")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        default=PEERS,
+        help="other schemes to run; default: all",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object only")
     output.add_argument("--csv", action="store_true", help="print comma-separated values")
@@ -109,120 +145,68 @@ def parse_arguments():
     options = parser.parse_args()
     options.experts = options.experts or ([4, 32] if options.quick else [4, 32, 256])
     options.tokens = options.tokens or ([1024] if options.quick else [1024, 8192])
-    options.rounds = options.rounds or (3 if options.quick else 15)
+    options.rounds = options.rounds or (3 if options.quick else 11)
     if min(options.experts) < K:
         parser.error(f"--experts must be at least {K}, the number selected per token")
     return options
 
 
-def measure(num_experts, num_tokens, routing, rounds):
-    steps = {"dense": dense_step(num_tokens), "moe": moe_step(num_experts, num_tokens, routing)}
-    wall = {kind: [] for kind in steps}
-    processor = {kind: [] for kind in steps}
-    skews = []
-    for round_index in range(rounds + 2):  # two to trace and warm up
+def measure(num_experts, num_tokens, routing, options):
+    """Returns a row of the table, and what the machine did."""
+    limits = Limits(num_tokens * K // num_experts, SIZES)
+    steps = {"dense": dense_step(num_tokens, SIZES)}
+    padded_rows = num_tokens * K * (zipf_skew(num_experts, K) if routing == "zipf" else 2)
+    for kind in ("moe", *options.peers):
+        if kind != "padded" or padded_rows <= MAX_PADDED_ROWS:
+            steps[kind] = mixture_step(kind, num_experts, num_tokens, routing, SIZES)
+    start = time.perf_counter()
+    steps["moe"]()
+    trace = time.perf_counter() - start
+    clocks, skews = {kind: Clock() for kind in steps}, []
+    for round_index in range(options.rounds + 2):  # two to trace and warm up
+        is_kept = round_index >= 2
+        limits.measure(is_kept)
         for kind, step in steps.items():
-            start, processor_start = time.perf_counter(), time.process_time()
-            skew = step()
-            if round_index >= 2:
-                wall[kind].append(time.perf_counter() - start)
-                processor[kind].append(time.process_time() - processor_start)
-                if kind == "moe":
-                    skews.append(float(skew))
+            skew = clocks[kind].measure(step, is_kept=is_kept)
+            if kind == "moe" and is_kept:
+                skews.append(skew)
 
-    def paired_ratio(times):
-        return float(np.median(np.divide(times["moe"], times["dense"])))
+    def ratio(kind, clock):
+        times = [getattr(clocks[system], clock) for system in (kind, "dense")]
+        return float(np.median(np.divide(*times)))
 
-    dense, moe = float(np.median(wall["dense"])), float(np.median(wall["moe"]))
+    dense, moe = clocks["dense"].median(), clocks["moe"].median()
+    bound, peak_bound = limits.bounds(num_experts, num_tokens, K)
+    cpu_bound, _ = limits.bounds(num_experts, num_tokens, K, "processor")
     operations = 12 * num_tokens * D * K * H
-    return {
+    row = {
         "experts": num_experts,
         "tokens": num_tokens,
         "routing": routing,
         "skew": float(np.median(skews)),
         "dense_ms": 1e3 * dense,
         "moe_ms": 1e3 * moe,
-        "ratio": paired_ratio(wall),
-        "cpu_ratio": paired_ratio(processor),
+        "ratio": ratio("moe", "wall"),
+        "cpu_ratio": ratio("moe", "processor"),
+        **{f"{kind}_ratio": ratio(kind, "processor") for kind in PEERS if kind in steps},
+        "bound_ms": 1e3 * bound,
+        "fraction": bound / moe,
+        "cpu_fraction": cpu_bound / clocks["moe"].median("processor"),
+        "peak_fraction": peak_bound / moe,
         "dense_gflops": operations / dense / 1e9,
         "gflops": operations / moe / 1e9,
+        "trace_s": trace,
     }
-
-
-def dense_step(num_tokens):
-    """A function without arguments that runs one training step of the dense layer."""
-    x, dy = random_tokens(num_tokens), tf.random.normal([num_tokens, D])
-    kernels = [
-        tf.Variable(tf.random.normal([D, K * H], stddev=0.03)),
-        tf.Variable(tf.random.normal([K * H, D], stddev=0.03)),
-    ]
-
-    @tf.function
-    def step(x, dy):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = tf.matmul(tf.nn.relu(tf.matmul(x, kernels[0])), kernels[1])
-        return tape.gradient(y, [x, *kernels], dy)
-
-    return lambda: step(x, dy)
-
-
-def moe_step(num_experts, num_tokens, routing):
-    """A function without arguments that runs one training step of the mixture, and returns its
-    largest load over the mean load.
-    """
-    x, dy = random_tokens(num_tokens), tf.random.normal([num_tokens, D])
-    gate = NoisyTopK(k=K, importance_weight=0.1, load_weight=0.1)
-    layer = MoE(num_experts, H, gate=gate, name="moe")
-    layer.build(x.shape)
-    if routing == "zipf":
-        # The first feature of each token is 1, so its row of W_g is a bias.
-        kernel = np.zeros([D, num_experts], np.float32)
-        kernel[0] = zipf_logits(num_experts)
-        layer.gate.kernels["gate_kernel"].assign(kernel)
-    weights = [weight.value for weight in layer.trainable_weights]
-    metrics = layer.expert_metrics
-
-    @tf.function
-    def step(x, dy):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-            losses = layer.losses
-        return tape.gradient([y, *losses], [x, *weights], [dy, *map(tf.ones_like, losses)])
-
-    def run():
-        metrics.reset_state()
-        step(x, dy)
-        return metrics.result()["moe_max_over_mean_load"]
-
-    return run
-
-
-def random_tokens(num_tokens):
-    return tf.concat([tf.ones([num_tokens, 1]), tf.random.normal([num_tokens, D - 1])], axis=1)
-
-
-def zipf_logits(num_experts):
-    """`[E]`: `-s·ln(rank)`, with shuffled ranks, and s for the skew of the module docstring."""
-    target = min(10, 0.75 * num_experts / K)
-    random = np.random.default_rng(0)
-    noise = NOISE_STDDEV * random.standard_normal([4096, num_experts])
-    log_rank = np.log(np.arange(1, num_experts + 1))
-    low, high = 0.0, 5.0
-    for _ in range(20):
-        s = (low + high) / 2
-        selected = np.argpartition(-(noise - s * log_rank), K, axis=1)[:, :K]
-        loads = np.bincount(selected.ravel(), minlength=num_experts)
-        low, high = (low, s) if loads.max() > target * loads.mean() else (s, high)
-    return random.permutation(-s * log_rank)
+    return row, limits.report(num_tokens * K // num_experts)
 
 
 def peak_of(kind, num_experts, num_tokens, routing):
     """Peak memory of this process in MB, after three steps of one kind."""
     num_tokens = int(num_tokens)
-    moe = kind == "moe"
-    step = moe_step(int(num_experts), num_tokens, routing) if moe else dense_step(num_tokens)
+    if kind == "dense":
+        step = dense_step(num_tokens, SIZES)
+    else:
+        step = mixture_step(kind, int(num_experts), num_tokens, routing, SIZES)
     for _ in range(3):
         step()
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -236,17 +220,16 @@ def peak_in_subprocess(*case):
     return int(result.stdout)
 
 
-def print_row(row, header):
+def print_row(columns, row, header):
+    widths = [max(len(name), 8) for name in columns]
     if header:
-        print(" ".join(f"{name:>13}" for name in COLUMNS))
-    cells = [row.get(name, "-") for name in COLUMNS]
-    print(
-        " ".join(
-            f"{cell:13.{2 if cell < 10 else 0}f}" if isinstance(cell, float) else f"{cell:>13}"
-            for cell in cells
-        ),
-        flush=True,
-    )
+        print(" ".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True)))
+    cells = []
+    for name, width in zip(columns, widths, strict=True):
+        cell = row.get(name, "-")
+        digits = 2 if isinstance(cell, float) and cell < 10 else 0
+        cells.append(f"{cell:{width}.{digits}f}" if isinstance(cell, float) else f"{cell:>{width}}")
+    print(" ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

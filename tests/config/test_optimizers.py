@@ -88,7 +88,7 @@ def test_adam_needs_no_name(load):
         (
             "{name: factored_adm}",
             "training.optimizer.name: must be one of adam, factored_adam, factored_adagrad, "
-            "adadelta,",
+            "fused_adam, adadelta,",
         ),
         ("{name: factored_adm}", "got 'factored_adm'; did you mean factored_adam?"),
         ("{name: adam_w}", "got 'adam_w'; did you mean adamw?"),

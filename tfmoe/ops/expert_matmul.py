@@ -21,8 +21,8 @@ from tfmoe.ops.expert_derivatives import (
     padded_gradient,
 )
 from tfmoe.ops.expert_dropout import NO_DROPOUT, HiddenDropout
-from tfmoe.ops.expert_network import Network
-from tfmoe.ops.expert_runners import Inputs, Outputs, looped, runner_for, unrolled
+from tfmoe.ops.expert_network import Network, by_rows
+from tfmoe.ops.expert_runners import Inputs, Outputs, runner_for, unrolled
 from tfmoe.ops.packed_experts import packed_ffn, packed_kernels
 from tfmoe.ops.padded_rows import blocks
 
@@ -73,12 +73,12 @@ def expert_ffn(
     if num_experts == 0:
         return zero_outputs(x, [*kernels, *biases], kernels[-1].shape[2])
     keeps_hidden, keeps = training and not recompute, list(dropout.keeps)
-    network = Network(depth, bool(biases), activation, keeps_hidden, dropout.rate)
+    network = Network(depth, bool(biases), by_rows(activation), keeps_hidden, dropout.rate)
     if packed := packed_kernels(kernels):
         return packed_ffn(network._replace(keeps_hidden=False), counts, x, packed, biases)
     if has_tangents([x, *kernels, *biases]):
         return padded_ffn(network, counts, x, [*kernels, *biases], keeps)
-    run_experts = runner_for(num_experts)
+    run_experts = runner_for(num_experts, recompute)
     kept_widths = [kernel.shape[2] for kernel in kernels[:-1]] if keeps_hidden else []
 
     @tf.custom_gradient
@@ -95,7 +95,7 @@ def expert_ffn(
 
         def gradient(dy, variables=None):
             reject_variables(variables)
-            loop_tensors = [x, dy, *stacks] if run_experts is looped else []
+            loop_tensors = [x, dy, *stacks] if run_experts is not unrolled else []
             if in_vectorized_loop() or has_tangents(loop_tensors):
                 return padded_gradient(network, counts, keeps, x, dy, *stacks)
             if run_experts is unrolled:

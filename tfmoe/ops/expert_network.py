@@ -20,7 +20,8 @@ class Network(NamedTuple):
     """The feed-forward network of one expert.
 
     Its `parameters` are `depth` kernels, followed by `depth` biases if `use_bias`. `forward` and
-    `backward` are the steps that `unrolled` and `looped` run for each expert. `keeps` are those of
+    `backward` are the steps that a runner of `tfmoe.ops.expert_runners` calls for each expert, or
+    for all of them with one more leading axis. `keeps` are those of
     `tfmoe.ops.expert_dropout.HiddenDropout`, for the rows of the expert.
     """
 
@@ -36,7 +37,9 @@ class Network(NamedTuple):
         for i in range(self.depth):
             inputs = self.layer_inputs(i, rows, sums, keeps)
             product = multiply(inputs, parameters[i])
-            sums.append(product + parameters[self.depth + i] if self.use_bias else product)
+            sums.append(
+                product + parameters[self.depth + i][..., None, :] if self.use_bias else product
+            )
         return sums
 
     def layer_inputs(self, i, rows, sums, keeps):
@@ -48,8 +51,7 @@ class Network(NamedTuple):
 
     def batched(self, rows, stacks, keeps=()):
         """Computes all experts together: `[E, C, D]` rows to `[E, C, N]`."""
-        biases = [bias[:, None] for bias in stacks[self.depth :]]
-        return self.layer_sums(rows, [*stacks[: self.depth], *biases], keeps)[-1]
+        return self.layer_sums(rows, stacks, keeps)[-1]
 
     def forward(self, rows, _, parameters):
         """Computes the outputs for `[rows, *keeps]`; keeps the sums of the hidden layers."""
@@ -68,11 +70,28 @@ class Network(NamedTuple):
                 tape.watch(hidden[i - 1] if i else rows)
                 inputs = self.layer_inputs(i, rows, hidden, keeps)
             dkernels[i] = tf.matmul(inputs, dsum, transpose_a=True)
-            dbiases[i] = tf.reduce_sum(dsum, axis=0)
+            dbiases[i] = tf.reduce_sum(dsum, axis=-2)
             dsum = matmul_transposed(dsum, parameters[i])
             if i:
                 dsum = tape.gradient(inputs, hidden[i - 1], dsum, ZERO)
         return dsum, [], dkernels + dbiases if self.use_bias else dkernels
+
+
+def by_rows(activation):
+    """Converts an activation to one that gets `[M, H]` of all sums `[..., H]`, since some Keras
+    layers accept only that.
+    """
+
+    def activate(sums):
+        if sums.shape.rank == 2:
+            return activation(sums)
+        activations = activation(tf.reshape(sums, [-1, sums.shape[-1]]))
+        shape = tf.concat([tf.shape(sums)[:-1], [activations.shape[-1]]], axis=0)
+        activations = tf.reshape(activations, shape)
+        activations.set_shape([*sums.shape[:-1], activations.shape[-1]])
+        return activations
+
+    return activate
 
 
 def gated(activation):
@@ -104,6 +123,6 @@ def matmul_transposed(x, kernel):
     (M = 128) to 2.2 times (M = 16) as fast as the plain product with a transposed second operand.
     For a small kernel the two reshapes would cost more than this saves.
     """
-    if kernel.shape.num_elements() < LARGE_KERNEL:
+    if kernel.shape.rank > 2 or kernel.shape.num_elements() < LARGE_KERNEL:
         return tf.matmul(x, kernel, transpose_b=True)
     return tf.matmul(x[None], kernel[None], transpose_b=True)[0]

@@ -1,20 +1,25 @@
-"""Runs a computation for every expert: unrolled into operations per expert, or as a loop.
+"""Runs a computation for every expert: unrolled into operations per expert, as a loop, or for many
+experts together.
 
-Axes: A rows (assignments), E experts, M rows of one expert.
+Axes: A rows (assignments), E experts, M rows of one expert, C rows of each expert that are computed
+together.
 
-Both runners give the same results; `runner_for` selects one. Processor time of a training step at
-k = 4, relative to a dense layer (d = 512 and h = 1024, but d = h = 64 in the last column):
+All runners give the same results up to rounding; `runner_for` selects one. Processor time of a
+training step on 2 busy cores, relative to a dense layer of the same multiply-adds, uniform / skewed
+load (k = 4, d = 512, h = 1024, whole layer; in the last two columns k = 2, d = 48, h = 96, experts
+alone):
 
-| experts / tokens                      | 32/1024 | 32/8192 | 256/1024 | 256/8192 | 32/4096 |
-| automatic gradients, unrolled         | 1.66    | 1.29    | 4.6      | 1.7      | 2.1     |
-| unrolled                              | 1.38    | 1.24    | 3.5      | 1.45     | 2.0     |
-| looped                                | 1.45    | 1.26    | 3.8      | 1.50     | 2.6     |
-| light experts padded, heavy in a loop | 1.44    | 1.25    | 3.1      | 1.54     | 2.7     |
+| experts / tokens | 32/1024     | 256/1024    | 256/8192    | 64/4096   | 1024/4096   |
+| unrolled         | 1.50 / 1.54 |             |             | 2.3 / 2.1 |             |
+| looped           | 1.55 / 1.67 | 4.00 / 4.18 | 1.73 / 1.86 | 3.2 / 3.0 | 16.8 / 16.5 |
+| batched          | 1.48 / 1.81 | 3.40 / 4.09 | 1.64 / 1.88 | 2.3 / 3.1 | 6.6 / 7.8   |
 
-The unrolled runner is the fastest in most columns. The loop has a graph of constant size (256
-unrolled experts take 5 seconds to trace, each time) and writes weight gradients in place, while the
-unrolled runner briefly holds them twice. So few experts are unrolled, and many run in the loop.
-Padding won in one column, and took up to twice the unrolled time when the load was skewed.
+Few experts are unrolled: with skewed loads that is the fastest, but the graph grows with E (256
+unrolled experts take 5 seconds to trace, each time). More are batched: one graph of constant size.
+An expert in the loop costs a fixed time, which for small experts is most of it; a batched product
+has no such cost, and writes the gradients of all weights once, without a copy. What batching costs
+is padding, so the rows of experts with a high load go through the loop. Both have hand-written
+gradients. Recomputation keeps the loop, since memory is to hold one expert at a time.
 """
 
 from collections.abc import Sequence
@@ -22,7 +27,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Up to this many experts are unrolled; more run in a loop.
+from tfmoe.ops.batched_rows import BatchedRows, batched_size
+
+# Up to this many experts are unrolled; more are batched.
 UNROLLED_EXPERTS = 64
 
 
@@ -54,21 +61,24 @@ class Outputs(NamedTuple):
     stack_shapes: Sequence
 
 
-def runner_for(num_experts):
-    """Returns the function that runs a step for each expert: `unrolled` or `looped`.
+def runner_for(num_experts, sequential):
+    """Returns the function that runs a step for each expert: `unrolled`, `looped` or `batched`.
 
-    Both take these arguments:
+    All take these arguments:
 
     - `step`: `(rows, kept, parameters) -> (row output, kept outputs, stack outputs)` of one expert;
+      for `batched` also of all experts, with one more leading axis in all of them;
     - `counts`: `[E]` int32, the rows of each expert;
     - `inputs`: `Inputs`;
     - `outputs`: `Outputs`;
     - `sequential`: runs one expert at a time, so that memory holds the intermediate results of one.
 
-    Both return the row outputs `[A, width]` (0 in rows that belong to no expert), the kept outputs
+    All return the row outputs `[A, width]` (0 in rows that belong to no expert), the kept outputs
     and the stack outputs.
     """
-    return unrolled if num_experts <= UNROLLED_EXPERTS else looped
+    if num_experts <= UNROLLED_EXPERTS:
+        return unrolled
+    return looped if sequential else batched
 
 
 def unrolled(step, counts, inputs, outputs, sequential):
@@ -95,50 +105,144 @@ def looped(step, counts, inputs, outputs, sequential):
     Gradients stop at its inputs; callers define the gradient. Under a tape TensorFlow would build a
     gradient along with the loop, and it has none for the in-place update of the stack outputs.
     """
-    rows, stacks = tf.nest.map_structure(tf.stop_gradient, (inputs.rows, inputs.stacks))
-    num_experts, dtype = stacks[0].shape[0], rows[0].dtype
+    inputs = without_gradients(inputs)
+    num_experts, dtype = inputs.stacks[0].shape[0], inputs.rows[0].dtype
     _, unused = unused_rows(counts, inputs, outputs)
     ends = tf.cumsum(counts)
-    starts = ends - counts
     visited, num_visited = tf.range(num_experts), num_experts
-    if not (inputs.kept or outputs.kept_widths or outputs.stack_shapes):
-        visited, num_visited = experts_with_rows(counts)
+    if not visits_all(inputs, outputs):
+        visited, num_visited = listed(counts > 0)
+    visits = Visits(visited, num_visited, ends - counts, ends)
+    stacks = empty(dtype, outputs.stack_shapes)
+    y, kept, stacks = loop(step, visits, inputs, outputs, stacks, write_part, sequential)
+    return tf.concat([y, unused], axis=0), kept, stacks
 
-    def body(i, arrays, stack_outputs):
-        e = visited[i]
+
+def batched(step, counts, inputs, outputs, sequential):
+    """Runs a step for the first C rows of all experts together, in batched products, and then for
+    the remaining rows of each expert in a `tf.while_loop`: see `runner_for`.
+
+    `batched_size` selects C in each call. It is 0 if the loads differ so much that the loop alone
+    is faster. Gradients stop at the inputs, as for `looped`.
+    """
+    inputs = without_gradients(inputs)
+    num_experts, dtype = inputs.stacks[0].shape[0], inputs.rows[0].dtype
+    _, unused = unused_rows(counts, inputs, outputs)
+    elements = sum(stack.shape[1:].num_elements() for stack in inputs.stacks)
+    first = BatchedRows.of(counts, batched_size(counts, elements))
+    kept_first, kept_rest = inputs.kept or ((), ())
+
+    def run_together():
+        rows = [first.pad(r) for r in inputs.rows]
+        y, kept, stacks = step(rows, list(kept_first), inputs.stacks)
+        return first.unpad(y), tuple(kept), tuple(stacks)
+
+    def run_nothing():
+        kept = [tf.zeros([num_experts, 0, width], dtype) for width in outputs.kept_widths]
+        y, *stacks = empty(dtype, [[first.num_rows, outputs.width], *outputs.stack_shapes])
+        return y, tuple(kept), tuple(stacks)
+
+    is_batched = first.size > 0
+    y, kept, stacks = tf.cond(is_batched, run_together, run_nothing)
+
+    def write(stack, expert, part):
+        return tf.cond(
+            is_batched,
+            lambda: tf.raw_ops.InplaceAdd(x=stack, i=expert[None], v=part[None]),
+            lambda: write_part(stack, expert, part),
+        )
+
+    is_visited = first.rest > 0
+    if visits_all(inputs, outputs):
+        is_visited |= ~is_batched
+    visits = Visits(*listed(is_visited), first.ends - first.rest, first.ends)
+    rest = inputs._replace(kept=kept_rest)
+    y_rest, kept_rest, stacks = loop(step, visits, rest, outputs, stacks, write, sequential)
+    y = tf.raw_ops.InplaceUpdate(x=y, i=first.rows_of_rest(), v=y_rest)
+    y = tf.ensure_shape(tf.concat([y, unused], axis=0), [None, outputs.width])
+    return y, (kept, kept_rest), stacks
+
+
+class Visits(NamedTuple):
+    """The experts that a loop visits, and the rows that it computes of each expert.
+
+    Attributes:
+        experts: `[V]` int32.
+        number: V, at least 1.
+        starts: `[E]` int32, the first row of each expert.
+        ends: `[E]` int32, the row after the last one.
+    """
+
+    experts: tf.Tensor
+    number: tf.Tensor
+    starts: tf.Tensor
+    ends: tf.Tensor
+
+
+def loop(step, visits, inputs, outputs, stacks, write, sequential):
+    """Runs a step for each visited expert in a `tf.while_loop`.
+
+    Args:
+        step: as for `runner_for`.
+        visits: `Visits`.
+        inputs: `Inputs`; `kept` is the second result of an earlier loop with the same visits.
+        outputs: `Outputs`.
+        stacks: tensors `[E, ...]`, updated in place.
+        write: `(stack, expert, part) -> stack`, the update by the part of an expert.
+        sequential: as for `runner_for`.
+
+    Returns:
+        The row outputs of the visited experts; the kept outputs, arrays with an element for each
+        visit; and the stacks.
+    """
+    dtype = inputs.rows[0].dtype
+
+    def body(i, arrays, stacks):
+        e = visits.experts[i]
         y, kept, parts = step(
-            [r[starts[e] : ends[e]] for r in rows],
-            [array.read(e) for array in inputs.kept],
-            [stack[e] for stack in stacks],
+            [r[visits.starts[e] : visits.ends[e]] for r in inputs.rows],
+            [array.read(i) for array in inputs.kept],
+            [stack[e] for stack in inputs.stacks],
         )
         arrays = tuple(array.write(i, part) for array, part in zip(arrays, [y, *kept], strict=True))
-        stack_outputs = tuple(
-            tf.raw_ops.InplaceUpdate(x=stack, i=e[None], v=part[None])
-            for stack, part in zip(stack_outputs, parts, strict=True)
-        )
-        return i + 1, arrays, stack_outputs
+        stacks = tuple(write(stack, e, part) for stack, part in zip(stacks, parts, strict=True))
+        return i + 1, arrays, stacks
 
-    _, (ys, *kept), stack_outputs = tf.while_loop(
-        lambda i, *_: i < num_visited,
+    widths = (outputs.width, *outputs.kept_widths)
+    arrays = tuple(row_array(dtype, visits.number, columns) for columns in widths)
+    _, (ys, *kept), stacks = tf.while_loop(
+        lambda i, *_: i < visits.number,
         body,
-        (
-            tf.constant(0),
-            tuple(
-                row_array(dtype, num_visited, columns)
-                for columns in (outputs.width, *outputs.kept_widths)
-            ),
-            empty_stacks(dtype, outputs.stack_shapes),
-        ),
+        (tf.constant(0), arrays, tuple(stacks)),
         parallel_iterations=1 if sequential else 10,
     )
-    return tf.concat([ys.concat(), unused], axis=0), kept, stack_outputs
+    return ys.concat(), kept, stacks
 
 
-def experts_with_rows(counts):
-    """Returns the experts that have rows, `[V]` int32, and their number V; expert 0 if none has,
+def write_part(stack, expert, part):
+    """Writes the part of an expert into a stack, in place."""
+    return tf.raw_ops.InplaceUpdate(x=stack, i=expert[None], v=part[None])
+
+
+def without_gradients(inputs):
+    """The inputs, with no gradients of the rows and stacks."""
+    rows, stacks = tf.nest.map_structure(tf.stop_gradient, (inputs.rows, inputs.stacks))
+    return inputs._replace(rows=rows, stacks=stacks)
+
+
+def visits_all(inputs, outputs):
+    """Whether experts without rows have outputs, which an array or a stack must hold."""
+    return bool(inputs.kept or outputs.kept_widths or outputs.stack_shapes)
+
+
+def listed(is_visited):
+    """Returns the experts to visit, `[V]` int32, and their number V; expert 0 if there are none,
     since a `tf.TensorArray` without elements cannot be concatenated.
+
+    Args:
+        is_visited: `[E]` bool.
     """
-    experts = tf.cast(tf.where(counts > 0)[:, 0], tf.int32)
+    experts = tf.cast(tf.where(is_visited)[:, 0], tf.int32)
     number = tf.maximum(tf.size(experts), 1)
     return tf.concat([experts, [0]], axis=0)[:number], number
 
@@ -160,7 +264,7 @@ def row_array(dtype, size, columns):
     )
 
 
-def empty_stacks(dtype, shapes):
+def empty(dtype, shapes):
     """Tensors that the experts fill, each expert its part.
 
     They are uninitialized memory, because zeros would cost time. They are zeros under

@@ -41,7 +41,7 @@ RULES = {
 
 # The size of the blocks in which a stack is updated. On a CPU a block stays in the cache; on a GPU
 # it is large enough that the cost of launching kernels is negligible.
-BLOCK_BYTES = {"CPU": 2 * 2**20, "GPU": 128 * 2**20}
+BLOCK_BYTES = {"CPU": 8 * 2**20, "GPU": 128 * 2**20}
 
 
 def validate_rule(factored):

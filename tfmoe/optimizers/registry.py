@@ -6,6 +6,7 @@ import keras
 
 from tfmoe.optimizers.factored_adagrad import FactoredAdagrad
 from tfmoe.optimizers.factored_adam import FactoredAdam
+from tfmoe.optimizers.fused_adam import FusedAdam
 
 
 def keras_optimizers():
@@ -33,6 +34,7 @@ OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "factored_adam": FactoredAdam,
     "factored_adagrad": FactoredAdagrad,
+    "fused_adam": FusedAdam,
     **keras_optimizers(),
 }
 

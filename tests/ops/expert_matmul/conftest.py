@@ -1,11 +1,17 @@
-"""Runs tests with both runners of experts."""
+"""Runs tests with the runners of experts."""
 
 import pytest
 
-from tfmoe.ops import expert_runners
+from tfmoe.ops import batched_rows, expert_runners
+
+# Estimated times with which the loads of the tests are computed by the loop, or partly together.
+LOOPED = {"BATCHED": 10**6}
+BATCHED = {"BATCHED": 0, "LOOPED": 3, "LOOP_ELEMENTS": 0, "ADDED": 0, "MULTIPLE": 2}
 
 
-@pytest.fixture(params=["unrolled", "looped"])
-def both_runners(request, monkeypatch):
-    if request.param == "looped":
+@pytest.fixture(params=["unrolled", "looped", "batched"])
+def all_runners(request, monkeypatch):
+    if request.param != "unrolled":
         monkeypatch.setattr(expert_runners, "UNROLLED_EXPERTS", 0)
+        for name, value in (LOOPED if request.param == "looped" else BATCHED).items():
+            monkeypatch.setattr(batched_rows, name, value)

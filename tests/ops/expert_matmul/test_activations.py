@@ -17,7 +17,7 @@ from tfmoe.ops.expert_matmul import expert_ffn
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["layer", "closure"])
-def test_an_activation_with_weights_has_no_gradient(both_runners, kind, compiled):
+def test_an_activation_with_weights_has_no_gradient(all_runners, kind, compiled):
     (x, *stacks), _, _ = derivative_case()
     kernels, biases = stacks[:2], stacks[2:]
     slope = tf.Variable(0.5, dtype=tf.float64)
@@ -39,7 +39,7 @@ def test_an_activation_with_weights_has_no_gradient(both_runners, kind, compiled
         maybe_compiled(gradient, compiled)(x)
 
 
-def test_a_layer_without_weights_is_an_activation(both_runners):
+def test_a_layer_without_weights_is_an_activation(all_runners):
     (x, *stacks), _, _ = derivative_case()
     counts, kernels, biases = tf.constant([3, 0, 2, 1, 0]), stacks[:2], stacks[2:]
     layer = keras.layers.LeakyReLU(0.25, dtype="float64")
@@ -56,7 +56,7 @@ def test_a_layer_without_weights_is_an_activation(both_runners):
     )
 
 
-def test_an_activation_without_a_gradient(both_runners):
+def test_an_activation_without_a_gradient(all_runners):
     """`sign` is constant almost everywhere: the first layer's gradients are 0."""
     (x, *stacks), _, _ = derivative_case()
     counts, kernels, biases = tf.constant([3, 0, 2, 1, 0]), stacks[:2], stacks[2:]

@@ -40,7 +40,7 @@ def test_check_numerics_accepts_the_loop(check_numerics, compiled, recompute):
     assert all(np.isfinite(gradient).all() for gradient in results)
 
 
-def test_check_numerics_reports_nan_in_a_row(check_numerics, both_runners):
+def test_check_numerics_reports_nan_in_a_row(check_numerics, all_runners):
     (x, *stacks), sparse, _ = derivative_case()
     bad = [tf.fill(x.shape, tf.constant(np.nan, tf.float64)), *stacks]
     with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):

@@ -37,7 +37,7 @@ def dropped(activation, dropout):
     return lambda sums: activation(sums) * next(layers)
 
 
-def test_two_experts_by_hand(both_runners):
+def test_two_experts_by_hand(all_runners):
     # Expert 0: relu(x · [1, -1, 1]) · [2, 3, 4]'; expert 1: relu(x · [-1, 2, 1]) · [1, 10, 0]'.
     kernels = [
         tf.constant([[[1.0, -1.0, 1.0]], [[-1.0, 2.0, 1.0]]]),
@@ -67,7 +67,7 @@ def test_two_experts_by_hand(both_runners):
         pytest.param(True, False, False, marks=pytest.mark.slow),
     ],
 )
-def test_equals_the_dense_formula(both_runners, recompute, compiled, is_gated):
+def test_equals_the_dense_formula(all_runners, recompute, compiled, is_gated):
     tf.random.set_seed(0)
     kernels, biases = random_stacks(4, [3, 5, 6, 3], gated=is_gated)
     x = tf.random.normal([12, 3], dtype=tf.float64)  # the last two rows belong to no expert
@@ -121,7 +121,7 @@ def test_equal_rows(recompute):
         pytest.param(lambda *a: jacobians(*a, True), id="jacobians", marks=pytest.mark.slow),
     ],
 )
-def test_other_derivatives(both_runners, derivatives):
+def test_other_derivatives(all_runners, derivatives):
     tf.random.set_seed(0)
     kernels, biases = random_stacks(4, [3, 5, 2])
     x, dropout = tf.random.normal([12, 3], dtype=tf.float64), random_dropout(12, 5)
@@ -136,7 +136,7 @@ def test_other_derivatives(both_runners, derivatives):
     assert_close(derivatives(sparse, tensors), derivatives(dense, tensors))
 
 
-def test_no_rows(both_runners):
+def test_no_rows(all_runners):
     kernels, biases = random_stacks(3, [3, 5, 2])
     dropout = HiddenDropout(RATE, [tf.zeros([0, 5], tf.bool)])
 

@@ -66,7 +66,7 @@ def forward_mode(function, tensors):
     ],
 )
 @pytest.mark.parametrize("derivatives", [gradients_of_gradients, third_derivatives, forward_mode])
-def test_other_derivatives(both_runners, derivatives, recompute, compiled):
+def test_other_derivatives(all_runners, derivatives, recompute, compiled):
     tensors, sparse, dense = derivative_case()
     run = maybe_compiled(
         lambda tensors: derivatives(lambda *stacks: sparse(*stacks, recompute), tensors), compiled
@@ -78,7 +78,7 @@ def test_other_derivatives(both_runners, derivatives, recompute, compiled):
     "derivatives",
     [gradients_of_gradients, pytest.param(forward_mode, marks=pytest.mark.slow)],
 )
-def test_other_derivatives_of_gated_experts(both_runners, derivatives):
+def test_other_derivatives_of_gated_experts(all_runners, derivatives):
     tensors, sparse, dense = derivative_case(is_gated=True)
     run = tf.function(lambda tensors: derivatives(sparse, tensors))
     assert_close(run(tensors), derivatives(dense, tensors))
@@ -86,7 +86,7 @@ def test_other_derivatives_of_gated_experts(both_runners, derivatives):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("pfor", [False, True])
-def test_jacobians(both_runners, pfor, compiled):
+def test_jacobians(all_runners, pfor, compiled):
     tensors, sparse, dense = derivative_case()
     run = maybe_compiled(lambda tensors: jacobians(sparse, tensors, pfor), compiled)
     assert_close(run(tensors), jacobians(dense, tensors, True))
@@ -131,7 +131,7 @@ def test_forward_mode_around_a_compiled_function():
     assert_close(product(tf.function(sparse)), product(dense))
 
 
-def test_forward_mode_with_a_tangent_of_the_upstream_gradient_only(both_runners):
+def test_forward_mode_with_a_tangent_of_the_upstream_gradient_only(all_runners):
     """The gradient is linear in `dy`, and only `dy` has a tangent."""
     (x, first, second, *biases), sparse, dense = derivative_case()
     dy = tf.random.normal([len(x), 2], dtype=tf.float64)
@@ -149,7 +149,7 @@ def test_forward_mode_with_a_tangent_of_the_upstream_gradient_only(both_runners)
 
 
 @pytest.mark.parametrize("derivatives", [gradients_of_gradients, forward_mode])
-def test_other_derivatives_without_rows(both_runners, derivatives):
+def test_other_derivatives_without_rows(all_runners, derivatives):
     kernels, biases = random_stacks(3, [3, 5, 2])
 
     def sparse(x, kernels, biases):
@@ -160,7 +160,7 @@ def test_other_derivatives_without_rows(both_runners, derivatives):
         assert np.all(derivative.numpy() == 0)
 
 
-def test_second_order_in_bfloat16(both_runners):
+def test_second_order_in_bfloat16(all_runners):
     tensors, sparse, _ = derivative_case()
     rounded = [tf.cast(tensor, "bfloat16") for tensor in tensors]
     exact = gradients_of_gradients(sparse, [tf.cast(tensor, "float64") for tensor in rounded])
