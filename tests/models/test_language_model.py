@@ -328,3 +328,12 @@ def test_tied_embeddings_remain_tied_in_a_file(tmp_path):
     assert counts["total"] == model.count_params() == V * D + V + 2 * D * 5 + D
     assert (counts["embedding"], counts["softmax"]) == (V * D, V)  # the matrix counts once
     assert [weight.name for weight in model.softmax.weights] == ["bias"]
+
+
+def test_the_optimizer_is_built_before_a_step_is_traced():
+    # A step that creates variables is traced twice.
+    model = make_model()
+    model.build((None, None))
+    assert not model.optimizer.built
+    model.make_train_function()
+    assert len(model.optimizer.variables) == 2 + 2 * len(model.trainable_variables)

@@ -107,9 +107,11 @@ class NoisyTopK(LearnedGate):
             return self.routing_of_tokens(*top_k_gates(logits, self.k), groups, **sums)
         stddev = self._stddev(inputs, groups)
         noisy = logits + draws_of_tokens(self.draw(inputs), groups) * stddev
+        highest, experts = tf.math.top_k(noisy, min(self.k + 1, self.num_experts))
         if self.k < self.num_experts:
-            sums["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k)
-        return self.routing_of_tokens(*top_k_gates(noisy, self.k), groups, **sums)
+            sums["smooth_load"] = probability_in_top_k(logits, noisy, stddev, self.k, highest)
+        gates = tf.nn.softmax(highest[:, : self.k])
+        return self.routing_of_tokens(experts[:, : self.k], gates, groups, **sums)
 
     def draw(self, inputs):
         """Draws `[T, E]` standard normal noise for the `[T, D]` tokens."""

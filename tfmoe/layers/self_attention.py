@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.static_shapes import static_shapes
 from tfmoe.layers.attention_heads import AttentionHeads
 from tfmoe.layers.block import Kept
 from tfmoe.layers.normalization import EPSILON, Norm, normalization, normalized
@@ -215,8 +216,7 @@ class SelfAttention(AttentionHeads):
         positions = state.position[:, None]
         queries, key, value = self._heads(tf.expand_dims(inputs, 1), positions)
         indices = tf.range(tf.shape(state.keys)[2])
-        here = indices[:, None] == positions[:, :, None, None]
-        keys, values = tf.where(here, key, state.keys), tf.where(here, value, state.values)
+        keys, values = with_step((state.keys, state.values), (key, value), positions)
         contexts, _ = attend(queries, keys, values, self._visible(indices, positions[:, :, None]))
         outputs = self.joined(contexts)[:, 0]
         nan = tf.constant(float("nan"), outputs.dtype)
@@ -254,3 +254,31 @@ class SelfAttention(AttentionHeads):
             "query_key_norm_epsilon": self.query_key_norm_epsilon,
             "sliding_window": self.sliding_window,
         }
+
+
+def with_step(caches, steps, positions):
+    """Writes a step into caches. Outside of XLA and exports this writes rows, into a copy where
+    TensorFlow needs one, which takes a third of the time of a selection from two tensors.
+
+    Args:
+        caches: tensors `[B, K, L, U]`.
+        steps: tensors `[B, K, 1, U]`, one for each cache.
+        positions: `[B, 1]` int32, where each row writes; from L on, anywhere.
+    """
+    shape = tf.shape(caches[0])
+    length = shape[2]
+    if static_shapes():
+        here = tf.range(length)[:, None] == positions[:, :, None, None]
+        return [tf.where(here, step, cache) for cache, step in zip(caches, steps, strict=True)]
+    first = tf.reshape(tf.range(shape[0] * shape[1]) * length, shape[:2])
+    rows = tf.reshape(first + tf.minimum(positions, length - 1), [-1, 1])
+
+    def write(cache, step):
+        units = cache.shape[3]
+        flat, step = tf.reshape(cache, [-1, units]), tf.reshape(step, [-1, units])
+        return tf.reshape(tf.tensor_scatter_nd_update(flat, rows, step), shape)
+
+    return [
+        tf.ensure_shape(write(cache, step), cache.shape)
+        for cache, step in zip(caches, steps, strict=True)
+    ]

@@ -215,6 +215,14 @@ class WordPredictor(keras.Model):
         word_loss = tf.math.divide_no_nan(tf.reduce_sum(values), num_words)
         return word_loss + layer_losses / num_replicas()
 
+    def make_train_function(self, force=False):
+        """Builds the optimizer first: a step that creates variables would be traced twice."""
+        optimizer = getattr(self, "optimizer", None)
+        if self.built and optimizer is not None and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:

@@ -3,6 +3,8 @@
 Axes: T tokens, E experts, K selected experts per token.
 """
 
+import math
+
 import tensorflow as tf
 
 
@@ -51,7 +53,11 @@ def normal_cdf(x: tf.Tensor) -> tf.Tensor:
 
 
 def probability_in_top_k(
-    clean_logits: tf.Tensor, noisy_logits: tf.Tensor, noise_stddev: tf.Tensor, k: int
+    clean_logits: tf.Tensor,
+    noisy_logits: tf.Tensor,
+    noise_stddev: tf.Tensor,
+    k: int,
+    highest: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """P(x, i): the probability that expert i is selected when only its own noise is redrawn
     (eq 8-9).
@@ -67,14 +73,43 @@ def probability_in_top_k(
         noise_stddev: `[T, E]`, not negative. A learned value can shrink to 0: values below 1e-6
             count as 1e-6, where P is 0 or 1 except in a tie, and every gradient stays finite.
         k: selected experts per token, 1 <= k < E.
+        highest: `[T, k + 1]`, the highest noisy logits, descending; `None` to compute them.
 
     Returns:
         `[T, E]` in 0..1, differentiable in all three tensors.
     """
-    highest = tf.math.top_k(noisy_logits, k + 1).values
+    if highest is None:
+        highest = tf.math.top_k(noisy_logits, k + 1).values
     kth, next_highest = highest[:, k - 1 : k], highest[:, k : k + 1]
-    kth_excluding = tf.where(noisy_logits > next_highest, next_highest, kth)
-    return normal_cdf((clean_logits - kth_excluding) / tf.maximum(noise_stddev, 1e-6))
+    is_selected = noisy_logits > next_highest
+    return probability_above(clean_logits, noise_stddev, kth, next_highest, is_selected)
+
+
+@tf.custom_gradient
+def probability_above(clean, stddev, kth, next_highest, is_selected):
+    """`Φ((clean - threshold) / stddev)`. The gradient by hand is half of the operations.
+
+    Args:
+        clean: `[T, E]`.
+        stddev: `[T, E]`; values below 1e-6 count as 1e-6.
+        kth: `[T, 1]`, the threshold of experts that are not selected.
+        next_highest: `[T, 1]`, the threshold of those that are.
+        is_selected: `[T, E]` bool.
+    """
+    floor = tf.constant(1e-6, stddev.dtype)
+    scale = tf.maximum(stddev, floor)
+    z = (clean - tf.where(is_selected, next_highest, kth)) / scale
+
+    def gradient(dp):
+        density = tf.exp(-0.5 * tf.square(z)) / math.sqrt(2 * math.pi)
+        dclean = dp * density / scale
+        zero = tf.zeros([], dclean.dtype)
+        dstddev = tf.where(stddev >= floor, -dclean * z, zero)
+        dnext = -tf.reduce_sum(tf.where(is_selected, dclean, zero), axis=1, keepdims=True)
+        dkth = -tf.reduce_sum(dclean, axis=1, keepdims=True) - dnext
+        return dclean, dstddev, dkth, dnext, None
+
+    return normal_cdf(z), gradient
 
 
 def top_rows_of_experts(

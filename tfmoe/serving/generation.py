@@ -96,8 +96,14 @@ class Generator:
             `[B, D]` features and the new states.
         """
         starts_row = tf.equal(positions % self.max_length, 0)
-        initial = self.model.initial_states(tf.shape(tokens)[0], self.max_length)
-        return self.model.step(tokens, choose_rows(starts_row, initial, states))
+
+        def restarted():
+            initial = self.model.initial_states(tf.shape(tokens)[0], self.max_length)
+            return choose_rows(starts_row, initial, states)
+
+        # Caches are large, and rarely does a row start: nothing is copied without need.
+        states = tf.cond(tf.reduce_any(starts_row), restarted, lambda: states)
+        return self.model.step(tokens, states)
 
     def _read(self, tokens, lengths):
         """Reads prefixes.

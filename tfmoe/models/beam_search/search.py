@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmoe.models.beam_search.highest import highest
 from tfmoe.models.beam_search.hypotheses import Candidates, Hypotheses, Live, tile
 from tfmoe.models.beam_search.scoring import NEVER, Scoring, no_nan
 from tfmoe.models.beam_search.settings import checked_output, checked_sentences
@@ -167,7 +168,7 @@ class _Search:
         attention = self._attention(attention)
         # The 2M best candidates may all continue the same hypothesis.
         branches = min(2 * beam_size, vocabulary_size)
-        values, tokens = tf.math.top_k(no_nan(outputs), branches)
+        values, tokens = highest(no_nan(outputs), branches)
         values = tf.reshape(values, [batch_size, beam_size, branches])
         if settings.pruning is not None:
             values = _pruned(values, live.log_probabilities > NEVER, settings.pruning)
