@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import initializers
 
-from tfmoe.ops.expert_runners import empty_stacks
+from tfmoe.ops.expert_runners import empty
 
 
 def independent(initializer):
@@ -246,7 +246,7 @@ def draw_experts(initializer, seed, bounds, matrix, dtype):
 
 def empty_stack(num_matrices, matrix, dtype):
     """A tensor for matrices that `with_matrix` fills."""
-    (stack,) = empty_stacks(dtype, [(num_matrices, *matrix)])
+    (stack,) = empty(dtype, [(num_matrices, *matrix)])
     return stack
 
 
