@@ -79,6 +79,7 @@ class TrainingBatches(abc.ABC):
                 self._error = error
                 raise
 
+        @tf.autograph.experimental.do_not_convert
         def load(number):
             arrays = tf.numpy_function(read, [number], [tf.int32] * self.NUM_ARRAYS)
             for array in arrays:
