@@ -78,7 +78,7 @@ def training_step(name, options):
     model.compile(build_optimizer(config))
     model.build((None, None))
     model.optimizer.build(model.trainable_variables)
-    batches = list(task.training_batches(vocabulary, start_batch=0).take(options.batches))
+    batches = list(task.training_batches(vocabulary).dataset().take(options.batches))
     ids = tf.TensorSpec([None, None], tf.int32)
     step = tf.function(model.train_step, input_signature=[(ids, ids)])
 

@@ -67,7 +67,9 @@ def windows(monkeypatch):
     return windows
 
 
-def test_one_training_at_a_time(windows, tmp_path):
+def test_one_training_at_a_time(windows, tmp_path, monkeypatch):
+    name = "tfmoe.data_pipelines.file_locks"
+    monkeypatch.setitem(sys.modules, name, windows("data_pipelines/file_locks.py"))
     run_lock = windows("training/run_lock.py")
     run = tmp_path / "run"
     refused = pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .*trains there now")

@@ -142,7 +142,7 @@ def start():
         return subprocess.Popen(
             [*TFMOE, *arguments],
             cwd=folder,
-            env=environment(folder),
+            env=environment(folder.with_name("cache")),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

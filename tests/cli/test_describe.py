@@ -167,8 +167,8 @@ def test_translation_with_the_papers_figures(capfd):
     assert cells[0] == ["Table 2, MoE 2048 experts"]
     total = cells.index(["encoder, decoder and softmax, gates aside", "84,934,656"])
     assert cells[total + 1] == ["the paper", "85 M"]
-    assert cells[total + 2] == ["without embedding and softmax", "8,643,998,240"]
-    assert cells[total + 3] == ["total", "8,677,585,440"]
+    assert cells[total + 2] == ["without embedding and softmax", "8,644,047,488"]
+    assert cells[total + 3] == ["total", "8,677,634,688"]
     assert cells[total + 4] == ["the paper", "8.7 B"]
     assert ["softmax", "16,777,216", "16,809,984"] in cells
     assert "in sentences of data.max_length (100)" in out

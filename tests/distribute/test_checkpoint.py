@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.distribute import checkpoint as checkpoints
-from tfmoe.distribute.checkpoint import Checkpoint, shapes_in, slices_of
+from tfmoe.distribute.checkpoint import Checkpoint, cuts, shapes_in, shards_of, slice_name
 from tfmoe.distribute.shards import sharded
 from tfmoe.gating import NoisyTopK
 from tfmoe.layers import MoE
@@ -35,23 +35,35 @@ EXPECTED = {"plain": [10, 20], "shard": [[1, 2], [3, 4], [5, 6]]}
 @pytest.mark.parametrize(
     ("replicas", "expected"),
     [
-        (1, ["3 2 0,3:0,2"]),
-        (2, ["3 2 0,2:0,2", "3 2 2,1:0,2"]),
-        (4, ["3 2 0,1:0,2", "3 2 1,1:0,2", "3 2 2,1:0,2"]),  # no slice on the last device
+        (1, [(0, 3)]),
+        (2, [(0, 2), (2, 3)]),
+        (4, [(0, 1), (1, 2), (2, 3)]),
+    ],  # none on the last device
+)
+def test_shards_by_hand(strategy_of, replicas, expected):
+    variable = variables_on(strategy_of(replicas))["shard"]
+    shards = list(shards_of(variable))
+    assert [(begin, end) for _, begin, end in shards] == expected
+    assert sum(part.shape[0] for part, _, _ in shards) == 3
+
+
+def test_names_of_slices():
+    assert slice_name([6], 4, 6) == "6 4,2"
+    assert slice_name([4, 3, 5], 0, 2) == "4 3 5 0,2:0,3:0,5"
+
+
+@pytest.mark.parametrize(
+    ("rows", "slice_bytes", "expected"),
+    [
+        ((0, 10), None, [(0, 10)]),
+        ((0, 10), 40, [(0, 4), (4, 8), (8, 10)]),
+        ((3, 9), 45, [(3, 4), (4, 8), (8, 9)]),  # at multiples of 4 rows of the variable
+        ((4, 8), 40, [(4, 8)]),
+        ((2, 5), 1, [(2, 3), (3, 4), (4, 5)]),  # at least one row
     ],
 )
-def test_slices_by_hand(strategy_of, replicas, expected):
-    variable = variables_on(strategy_of(replicas))["shard"]
-    slices = list(slices_of(variable))
-    assert [slice_ for _, slice_ in slices] == expected
-    assert sum(part.shape[0] for part, _ in slices) == 3
-
-
-def test_slices_of_vectors_and_stacks(strategy_of):
-    with strategy_of(2).scope(), sharded(unit=2):
-        vector, stack = tf.Variable(tf.zeros([6])), tf.Variable(tf.zeros([4, 3, 5]))
-    assert [slice_ for _, slice_ in slices_of(vector)] == ["6 0,4", "6 4,2"]
-    assert [slice_ for _, slice_ in slices_of(stack)] == ["4 3 5 0,2:0,3:0,5", "4 3 5 2,2:0,3:0,5"]
+def test_cuts_by_hand(rows, slice_bytes, expected):
+    assert cuts(*rows, 10, slice_bytes) == expected
 
 
 @pytest.mark.parametrize("before", [None, 1, 2, 4])
@@ -70,12 +82,33 @@ def test_restore_on_another_number_of_devices(strategy_of, tmp_path, before, aft
     assert [part.numpy().tolist() for part in parts] == [[10, 20]] * (after or 1)
 
 
-@pytest.mark.parametrize("read_bytes", [1, 8, 17])
-def test_large_variables_are_read_in_parts(strategy_of, tmp_path, monkeypatch, read_bytes):
-    monkeypatch.setattr(checkpoints, "READ_BYTES", read_bytes)
-    Checkpoint(variables_on(None), tmp_path, "last").save(7)
-    read = variables_on(strategy_of(2), factor=0)
+@pytest.mark.parametrize("slice_bytes", [1, 8, 17])
+@pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None), (2, 4)])
+def test_large_variables_are_saved_in_slices(
+    strategy_of, tmp_path, monkeypatch, slice_bytes, before, after
+):
+    """The size can be another when they are restored."""
+    monkeypatch.setattr(checkpoints, "SLICE_BYTES", slice_bytes)
+    strategies = [None if n is None else strategy_of(n) for n in (before, after)]
+    Checkpoint(variables_on(strategies[0]), tmp_path, "last", strategies[0]).save(7)
+    monkeypatch.setattr(checkpoints, "SLICE_BYTES", 24)
+    read = variables_on(strategies[1], factor=0)
     Checkpoint(read, tmp_path, "last").restore(str(tmp_path / "last-7"))
+    assert values_of(read) == EXPECTED
+    assert shapes_in(str(tmp_path / "last-7")) == {"plain": [2], "shard": [3, 2]}
+
+
+def test_a_checkpoint_without_the_size_of_its_slices(strategy_of, tmp_path):
+    """As of 0.1.0: a shard is read in one part."""
+    path = str(tmp_path / "last-7")
+    tf.raw_ops.SaveV2(
+        prefix=path,
+        tensor_names=["plain", "shard", "shard"],
+        shape_and_slices=["", "3 2 0,2:0,2", "3 2 2,1:0,2"],
+        tensors=[tf.constant([10.0, 20.0]), tf.constant([[1.0, 2], [3, 4]]), [[5.0, 6.0]]],
+    )
+    read = variables_on(strategy_of(2), factor=0)
+    Checkpoint(read, tmp_path, "last").restore(path)
     assert values_of(read) == EXPECTED
 
 

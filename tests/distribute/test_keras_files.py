@@ -66,6 +66,22 @@ def test_file_of_weights(strategy_of, tmp_path, reads):
     assert sum(reads) >= 2 * 6 * 240
 
 
+def test_a_layer_can_compute_with_what_a_file_holds(strategy_of, tmp_path, reads):
+    """Such a layer gets a NumPy array from Keras."""
+    strategy_of(2)
+
+    class Doubled(keras.layers.Dense):
+        def load_own_variables(self, store):
+            self.kernel.assign(store["0"] * 2 + np.zeros_like(store["0"]))
+            self.bias.assign(store["1"].reshape(-1))
+
+    dense = keras.Sequential([keras.Input([20]), Doubled(30)])
+    dense.save_weights(tmp_path / "dense.weights.h5")
+    model = keras.Sequential([keras.Input([20]), Doubled(30)])
+    model.load_weights(tmp_path / "dense.weights.h5")
+    np.testing.assert_array_equal(model.get_weights()[0], 2 * dense.get_weights()[0])
+
+
 def test_array_of_another_shape_raises_the_error_of_keras(strategy_of, tmp_path, reads):
     path = tmp_path / "model.weights.h5"
     trained_model().save_weights(path)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import keras_optimizer
 from tfmoe.distribute.shards import sharded
+from tfmoe.optimizers import FusedAdam
 
 # The gradients of a replicated variable on each replica, (3, 4) in total, and of the row of a
 # sharded variable on each replica.
@@ -79,6 +80,15 @@ def test_accumulated_gradients_are_clipped_together(strategy_of, in_replicas):
     plain, shard = updates(strategy_of(2), in_replicas, make, factors=(1.0, 3.0))
     np.testing.assert_allclose(plain, [3 / 13, 4 / 13], rtol=1e-6)
     np.testing.assert_allclose(shard, [[12 / 13], [0]], rtol=1e-6)
+
+
+def test_fused_adam_updates_shards(strategy_of, in_replicas):
+    results = [
+        updates(strategy_of(2), in_replicas, lambda make=make: make(0.1, clipnorm=0.5))
+        for make in (FusedAdam, keras.optimizers.Adam)
+    ]
+    for fused, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, expected, rtol=1e-5)
 
 
 def test_moving_averages(strategy_of, in_replicas):

@@ -11,7 +11,7 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.table_gradients import Rows, by_owner, sum_over_replicas, sum_repeated_rows
 from tfmoe.layers import FeedForward
 from tfmoe.models import LanguageModel, residual_blocks
-from tfmoe.optimizers import FactoredAdam
+from tfmoe.optimizers import FactoredAdam, FusedAdam
 
 VOCABULARY, WIDTH = 13, 3
 # Words of every batch: repeated within and between devices; some devices have none.
@@ -20,6 +20,10 @@ OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.1),
     "adam, norm": lambda: keras.optimizers.Adam(0.1, clipnorm=0.5),
     "adam, accumulated": lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2),
+    "averaged, accumulated": lambda: keras.optimizers.SGD(
+        0.1, gradient_accumulation_steps=2, use_ema=True
+    ),
+    "fused adam": lambda: FusedAdam(0.1),
     "adamw": lambda: keras.optimizers.AdamW(0.1, weight_decay=0.1, global_clipnorm=0.5),
     "sgd": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.5),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),

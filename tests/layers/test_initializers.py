@@ -22,11 +22,21 @@ def test_standard_deviation_of_an_initializer_that_does_not_scale():
     assert np.abs(np.corrcoef(stack.reshape(5, -1)) - np.eye(5)).max() < 0.05
 
 
+@keras.saving.register_keras_serializable("test")
+class NormalByNumPy(keras.initializers.RandomNormal):
+    """A subclass that does not draw with Keras' seeds."""
+
+    def __call__(self, shape, dtype=None):
+        return np.random.default_rng(self.seed).standard_normal(shape)
+
+
 BASES = {
+    "subclass": NormalByNumPy(seed=7),
     "glorot": keras.initializers.GlorotUniform(seed=7),
     "orthogonal": keras.initializers.Orthogonal(seed=7),
     "truncated": keras.initializers.TruncatedNormal(seed=7),
     "ones": keras.initializers.Ones(),
+    "gated ones": GateAndUp(keras.initializers.Ones()),
     "array": np.arange(12.0, dtype="float32").reshape(3, 4),
     "integer seed": None,
     "no seed": None,
@@ -66,7 +76,7 @@ def test_draws_of_an_expert_do_not_depend_on_the_devices(name, num_experts):
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     (second,) = initializer().draw_rows(shape, [(1, 2)], "float32")  # as another process draws it
     np.testing.assert_array_equal(second, whole[1:2])
-    if name not in ("ones", "array"):
+    if name not in ("ones", "gated ones", "array"):
         assert len(np.unique(whole[:, 0, 0])) == num_experts
 
 

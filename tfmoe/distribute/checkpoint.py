@@ -10,6 +10,7 @@ Axes: E experts.
 """
 
 import functools
+import itertools
 import math
 import pathlib
 import re
@@ -25,8 +26,11 @@ from tfmoe.distribute.full_disks import full_disk_named
 from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 from tfmoe.distribute.workers import num_workers, wait_for_workers, worker_index
 
-# The memory for values that are read and not yet assigned.
-READ_BYTES = 16 * 2**20
+# Large variables are saved in slices of this size. TensorFlow reads a slice whole, so a device that
+# restores its rows reads few others, and needs little memory for values that are not yet assigned.
+SLICE_BYTES = 16 * 2**20
+# The name of the size in a checkpoint. Those of 0.1.0 have larger slices, and no such name.
+SLICE_BYTES_NAME = "tfmoe/slice_bytes"
 
 
 class Checkpoint:
@@ -65,6 +69,9 @@ class Checkpoint:
         unfinished = self.directory / f"unfinished-{self.name}-{number}"
         parts = [str(unfinished / f"worker-{worker}") for worker in range(self.num_workers)]
         names, slices, tensors = [], [], []
+        if self.worker == 0:
+            names, slices = [SLICE_BYTES_NAME], [""]
+            tensors = [tf.constant(SLICE_BYTES, tf.int64)]
         for name, variable in self.variables.items():
             for tensor, slice_ in self._tensors_and_slices(variable):
                 names.append(name)
@@ -99,12 +106,13 @@ class Checkpoint:
     def _tensors_and_slices(self, variable):
         """Yields the tensors that this worker writes for a variable, each with its slice."""
         if isinstance(variable, ShardedVariable):
-            for part, slice_ in slices_of(variable):
-                yield part.read_value(), slice_
+            for part, begin, end in shards_of(variable):
+                yield from sliced(part.read_value(), variable.shape.as_list(), begin, end)
             return
         value = tf.convert_to_tensor(variable)  # all workers: a metric's value is a collective sum
         if self.worker == 0:
-            yield value, ""
+            shape = value.shape.as_list()
+            yield from sliced(value, shape, 0, shape[0] if shape else 1)
 
     def remove_leftovers(self):
         """Removes all checkpoints but the last, and the unfinished ones of killed processes.
@@ -129,7 +137,7 @@ class Checkpoint:
         """Assigns the saved values to the variables. Floating-point values are cast to the dtype of
         the variable.
 
-        A device reads its experts, at most `READ_BYTES` at a time. If the checkpoint is damaged,
+        A device reads its experts, about `SLICE_BYTES` at a time. If the checkpoint is damaged,
         some variables may already have their saved values.
 
         Args:
@@ -139,20 +147,36 @@ class Checkpoint:
             ValueError: the checkpoint is damaged.
         """
         saved_dtypes = open_reader(path).get_variable_to_dtype_map()
+        slice_bytes = None
+        if SLICE_BYTES_NAME in saved_dtypes:
+            (size,) = read(path, [SLICE_BYTES_NAME], [""], [tf.int64])
+            slice_bytes = int(size)
         reads = []
         for name, variable in self.variables.items():
             dtype = dtype_to_read(variable.dtype, saved_dtypes.get(name))
-            reads += [Read(name, dtype, *part) for part in parts_to_read(variable)]
+            reads += [Read(name, dtype, *part) for part in parts_to_read(variable, slice_bytes)]
         for batch in batches_of(reads):
             names, dtypes, slices, assigns, _ = zip(*batch, strict=True)
-            try:
-                values = tf.raw_ops.RestoreV2(
-                    prefix=path, tensor_names=names, shape_and_slices=slices, dtypes=dtypes
-                )
-            except tf.errors.OpError as error:
-                raise ValueError(f"{path} is damaged: {error.message}") from error
-            for assign, value in zip(assigns, values, strict=True):
+            for assign, value in zip(assigns, read(path, names, slices, dtypes), strict=True):
                 assign(value)
+
+
+def read(path, names, slices, dtypes):
+    """Reads tensors of a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        names, slices, dtypes: one for each tensor; a slice is in TensorFlow's notation.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    try:
+        return tf.raw_ops.RestoreV2(
+            prefix=path, tensor_names=names, shape_and_slices=slices, dtypes=dtypes
+        )
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path} is damaged: {error.message}") from error
 
 
 class Read(NamedTuple):
@@ -173,8 +197,12 @@ class Read(NamedTuple):
     num_bytes: int
 
 
-def parts_to_read(variable):
-    """Divides a variable into parts of at most `READ_BYTES`, if it has more than one row.
+def parts_to_read(variable, slice_bytes):
+    """Divides a variable into parts to read.
+
+    Args:
+        variable: as for `Checkpoint`.
+        slice_bytes: of the slices that were saved; `None` to read each shard in one part.
 
     Yields:
         The last three fields of a `Read`.
@@ -185,19 +213,17 @@ def parts_to_read(variable):
         return
     shape = variable.shape.as_list()
     row_bytes = math.prod(shape[1:]) * variable.dtype.size
-    step = max(1, READ_BYTES // max(1, row_bytes))
-    for part, (begin, end) in zip(variable.local_parts(), variable.local_bounds(), strict=True):
-        for first in range(begin, end, step):
-            last = min(first + step, end)
+    for part, begin, end in shards_of(variable):
+        for first, last in cuts(begin, end, row_bytes, slice_bytes):
             assign = functools.partial(assign_rows, part, first - begin, last - begin)
             yield slice_name(shape, first, last), assign, row_bytes * (last - first)
 
 
 def batches_of(reads):
-    """Groups consecutive `Read`s of at most `READ_BYTES` together."""
+    """Groups consecutive `Read`s of at most `SLICE_BYTES` together."""
     batch, size = [], 0
     for read in reads:
-        if batch and size + read.num_bytes > READ_BYTES:
+        if batch and size + read.num_bytes > SLICE_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(read)
@@ -206,14 +232,51 @@ def batches_of(reads):
         yield batch
 
 
-def slices_of(variable):
-    """Yields the shards of a `ShardedVariable` that this process holds, each a `tf.Variable`, and
-    its slice of the logical tensor in TensorFlow's notation.
+def shards_of(variable):
+    """Yields the shards of a `ShardedVariable` that this process holds: a `tf.Variable`, its first
+    row, and the row behind its last. Shards without rows are left out.
     """
-    shape = variable.shape.as_list()
     for part, (begin, end) in zip(variable.local_parts(), variable.local_bounds(), strict=True):
         if end > begin:
-            yield part, slice_name(shape, begin, end)
+            yield part, begin, end
+
+
+def cuts(begin, end, row_bytes, slice_bytes):
+    """Divides rows into slices, at the same rows of the variable whatever the shards are.
+
+    Args:
+        begin, end: the first row, and the one behind the last.
+        row_bytes: of a row.
+        slice_bytes: of a slice, which has at least one row; `None` for one slice.
+
+    Returns:
+        List of pairs `(begin, end)`.
+    """
+    if slice_bytes is None:
+        return [(begin, end)]
+    step = max(1, slice_bytes // max(1, row_bytes))
+    edges = [begin, *range(begin - begin % step + step, end, step), end]
+    return list(itertools.pairwise(edges))
+
+
+def sliced(rows, shape, begin, end):
+    """Cuts rows of a variable into the slices to save.
+
+    Args:
+        rows: tensor of the rows, or of the whole variable.
+        shape: the shape of the whole variable.
+        begin, end: the rows.
+
+    Yields:
+        A tensor, and its slice in TensorFlow's notation, which is empty for a whole variable.
+    """
+    row_bytes = math.prod(shape[1:]) * rows.dtype.size
+    edges = cuts(begin, end, row_bytes, SLICE_BYTES)
+    if edges == [(0, shape[0] if shape else 1)]:
+        yield rows, ""
+        return
+    for first, last in edges:
+        yield rows[first - begin : last - begin], slice_name(shape, first, last)
 
 
 def slice_name(shape, begin, end):
@@ -238,7 +301,9 @@ def shapes_in(path):
     Raises:
         ValueError: the checkpoint is damaged.
     """
-    return open_reader(path).get_variable_to_shape_map()
+    shapes = open_reader(path).get_variable_to_shape_map()
+    shapes.pop(SLICE_BYTES_NAME, None)
+    return shapes
 
 
 def open_reader(path):

@@ -16,8 +16,9 @@ from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 READ_BYTES = 16 * 2**20
 
 
-class SavedArray:
-    """An array in a file, which is read where it is used.
+class SavedArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array in a file, which is read where it is used. A layer that computes with it gets a
+    NumPy array.
 
     Args:
         dataset: `h5py.Dataset`.
@@ -32,6 +33,15 @@ class SavedArray:
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.dataset, dtype=dtype)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        arrays = [np.asarray(x) if isinstance(x, SavedArray) else x for x in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # NumPy and TensorFlow ask for protocols
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
 
 
 def install():

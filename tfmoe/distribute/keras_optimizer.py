@@ -106,7 +106,7 @@ def scaled(grad, factor):
 def _update_averages(optimizer, original, variables):
     if not optimizer.use_ema:
         return
-    started = tf.not_equal(optimizer.iterations.value, 0)
+    started = tf.not_equal(tf.convert_to_tensor(optimizer.iterations), 0)
     for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
         if average is not None:
             momentum = tf.cast(started, average.dtype) * optimizer.ema_momentum

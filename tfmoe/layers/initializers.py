@@ -131,6 +131,8 @@ class GateAndUp(initializers.Initializer):
         self.initializer = initializer
 
     def __call__(self, shape, dtype=None):
+        if is_constant(self.initializer):
+            return self.initializer(shape, dtype=dtype)
         inputs, outputs = shape
         pair = PerExpert(self.initializer)((2, inputs, outputs // 2), dtype=dtype)
         return tf.concat(tf.unstack(pair), axis=-1)
@@ -172,7 +174,8 @@ def is_random(initializer):
     """Whether `with_seed` accepts an initializer."""
     if isinstance(initializer, GateAndUp):
         return is_random(initializer.initializer)
-    return isinstance(initializer, RANDOM)
+    # Not a subclass with a `__call__` of its own, which may draw in another way.
+    return type(initializer).__call__ in {cls.__call__ for cls in RANDOM}
 
 
 def is_constant(initializer):

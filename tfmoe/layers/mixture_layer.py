@@ -49,8 +49,9 @@ class ExpertLayer(keras.layers.Layer):
             devices: R.
         """
         size = tf.as_dtype(self.compute_dtype).size
-        divides_groups = self.gate.groups is not None and devices > self.gate.groups
-        num_sent = self.num_selected if divides_groups else self.num_sent
+        num_sent = self.num_sent
+        if num_sent != self.num_selected and devices > self.gate.groups:
+            num_sent = self.num_selected  # groups are divided among devices
         numbers = 2 * num_sent * tokens * sum(self.row_widths(input_dim))
         return -(-numbers * size * (devices - 1) // devices)
 

@@ -83,15 +83,12 @@ class BatchedRows(NamedTuple):
 
     def pad(self, rows):
         """Arranges `[A, D]` rows as `[E, C, D]`, with 0 in cells without a row."""
-        num_experts, width = self.counts.shape[0], rows.shape[1]
-        padded = tf.raw_ops.RaggedTensorToTensor(
-            shape=tf.stack([num_experts, self.size, width]),
-            values=rows[: self.num_rows],
-            default_value=tf.zeros([], rows.dtype),
-            row_partition_tensors=[tf.concat([[0], self.ends], axis=0)],
-            row_partition_types=["ROW_SPLITS"],
-        )
-        return tf.ensure_shape(padded, [num_experts, None, width])
+        within = tf.range(self.size)
+        is_row = within < self.counts[:, None]
+        # The row behind the last one is 0.
+        index = tf.where(is_row, (self.ends - self.counts)[:, None] + within, self.num_rows)
+        padded = tf.gather(tf.pad(rows[: self.num_rows], [[0, 1], [0, 0]]), index)
+        return tf.ensure_shape(padded, [self.counts.shape[0], None, rows.shape[1]])
 
     def unpad(self, padded):
         """Takes the rows out of `[E, C, D]`, to `[sum(counts), D]`; any values in the remaining

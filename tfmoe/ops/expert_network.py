@@ -86,10 +86,9 @@ def by_rows(activation):
         if sums.shape.rank == 2:
             return activation(sums)
         activations = activation(tf.reshape(sums, [-1, sums.shape[-1]]))
-        shape = tf.concat([tf.shape(sums)[:-1], [activations.shape[-1]]], axis=0)
-        activations = tf.reshape(activations, shape)
-        activations.set_shape([*sums.shape[:-1], activations.shape[-1]])
-        return activations
+        width = activations.shape[-1] if activations.shape.rank else None
+        shape = tf.concat([tf.shape(sums)[:-1], tf.shape(activations)[-1:]], axis=0)
+        return tf.ensure_shape(tf.reshape(activations, shape), [*sums.shape[:-1], width])
 
     return activate
 

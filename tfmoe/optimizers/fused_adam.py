@@ -12,8 +12,8 @@ class FusedAdam(keras.optimizers.Adam):
     "Adam: A Method for Stochastic Optimization"): a checkpoint of one can be restored into the
     other. Results agree up to rounding. The operation reads the gradient, the weights and both
     moments once, and writes the last three once. Keras' own step consists of a dozen operations,
-    most of which read and write a tensor of the variable's size. Sparse gradients and `amsgrad` use
-    Keras' step.
+    most of which read and write a tensor of the variable's size. Sparse gradients, bfloat16
+    variables and `amsgrad` use Keras' step.
 
     Args:
         learning_rate: float, schedule or callable.
@@ -36,7 +36,9 @@ class FusedAdam(keras.optimizers.Adam):
             variable: `tf.Variable`; under a strategy, that of one device.
             learning_rate: scalar.
         """
-        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+        # On a GPU the operation has no kernel for bfloat16.
+        is_bfloat16 = variable.dtype == tf.bfloat16
+        if self.amsgrad or is_bfloat16 or isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable, learning_rate)
             return
         index, dtype = self._get_variable_index(variable), variable.dtype

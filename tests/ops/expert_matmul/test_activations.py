@@ -56,6 +56,18 @@ def test_a_layer_without_weights_is_an_activation(all_runners):
     )
 
 
+def test_an_activation_of_unknown_shape(all_runners):
+    (x, *stacks), _, _ = derivative_case()
+    counts, kernels, biases = tf.constant([3, 0, 2, 1, 0]), stacks[:2], stacks[2:]
+
+    def activation(h):
+        return tf.py_function(tf.nn.relu, [h], h.dtype)
+
+    ffn = tf.function(lambda *a: expert_ffn(a[0], counts, *a[1:], activation))
+    expected = dense_formula(x, counts.numpy(), kernels, biases, tf.nn.relu)
+    np.testing.assert_allclose(ffn(x, kernels, biases), expected, rtol=1e-10)
+
+
 def test_an_activation_without_a_gradient(all_runners):
     """`sign` is constant almost everywhere: the first layer's gradients are 0."""
     (x, *stacks), _, _ = derivative_case()
