@@ -88,7 +88,9 @@ def by_rows(activation):
         activations = activation(tf.reshape(sums, [-1, sums.shape[-1]]))
         width = activations.shape[-1] if activations.shape.rank else None
         shape = tf.concat([tf.shape(sums)[:-1], tf.shape(activations)[-1:]], axis=0)
-        return tf.ensure_shape(tf.reshape(activations, shape), [*sums.shape[:-1], width])
+        activations = tf.reshape(activations, shape)
+        activations.set_shape([*sums.shape[:-1], width])  # forward mode has no `tf.ensure_shape`
+        return activations
 
     return activate
 
