@@ -14,6 +14,7 @@ import time
 import zlib
 
 from tfmoe.data_pipelines.atomic_write import atomic_write, temporary_name
+from tfmoe.data_pipelines.changes import check_unchanged, stamps
 from tfmoe.data_pipelines.file_locks import waiting_for_lock
 from tfmoe.data_pipelines.reading import BLOCK_BYTES, TextError, check_file
 
@@ -43,18 +44,18 @@ def content_of(path, folder, progress=None):
     check_file(path)
     path = os.path.realpath(path)
     record = pathlib.Path(folder) / "files" / f"{key_of(path)}.json"
-    stamp = _stamp(path)
-    known = read_description(record, damaged=dict)
-    if known.get("path") == path and known.get("stamp") == stamp:
-        return known["sha256"]
+    known = stamps([path])
+    stamp = list(known[path] or ())
+    description = read_description(record, damaged=dict)
+    if description.get("path") == path and description.get("stamp") == stamp:
+        return description["sha256"]
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while block := file.read(8 * BLOCK_BYTES):
             digest.update(block)
             if progress:
                 progress.add(len(block))
-    if _stamp(path) != stamp:
-        raise TextError(f"{path}: the file changed while it was read; begin again")
+    check_unchanged(known)
     write_description(record, {"path": path, "stamp": stamp, "sha256": digest.hexdigest()})
     return digest.hexdigest()
 
@@ -64,11 +65,6 @@ def contents_of(paths, folder):
     sizes = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
     progress = Progress("checking the text's content", sizes, "bytes")
     return [content_of(path, folder, progress) for path in paths]
-
-
-def _stamp(path):
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
 
 
 def write_description(path, value):

@@ -22,13 +22,17 @@ from tfmoe.data_pipelines.prepared.cached import (
     Progress,
     contents_of,
     key_of,
-    one_writer,
     read_description,
     write_description,
 )
 from tfmoe.data_pipelines.prepared.order import Order
 from tfmoe.data_pipelines.prepared.rows import prepare_rows
-from tfmoe.data_pipelines.prepared.shards import SHARD_POSITIONS, Shards, ShardWriter, open_shards
+from tfmoe.data_pipelines.prepared.shards import (
+    SHARD_POSITIONS,
+    Shards,
+    ShardWriter,
+    prepared_shards,
+)
 from tfmoe.data_pipelines.reading import TextError, is_gzip
 from tfmoe.data_pipelines.sgm import is_sgm
 from tfmoe.data_pipelines.subwords import Subwords
@@ -81,10 +85,13 @@ def prepare_pairs(
     """
     folder = pathlib.Path(folder)
     paths = list(dict.fromkeys(path for part in parts for path in part.source + part.target))
+    known = stamps(paths)
     contents = dict(zip(paths, contents_of(paths, folder), strict=True))
     progress = Progress("preparing the text", sum(map(os.path.getsize, paths)), "bytes")
     shards = {
-        path: _prepare_file(path, contents[path], subwords, folder, shard_positions, progress)
+        path: _prepare_file(
+            path, contents[path], known[path], subwords, folder, shard_positions, progress
+        )
         for path in paths
     }
     pairs = [pair for part in parts for pair in part.file_pairs]
@@ -98,23 +105,22 @@ def prepare_pairs(
     return PreparedPairs(parts, sides, [_lengths_of(folder, *pair) for pair in sides])
 
 
-def _prepare_file(path, content, subwords, folder, shard_positions, progress):
+def _prepare_file(path, content, stamp, subwords, folder, shard_positions, progress):
     """Returns the `Shards` of a file, of all its lines."""
     key = key_of(["pieces", FORMAT, content, is_sgm(path), is_gzip(path), subwords.fingerprint])
     target = folder / f"pieces-{key}"
-    shards = open_shards(target)
-    if shards is None:
-        with one_writer(target):
-            shards = open_shards(target)
-            if shards is None:
-                _write_file(path, target, subwords, shard_positions, progress)
-                return open_shards(target)
-    progress.skip(os.path.getsize(path))
+    begun = progress.done
+
+    def write():
+        writer = ShardWriter(target, {path: stamp}, shard_positions)
+        _write_file(path, writer, subwords, progress)
+
+    shards = prepared_shards(target, write)
+    progress.skip(begun + os.path.getsize(path) - progress.done)
     return shards
 
 
-def _write_file(path, target, subwords, shard_positions, progress):
-    known, writer = stamps([path]), ShardWriter(target, shard_positions)
+def _write_file(path, writer, subwords, progress):
     line = writer.shards[-1]["place"] if writer.shards else 0
     sentences = itertools.islice(sentences_of(path), line, None)
     try:
@@ -132,8 +138,6 @@ def _write_file(path, target, subwords, shard_positions, progress):
         writer.finish_shard(line)
     finally:
         writer.discard()
-    if stamps([path]) != known:
-        raise TextError(f"{path}: the file changed while it was read; begin again")
     writer.finish({})
 
 

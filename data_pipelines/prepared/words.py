@@ -21,10 +21,14 @@ from tfmoe.data_pipelines.prepared.cached import (
     contents_of,
     damage,
     key_of,
-    one_writer,
 )
-from tfmoe.data_pipelines.prepared.shards import SHARD_POSITIONS, Shards, ShardWriter, open_shards
-from tfmoe.data_pipelines.reading import TextError, is_gzip, line_blocks
+from tfmoe.data_pipelines.prepared.shards import (
+    SHARD_POSITIONS,
+    Shards,
+    ShardWriter,
+    prepared_shards,
+)
+from tfmoe.data_pipelines.reading import is_gzip, line_blocks
 from tfmoe.data_pipelines.text import Paths, Survey, find_files, without_words
 from tfmoe.data_pipelines.vocabulary import END, Vocabulary
 
@@ -103,19 +107,15 @@ def prepare_text(
     known = stamps(files)
     content = key_of([contents_of(files, folder), [*map(is_gzip, files)]])
     path = pathlib.Path(folder) / f"words-{key_of(['words', FORMAT, content])}"
-    shards = open_shards(path)
-    if shards is None:
-        with one_writer(path):
-            shards = open_shards(path)
-            if shards is None:
-                _write(files, path, content, known, shard_positions)
-                shards = open_shards(path)
-    return PreparedText(shards)
+
+    def write():
+        _write(files, path, content, ShardWriter(path, known, shard_positions))
+
+    return PreparedText(prepared_shards(path, write))
 
 
-def _write(files, path, content, known, shard_positions):
+def _write(files, path, content, writer):
     """Writes the shards that are missing, and what follows of all of them."""
-    writer = ShardWriter(path, shard_positions)
     numbers = _numbers_of(path, writer)
     first_file, first_line = writer.shards[-1]["place"] if writer.shards else (0, 0)
     progress = Progress("preparing the text", sum(map(os.path.getsize, files)), "bytes")
@@ -127,8 +127,6 @@ def _write(files, path, content, known, shard_positions):
         writer.finish_shard([len(files), 0], numbers.new_words())
     finally:
         writer.discard()
-    if stamps(files) != known:
-        raise TextError(f"{', '.join(files[:3])}: a file changed while it was read; begin again")
     _finish(writer, path, content, len(numbers.numbers) - 1)
 
 

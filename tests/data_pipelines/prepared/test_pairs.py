@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import pathlib
 import random
 
 import numpy as np
@@ -156,6 +157,52 @@ def test_errors(german, subwords, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             pair_training_batches(text, subwords, tmp_path / "cache", **{**SIZES, **wrong})
+
+
+def test_a_file_that_changes_between_its_digest_and_its_ids(subwords, tmp_path):
+    """Here the subwords, which are asked for in between, change it."""
+    files = write_pairs(tmp_path, "b", 20, 2)
+    path = pathlib.Path(files.target[0])
+    original, changed = path.read_text(), path.read_text().replace("dog", "dig")
+
+    class ChangingSubwords(Subwords):
+        @property
+        def fingerprint(self):
+            path.write_text(changed)
+            return subwords.fingerprint
+
+    with pytest.raises(TextError, match=r"b\.en: the file changed while it was read; begin again"):
+        prepare_pairs([files], ChangingSubwords(subwords.serialized), tmp_path / "cache")
+    path.write_text(original)
+    _, target = prepare_pairs([files], subwords, tmp_path / "cache").sides[0]
+    (ids,) = target.ids()
+    assert subwords.decode(ids) == " ".join(original.splitlines())
+
+
+@pytest.mark.parametrize("what", ["surveys", "subwords"])
+def test_a_file_that_changes_while_it_is_surveyed(subwords, tmp_path, what):
+    files = write_pairs(tmp_path, "b", 20, 2)
+    path = pathlib.Path(files.target[0])
+
+    class ChangingFiles(ParallelFiles):
+        """Files, one of which changes when the pairs are asked for."""
+
+        @property
+        def file_pairs(self):
+            path.write_text(path.read_text().replace("the", "thee"))
+            return super().file_pairs
+
+    def train():
+        path.write_text(path.read_text() + "the\n")
+        return subwords
+
+    files = ChangingFiles(files.source * 2, files.target * 2, "de", "en")
+    with pytest.raises(TextError, match=r"b\.en: the file changed while it was read; begin again"):
+        if what == "surveys":
+            prepared_survey(files, tmp_path / "cache", "skip")
+        else:
+            prepared_subwords([files], tmp_path / "cache", {}, train)
+    assert not list((tmp_path / "cache" / what).glob("*.[jm]*"))
 
 
 def test_surveys_and_subwords_are_kept(german, subwords, tmp_path):

@@ -22,8 +22,9 @@ from tfmoe.data_pipelines import (
     sentence_training_batches,
     survey,
 )
+from tfmoe.data_pipelines.changes import stamps
 from tfmoe.data_pipelines.prepared.sentences import rows_of_lines
-from tfmoe.data_pipelines.prepared.shards import Shards
+from tfmoe.data_pipelines.prepared.shards import Shards, ShardWriter
 
 SIZES = {"batch_tokens": 64, "max_length": 16}
 SHARD = 1500  # positions
@@ -221,6 +222,24 @@ def test_it_goes_on_behind_the_last_shard(tmp_path):
     assert sum(name.endswith(".ids") for name in kept) >= 6
     assert contents(text.shards.folder) == contents(whole.shards.folder)  # and nothing is left over
     text.shards.check()
+
+
+def test_no_shard_of_a_changed_file_is_kept(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("a b\n")
+    writer = ShardWriter(tmp_path, stamps([path]))
+    writer.write([2], [1, 2, 0])
+    writer.finish_shard([0, 1])
+    writer.write([1], [3, 0])
+    path.write_text("a b\nc\n")
+    message = r"a.txt: the file changed while it was read; begin again"
+    with pytest.raises(TextError, match=message):
+        writer.finish_shard([0, 2])
+    writer.discard()
+    with pytest.raises(TextError, match=message):
+        writer.finish({})
+    assert not list(tmp_path.glob("00001*")) and not (tmp_path / "index.json").exists()
+    assert len(ShardWriter(tmp_path, stamps([path])).shards) == 1
 
 
 def test_processes_wait_for_each_other(corpus, tmp_path, capfd):
