@@ -97,6 +97,21 @@ def read_description(path, damaged=None):
     raise damage(path, "its checksum is wrong")
 
 
+def checksum_of(path):
+    """CRC-32 of a file's bytes."""
+    checksum = 0
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(8 * BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def check_checksum(path, checksum):
+    """Raises a `TextError` if a file of prepared text has another CRC-32."""
+    if checksum_of(path) != checksum:
+        raise damage(path, "its checksum is wrong")
+
+
 def damage(path, problem):
     """The `TextError` of a damaged file of prepared text."""
     path = pathlib.Path(path)

@@ -181,8 +181,8 @@ class PairBatches(TrainingBatches):
     NUM_ARRAYS = 3
 
     def __init__(self, order: Order, rows, sides, tags, num_ids):
-        super().__init__(order, rows.folder)
-        self._begins, self._sides, self._tags = rows.begins, sides, tags
+        super().__init__(order, rows)
+        self._sides, self._tags = sides, tags
         self._num_ids = num_ids
 
     @staticmethod
@@ -191,19 +191,18 @@ class PairBatches(TrainingBatches):
         return (source, inputs), targets
 
     def read(self, batch, replica=0, replicas=1):
-        found = self.order.rows_of(batch, replica, replicas)
-        steps = found.steps.tolist()
-        rows = [np.empty([len(found.rows), 1 + size], np.int32) for size in steps]
-        for text in np.unique(found.texts).tolist():
-            of_text = found.texts == text
-            for side in range(2):
-                begins, shards = self._begins[side][found.rows[of_text]], self._sides[text][side]
-                ids = shards.read(begins, steps[side])
-                check_ids(ids, self._num_ids, shards)
-                rows[side][of_text] = ids
-        inputs, targets = inputs_and_targets(rows[1])
-        tags = self._tags[0] is not None and np.array(self._tags, np.int32)[found.texts]
-        return _source(rows[0], tags), inputs, targets
+        rows = self.order.rows_of(batch, replica, replicas)
+        steps = rows.steps.tolist()
+        ids = [np.empty([len(rows.rows), 1 + size], np.int32) for size in steps]
+        for text in np.unique(rows.texts).tolist():
+            is_of_text = rows.texts == text
+            for side, shards in enumerate(self._sides[text]):
+                begins = self.rows.positions(side, rows.rows[is_of_text], shards)
+                ids[side][is_of_text] = shards.read(begins, steps[side])
+                check_ids(ids[side][is_of_text], self._num_ids, shards)
+        inputs, targets = inputs_and_targets(ids[1])
+        tags = self._tags[0] is not None and np.array(self._tags, np.int32)[rows.texts]
+        return _source(ids[0], tags), inputs, targets
 
 
 def _source(rows, tags):
@@ -259,7 +258,7 @@ def pair_training_batches(
         pathlib.Path(folder),
         [
             "pairs",
-            [[side.folder.name for side in sides] for sides in text.sides],
+            [[side.identity for side in sides] for sides in text.sides],
             [layout.max_length, tag_language],
             [side.tolist() for side in layout.bucketing.boundaries],
         ],

@@ -15,7 +15,6 @@ A position is an index in the ids of all shards, one behind the other.
 
 import bisect
 import itertools
-import zlib
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from tfmoe.data_pipelines.atomic_write import remove_leftovers
 from tfmoe.data_pipelines.changes import check_unchanged
 from tfmoe.data_pipelines.prepared.cached import (
     NewFile,
+    check_checksum,
     damage,
     one_writer,
     read_description,
@@ -108,7 +108,8 @@ class ShardWriter:
         """Completes the folder.
 
         Args:
-            more: dictionary of what else the index says.
+            more: dictionary of what else the index says. `"files"` has the CRC-32 of each further
+                file of the folder, by its name.
 
         Raises:
             TextError: if a file of the text has changed.
@@ -151,9 +152,14 @@ class Shards:
         self.num_lines = self._first_lines[-1]
 
     @property
-    def num_bytes(self):
-        """Size of the ids on disk."""
-        return sum(size for shard in self.index["shards"] for size, _ in shard["files"].values())
+    def identity(self):
+        """JSON value of what decides about positions: the folder, and where its shards begin."""
+        return [self.folder.name, self._starts]
+
+    @property
+    def num_positions(self):
+        """Number of positions."""
+        return self._starts[-1]
 
     def check(self):
         """Reads all files and compares their checksums.
@@ -164,12 +170,9 @@ class Shards:
         for shard in self.index["shards"]:
             for part in PARTS:
                 path = _path(self.folder, shard["number"], part)
-                with open(path, "rb") as file:
-                    checksum = 0
-                    while block := file.read(1 << 24):
-                        checksum = zlib.crc32(block, checksum)
-                if checksum != shard["files"][part][1]:
-                    raise damage(path, "its checksum is wrong")
+                check_checksum(path, shard["files"][part][1])
+        for name, checksum in self.index.get("files", {}).items():
+            check_checksum(self.folder / name, checksum)
 
     def new(self):
         """Yields the bytes of each `.new`."""

@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from tfmoe.data_pipelines.reading import is_gzip, line_blocks
 from tfmoe.data_pipelines.text import Paths, Survey, find_files, without_words
 from tfmoe.data_pipelines.vocabulary import END, Vocabulary
 
-FORMAT = 1  # increase it when the same text gives other files
+FORMAT = 2  # increase it when the same text gives other files
 COUNTS = "counts.int64"
 END_OF_LINE = b"\n"  # no word, so its number is free for `END`
 
@@ -79,6 +80,8 @@ class PreparedText:
         counts = np.fromfile(path, "<i8") if path.exists() else np.zeros(0)
         if len(counts) != len(self.words):
             raise damage(path, f"it has {len(counts):,} counts for {len(self.words):,} words")
+        if zlib.crc32(counts) != self.shards.index["files"][COUNTS]:
+            raise damage(path, "its checksum is wrong")
         return counts
 
 
@@ -189,6 +192,10 @@ def _finish(writer, path, content, num_words):
         values = np.unique(shards.lines(begin, begin + (1 << 20))[1], return_counts=True)
         lengths.update(dict(zip(*(part.tolist() for part in values), strict=True)))
     file = NewFile(path / COUNTS)
-    file.write(counts[1:].astype("<i8"))
-    file.finish()
-    writer.finish({"content": content, "lengths": sorted(lengths.items())})
+    try:
+        file.write(counts[1:].astype("<i8"))
+        file.finish()
+    finally:
+        file.discard()
+    files = {COUNTS: file.checksum}
+    writer.finish({"content": content, "lengths": sorted(lengths.items()), "files": files})
