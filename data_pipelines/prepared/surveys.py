@@ -33,18 +33,24 @@ def prepared_survey(files: ParallelFiles, folder, empty: str = "error") -> Paral
         TextError: if a file changes while it is read.
     """
     folder = pathlib.Path(folder) / "surveys"
-    stamped = stamps(_paths([files]))
-    path = folder / f"{key_of([FORMAT, parallel_content([files], folder.parent), empty])}.json"
+    paths = _paths([files])
+    stamped = stamps(paths)
+    key = key_of([FORMAT, parallel_content([files], folder.parent), empty])
+    path = folder / f"{key}.json"
     known = read_description(path, damaged=dict)
     if not known:
-        survey = survey_parallel(files, empty=empty)
-        known = {
-            name: getattr(survey, name)
-            for name in ("pairs", "empty", "source_words", "target_words")
-        }
-        check_unchanged(stamped)
-        write_description(path, known)
+        with one_writer(folder, key, f"check {', '.join(paths[:2])}"):
+            known = read_description(path, damaged=dict) or _survey(files, empty)
+            check_unchanged(stamped)
+            write_description(path, known)
     return ParallelSurvey(**known, lengths=None)
+
+
+def _survey(files, empty):
+    survey = survey_parallel(files, empty=empty)
+    return {
+        name: getattr(survey, name) for name in ("pairs", "empty", "source_words", "target_words")
+    }
 
 
 def prepared_subwords(files_list, folder, settings, train) -> Subwords:
@@ -64,7 +70,7 @@ def prepared_subwords(files_list, folder, settings, train) -> Subwords:
     key = key_of([FORMAT, parallel_content(files_list, folder.parent), settings])
     path = folder / f"{key}.model"
     if not path.exists():
-        with one_writer(folder):
+        with one_writer(folder, key, "train subwords"):
             if not path.exists():
                 subwords = train()
                 check_unchanged(stamped)
