@@ -1,5 +1,6 @@
 """Prepared text when disks are full, and files change or are damaged."""
 
+import errno
 import os
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 from tfmoe.data_pipelines import TextError, prepare_text, sentence_training_batches
 from tfmoe.data_pipelines.atomic_write import temporary_name
 from tfmoe.data_pipelines.changes import stamps
+from tfmoe.data_pipelines.prepared.cached import hint_if_full
 from tfmoe.data_pipelines.prepared.shards import ShardWriter
 
 SIZES = {"batch_tokens": 64, "max_length": 16}
@@ -40,6 +42,12 @@ def test_a_full_disk(corpus, tmp_path, full_disk, limit):
     assert "set TFMOE_CACHE to a folder on a disk with room" in caught.value.__notes__[0]
     assert not [path for path in (tmp_path / "cache").rglob("*.tmp")]
     assert prepare_text(corpus, tmp_path / "cache").survey.sentences == 300
+
+
+def test_a_failing_disk_is_not_a_full_one(tmp_path):
+    with pytest.raises(OSError) as caught, hint_if_full(tmp_path):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.filename == str(tmp_path) and not hasattr(caught.value, "__notes__")
 
 
 def replace(path, content):
