@@ -1,4 +1,4 @@
-"""Files that change while they are used: detected when reading them fails."""
+"""Files that change while they are used or read."""
 
 import contextlib
 import os
@@ -10,7 +10,18 @@ from tfmoe.data_pipelines.reading import TextError
 
 def stamps(paths):
     """Returns `{path: (size, time of the last change)}`, or `None` for a missing file."""
-    return {path: _stamp(path) for path in paths}
+    return {path: stamp_of(path) for path in paths}
+
+
+def check_unchanged(known):
+    """Raises a `TextError` that names a file which changed after its stamp was taken.
+
+    Args:
+        known: `stamps` of the files, from before they were read.
+    """
+    for path, stamp in known.items():
+        if stamp_of(path) != stamp:
+            raise TextError(f"{path}: the file changed while it was read; begin again")
 
 
 @contextlib.contextmanager
@@ -24,7 +35,7 @@ def unchanged(known):
         yield
     except tf.errors.OpError as error:
         for path, stamp in known.items():
-            now = _stamp(path)
+            now = stamp_of(path)
             if now != stamp:
                 what = "changed" if now else "was removed"
                 raise TextError(
@@ -34,7 +45,8 @@ def unchanged(known):
         raise
 
 
-def _stamp(path):
+def stamp_of(path):
+    """`(size, time of the last change)` of a file, or `None` if it is missing."""
     try:
         status = os.stat(path)
     except OSError:

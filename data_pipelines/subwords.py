@@ -16,6 +16,8 @@ sentencepiece = optional("sentencepiece")
 tensorflow_text = optional("tensorflow_text")
 operations = optional("tensorflow_text.python.ops.sentencepiece_tokenizer")
 
+MAX_SENTENCES = 2_000_000  # to train on
+
 
 class Subwords:
     """A SentencePiece model: text to ids of pieces, and back.
@@ -62,7 +64,7 @@ class Subwords:
         size: int,
         languages: Sequence[str] = (),
         character_coverage: float = 1.0,
-        max_sentences: int = 2_000_000,
+        max_sentences: int = MAX_SENTENCES,
         seed: int = 0,
     ) -> "Subwords":
         """Trains a unigram model. The same arguments give the same model, byte for byte.

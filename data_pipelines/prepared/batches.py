@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfmoe.data_pipelines.prepared.cached import damage
 from tfmoe.data_pipelines.prepared.order import Order
+from tfmoe.data_pipelines.prepared.rows import Rows
 from tfmoe.data_pipelines.reading import TextError
 from tfmoe.data_pipelines.vocabulary import END, START
 
@@ -19,7 +20,7 @@ class TrainingBatches(abc.ABC):
 
     Args:
         order: the `Order` of their rows.
-        folder: of the files that say where rows begin.
+        rows: the `Rows`.
 
     Attributes:
         NUM_ARRAYS: number of arrays of a batch.
@@ -27,8 +28,8 @@ class TrainingBatches(abc.ABC):
 
     NUM_ARRAYS: int
 
-    def __init__(self, order: Order, folder):
-        self.order, self.folder = order, folder
+    def __init__(self, order: Order, rows: Rows):
+        self.order, self.rows = order, rows
         self._error: TextError | None = None
 
     def __len__(self):

@@ -14,10 +14,11 @@ import time
 import zlib
 
 from tfmoe.data_pipelines.atomic_write import atomic_write, temporary_name
+from tfmoe.data_pipelines.changes import check_unchanged, stamps
 from tfmoe.data_pipelines.file_locks import waiting_for_lock
 from tfmoe.data_pipelines.reading import BLOCK_BYTES, TextError, check_file
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
 SECONDS_BETWEEN_REPORTS = 10
 
@@ -30,7 +31,8 @@ def key_of(value):
 def content_of(path, folder, progress=None):
     """Returns the SHA-256 of a file's bytes, in hexadecimal.
 
-    The file is read once: the digest is kept with the file's size and time of its last change.
+    The file is read once: the digest is kept with the file's size and time of its last change. One
+    process reads it; others wait.
 
     Args:
         path: of the file.
@@ -42,20 +44,35 @@ def content_of(path, folder, progress=None):
     """
     check_file(path)
     path = os.path.realpath(path)
-    record = pathlib.Path(folder) / "files" / f"{key_of(path)}.json"
-    stamp = _stamp(path)
-    known = read_description(record, damaged=dict)
-    if known.get("path") == path and known.get("stamp") == stamp:
-        return known["sha256"]
+    records, key = pathlib.Path(folder) / "files", key_of(path)
+    known = stamps([path])
+    content = _known_content(records / f"{key}.json", path, known[path])
+    if content is None:
+        with one_writer(records, key, f"read {path}"):
+            content = _known_content(records / f"{key}.json", path, known[path])
+            if content is None:
+                content = _read_content(path, progress)
+                check_unchanged(known)
+                description = {"path": path, "stamp": known[path], "sha256": content}
+                write_description(records / f"{key}.json", description)
+    return content
+
+
+def _known_content(record, path, stamp):
+    """The SHA-256 that a file of `content_of` has for a path and its stamp; or `None`."""
+    description = read_description(record, damaged=dict)
+    if description.get("path") == path and description.get("stamp") == list(stamp or ()):
+        return description["sha256"]
+    return None
+
+
+def _read_content(path, progress):
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while block := file.read(8 * BLOCK_BYTES):
             digest.update(block)
             if progress:
                 progress.add(len(block))
-    if _stamp(path) != stamp:
-        raise TextError(f"{path}: the file changed while it was read; begin again")
-    write_description(record, {"path": path, "stamp": stamp, "sha256": digest.hexdigest()})
     return digest.hexdigest()
 
 
@@ -64,11 +81,6 @@ def contents_of(paths, folder):
     sizes = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
     progress = Progress("checking the text's content", sizes, "bytes")
     return [content_of(path, folder, progress) for path in paths]
-
-
-def _stamp(path):
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
 
 
 def write_description(path, value):
@@ -101,6 +113,21 @@ def read_description(path, damaged=None):
     raise damage(path, "its checksum is wrong")
 
 
+def checksum_of(path):
+    """CRC-32 of a file's bytes."""
+    checksum = 0
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(8 * BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def check_checksum(path, checksum):
+    """Raises a `TextError` if a file of prepared text has another CRC-32."""
+    if checksum_of(path) != checksum:
+        raise damage(path, "its checksum is wrong")
+
+
 def damage(path, problem):
     """The `TextError` of a damaged file of prepared text."""
     path = pathlib.Path(path)
@@ -111,11 +138,18 @@ def damage(path, problem):
 
 
 @contextlib.contextmanager
-def one_writer(folder):
-    """Makes a folder, and holds its lock: only one process writes there, and others wait."""
+def one_writer(folder, name="", work=None):
+    """Makes a folder, and holds a lock in it: only one process does a work, and others wait.
+
+    Args:
+        folder: a `pathlib.Path`.
+        name: of the lock, `NAME.lock`.
+        work: what the others wait for, such as "train subwords"; `None`: to prepare the folder.
+    """
     with hint_if_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with waiting_for_lock(folder / LOCK, f"waiting for another process to prepare {folder}"):
+    work = work or f"prepare {folder}"
+    with waiting_for_lock(folder / f"{name}{LOCK}", f"waiting for another process to {work}"):
         yield
 
 

@@ -22,13 +22,17 @@ from tfmoe.data_pipelines.prepared.cached import (
     Progress,
     contents_of,
     key_of,
-    one_writer,
     read_description,
     write_description,
 )
 from tfmoe.data_pipelines.prepared.order import Order
 from tfmoe.data_pipelines.prepared.rows import prepare_rows
-from tfmoe.data_pipelines.prepared.shards import SHARD_POSITIONS, Shards, ShardWriter, open_shards
+from tfmoe.data_pipelines.prepared.shards import (
+    SHARD_POSITIONS,
+    Shards,
+    ShardWriter,
+    prepared_shards,
+)
 from tfmoe.data_pipelines.reading import TextError, is_gzip
 from tfmoe.data_pipelines.sgm import is_sgm
 from tfmoe.data_pipelines.subwords import Subwords
@@ -81,10 +85,13 @@ def prepare_pairs(
     """
     folder = pathlib.Path(folder)
     paths = list(dict.fromkeys(path for part in parts for path in part.source + part.target))
+    known = stamps(paths)
     contents = dict(zip(paths, contents_of(paths, folder), strict=True))
     progress = Progress("preparing the text", sum(map(os.path.getsize, paths)), "bytes")
     shards = {
-        path: _prepare_file(path, contents[path], subwords, folder, shard_positions, progress)
+        path: _prepare_file(
+            path, contents[path], known[path], subwords, folder, shard_positions, progress
+        )
         for path in paths
     }
     pairs = [pair for part in parts for pair in part.file_pairs]
@@ -98,23 +105,22 @@ def prepare_pairs(
     return PreparedPairs(parts, sides, [_lengths_of(folder, *pair) for pair in sides])
 
 
-def _prepare_file(path, content, subwords, folder, shard_positions, progress):
+def _prepare_file(path, content, stamp, subwords, folder, shard_positions, progress):
     """Returns the `Shards` of a file, of all its lines."""
     key = key_of(["pieces", FORMAT, content, is_sgm(path), is_gzip(path), subwords.fingerprint])
     target = folder / f"pieces-{key}"
-    shards = open_shards(target)
-    if shards is None:
-        with one_writer(target):
-            shards = open_shards(target)
-            if shards is None:
-                _write_file(path, target, subwords, shard_positions, progress)
-                return open_shards(target)
-    progress.skip(os.path.getsize(path))
+    begun = progress.done
+
+    def write():
+        writer = ShardWriter(target, {path: stamp}, shard_positions)
+        _write_file(path, writer, subwords, progress)
+
+    shards = prepared_shards(target, write)
+    progress.skip(begun + os.path.getsize(path) - progress.done)
     return shards
 
 
-def _write_file(path, target, subwords, shard_positions, progress):
-    known, writer = stamps([path]), ShardWriter(target, shard_positions)
+def _write_file(path, writer, subwords, progress):
     line = writer.shards[-1]["place"] if writer.shards else 0
     sentences = itertools.islice(sentences_of(path), line, None)
     try:
@@ -132,8 +138,6 @@ def _write_file(path, target, subwords, shard_positions, progress):
         writer.finish_shard(line)
     finally:
         writer.discard()
-    if stamps([path]) != known:
-        raise TextError(f"{path}: the file changed while it was read; begin again")
     writer.finish({})
 
 
@@ -177,8 +181,8 @@ class PairBatches(TrainingBatches):
     NUM_ARRAYS = 3
 
     def __init__(self, order: Order, rows, sides, tags, num_ids):
-        super().__init__(order, rows.folder)
-        self._begins, self._sides, self._tags = rows.begins, sides, tags
+        super().__init__(order, rows)
+        self._sides, self._tags = sides, tags
         self._num_ids = num_ids
 
     @staticmethod
@@ -187,19 +191,18 @@ class PairBatches(TrainingBatches):
         return (source, inputs), targets
 
     def read(self, batch, replica=0, replicas=1):
-        found = self.order.rows_of(batch, replica, replicas)
-        steps = found.steps.tolist()
-        rows = [np.empty([len(found.rows), 1 + size], np.int32) for size in steps]
-        for text in np.unique(found.texts).tolist():
-            of_text = found.texts == text
-            for side in range(2):
-                begins, shards = self._begins[side][found.rows[of_text]], self._sides[text][side]
-                ids = shards.read(begins, steps[side])
-                check_ids(ids, self._num_ids, shards)
-                rows[side][of_text] = ids
-        inputs, targets = inputs_and_targets(rows[1])
-        tags = self._tags[0] is not None and np.array(self._tags, np.int32)[found.texts]
-        return _source(rows[0], tags), inputs, targets
+        rows = self.order.rows_of(batch, replica, replicas)
+        steps = rows.steps.tolist()
+        ids = [np.empty([len(rows.rows), 1 + size], np.int32) for size in steps]
+        for text in np.unique(rows.texts).tolist():
+            is_of_text = rows.texts == text
+            for side, shards in enumerate(self._sides[text]):
+                begins = self.rows.positions(side, rows.rows[is_of_text], shards)
+                ids[side][is_of_text] = shards.read(begins, steps[side])
+                check_ids(ids[side][is_of_text], self._num_ids, shards)
+        inputs, targets = inputs_and_targets(ids[1])
+        tags = self._tags[0] is not None and np.array(self._tags, np.int32)[rows.texts]
+        return _source(ids[0], tags), inputs, targets
 
 
 def _source(rows, tags):
@@ -255,7 +258,7 @@ def pair_training_batches(
         pathlib.Path(folder),
         [
             "pairs",
-            [[side.folder.name for side in sides] for sides in text.sides],
+            [[side.identity for side in sides] for sides in text.sides],
             [layout.max_length, tag_language],
             [side.tolist() for side in layout.bucketing.boundaries],
         ],

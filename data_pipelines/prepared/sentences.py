@@ -29,12 +29,13 @@ class SentenceBatches(TrainingBatches):
     NUM_ARRAYS = 2
 
     def __init__(self, order: Order, rows: Rows, shards, table):
-        super().__init__(order, rows.folder)
-        self._begins, self._shards, self._table = rows.begins[0], shards, table
+        super().__init__(order, rows)
+        self._shards, self._table = shards, table
 
     def read(self, batch, replica=0, replicas=1):
-        found = self.order.rows_of(batch, replica, replicas)
-        numbers = self._shards.read(self._begins[found.rows], int(found.steps[0]))
+        rows = self.order.rows_of(batch, replica, replicas)
+        begins = self.rows.positions(0, rows.rows, self._shards)
+        numbers = self._shards.read(begins, int(rows.steps[0]))
         check_ids(numbers, len(self._table), self._shards)
         return inputs_and_targets(self._table[numbers])
 
@@ -75,7 +76,7 @@ def sentence_training_batches(
     bucketing = bucketing_of(batch_tokens, max_length)
     rows = prepare_rows(
         pathlib.Path(folder),
-        ["sentences", text.shards.folder.name, max_length],
+        ["sentences", text.shards.identity, max_length],
         [lambda: rows_of_lines(text.shards, max_length)],
         bucketing,
     )

@@ -15,14 +15,16 @@ A position is an index in the ids of all shards, one behind the other.
 
 import bisect
 import itertools
-import zlib
 
 import numpy as np
 
 from tfmoe.data_pipelines.atomic_write import remove_leftovers
+from tfmoe.data_pipelines.changes import check_unchanged
 from tfmoe.data_pipelines.prepared.cached import (
     NewFile,
+    check_checksum,
     damage,
+    one_writer,
     read_description,
     write_description,
 )
@@ -39,6 +41,7 @@ class ShardWriter:
 
     Args:
         folder: a `pathlib.Path` of an existing folder, of this writer alone.
+        known: `stamps` of the files of the text, from before their content was known.
         shard_positions: about how many ids a shard has.
 
     Attributes:
@@ -46,8 +49,9 @@ class ShardWriter:
             text goes on.
     """
 
-    def __init__(self, folder, shard_positions=SHARD_POSITIONS):
+    def __init__(self, folder, known, shard_positions=SHARD_POSITIONS):
         remove_leftovers(folder)
+        self._known = known
         self.folder, self.shard_positions = folder, shard_positions
         self.shards, self._files = [], None
         while description := read_description(self._path("json"), damaged=dict):
@@ -81,9 +85,13 @@ class ShardWriter:
         Args:
             place: JSON value: where the text goes on.
             new: bytes for `.new`.
+
+        Raises:
+            TextError: if a file of the text has changed.
         """
         if self._files is None:
             return
+        check_unchanged(self._known)
         self._files["new"].write(np.frombuffer(new, np.uint8))
         for file in self._files.values():
             file.finish()
@@ -97,7 +105,16 @@ class ShardWriter:
         self._files = None
 
     def finish(self, more):
-        """Completes the folder. `more`: dictionary of what else the index says."""
+        """Completes the folder.
+
+        Args:
+            more: dictionary of what else the index says. `"files"` has the CRC-32 of each further
+                file of the folder, by its name.
+
+        Raises:
+            TextError: if a file of the text has changed.
+        """
+        check_unchanged(self._known)
         write_description(self.folder / INDEX, {**more, "shards": self.shards})
 
     def discard(self):
@@ -135,9 +152,14 @@ class Shards:
         self.num_lines = self._first_lines[-1]
 
     @property
-    def num_bytes(self):
-        """Size of the ids on disk."""
-        return sum(size for shard in self.index["shards"] for size, _ in shard["files"].values())
+    def identity(self):
+        """JSON value of what decides about positions: the folder, and where its shards begin."""
+        return [self.folder.name, self._starts]
+
+    @property
+    def num_positions(self):
+        """Number of positions."""
+        return self._starts[-1]
 
     def check(self):
         """Reads all files and compares their checksums.
@@ -148,12 +170,9 @@ class Shards:
         for shard in self.index["shards"]:
             for part in PARTS:
                 path = _path(self.folder, shard["number"], part)
-                with open(path, "rb") as file:
-                    checksum = 0
-                    while block := file.read(1 << 24):
-                        checksum = zlib.crc32(block, checksum)
-                if checksum != shard["files"][part][1]:
-                    raise damage(path, "its checksum is wrong")
+                check_checksum(path, shard["files"][part][1])
+        for name, checksum in self.index.get("files", {}).items():
+            check_checksum(self.folder / name, checksum)
 
     def new(self):
         """Yields the bytes of each `.new`."""
@@ -211,6 +230,26 @@ class Shards:
     def _mapped(self, shard, part):
         path = _path(self.folder, shard["number"], part)
         return np.asarray(np.memmap(path, ID, "r"))
+
+
+def prepared_shards(folder, write):
+    """Returns the `Shards` of a folder, which one process writes if it is not complete.
+
+    Args:
+        folder: a `pathlib.Path`.
+        write: function without arguments that writes the folder.
+
+    Raises:
+        TextError: as `open_shards`.
+    """
+    shards = open_shards(folder)
+    if shards is None:
+        with one_writer(folder):
+            shards = open_shards(folder)
+            if shards is None:
+                write()
+                shards = open_shards(folder)
+    return shards
 
 
 def open_shards(folder):

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from tfmoe.data_pipelines.changes import check_unchanged, stamps
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.parallel_text import ParallelSurvey, survey_parallel
 from tfmoe.data_pipelines.prepared.cached import (
@@ -29,18 +30,27 @@ def prepared_survey(files: ParallelFiles, folder, empty: str = "error") -> Paral
 
     Raises:
         TextError, ValueError: as `survey_parallel`.
+        TextError: if a file changes while it is read.
     """
     folder = pathlib.Path(folder) / "surveys"
-    path = folder / f"{key_of([FORMAT, parallel_content([files], folder.parent), empty])}.json"
+    paths = _paths([files])
+    stamped = stamps(paths)
+    key = key_of([FORMAT, parallel_content([files], folder.parent), empty])
+    path = folder / f"{key}.json"
     known = read_description(path, damaged=dict)
     if not known:
-        found = survey_parallel(files, empty=empty)
-        known = {
-            name: getattr(found, name)
-            for name in ("pairs", "empty", "source_words", "target_words")
-        }
-        write_description(path, known)
+        with one_writer(folder, key, f"check {', '.join(paths[:2])}"):
+            known = read_description(path, damaged=dict) or _survey(files, empty)
+            check_unchanged(stamped)
+            write_description(path, known)
     return ParallelSurvey(**known, lengths=None)
+
+
+def _survey(files, empty):
+    survey = survey_parallel(files, empty=empty)
+    return {
+        name: getattr(survey, name) for name in ("pairs", "empty", "source_words", "target_words")
+    }
 
 
 def prepared_subwords(files_list, folder, settings, train) -> Subwords:
@@ -51,14 +61,19 @@ def prepared_subwords(files_list, folder, settings, train) -> Subwords:
         folder: the folder of prepared text.
         settings: JSON value of what else decides.
         train: function that trains the `Subwords`.
+
+    Raises:
+        TextError: if a file changes while it is read.
     """
     folder = pathlib.Path(folder) / "subwords"
+    stamped = stamps(_paths(files_list))
     key = key_of([FORMAT, parallel_content(files_list, folder.parent), settings])
     path = folder / f"{key}.model"
     if not path.exists():
-        with one_writer(folder):
+        with one_writer(folder, key, "train subwords"):
             if not path.exists():
                 subwords = train()
+                check_unchanged(stamped)
                 with hint_if_full(path):
                     subwords.save(path)
     return Subwords.load(path)
@@ -71,6 +86,10 @@ def parallel_content(files_list, folder):
         files_list: list of `ParallelFiles`.
         folder: the folder of prepared text.
     """
-    paths = [path for files in files_list for path in files.source + files.target]
+    paths = _paths(files_list)
     kinds = [(is_gzip(path), is_sgm(path)) for path in paths]
     return key_of([contents_of(paths, folder), kinds])
+
+
+def _paths(files_list):
+    return [path for files in files_list for path in files.source + files.target]

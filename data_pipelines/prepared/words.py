@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -21,14 +22,18 @@ from tfmoe.data_pipelines.prepared.cached import (
     contents_of,
     damage,
     key_of,
-    one_writer,
 )
-from tfmoe.data_pipelines.prepared.shards import SHARD_POSITIONS, Shards, ShardWriter, open_shards
-from tfmoe.data_pipelines.reading import TextError, is_gzip, line_blocks
+from tfmoe.data_pipelines.prepared.shards import (
+    SHARD_POSITIONS,
+    Shards,
+    ShardWriter,
+    prepared_shards,
+)
+from tfmoe.data_pipelines.reading import is_gzip, line_blocks
 from tfmoe.data_pipelines.text import Paths, Survey, find_files, without_words
 from tfmoe.data_pipelines.vocabulary import END, Vocabulary
 
-FORMAT = 1  # increase it when the same text gives other files
+FORMAT = 2  # increase it when the same text gives other files
 COUNTS = "counts.int64"
 END_OF_LINE = b"\n"  # no word, so its number is free for `END`
 
@@ -75,6 +80,8 @@ class PreparedText:
         counts = np.fromfile(path, "<i8") if path.exists() else np.zeros(0)
         if len(counts) != len(self.words):
             raise damage(path, f"it has {len(counts):,} counts for {len(self.words):,} words")
+        if zlib.crc32(counts) != self.shards.index["files"][COUNTS]:
+            raise damage(path, "its checksum is wrong")
         return counts
 
 
@@ -103,19 +110,15 @@ def prepare_text(
     known = stamps(files)
     content = key_of([contents_of(files, folder), [*map(is_gzip, files)]])
     path = pathlib.Path(folder) / f"words-{key_of(['words', FORMAT, content])}"
-    shards = open_shards(path)
-    if shards is None:
-        with one_writer(path):
-            shards = open_shards(path)
-            if shards is None:
-                _write(files, path, content, known, shard_positions)
-                shards = open_shards(path)
-    return PreparedText(shards)
+
+    def write():
+        _write(files, path, content, ShardWriter(path, known, shard_positions))
+
+    return PreparedText(prepared_shards(path, write))
 
 
-def _write(files, path, content, known, shard_positions):
+def _write(files, path, content, writer):
     """Writes the shards that are missing, and what follows of all of them."""
-    writer = ShardWriter(path, shard_positions)
     numbers = _numbers_of(path, writer)
     first_file, first_line = writer.shards[-1]["place"] if writer.shards else (0, 0)
     progress = Progress("preparing the text", sum(map(os.path.getsize, files)), "bytes")
@@ -127,8 +130,6 @@ def _write(files, path, content, known, shard_positions):
         writer.finish_shard([len(files), 0], numbers.new_words())
     finally:
         writer.discard()
-    if stamps(files) != known:
-        raise TextError(f"{', '.join(files[:3])}: a file changed while it was read; begin again")
     _finish(writer, path, content, len(numbers.numbers) - 1)
 
 
@@ -191,6 +192,10 @@ def _finish(writer, path, content, num_words):
         values = np.unique(shards.lines(begin, begin + (1 << 20))[1], return_counts=True)
         lengths.update(dict(zip(*(part.tolist() for part in values), strict=True)))
     file = NewFile(path / COUNTS)
-    file.write(counts[1:].astype("<i8"))
-    file.finish()
-    writer.finish({"content": content, "lengths": sorted(lengths.items())})
+    try:
+        file.write(counts[1:].astype("<i8"))
+        file.finish()
+    finally:
+        file.discard()
+    files = {COUNTS: file.checksum}
+    writer.finish({"content": content, "lengths": sorted(lengths.items()), "files": files})

@@ -73,6 +73,13 @@ def test_a_damaged_file_of_prepared_text(command, refused):
     file.unlink()
     file.write_bytes(content[:20])
     assert f"remove the folder {folder} and start again" in refused("prepare", "tiny.yaml")
+    file.write_bytes(content)
+    folder = next(line.strip() for line in out.splitlines() if "/rows-" in line)
+    file = pathlib.Path(folder) / "0.int64"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[8:] + content[:8])
+    assert f"{file}: the prepared text is damaged: its checksum" in refused("prepare", "tiny.yaml")
 
 
 def test_no_valid_and_test_text(command):

@@ -13,9 +13,13 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.cli import main
+from tfmoe.config import build_model, build_optimizer, load_config
 from tfmoe.layers import MoE
 from tfmoe.models import LanguageModel, TranslationModel
 from tfmoe.optimizers import FactoredAdam
+from tfmoe.tasks import task_of
+from tfmoe.training.run_directory import RunDirectory
+from tfmoe.training.state import TrainingState
 
 FILES = pathlib.Path(__file__).parent / "files"
 CASES = json.loads((FILES / "layers" / "cases.json").read_text())
@@ -179,6 +183,7 @@ def resumed(command, name, tmp_path):
     out = command("train", run / "config.yaml", "--run-dir", run, "--resume")
     assert f"resuming {run} after step " in out
     assert "read the training text in another order: training goes on with batch " in out
+    assert "Gradients of tables (embeddings, sampled softmaxes) are now summed by word" in out
     finished = FILES / "runs" / name
     assert [row["epoch"] for row in history(run)] == [row["epoch"] for row in history(finished)]
     results = [json.loads((path / "result.json").read_text()) for path in (run, finished)]
@@ -203,6 +208,25 @@ def test_resume_a_run_of_a_language_model(command, tmp_path):
     # Noise and dropout may be drawn in another way than by version 0.1.0: other draws end up to 7%
     # from it.
     assert result["perplexity"] == pytest.approx(expected["perplexity"], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["language", "translation"])
+def test_restored_variables(name):
+    """Weights and the optimizer's variables are all those that were saved."""
+    run = RunDirectory(FILES / "runs" / f"{name}_unfinished")
+    config = load_config(run.config)
+    vocabulary = task_of(config).load_vocabulary(task_of(config).vocabulary_file(run))
+    model = build_model(config, len(vocabulary))
+    model.compile(build_optimizer(config))
+    model.build((None, None))
+    assert TrainingState(model, run.checkpoints).restore()
+    saved = tf.train.load_checkpoint(str(run.checkpoints))
+    names = sorted(saved.get_variable_to_shape_map())  # they begin with a number
+    for group, owner in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
+        of_group = [key for key in names if key.startswith(f"{group}/")]
+        assert len(of_group) == len(owner) > 4
+        for key, variable in zip(of_group, owner, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), saved.get_tensor(key), key)
 
 
 @pytest.mark.slow

@@ -91,9 +91,16 @@ def restore(state, config, run, steps):
         )
     where = f"step {steps_done} of {steps} in epoch {epoch + 1}" if steps_done else f"epoch {epoch}"
     print(f"resuming {run.path} after {where}\n", flush=True)
-    if run.read_facts().get("training_order") != TRAINING_ORDER:
+    order = run.read_facts().get("training_order")
+    if order != TRAINING_ORDER:
         print(
             f"{run.path} was started by a version that read the training text in another order: "
             f"training goes on with batch {state.step + 1:,} of the new order\n",
+            flush=True,
+        )
+    if order is None:
+        print(
+            "Gradients of tables (embeddings, sampled softmaxes) are now summed by word before the "
+            "optimizer sees them: Adam takes smaller steps for frequent words than that version\n",
             flush=True,
         )

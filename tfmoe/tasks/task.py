@@ -74,10 +74,10 @@ class Task:
         Raises:
             TextError: if a file is damaged.
         """
-        every = self.shards(vocabulary)
-        for shards in every:
-            shards.check()
-        return [*(shards.folder for shards in every), self.training_batches(vocabulary).folder]
+        texts = [*self.shards(vocabulary), self.training_batches(vocabulary).rows]
+        for text in texts:
+            text.check()
+        return [text.folder for text in texts]
 
     def validation_batches(self, vocabulary):
         """Batches of the validation text, or `None` if there is none."""

@@ -8,6 +8,7 @@ from tfmoe.config.data_schema import corpus_of
 from tfmoe.config.problems import ConfigError, Problem
 from tfmoe.config.schema import Config
 from tfmoe.data_pipelines.prepared.surveys import prepared_subwords
+from tfmoe.data_pipelines.subwords import MAX_SENTENCES
 from tfmoe.tasks.corpora import prepared_directory
 
 
@@ -58,7 +59,7 @@ def build_subwords(
     """
     settings, corpus = config.data.vocabulary, corpus_of(config.data)
     if settings.file is None:
-        return _train_subwords(settings, corpus, files)
+        return _train_subwords(config, files)
     subwords = _with_size(data_pipelines.Subwords.load(settings.file), settings, "ids")
     if sorted(subwords.languages) != corpus.target_languages:
         message = (
@@ -69,25 +70,34 @@ def build_subwords(
     return subwords
 
 
-def _train_subwords(settings, corpus, files):
+def subword_arguments(config: Config) -> dict:
+    """All arguments of `Subwords.train` but the sentences, which decide about a config's model."""
+    settings = config.data.vocabulary
+    return {
+        "size": settings.size,
+        "languages": corpus_of(config.data).target_languages,
+        "character_coverage": settings.character_coverage,
+        "max_sentences": MAX_SENTENCES,
+        "seed": 0,
+    }
+
+
+def _train_subwords(config, files):
+    empty = corpus_of(config.data).empty_sides
     sentences = (
         sentence
         for parallel_files in data_pipelines.without_reversed(files)
-        for pair in data_pipelines.sentence_pairs(parallel_files, empty=corpus.empty_sides)
+        for pair in data_pipelines.sentence_pairs(parallel_files, empty=empty)
         for sentence in pair
     )
-    decides = {
-        "size": settings.size,
-        "languages": corpus.target_languages,
-        "character_coverage": settings.character_coverage,
-    }
+    arguments = subword_arguments(config)
 
     def train():
-        return data_pipelines.Subwords.train(sentences, **decides)
+        return data_pipelines.Subwords.train(sentences, **arguments)
 
     with _key_named("size"):
         unique = data_pipelines.without_reversed(files)
-        return prepared_subwords(unique, prepared_directory(), decides, train)
+        return prepared_subwords(unique, prepared_directory(), arguments, train)
 
 
 @contextlib.contextmanager

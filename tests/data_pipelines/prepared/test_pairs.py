@@ -3,7 +3,10 @@
 import collections
 import dataclasses
 import itertools
+import os
+import pathlib
 import random
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from tfmoe.data_pipelines import (
     sentence_pairs,
     survey_parallel,
 )
+from tfmoe.data_pipelines.prepared.cached import Progress, content_of
 from tfmoe.data_pipelines.prepared.surveys import prepared_subwords, prepared_survey
 
 SIZES = {"batch_tokens": 120, "max_length": 20}
@@ -158,6 +162,96 @@ def test_errors(german, subwords, tmp_path):
             pair_training_batches(text, subwords, tmp_path / "cache", **{**SIZES, **wrong})
 
 
+def test_a_file_that_changes_between_its_digest_and_its_ids(subwords, tmp_path):
+    """Here the subwords, which are asked for in between, change it."""
+    files = write_pairs(tmp_path, "b", 20, 2)
+    path = pathlib.Path(files.target[0])
+    original, changed = path.read_text(), path.read_text().replace("dog", "dig")
+
+    class ChangingSubwords(Subwords):
+        @property
+        def fingerprint(self):
+            path.write_text(changed)
+            return subwords.fingerprint
+
+    with pytest.raises(TextError, match=r"b\.en: the file changed while it was read; begin again"):
+        prepare_pairs([files], ChangingSubwords(subwords.serialized), tmp_path / "cache")
+    path.write_text(original)
+    _, target = prepare_pairs([files], subwords, tmp_path / "cache").sides[0]
+    (ids,) = target.ids()
+    assert subwords.decode(ids) == " ".join(original.splitlines())
+
+
+def in_processes(function, count):
+    """Calls a function in some processes at the same time, and waits for them."""
+    processes = []
+    for _ in range(count):
+        process = os.fork()
+        if not process:
+            function()
+            os._exit(0)
+        processes.append(process)
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * count
+
+
+def test_one_of_several_processes_reads(tmp_path):
+    """The others wait, and take what it stored."""
+    files = write_pairs(tmp_path, "b", 20, 2)
+
+    def log(name):
+        with open(tmp_path / f"{name}.log", "a") as file:
+            file.write("x")
+        time.sleep(0.3)
+
+    class LoggedProgress(Progress):
+        def add(self, units):
+            log("content")
+
+    class LoggedFiles(ParallelFiles):
+        @property
+        def file_pairs(self):
+            log("survey")
+            return super().file_pairs
+
+    def read():
+        content_of(files.source[0], tmp_path / "cache", LoggedProgress("", 1, "bytes"))
+        prepared_survey(
+            LoggedFiles(files.source, files.target, "de", "en"), tmp_path / "cache", "skip"
+        )
+
+    in_processes(read, 3)
+    assert {name: (tmp_path / f"{name}.log").read_text() for name in ("content", "survey")} == {
+        "content": "x",
+        "survey": "x",
+    }
+
+
+@pytest.mark.parametrize("what", ["surveys", "subwords"])
+def test_a_file_that_changes_while_it_is_surveyed(subwords, tmp_path, what):
+    files = write_pairs(tmp_path, "b", 20, 2)
+    path = pathlib.Path(files.target[0])
+
+    class ChangingFiles(ParallelFiles):
+        """Files, one of which changes when the pairs are asked for."""
+
+        @property
+        def file_pairs(self):
+            path.write_text(path.read_text().replace("the", "thee"))
+            return super().file_pairs
+
+    def train():
+        path.write_text(path.read_text() + "the\n")
+        return subwords
+
+    files = ChangingFiles(files.source * 2, files.target * 2, "de", "en")
+    with pytest.raises(TextError, match=r"b\.en: the file changed while it was read; begin again"):
+        if what == "surveys":
+            prepared_survey(files, tmp_path / "cache", "skip")
+        else:
+            prepared_subwords([files], tmp_path / "cache", {}, train)
+    assert not list((tmp_path / "cache" / what).glob("*.[jm]*"))
+
+
 def test_surveys_and_subwords_are_kept(german, subwords, tmp_path):
     found = prepared_survey(german, tmp_path, "skip")
     assert found == survey_parallel(german, empty="skip") and found.empty == 2
@@ -172,5 +266,8 @@ def test_surveys_and_subwords_are_kept(german, subwords, tmp_path):
         assert known.fingerprint == subwords.fingerprint
     prepared_subwords([german], tmp_path, {"size": 71}, train)
     assert len(trained) == 2
+    folder = tmp_path / "subwords"  # who trains other subwords need not wait
+    names = [{path.stem for path in folder.glob(f"*.{ending}")} for ending in ("model", "lock")]
+    assert names[0] == names[1] and len(names[0]) == 2
     with pytest.raises(TextError, match="the line is blank"):
         prepared_survey(german, tmp_path, "error")

@@ -1,12 +1,14 @@
 """Vocabularies of translation."""
 
+import inspect
+
 import pytest
 from tasks.translation.small_corpora import ONE, SEVERAL, load
 
 from tfmoe import data_pipelines
 from tfmoe.config import ConfigError
 from tfmoe.tasks import task_of
-from tfmoe.tasks.vocabularies import build_subwords
+from tfmoe.tasks.vocabularies import build_subwords, subword_arguments
 
 
 def test_vocabulary_from_a_file(folder):
@@ -53,3 +55,9 @@ def test_neither_size_nor_file():
     """`size: null` means the size of `file`, so it needs a file."""
     with pytest.raises(ConfigError, match=r"data\.vocabulary\.size"):
         task_of(load(ONE, "data.vocabulary.size=null")).new_vocabulary()
+
+
+def test_what_decides_about_a_model():
+    """Every argument of the training is in the key of a kept model."""
+    arguments = inspect.signature(data_pipelines.Subwords.train).parameters
+    assert {"sentences", *subword_arguments(load(ONE))} == set(arguments)
