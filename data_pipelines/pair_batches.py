@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfmoe.data_pipelines.pair_layout import PAIRS_AT_A_TIME, layout_of
+from tfmoe.data_pipelines.arguments import check_at_least
+from tfmoe.data_pipelines.ordered_batches import in_order
+from tfmoe.data_pipelines.pair_layout import layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
 from tfmoe.data_pipelines.parallel_text import PairLengths, survey_parallel
-from tfmoe.data_pipelines.passes import check_at_least, in_order
 from tfmoe.data_pipelines.reading import (
     TextError,
     check_file,
@@ -26,6 +27,8 @@ from tfmoe.data_pipelines.reading import (
 from tfmoe.data_pipelines.sgm import is_sgm, read_sgm
 from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.data_pipelines.vocabulary import START
+
+PAIRS_PER_CALL = 1024  # of the tokenizer
 
 
 def parallel_batches(
@@ -71,7 +74,7 @@ def parallel_batches(
     tokenizer = subwords.tokenizer()
     rows = (
         _lines_of(parts, tags)
-        .batch(PAIRS_AT_A_TIME)
+        .batch(PAIRS_PER_CALL)
         .map(lambda *chunk: _rows(chunk, tokenizer, layout), num_parallel_calls=tf.data.AUTOTUNE)
     )
     batches = layout.bucketing.batch(rows, layout.rows_left).map(_sides)

@@ -6,8 +6,6 @@ import dataclasses
 from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
 from tfmoe.data_pipelines.reading import TextError
 
-PAIRS_AT_A_TIME = 1024
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

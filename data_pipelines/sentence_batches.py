@@ -11,8 +11,9 @@ import collections
 
 import tensorflow as tf
 
+from tfmoe.data_pipelines.arguments import check_at_least
 from tfmoe.data_pipelines.bucketing import Bucketing, bucket_boundaries
-from tfmoe.data_pipelines.passes import check_at_least, in_order
+from tfmoe.data_pipelines.ordered_batches import in_order
 from tfmoe.data_pipelines.reading import drop_byte_order_mark, line_dataset
 from tfmoe.data_pipelines.text import Paths, find_files
 from tfmoe.data_pipelines.vocabulary import START, Vocabulary

@@ -71,7 +71,7 @@ class Order:
         self._full, left = np.divmod(self._draws, bucketing.sizes)
         self._last_full = np.cumsum(self._full)
         self._left_cells = np.repeat(np.arange(len(left)), left)
-        self._left_places = np.concatenate(
+        self._left_offsets = np.concatenate(
             [np.arange(n - rest, n) for n, rest in zip(self._draws, left, strict=True)]
         ).astype(np.int64)
         self._cuts = bucketing.remainder.cut(self._left_cells).numpy()
@@ -86,16 +86,16 @@ class Order:
         """
         pass_index, batch = divmod(int(batch), self.batches)
         key = hashed(self._seed, pass_index, BATCHES)
-        steps, cells, places = self._places(int(permuted([batch], [self.batches], key)[0]))
+        steps, cells, offsets = self._cells_of(int(permuted([batch], [self.batches], key)[0]))
         begin, end = (len(cells) * r // replicas for r in (replica, replica + 1))
-        cells, places = cells[begin:end], places[begin:end]
+        cells, offsets = cells[begin:end], offsets[begin:end]
         key = hashed(self._seed, pass_index, CELLS, cells)
-        places = permuted(places, self._draws[cells], key)
-        texts, before = self._texts(pass_index, cells, places)
-        return RowsOfBatch(steps, texts, self._rows(pass_index, texts, cells, places - before))
+        offsets = permuted(offsets, self._draws[cells], key)
+        texts, before = self._texts(pass_index, cells, offsets)
+        return RowsOfBatch(steps, texts, self._rows(pass_index, texts, cells, offsets - before))
 
-    def _places(self, batch):
-        """A batch before all permutations: its steps, and cells and places in them, `[B]`."""
+    def _cells_of(self, batch):
+        """A batch before all permutations: its steps, and cells and offsets in them, `[B]`."""
         bucketing = self._bucketing
         if batch < self._last_full[-1]:
             cell = np.searchsorted(self._last_full, batch, "right")
@@ -103,24 +103,24 @@ class Order:
             begin = (batch - self._last_full[cell] + self._full[cell]) * size
             return bucketing.steps[cell], np.full(size, cell), np.arange(begin, begin + size)
         begin, end, *steps = self._cuts[batch - self._last_full[-1]]
-        return np.array(steps), self._left_cells[begin:end], self._left_places[begin:end]
+        return np.array(steps), self._left_cells[begin:end], self._left_offsets[begin:end]
 
-    def _texts(self, pass_index, cells, places):
-        """The text of each place, and how many places of the cell come before the text's."""
+    def _texts(self, pass_index, cells, offsets):
+        """The text of each offset in a cell, and how many offsets come before the text's."""
         if len(self._counts) == 1:
             return np.zeros(len(cells), np.int64), 0
         shift = (hashed(self._seed, pass_index, SHARES, cells) >> np.uint64(11)) / 2.0**53
         until = np.floor(self._until[:, cells] + shift)  # [G, B]
         until[-1] = self._draws[cells]
-        texts = (places >= until).sum(0)
+        texts = (offsets >= until).sum(0)
         before = np.where(texts > 0, until[texts - 1, np.arange(len(cells))], 0)
         return texts, before.astype(np.int64)
 
-    def _rows(self, pass_index, texts, cells, places):
-        """Numbers of rows, of places among the rows that a text gives of a cell in a pass."""
+    def _rows(self, pass_index, texts, cells, offsets):
+        """Numbers of rows, at offsets among the rows that a text gives of a cell in a pass."""
         if self._is_weighted:
             begins = np.floor(pass_index * self._expected[texts, cells]).astype(np.int64)
             counts = self._counts[texts, cells]
-            readings, places = np.divmod(begins + places, counts)
-            places = permuted(places, counts, hashed(self._seed, TEXTS, readings, texts, cells))
-        return self._firsts[texts, cells] + places
+            readings, offsets = np.divmod(begins + offsets, counts)
+            offsets = permuted(offsets, counts, hashed(self._seed, TEXTS, readings, texts, cells))
+        return self._firsts[texts, cells] + offsets

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfmoe.data_pipelines.arguments import check_at_least
 from tfmoe.data_pipelines.changes import stamps
 from tfmoe.data_pipelines.pair_layout import layout_of
 from tfmoe.data_pipelines.parallel_files import ParallelFiles
-from tfmoe.data_pipelines.parallel_text import PAIRS_AT_A_TIME, PairLengths, sentences_of
-from tfmoe.data_pipelines.passes import check_at_least
+from tfmoe.data_pipelines.parallel_text import PairLengths, sentences_of
 from tfmoe.data_pipelines.prepared.batches import TrainingBatches, check_ids, inputs_and_targets
 from tfmoe.data_pipelines.prepared.cached import (
     Progress,
@@ -38,8 +38,9 @@ from tfmoe.data_pipelines.sgm import is_sgm
 from tfmoe.data_pipelines.subwords import Subwords
 from tfmoe.data_pipelines.vocabulary import END
 
-FORMAT = 1  # increase it when the same text gives other files
-LINES_AT_A_TIME = 1 << 20
+FORMAT = 2  # increase it when the same text gives other files
+LINES_AT_A_TIME = 1 << 20  # of positions
+SENTENCES_AT_A_TIME = 4096  # as text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +122,10 @@ def _prepare_file(path, content, stamp, subwords, folder, shard_positions, progr
 
 
 def _write_file(path, writer, subwords, progress):
-    line = writer.shards[-1]["place"] if writer.shards else 0
+    line = writer.shards[-1]["text_end"] if writer.shards else 0
     sentences = itertools.islice(sentences_of(path), line, None)
     try:
-        while chunk := list(itertools.islice(sentences, PAIRS_AT_A_TIME)):
+        while chunk := list(itertools.islice(sentences, SENTENCES_AT_A_TIME)):
             lines = subwords.encode_lines(chunk)
             for ids in lines:
                 ids.append(END)
@@ -195,11 +196,11 @@ class PairBatches(TrainingBatches):
         steps = rows.steps.tolist()
         ids = [np.empty([len(rows.rows), 1 + size], np.int32) for size in steps]
         for text in np.unique(rows.texts).tolist():
-            is_of_text = rows.texts == text
+            in_text = rows.texts == text
             for side, shards in enumerate(self._sides[text]):
-                begins = self.rows.positions(side, rows.rows[is_of_text], shards)
-                ids[side][is_of_text] = shards.read(begins, steps[side])
-                check_ids(ids[side][is_of_text], self._num_ids, shards)
+                begins = self.rows.positions(side, rows.rows[in_text], shards)
+                ids[side][in_text] = shards.read(begins, steps[side])
+                check_ids(ids[side][in_text], self._num_ids, shards)
         inputs, targets = inputs_and_targets(ids[1])
         tags = self._tags[0] is not None and np.array(self._tags, np.int32)[rows.texts]
         return _source(ids[0], tags), inputs, targets

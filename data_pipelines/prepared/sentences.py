@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from tfmoe.data_pipelines.passes import check_at_least
+from tfmoe.data_pipelines.arguments import check_at_least
 from tfmoe.data_pipelines.prepared.batches import TrainingBatches, check_ids, inputs_and_targets
 from tfmoe.data_pipelines.prepared.order import Order
 from tfmoe.data_pipelines.prepared.rows import Rows, prepare_rows

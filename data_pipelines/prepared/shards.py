@@ -45,8 +45,8 @@ class ShardWriter:
         shard_positions: about how many ids a shard has.
 
     Attributes:
-        shards: list of the descriptions of finished shards; the last one's `"place"` says where the
-            text goes on.
+        shards: list of the descriptions of finished shards; the last one's `"text_end"` says where
+            the text goes on.
     """
 
     def __init__(self, folder, known, shard_positions=SHARD_POSITIONS):
@@ -79,11 +79,11 @@ class ShardWriter:
         """Whether the shard that is written has its size."""
         return bool(self._files) and self._files["ids"].size >= self.shard_positions * ID.itemsize
 
-    def finish_shard(self, place, new=b""):
+    def finish_shard(self, text_end, new=b""):
         """Completes a shard.
 
         Args:
-            place: JSON value: where the text goes on.
+            text_end: JSON value: where the text goes on.
             new: bytes for `.new`.
 
         Raises:
@@ -97,7 +97,7 @@ class ShardWriter:
             file.finish()
         description = {
             "number": len(self.shards),
-            "place": place,
+            "text_end": text_end,
             "files": {part: [file.size, file.checksum] for part, file in self._files.items()},
         }
         write_description(self._path("json"), description)
@@ -222,9 +222,9 @@ class Shards:
         columns = np.arange(-1, width)
         shards = np.searchsorted(self._starts, begins, "right") - 1
         for shard in np.unique(shards).tolist():
-            of_shard = shards == shard
-            local = (begins[of_shard] - self._starts[shard])[:, None] + columns
-            rows[of_shard] = self._ids[shard].take(local, mode="clip")
+            in_shard = shards == shard
+            local = (begins[in_shard] - self._starts[shard])[:, None] + columns
+            rows[in_shard] = self._ids[shard].take(local, mode="clip")
         return rows
 
     def _mapped(self, shard, part):
@@ -271,9 +271,9 @@ def _problem(folder, description):
     for part, (size, _) in description["files"].items():
         path = _path(folder, description["number"], part)
         try:
-            found = path.stat().st_size
+            actual = path.stat().st_size
         except FileNotFoundError:
             return path, "it is missing"
-        if found != size:
-            return path, f"it has {found:,} bytes instead of {size:,}"
+        if actual != size:
+            return path, f"it has {actual:,} bytes instead of {size:,}"
     return None

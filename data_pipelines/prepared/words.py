@@ -120,7 +120,7 @@ def prepare_text(
 def _write(files, path, content, writer):
     """Writes the shards that are missing, and what follows of all of them."""
     numbers = _numbers_of(path, writer)
-    first_file, first_line = writer.shards[-1]["place"] if writer.shards else (0, 0)
+    first_file, first_line = writer.shards[-1]["text_end"] if writer.shards else (0, 0)
     progress = Progress("preparing the text", sum(map(os.path.getsize, files)), "bytes")
     progress.skip(sum(map(os.path.getsize, files[:first_file])))
     try:
@@ -160,7 +160,7 @@ def _numbers_of(path, writer):
 
 def _write_file(writer, numbers, number, file, skip, progress):
     """Writes a file from line `skip` on. `number`: of the file."""
-    line, found = 0, bool(skip)
+    line, has_words = 0, bool(skip)
     for lines in line_blocks(file):
         progress.add(sum(map(len, lines)) + len(lines))
         before, line = line, line + len(lines)
@@ -173,10 +173,10 @@ def _write_file(writer, numbers, number, file, skip, progress):
             words.append(END_OF_LINE)
         ids = map(numbers.numbers.__getitem__, itertools.chain.from_iterable(sentences))
         writer.write(lengths, np.fromiter(ids, np.int32, sum(lengths) + len(lengths)))
-        found = found or bool(sentences)
+        has_words = has_words or bool(sentences)
         if writer.is_full():
             writer.finish_shard([number, line], numbers.new_words())
-    if not found:
+    if not has_words:
         raise without_words(file)
 
 

@@ -67,7 +67,7 @@ COMMON_KEYS = {
         "shuffle_buffer": (
             ShuffleBuffer,
             100_000,
-            "without effect: the whole text is shuffled. Accepted for configs of before.",
+            "without effect: the whole text is shuffled. Accepted for earlier configs.",
         ),
     },
     "parallel": {
@@ -89,7 +89,7 @@ COMMON_KEYS = {
         "shuffle_buffer": (
             ShuffleBuffer,
             100_000,
-            "without effect: the whole text is shuffled. Accepted for configs of before.",
+            "without effect: the whole text is shuffled. Accepted for earlier configs.",
         ),
     },
 }

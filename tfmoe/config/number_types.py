@@ -28,7 +28,7 @@ Experts = Annotated[int, Field(ge=1, le=2**22)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
 # 1,000 rows are padded together to the length of the longest.
 Steps = Annotated[int, Field(ge=1, le=2**14)]
-# Without effect, but configs of before have it.
+# Without effect, but earlier configs have it.
 ShuffleBuffer = Annotated[int, Field(ge=1, le=10**7)]
 # Generated sentences are kept in memory, to remove duplicates.
 Sentences = Annotated[int, Field(ge=1, le=10**7)]

@@ -128,14 +128,14 @@ class TranslationTask(Task):
         return self._training_batches[key]
 
     def shards(self, vocabulary):
-        every = (
+        all_shards = (
             shards
             for part, files in vars(self.splits).items()
             if files
             for sides in self.text(part, vocabulary).sides
             for shards in sides
         )
-        return list({shards.folder: shards for shards in every}.values())
+        return list({shards.folder: shards for shards in all_shards}.values())
 
     def batches_per_epoch(self, vocabulary):
         """Number of batches of one pass over the training text."""

@@ -137,14 +137,14 @@ def test_each_of_two_workers_reads_half_of_the_rows(corpus, vocabulary, tmp_path
 
 
 def test_nothing_is_read_again(corpus, tmp_path):
-    """A file that another user may not read any more shows it."""
+    """Files of other content, but of the same size and time of change, are taken for unchanged."""
     copies = []
     for path in corpus:
         copies.append(tmp_path / pathlib.Path(path).name)
         copies[-1].write_bytes(pathlib.Path(path).read_bytes())
     text = prepare_text(copies, tmp_path / "cache")
     before = files_of(tmp_path / "cache")
-    for path in copies:  # of the same size and time, but other content
+    for path in copies:
         times = path.stat()
         path.write_bytes(b"x" * times.st_size)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

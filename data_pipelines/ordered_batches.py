@@ -1,4 +1,4 @@
-"""What all datasets of batches have in common."""
+"""Datasets of batches, in their order."""
 
 import tensorflow as tf
 
@@ -16,10 +16,3 @@ def in_order(batches, count=None):
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
-
-
-def check_at_least(least, **arguments):
-    """Raises `ValueError` with the name of an argument that is less than `least`."""
-    for name, value in arguments.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
