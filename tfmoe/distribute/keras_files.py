@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras.src.saving import saving_lib
 
+from tfmoe.distribute.checkpoint import cuts, shards_of
 from tfmoe.distribute.keras_methods import replace
 from tfmoe.distribute.tensorflow_internals import ShardedVariable, assign_rows
 
@@ -75,11 +76,8 @@ def _is_sharded_variable(variable):
 def _assign(variable, original, value):
     if not isinstance(value, SavedArray) or value.shape != tuple(variable.shape):
         return original(value)  # raises Keras' error for another shape
-    sharded = variable._value
     row_bytes = value.dtype.itemsize * int(np.prod(value.shape[1:]))
-    step = max(1, READ_BYTES // max(1, row_bytes))
-    for part, (begin, end) in zip(sharded.local_parts(), sharded.local_bounds(), strict=True):
-        for first in range(begin, end, step):
-            last = min(first + step, end)
-            assign_rows(part, first - begin, last - begin, value[first:last])
+    for part, begin, end in shards_of(variable._value):
+        for first, last in cuts(0, end - begin, row_bytes, READ_BYTES):
+            assign_rows(part, first, last, value[begin + first : begin + last])
     return value
