@@ -19,7 +19,6 @@ from conformance.gates import (
     VARIANTS,
     draw_from_tokens,
     gate_options,
-    has_loss,
     is_quick,
     make_mixture,
 )
@@ -278,25 +277,11 @@ def test_float32(name):
     check_equal(actual, expected, TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize(
-    "name", quick_if([name for name in GATES if has_loss(GATES[name])], FULLY_TESTED)
-)
+@pytest.mark.parametrize("name", quick_if(GATES, (*FULLY_TESTED, "hierarchical")))
 def test_mirrored_strategy(name):
-    """Every replica holds all experts; a gate with a loss raises an error."""
-    with pytest.raises(ValueError, match=r"under a strategy whose replicas share.*MixedStrategy"):
-        train((name, "flat"), 2, "float64", tf.distribute.MirroredStrategy)
-
-
-# Not for batchwise, whose thresholds need a loss.
-@pytest.mark.parametrize(
-    "name", quick_if(sorted(set(GATES) - {"batchwise"}), ("noisy_top_k", "hierarchical"))
-)
-def test_mirrored_strategy_without_losses(name):
-    variant = (name, "without losses")
-    actual = train(variant, 2, "float64", tf.distribute.MirroredStrategy)
-    expected = train(variant, None, "float64")
-    assert not np.any(np.array(expected.losses)[:, 1])
-    check_equal(actual, expected, TOLERANCE["float64"])
+    """Every replica holds all experts, and has its own losses, of the global batch."""
+    actual = train((name, "flat"), 2, "float64", tf.distribute.MirroredStrategy)
+    check_equal(actual, train((name, "flat"), None, "float64"), TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=ids)

@@ -38,8 +38,7 @@ def apply_sums(layer, gate, sums, training, metrics=None):
 
     Raises:
         ValueError: the gate has a loss or updates weights, and the layer runs in a `tf.while_loop`
-            inside the model or is recomputed; or it has a loss, and runs in several replicas of a
-            strategy other than `MixedStrategy`.
+            inside the model or is recomputed.
     """
     updates_metrics = metrics is not None and metrics.measures_now(training)
     if not (training or updates_metrics):
@@ -50,7 +49,6 @@ def apply_sums(layer, gate, sums, training, metrics=None):
         loss = gate.loss(sums)
         if loss is not None:
             check_runs_once(layer, *ADDS_LOSS)
-            check_losses_supported(layer)
             # Keras adds it to losses of this dtype.
             layer.add_loss(tf.cast(loss, keras.config.floatx()))
         if gate.updates_weights:
@@ -58,16 +56,6 @@ def apply_sums(layer, gate, sums, training, metrics=None):
             gate.update(sums, micro_step_of(layer))
     if updates_metrics:
         metrics.update_state(gate, sums)
-
-
-def check_losses_supported(layer):
-    """Raises a `ValueError` if a loss would count more than once."""
-    if collectives.num_replicas() > 1 and not collectives.shards_experts():
-        raise ValueError(
-            f"{layer.name} adds a balancing loss, but runs under a strategy whose replicas share "
-            "Keras' list of losses: use tfmoe.distribute.MixedStrategy, or set the weights of the "
-            "gate's losses to 0"
-        )
 
 
 def check_runs_once(layer, does, instead_of_loop):

@@ -8,7 +8,11 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
-from tfmoe.distribute.tensorflow_internals import compiles_for_xla, inner_layers
+from tfmoe.distribute.tensorflow_internals import (
+    LossesOfReplicas,
+    compiles_for_xla,
+    inner_layers,
+)
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
 
@@ -19,7 +23,7 @@ HINTS = {
 }
 
 
-class ExpertLayer(keras.layers.Layer):
+class ExpertLayer(LossesOfReplicas, keras.layers.Layer):
     """Base class of layers with experts.
 
     Attributes:

@@ -29,6 +29,7 @@ from tfmoe.distribute.tensorflow_internals.contexts import (
 )
 from tfmoe.distribute.tensorflow_internals.extended import MixedExtended
 from tfmoe.distribute.tensorflow_internals.keras_layers import (
+    LossesOfReplicas,
     NoSavedModel,
     accumulation,
     add_metric,
@@ -46,6 +47,7 @@ from tfmoe.distribute.tensorflow_internals.variables import (
 )
 
 __all__ = [
+    "LossesOfReplicas",
     "MixedExtended",
     "NoSavedModel",
     "ReplicaSeeds",

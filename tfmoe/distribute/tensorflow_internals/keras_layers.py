@@ -5,7 +5,10 @@ initializers.
 import contextlib
 
 import keras
+import tensorflow as tf
 from keras.src.backend.common import global_state
+
+from tfmoe.distribute.tensorflow_internals.contexts import replica_context
 
 UNINITIALIZED = "uninitialized_variables"
 
@@ -23,6 +26,44 @@ class NoSavedModel:
                 "and on later words"
             )
         return super()._trackable_children(save_type, **kwargs)
+
+
+class LossesOfReplicas:
+    """A mixin of Keras layers that add losses: in a replica, `losses` has the losses that this
+    replica added. Keras has one list, and the threads of a `MirroredStrategy` add to it in turn.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._replicas = ReplicasOfLosses()
+
+    def add_loss(self, loss):
+        super().add_loss(loss)
+        self._replicas.of_losses[id(loss)] = thread_of_replica()
+
+    def _get_own_losses(self):
+        losses, replica = super()._get_own_losses(), thread_of_replica()
+        return [x for x in losses if self._replicas.of_losses.get(id(x), replica) == replica]
+
+    def _clear_losses(self):
+        super()._clear_losses()
+        self._replicas.of_losses.clear()
+
+
+class ReplicasOfLosses:
+    """The replicas of a layer's losses, by the losses' ids. Keras tracks no such object."""
+
+    def __init__(self):
+        self.of_losses = {}
+
+
+def thread_of_replica():
+    """The index of the replica whose thread this is; `None` outside of replicas, and where one
+    function is traced for all of them.
+    """
+    context = replica_context()
+    index = None if context is None else context.replica_id_in_sync_group
+    return None if index is None else tf.get_static_value(index)
 
 
 def inner_layers(layer):

@@ -1,0 +1,39 @@
+"""`fit` under `MirroredStrategy`, with balancing losses of several mixtures, equals one device."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfmoe import MoE, NoisyTopK
+
+
+def fit(strategy):
+    """Fits a model on 2 epochs of 3 batches; the last one has fewer rows.
+
+    Returns:
+        The history and the weights.
+    """
+    keras.utils.set_random_seed(2)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[44, 5]).astype("float32")
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        gate = NoisyTopK(2, importance_weight=0.3, load_weight=0, noise=False)
+        mixtures = [MoE(6, 8, gate, name=name) for name in ("low", "high")]
+        model = keras.Sequential([keras.Input([5]), *mixtures, keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(x, np.sin(x[:, :2]), batch_size=16, epochs=2, shuffle=False, verbose=0)
+    return history.history, model.get_weights()
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_fit(replicas):
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    (actual, weights), (expected, expected_weights) = fit(strategy), fit(None)
+    assert set(actual) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(actual[name], values, rtol=1e-5, err_msg=name)
+    for weight, other in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
