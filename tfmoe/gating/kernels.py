@@ -8,8 +8,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmoe.ops.argument_names import check_names
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.expert_matmul import grouped_matmul
+
+
+HINTS = {
+    "capacity_factor": "give it to the layer: MoE(…, capacity_factor={})",
+    "hidden_units": "it is a setting of the experts: MoE(num_experts, hidden_units={})",
+    "k": "the gate has no k to set; gates with a k are NoisyTopK(k={0}) and TopK(k={0})",
+}
 
 
 class GateKernels(keras.layers.Layer):
@@ -27,6 +35,7 @@ class GateKernels(keras.layers.Layer):
     KEPT_PER_LOGIT = 4
 
     def __init__(self, num_experts: int | None = None, num_groups: int | None = None, **kwargs):
+        check_names(type(self), kwargs, HINTS)
         super().__init__(**kwargs)
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)
         self.num_groups = num_groups

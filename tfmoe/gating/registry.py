@@ -38,6 +38,19 @@ def is_gate(value):
     return hasattr(value, "for_experts") and not inspect.isclass(value)
 
 
+def hint_for(identifier, gates):
+    """What somebody who gave a value that is no gate may have meant, for the error."""
+    if inspect.isclass(identifier) and hasattr(identifier, "for_experts"):
+        return f": give an object, {identifier.__name__}()"
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        return f"; for {identifier} experts per token give NoisyTopK(k={identifier})"
+    if isinstance(identifier, dict) and "name" not in identifier:
+        return ", which has no 'name'"
+    name = identifier["name"] if isinstance(identifier, dict) else identifier
+    matches = difflib.get_close_matches(str(name), gates, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
 def gate_of(argument, identifier, gates):
     """Resolves a gate argument.
 
@@ -64,11 +77,9 @@ def gate_of(argument, identifier, gates):
     settings = dict(identifier) if isinstance(identifier, dict) else {"name": identifier}
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in gates:
-        matches = difflib.get_close_matches(str(name), gates, n=1)
-        hint = f"; did you mean {matches[0]!r}?" if matches else ""
         raise ValueError(
             f"{argument} must be a Gate or one of {', '.join(map(repr, gates))}, "
-            f"got {identifier!r}{hint}"
+            f"got {identifier!r}{hint_for(identifier, gates)}"
         )
     try:
         inspect.signature(gates[name]).bind(**settings)

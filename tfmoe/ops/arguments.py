@@ -160,6 +160,8 @@ def last_dimension(name: str, shape, rank: int | None = None) -> int:
     Raises:
         ValueError: the shape has another type or rank, or its last dimension is unknown or 0.
     """
+    if isinstance(shape, (tuple, list)) and any(isinstance(x, (tuple, list)) for x in shape):
+        raise ValueError(f"{name} must be one tensor, got {len(shape)} of the shapes {shape!r}")
     if isinstance(shape, tf.TensorShape):
         shape = None if shape.rank is None else tuple(shape)
     width = shape[-1] if isinstance(shape, (tuple, list)) and shape else None
