@@ -44,7 +44,25 @@ def test_retired_load_weight(name):
 def test_defaults_of_noisy_top_k():
     section = GATE_SECTIONS["noisy_top_k"]
     assert section().model_dump() == {
-        "name": "noisy_top_k", "k": 4, "importance_weight": 0.0, "load_weight": 0.0,
+        "name": "noisy_top_k", "k": 4, "importance_weight": 0.1, "load_weight": 0.1,
         "noise": True, "noise_floor": 0.0, "seed": None,
         "z_loss_weight": 0.0, "jitter": 0.0, "gate_hidden_units": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [{}, {"load_weight": None}, {"load_weight": 0.0}])
+def test_load_weight_of_noisy_top_k_without_noise(written):
+    """`config.yaml` of a run stores the value itself, so that the run resumes with it."""
+    assert GATE_SECTIONS["noisy_top_k"](noise=False, **written).load_weight == 0
+
+
+def test_a_run_with_a_load_weight_and_no_noise():
+    with pytest.warns(UserWarning, match="load_weight=0.3 of a gate without noise is read as 0"):
+        section = GATE_SECTIONS["noisy_top_k"](noise=False, importance_weight=0.0, load_weight=0.3)
+    gate = construct(section)
+    assert (gate.importance_weight, gate.load_weight, gate.noise) == (0, 0, False)
+
+
+def test_weights_of_noisy_top_k_in_an_old_run():
+    section = GATE_SECTIONS["noisy_top_k"](importance_weight=0.0, load_weight=0.0)
+    assert section.importance_weight == section.load_weight == 0

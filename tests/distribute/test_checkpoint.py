@@ -208,7 +208,7 @@ def make_model(strategy, seed=3):
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(seed)
         inputs = keras.Input([D])
-        gate = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
+        gate = NoisyTopK(k=2, noise=False, importance_weight=0.1)
         x = MoE(8, 5, gate=gate, groups=4, name="moe")(inputs)
         model = keras.Model(inputs, keras.layers.Dense(2)(x))
         model.compile(keras.optimizers.Adam(0.05, global_clipnorm=0.5), "mse")

@@ -86,7 +86,7 @@ def load(folder, name, gate):
 
 
 gates = {
-    "flat": NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1),
+    "flat": NoisyTopK(k=2, noise=False, importance_weight=0.1),
     "batchwise": Batchwise(k=2, importance_weight=0.1),
 }
 for name, gate in gates.items():

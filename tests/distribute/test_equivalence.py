@@ -18,7 +18,7 @@ from tfmoe.optimizers import FactoredAdagrad, FactoredAdam, WarmupInverseSqrt
 D = 4
 ROWS = (8, 4, 8)  # of the batches of an epoch: all replicas get the same number
 UNEVEN = [(8, 5), (7, 6), (3, 7), (1, 4)]  # sentences and steps; some batches have < R sentences
-TOP_K = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
+TOP_K = NoisyTopK(k=2, noise=False, importance_weight=0.1)
 BATCHWISE = Batchwise(k=2, importance_weight=0.1)
 CAPACITY = {"capacity_factor": 0.7, "evaluation_capacity_factor": 0.7}
 

@@ -8,7 +8,7 @@ from layers.small_task_mixtures import PLE, X, random_layer
 from tfmoe.distribute import collectives
 from tfmoe.gating import Batchwise, NoisyTopK, Softmax
 
-TOP_2 = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
+TOP_2 = NoisyTopK(k=2, noise=False, importance_weight=0.1)
 SETTINGS = {
     "two gates": {"gate": [TOP_2, Softmax()]},
     "three gates": {"tasks": 3, "gate": [TOP_2, Softmax(), Batchwise(k=1)]},

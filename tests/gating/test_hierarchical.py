@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.gating import Hierarchical, NoisyTopK, Softmax
+from tfmoe.gating import Hierarchical, NoisyTopK, Softmax, Switch
 from tfmoe.ops import balancing, routing
 
 X = np.random.default_rng(0).standard_normal((9, 3))
@@ -189,10 +189,41 @@ def test_loss_over_all_experts_by_hand():
     assert no_weights.loss(routed.sums) is None
 
 
+@pytest.mark.parametrize(
+    ("primary", "secondary", "weights"),
+    [
+        (NoisyTopK(k=2), None, (0.1, 0.1)),
+        (NoisyTopK(2, 0, 0), None, (0, 0)),
+        # The larger of the weights of the two gates.
+        (NoisyTopK(2, 0.2, 0.01), NoisyTopK(2, 0.02, 0.1), (0.2, 0.1)),
+        (Switch(), NoisyTopK(k=2), (0.1, 0.1)),
+        # Without noise the load has no gradient.
+        (NoisyTopK(k=2, noise=False), Softmax(), (0.1, 0)),
+        (Switch(load_weight=0.3), None, (0, 0)),
+    ],
+)
+def test_default_weights(primary, secondary, weights):
+    gate = Hierarchical(4, primary, secondary)
+    assert (gate.importance_weight, gate.load_weight) == weights
+
+
+def test_a_load_weight_without_noise():
+    message = r"load_weight must be 0 if no level draws noise, got 0.2: .*a NoisyTopK at one level"
+    with pytest.raises(ValueError, match=message):
+        Hierarchical(4, Switch(), load_weight=0.2)
+    config = Hierarchical(4, Switch(), NoisyTopK(k=2)).get_config()
+    assert Hierarchical.from_config(config).load_weight == 0.1
+    config["secondary"]["config"]["noise"] = False  # as in a file of an earlier version
+    with pytest.warns(UserWarning, match="load_weight=0.1 of a gate without noise is read as 0"):
+        gate = Hierarchical.from_config(config)
+    assert (gate.load_weight, gate.secondary.load_weight) == (0, 0)
+
+
 def test_load_loss_without_an_estimate_uses_the_counts():
-    primary = NoisyTopK(k=2, noise=False, load_weight=0.07)
+    """In evaluation no noise is drawn."""
+    primary = NoisyTopK(k=2, importance_weight=0, load_weight=0.07)
     gate = built_gate(12, groups=4, primary=primary)
-    routed = gate.route(tf.constant(X), training=True)
+    routed = gate.route(tf.constant(X))
     load = np.count_nonzero(dense_weights(routed, 12), axis=0)
     expected = 0.07 * load.var() / load.mean() ** 2
     assert gate.loss(routed.sums).numpy() == pytest.approx(expected, rel=1e-12)

@@ -14,7 +14,7 @@ X = np.random.default_rng(0).standard_normal((6, 3))
 GATES = {
     "softmax": Softmax,
     "switch": Switch,
-    "noisy_top_k": lambda **options: NoisyTopK(k=2, **options),
+    "noisy_top_k": lambda **options: NoisyTopK(2, 0, 0, **options),
     "batchwise": lambda **options: Batchwise(k=2, **options),
 }
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmoe import gating
 from tfmoe.gating import Groups, NoisyTopK
 from tfmoe.ops import balancing, routing
 
@@ -106,8 +107,44 @@ def test_loss_by_hand():
 
 
 def test_no_loss_without_weights():
-    gate = built_gate(5, k=2)
+    gate = built_gate(5, k=2, importance_weight=0, load_weight=0)
     assert gate.loss(route_with_first_draw(gate).sums) is None
+
+
+@pytest.mark.parametrize(
+    "gate", [NoisyTopK(), gating.get("noisy_top_k"), gating.get({"name": "noisy_top_k", "k": 2})]
+)
+def test_default_weights_are_those_of_the_papers_language_models(gate):
+    assert (gate.importance_weight, gate.load_weight) == (0.1, 0.1)
+
+
+def test_without_noise_only_the_importance_loss_is_on_by_default():
+    gate = NoisyTopK(noise=False)
+    assert (gate.importance_weight, gate.load_weight) == (0.1, 0)
+
+
+def test_a_load_weight_without_noise_is_refused():
+    assert NoisyTopK(noise=False, load_weight=0).load_weight == 0
+    message = (
+        r"load_weight must be 0 with noise=False, got 0.2: .*importance_weight, noise=True, or"
+    )
+    with pytest.raises(ValueError, match=message):
+        NoisyTopK(noise=False, load_weight=0.2)
+    with pytest.raises(ValueError, match=message):
+        gating.get({"name": "noisy_top_k", "noise": False, "load_weight": 0.2})
+
+
+def test_an_old_configuration_with_a_load_weight_and_no_noise_loads():
+    config = {"k": 2, "importance_weight": 0.0, "load_weight": 0.2, "noise": False}
+    with pytest.warns(UserWarning, match="load_weight=0.2 of a gate without noise is read as 0"):
+        gate = NoisyTopK.from_config(config)
+    assert (gate.importance_weight, gate.load_weight, gate.noise) == (0, 0, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gate = NoisyTopK.from_config({**config, "load_weight": 0.0})
+        assert (gate.importance_weight, gate.load_weight) == (0, 0)
+        gate = NoisyTopK.from_config({**config, "noise": True})
+        assert (gate.importance_weight, gate.load_weight) == (0, 0.2)
 
 
 @pytest.mark.parametrize(("importance_weight", "load_weight"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
@@ -137,7 +174,7 @@ def test_loss_gradients_against_finite_differences(k, importance_weight, load_we
 
 
 def test_load_is_the_count_if_all_experts_are_selected():
-    gate = built_gate(3, k=3, load_weight=1.0)
+    gate = built_gate(3, k=3, importance_weight=0.0, load_weight=1.0)
     with tf.GradientTape() as tape:
         sums = route_with_first_draw(gate).sums
         loss = gate.loss(sums)
@@ -150,17 +187,16 @@ def test_load_is_the_count_if_all_experts_are_selected():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_load_is_the_count_without_noise(training):
-    gate = built_gate(5, k=2, noise=False, load_weight=1.0)
+    gate = built_gate(5, k=2, noise=False)
     assert list(gate.kernels) == ["gate_kernel"]
-    with tf.GradientTape() as tape:
-        routed = gate.route(tf.constant(X), training=training)
-        loss = gate.loss(routed.sums)
+    routed = gate.route(tf.constant(X), training=training)
     assert "smooth_load" not in routed.sums
     counts = np.bincount(choices(routed)[0].ravel(), minlength=5)
     np.testing.assert_array_equal(routed.sums["load"], counts)
-    assert loss.numpy() == pytest.approx(counts.var() / counts.mean() ** 2)
-    gradient = tape.gradient(loss, gate.kernels["gate_kernel"])
-    assert gradient is None or not np.any(gradient.numpy())
+    # Only the importance loss is left.
+    importance = routed.sums["importance"].numpy()
+    expected = 0.1 * importance.var() / importance.mean() ** 2
+    assert gate.loss(routed.sums).numpy() == pytest.approx(expected, rel=1e-12)
 
 
 def test_load_is_the_count_in_evaluation():

@@ -120,7 +120,7 @@ def test_at_both_levels_of_a_hierarchical_mixture():
 
 
 def test_at_one_level_of_a_hierarchical_mixture():
-    top_k = NoisyTopK(k=2, noise=False)
+    top_k = NoisyTopK(k=2, noise=False, importance_weight=0)
     gate = hierarchical(primary=top_k, secondary=Switch(balance_weight=0.5))
     loss = gate.loss(gate(tf.constant(X), training=True).sums)
     # Both groups have all three tokens: the mean loss is that of the flat gate.

@@ -74,7 +74,7 @@ LAYER_FIELDS = {
     "shared_experts": Annotated[int, Field(ge=0, le=2**10)],
     "k": Experts,
     "importance_weight": NonNegativeFloat,
-    "load_weight": NonNegativeFloat,
+    "load_weight": NonNegativeFloat | None,
     "balance_weight": NonNegativeFloat,
     "z_loss_weight": NonNegativeFloat,
     "jitter": Fraction,

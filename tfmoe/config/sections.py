@@ -111,12 +111,12 @@ def section_of(
         arguments[argument] = (kind, _default(default))
         if tuple in map(typing.get_origin, (annotation, *typing.get_args(annotation))):
             as_tuple.add(argument)
-    retired, more = getattr(constructor, "RETIRED", ()), more or {}
+    more = more or {}
     section = pydantic.create_model(
         f"{constructor.__name__}Section",
         __base__=Section,
         __doc__=_docstring(doc or constructor.__doc__ or "", arguments, constructor, more),
-        __validators__={"without_retired": _without_retired(retired)} if retired else {},
+        __validators__=_validators(constructor),
         **({} if name is None else {"name": (typing.Literal[name], name)}),
         **arguments,
         **{key: (kind, default) for key, (kind, default, _) in more.items()},
@@ -247,17 +247,20 @@ def _as_value(default):
     return default
 
 
-def _without_retired(retired):
-    """A validator that drops retired arguments with the value 0, which configs of old runs
-    contain.
+def _validators(constructor):
+    """A validator for what configs of old runs contain: it drops the arguments of `RETIRED` with
+    the value 0, and calls `current_settings`, if the constructor has these.
     """
+    retired = getattr(constructor, "RETIRED", ())
+    current_settings = getattr(constructor, "current_settings", dict)
 
     def validate(values):
         if not isinstance(values, dict):
             return values
-        return {k: v for k, v in values.items() if not (k in retired and v == 0)}
+        return current_settings({k: v for k, v in values.items() if not (k in retired and v == 0)})
 
-    return pydantic.model_validator(mode="before")(validate)
+    has_any = retired or current_settings is not dict
+    return {"current": pydantic.model_validator(mode="before")(validate)} if has_any else {}
 
 
 def construct(section, constructor=None, **extra):

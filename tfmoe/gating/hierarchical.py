@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.gate import Gate, without_load_loss
 from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Routing, groups_of
@@ -50,9 +50,11 @@ class Hierarchical(Gate):
         secondary: the gate that selects experts within a group, of any class; `None` for the
             settings of `primary`.
         importance_weight: weight of the importance loss over all experts (w_importance for
-            `Importance_H`, eq 13); `None` for the weight in `primary`.
+            `Importance_H`, eq 13); `None` for the larger of the weights in `primary` and
+            `secondary`.
         load_weight: weight of the load loss over all experts (w_load for `Load_H`, eq 14); `None`
-            for the weight in `primary`. These two losses balance both levels, so the importance and
+            as for `importance_weight`, but 0 if neither gate draws noise, as `NoisyTopK` does: the
+            load then has no gradient. These two losses balance both levels, so the importance and
             load weights in `primary` and `secondary` add no further loss. Other losses of these
             gates are added: that of `primary`, and the mean over the groups of `secondary`.
 
@@ -60,8 +62,9 @@ class Hierarchical(Gate):
     `experts_per_token` and `unrouted` refer to the whole mixture, in evaluation only.
 
     Raises:
-        ValueError: `groups` does not divide the number of experts, or a gate's k is too large for
-            its level.
+        ValueError: `groups` does not divide the number of experts, a gate's k is too large for its
+            level, or `load_weight` > 0 and no gate draws noise. A configuration with such a
+            `load_weight` loads, with 0 instead and a warning.
 
     Example:
         >>> gate = Hierarchical(groups=4, primary=Switch(), secondary=NoisyTopK(k=2))
@@ -86,13 +89,24 @@ class Hierarchical(Gate):
             raise ValueError("a Hierarchical gate cannot be a level of another Hierarchical gate")
         self.primary = flat_gate("primary", primary)
         self.secondary = flat_gate("secondary", self.primary if secondary is None else secondary)
-        weights = {"importance_weight": importance_weight, "load_weight": load_weight}
-        for name, weight in weights.items():
-            weight = getattr(self.primary, name) if weight is None else weight
-            setattr(self, name, non_negative(name, weight))
+        if importance_weight is None:
+            importance_weight = self._larger("importance_weight")
+        if load_weight is None:
+            load_weight = self._larger("load_weight") if self.estimates_load else 0.0
+        self.importance_weight = non_negative("importance_weight", importance_weight)
+        self.load_weight = non_negative("load_weight", load_weight)
+        if self.load_weight and not self.estimates_load:
+            raise ValueError(
+                f"load_weight must be 0 if no level draws noise, got {self.load_weight}: the load "
+                "is a count then, and its loss has no gradient. Use importance_weight, a NoisyTopK "
+                "at one level, or gates with a balance_weight"
+            )
         self.groups = positive("groups", groups)
         if self.num_experts is not None:
             self._create_levels()
+
+    def _larger(self, name):
+        return max(getattr(gate, name) for gate in (self.primary, self.secondary))
 
     def _create_levels(self):
         if self.num_experts % self.groups:
@@ -119,6 +133,10 @@ class Hierarchical(Gate):
     @property
     def num_selected(self) -> int:
         return self.primary.num_selected * self.secondary.num_selected
+
+    @property
+    def estimates_load(self) -> bool:  # type: ignore[override]
+        return self.primary.estimates_load or self.secondary.estimates_load
 
     @property
     def needs_sequences(self) -> bool:  # type: ignore[override]
@@ -271,6 +289,17 @@ class Hierarchical(Gate):
     def kept_for_backward(self, input_dim):
         per_group = self.secondary.kept_for_backward(input_dim)
         return self.primary.kept_for_backward(input_dim) + self.primary.num_selected * per_group
+
+    @classmethod
+    def current_settings(cls, settings):
+        gates = {
+            name: flat_gate(name, settings[name])
+            for name in ("primary", "secondary")
+            if settings.get(name) is not None
+        }
+        estimates_load = any(gate.estimates_load for gate in gates.values())
+        settings = {**settings, **gates}
+        return settings if estimates_load else without_load_loss(settings)
 
     def get_config(self):
         config = super().get_config()

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import random_draws
+from tfmoe.gating.gate import without_load_loss
 from tfmoe.gating.learned_gate import LearnedGate
 from tfmoe.gating.routing import draws_of_tokens
 from tfmoe.ops.arguments import non_negative
@@ -24,12 +25,13 @@ class NoisyTopK(LearnedGate):
     equally likely at first (App. A). Noise is drawn in training only.
 
     Without balancing losses a few experts usually get most of the tokens, and only they improve.
-    Two losses prevent this: `importance_weight` and `load_weight`. Set both, to the same value. If
-    the metric `cv_load` stays high, increase them; if the task's loss suffers, decrease them.
+    Two losses prevent this: `importance_weight` and `load_weight`, with the weights of the paper's
+    language models by default. If the metric `max_over_mean_load` stays high, increase them; if the
+    task's loss suffers, decrease them. With 0 and 0 nothing balances the gate.
 
-    The load is the differentiable estimate of eq 8-10 if noise is drawn and k < num_experts.
-    Otherwise it is the token count, which has no gradient: only `importance_weight` then balances
-    the gate.
+    The load is the differentiable estimate of eq 8-10, which needs noise. Without noise it is the
+    token count, which has no gradient: only `importance_weight` balances the gate. If k equals
+    num_experts, every expert receives every token, and the load loss is 0.
 
     Args:
         k: number of experts per token, 1 <= k <= num_experts. The paper uses 4, or 2 at each level
@@ -39,30 +41,35 @@ class NoisyTopK(LearnedGate):
         importance_weight: weight of the importance loss `CV(Importance(X))²` (w_importance of
             eq 7). The importance of an expert is the sum of its gate values over the batch; the
             loss is 0 if all experts have the same importance. 0 switches the loss off. The paper
-            uses 0.1 for language models and 0.01 for translation.
+            uses 0.1 for language models, which is the default, and 0.01 for translation.
         load_weight: weight of the load loss `CV(Load(X))²` (w_load of eq 11). The load of an expert
             is the number of tokens that it receives: experts with the same importance can still
-            receive few large or many small gate values. The paper uses the values of
-            `importance_weight`.
-        noise: `False` for a deterministic gate without W_noise. W_g then starts at small random
-            values, because equal logits would send every token to the same experts.
+            receive few large or many small gate values. `None` for 0.1 with noise and 0 without:
+            the paper uses the same value as for `importance_weight`. Must be 0 or `None` without
+            noise.
+        noise: `False` for a deterministic gate without W_noise and without a load loss. W_g then
+            starts at small random values, because equal logits would send every token to the same
+            experts.
         noise_floor: a constant that is added to the learned standard deviation of the noise.
         seed: integer, for reproducible noise. Copies of a gate in several layers, or at both levels
             of a hierarchical mixture, draw different noise.
 
     Raises:
-        ValueError: an argument is out of range, or k > num_experts.
+        ValueError: an argument is out of range, k > num_experts, or `load_weight` > 0 without
+            noise. A configuration with such a `load_weight` loads, with 0 instead and a warning.
 
     Example:
-        >>> gate = NoisyTopK(k=4, importance_weight=0.1, load_weight=0.1)
-        >>> moe = MoE(num_experts=32, hidden_units=1024, gate=gate)
+        >>> moe = MoE(num_experts=32, hidden_units=1024, gate=NoisyTopK(k=4))
+        >>> translation = NoisyTopK(k=4, importance_weight=0.01, load_weight=0.01)
+        >>> NoisyTopK(k=4, noise=False).load_weight
+        0.0
     """
 
     def __init__(
         self,
         k: int = 4,
-        importance_weight: float = 0.0,
-        load_weight: float = 0.0,
+        importance_weight: float = 0.1,
+        load_weight: float | None = None,
         noise: bool = True,
         noise_floor: float = 0.0,
         seed: int | None = None,
@@ -71,11 +78,22 @@ class NoisyTopK(LearnedGate):
         super().__init__(seed=seed, **kwargs)
         self.k = self.checked_k(k)
         self.importance_weight = non_negative("importance_weight", importance_weight)
-        self.load_weight = non_negative("load_weight", load_weight)
         self.noise = bool(noise)
+        load_weight = default_load_weight(self.noise) if load_weight is None else load_weight
+        self.load_weight = non_negative("load_weight", load_weight)
+        if self.load_weight and not self.noise:
+            raise ValueError(
+                f"load_weight must be 0 with noise=False, got {load_weight}: without noise the "
+                "load is a count, and its loss has no gradient. Use importance_weight, noise=True, "
+                "or TopK(k=…, balance_weight=…)"
+            )
         self.noise_floor = non_negative("noise_floor", noise_floor)
         if self.noise:
             self.add_seed_generator()
+
+    @property
+    def estimates_load(self) -> bool:  # type: ignore[override]
+        return self.noise
 
     @property
     def kernel_names(self) -> tuple:  # type: ignore[override]
@@ -138,6 +156,13 @@ class NoisyTopK(LearnedGate):
     def loss_as_level(self, sums):
         return weighted_losses(sums, (self.z_loss_weight, z_loss))
 
+    @classmethod
+    def current_settings(cls, settings):
+        noise, weight = settings.get("noise", True), settings.get("load_weight")
+        if weight is None:
+            return {**settings, "load_weight": default_load_weight(noise)}
+        return settings if noise else without_load_loss(settings)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -147,3 +172,10 @@ class NoisyTopK(LearnedGate):
             "noise": self.noise,
             "noise_floor": self.noise_floor,
         }
+
+
+def default_load_weight(noise):
+    """The weight of the load loss for `load_weight=None`: the paper's, if the loss has a
+    gradient.
+    """
+    return 0.1 if noise else 0.0

@@ -16,7 +16,8 @@ from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
 ADDS_LOSS = (
     "adds a balancing loss",
     "where Keras collects no losses: create keras.layers.RNN with unroll=True, or set the weights "
-    "of the gate's losses to 0",
+    "of the gate's losses to 0 (NoisyTopK has them by default: importance_weight=0, load_weight=0 "
+    "switch them off)",
 )
 UPDATES_GATE = (
     "updates weights of its gate",
@@ -75,7 +76,9 @@ def check_runs_once(layer, does, instead_of_loop):
         raise ValueError(
             f"{layer.name} {does}, but runs inside tf.recompute_grad or keras.RematScope, which "
             "compute the call twice and lose its losses: use recompute=True of the layer instead, "
-            "which computes only the experts' hidden activations again"
+            "which computes only the experts' hidden activations again, or set the weights of the "
+            "gate's losses to 0 (NoisyTopK has them by default: importance_weight=0, "
+            "load_weight=0 switch them off)"
         )
 
 

@@ -17,7 +17,7 @@ from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
 
 HINTS = {
-    "k": "give it to the gate: gate=NoisyTopK(k=…)",
+    "k": "give it to the gate: gate=NoisyTopK(k={value!r})",
     "output_units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
     "units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
 }
@@ -36,7 +36,8 @@ class ExpertLayer(LossesOfReplicas, keras.layers.Layer):
     def __init__(self, **kwargs):
         for name in HINTS:
             if name in kwargs:
-                raise ValueError(f"{type(self).__name__} has no argument {name}: {HINTS[name]}")
+                hint = HINTS[name].format(value=kwargs[name])
+                raise ValueError(f"{type(self).__name__} has no argument {name}: {hint}")
         super().__init__(**kwargs)
 
     def row_widths(self, input_dim: int) -> tuple[int, int]:

@@ -96,7 +96,7 @@ def test_hierarchical_loss_and_metrics_combine_both_levels():
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("primary", "secondary"),
-    [(Batchwise(k=2), NoisyTopK(k=2, noise=False)), (Batchwise(k=1), Softmax())],
+    [(Batchwise(k=2), NoisyTopK(2, 0, noise=False)), (Batchwise(k=1), Softmax())],
     ids=["noisy_top_k", "softmax"],
 )
 def test_at_the_outer_level_with_another_gate(primary, secondary, training):

@@ -22,7 +22,7 @@ BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
     ("options", "selected", "weights", "noise"),
     [
         ({"gate": NoisyTopK(k=2, **BALANCED)}, 2, BALANCED, True),
-        ({"gate": NoisyTopK(k=2, noise=False)}, 2, dict.fromkeys(BALANCED, 0.0), False),
+        ({"gate": NoisyTopK(2, 0, noise=False)}, 2, dict.fromkeys(BALANCED, 0.0), False),
         (
             {"gate": Softmax(importance_weight=0.3, z_loss_weight=0.1)},
             8, {"importance_weight": 0.3}, None,
@@ -39,7 +39,7 @@ BALANCED = {"importance_weight": 0.1, "load_weight": 0.2}
         ),
         (
             {"gate": Hierarchical(4, Switch(), NoisyTopK(k=2), load_weight=0.7)}, 2,
-            {"importance_weight": 0.0, "load_weight": 0.7, "primary.balance_weight": 0.01}, None,
+            {"importance_weight": 0.1, "load_weight": 0.7, "primary.balance_weight": 0.01}, None,
         ),
         ({"gate": BiasBalanced(k=2, sequence_weight=0.1)}, 2, {}, None),
     ],

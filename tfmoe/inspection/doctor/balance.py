@@ -73,18 +73,10 @@ def why_uneven(mixture):
             f"No loss balances the gate ({names} {verb} 0): experts that are a little better at "
             "first receive ever more tokens, and the others never learn."
         )
-    if only_load_without_noise(mixture):
-        return "Without noise the load loss has no gradient: only the importance loss balances."
     return (
         "The balancing losses are too weak beside the task's loss, or the learning rate is too "
         "high."
     )
-
-
-def only_load_without_noise(mixture):
-    """Whether the only balancing loss is the load loss, which has no gradient without noise."""
-    active = {last_part(name) for name, weight in mixture.weights if weight}
-    return mixture.noise is False and active == {"load_weight"}
 
 
 def stronger(mixture):
@@ -93,7 +85,7 @@ def stronger(mixture):
     """
     if mixture.bias_step is not None:
         return [mixture.setting("gate.bias_step").to(10 * mixture.bias_step or 0.001)]
-    if mixture.balanced and not only_load_without_noise(mixture):
+    if mixture.balanced:
         return [mixture.setting(name).to(10 * value) for name, value in mixture.weights if value]
     names = [name for name, _ in mixture.weights]
     if mixture.noise is False:
