@@ -140,7 +140,7 @@ def test_automatic_xla_compilation(options, expected):
         ({"groups": 0}, r"groups must be an integer of at least 1, got 0"),
         ({"groups": 2}, r"k must be at most 2, .*groups.*got k=4"),
         ({"groups": 4}, r"k must be at most 2, .*got k=4"),
-        ({"groups": 2, "gate": Hierarchical(2, Softmax())}, r"primary must be a gate for a level"),
+        ({"groups": 2, "gate": Hierarchical(2, Softmax())}, r"groups must be None with gate=Hier"),
         ({"capacity_factor": 0}, r"capacity_factor must be .* above 0, got 0"),
         ({"capacity_factor": -1.0}, r"capacity_factor must be .* above 0, got -1.0"),
         ({"capacity_factor": "1"}, r"capacity_factor must be .* above 0, got '1'"),

@@ -233,7 +233,7 @@ def test_options_that_cannot_be_combined():
         make(gate, gate_from="input")
     with pytest.raises(ValueError, match=r"recompute must be False with a hierarchical gate"):
         make(gate, recompute=True)
-    with pytest.raises(ValueError, match=r"MoELSTM has no argument k: .*NoisyTopK\(k=1\)"):
+    with pytest.raises(ValueError, match=r"MoELSTM has no argument 'k', .*NoisyTopK\(k=1\)"):
         MoELSTM(E, U, k=1)
     with pytest.raises(ValueError, match=r"mixture_of must be one of .*'output'"):
         make(mixture_of="output")

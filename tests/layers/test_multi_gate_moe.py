@@ -268,8 +268,8 @@ def test_gates_of_tasks_have_different_seeds():
             "expert_inputs must have an index for each of 6 experts, and 2",
         ),
         ({"expert_inputs": [0, 1]}, "expert_inputs must have an index for each of 6 experts"),
-        ({"units": 3}, "MultiGateMoE has no argument units"),
-        ({"k": 3}, r"MultiGateMoE has no argument k: .*gate=NoisyTopK\(k=3\)"),
+        ({"units": 3}, "MultiGateMoE has no argument 'units'"),
+        ({"k": 3}, r"MultiGateMoE has no argument 'k', .*gate=NoisyTopK\(k=3\)"),
     ],
 )
 def test_errors(options, message):

@@ -12,7 +12,6 @@ from tfmoe.ops.argument_names import check_names
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.expert_matmul import grouped_matmul
 
-
 HINTS = {
     "capacity_factor": "give it to the layer: MoE(…, capacity_factor={})",
     "hidden_units": "it is a setting of the experts: MoE(num_experts, hidden_units={})",

@@ -4,6 +4,8 @@ to find the mixtures of a model.
 Axes: E experts, K experts per token, D model.
 """
 
+from collections.abc import Mapping
+
 import keras
 import tensorflow as tf
 
@@ -15,11 +17,16 @@ from tfmoe.distribute.tensorflow_internals import (
 )
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
+from tfmoe.ops.argument_names import check_names
 
+OF_GATE = "give it to the gate: gate=NoisyTopK(k={0!r})"
 HINTS = {
-    "k": "give it to the gate: gate=NoisyTopK(k={value!r})",
-    "output_units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
-    "units": "an expert's output is as wide as its input: add keras.layers.Dense after it",
+    "k": OF_GATE,
+    "top_k": OF_GATE,
+    "num_selected": OF_GATE,
+    "num_experts_per_tok": OF_GATE,
+    "dropout": "for hidden activations of the experts it is expert_dropout={0!r}",
+    "units": "the width of the output is output_units={0!r}",
 }
 
 
@@ -30,14 +37,13 @@ class ExpertLayer(LossesOfReplicas, keras.layers.Layer):
         experts: `tfmoe.layers.routed_experts.RoutedExperts`.
 
     Raises:
-        ValueError: an argument belongs to another class.
+        ValueError: an argument is unknown.
     """
 
+    hints: Mapping[str, str] = HINTS  # for arguments that people try, see `check_names`
+
     def __init__(self, **kwargs):
-        for name in HINTS:
-            if name in kwargs:
-                hint = HINTS[name].format(value=kwargs[name])
-                raise ValueError(f"{type(self).__name__} has no argument {name}: {hint}")
+        check_names(type(self), kwargs, self.hints)
         super().__init__(**kwargs)
 
     def row_widths(self, input_dim: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import LayerMetrics
-from tfmoe.layers.mixture_layer import ExpertLayer, automatic_name
+from tfmoe.layers.mixture_layer import HINTS, ExpertLayer, automatic_name
 from tfmoe.layers.positions import flat_mask
 from tfmoe.layers.routed_experts import RoutedExperts
 from tfmoe.layers.sorted_rows import run_sorted
@@ -19,6 +19,14 @@ from tfmoe.ops.tracking import track
 
 METRICS = ("dispatch_max", "combine_max", "slot_similarity")
 EPSILON = 1e-6  # added to squared norms
+
+
+SOFT_HINTS = {
+    **HINTS,
+    "gate": "it mixes all tokens, without a gate; for a gate use MoE(…, gate={0!r})",
+    "k": "it mixes all tokens; for k experts per token use MoE(…, gate=NoisyTopK(k={0!r}))",
+    "slots": "it is slots_per_expert={0!r}",
+}
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -75,6 +83,8 @@ class SoftMoE(ExpertLayer, Block):
     """
 
     reads_later = True
+
+    hints = SOFT_HINTS
 
     def __init__(
         self,
