@@ -45,7 +45,13 @@ BOOLEANS = {
     "shared_gate",
     "use_bias",
 }
-INITIALIZERS = {"kernel_initializer", "projection_initializer", "recurrent_initializer"}
+INITIALIZERS = {
+    "bias_initializer",
+    "kernel_initializer",
+    "projection_initializer",
+    "recurrent_initializer",
+}
+PENALTIES = {"kernel_regularizer", "bias_regularizer", "kernel_constraint", "bias_constraint"}
 
 
 def array(*shape):
@@ -99,6 +105,10 @@ class Case:
     @property
     def initializers(self):
         return sorted(self.parameters & INITIALIZERS)
+
+    @property
+    def penalties(self):
+        return sorted(self.parameters & PENALTIES)
 
     def changed(self, **changes):
         """A layer like that of `make`, with other values for some arguments."""
@@ -239,6 +249,7 @@ FIXTURES = {
     "with_booleans": [name for name, case in CASES.items() if case.booleans],
     "with_initializers": [name for name, case in CASES.items() if case.initializers],
     "with_integers": [name for name, case in CASES.items() if case.integers],
+    "with_penalties": [name for name, case in CASES.items() if case.penalties],
     "with_one_input": [name for name, case in CASES.items() if len(case.inputs) == 1],
     "with_steps": [name for name, case in CASES.items() if has_steps(case.make())],
     "sequence": [name for name, case in CASES.items() if case.is_sequence],

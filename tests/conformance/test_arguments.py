@@ -24,6 +24,7 @@ OTHERS = {
     "name",
     "norm",
     "norm_epsilon",
+    "output_units",
     "query_key_norm",
     "query_key_norm_epsilon",
     "rotary_base",
@@ -35,7 +36,7 @@ OTHERS = {
 
 
 def test_every_argument_has_a_kind(case):
-    kinds = {*case.integers, *case.booleans, *case.initializers}
+    kinds = {*case.integers, *case.booleans, *case.initializers, *case.penalties}
     assert case.parameters - OTHERS == kinds
 
 
@@ -94,6 +95,19 @@ def test_unknown_initializer(with_initializers):
     for name in with_initializers.initializers:
         with pytest.raises(ValueError, match=f"{name} must be a Keras initializer, .*'zeroes'"):
             with_initializers.changed(**{name: "zeroes"})
+
+
+def test_unknown_regularizers_and_constraints(with_penalties):
+    for name in with_penalties.penalties:
+        with pytest.raises(ValueError, match=f"{name} must be a Keras .*'l3'"):
+            with_penalties.changed(**{name: "l3"})
+
+
+def test_output_units_are_checked(cases):
+    for case in cases.values():
+        if "output_units" in case.parameters:
+            with pytest.raises(ValueError, match="output_units must be an integer of at least 1"):
+                case.changed(output_units=0)
 
 
 @pytest.mark.parametrize("shape", [6, None, (), (None, None), [(2, 6), (2, 6)]], ids=str)

@@ -147,8 +147,8 @@ def test_errors_of_unsupported_features():
         layer.enable_lora(4)
     with pytest.raises(ValueError, match=r"no argument k: give it to the gate: gate=NoisyTopK\(k"):
         MoE(4, 6, k=2)
-    with pytest.raises(ValueError, match=r"no argument output_units: .* as wide as its input"):
-        MoE(4, 6, output_units=2)
+    with pytest.raises(ValueError, match=r"no argument units: .* is output_units=…"):
+        MoE(4, 6, units=2)
 
 
 @pytest.mark.parametrize("num_experts", [4, 80])

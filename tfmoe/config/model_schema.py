@@ -75,7 +75,7 @@ BLOCK_SECTIONS = {
         layer,
         name,
         base=keras.layers.Layer,
-        leave_out=getattr(layer, "BLOCK_ARGUMENTS", ()),
+        leave_out=("output_units", *getattr(layer, "BLOCK_ARGUMENTS", ())),  # it keeps the width
         fields=BLOCK_FIELDS,
         more=more_block_keys(layer),
     )

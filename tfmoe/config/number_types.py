@@ -41,22 +41,29 @@ class Expected:
         self.text = text
 
 
-def _initializer(name):
-    """`name` if it names a Keras initializer without required arguments; a ValueError
-    otherwise.
+def named_by_keras(kind, get, example):
+    """The type of the names of Keras objects that need no arguments.
+
+    Args:
+        kind: what they are, for the error.
+        get: Keras' function that returns the object of a name.
+        example: such a name.
     """
-    try:
-        keras.initializers.get(name)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(name) from error
-    return name
+
+    def check(name):
+        try:
+            get(name)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(name) from error
+        return name
+
+    expected = Expected(f"the name of a Keras {kind}, such as {example}")
+    return Annotated[str, AfterValidator(check), expected]
 
 
-Initializer = Annotated[
-    str,
-    AfterValidator(_initializer),
-    Expected("the name of a Keras initializer, such as glorot_uniform"),
-]
+Initializer = named_by_keras("initializer", keras.initializers.get, "glorot_uniform")
+Regularizer = named_by_keras("regularizer", keras.regularizers.get, "l2")
+Constraint = named_by_keras("constraint", keras.constraints.get, "unit_norm")
 
 # Types of the arguments of blocks and gates.
 LAYER_FIELDS = {
@@ -96,6 +103,11 @@ LAYER_FIELDS = {
     # A table of the size of the vocabulary is made in Python.
     "vocabulary_size": Annotated[int, Field(ge=1, le=2**24)] | None,
     "kernel_initializer": Initializer,
+    "bias_initializer": Initializer,
+    "kernel_regularizer": Regularizer | None,
+    "bias_regularizer": Regularizer | None,
+    "kernel_constraint": Constraint | None,
+    "bias_constraint": Constraint | None,
     "recurrent_initializer": Initializer,
 }
 # Types of the settings of corpora.

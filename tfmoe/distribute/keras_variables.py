@@ -5,6 +5,8 @@
   variable stores these contexts.
 - Keras draws a variable whole. Here the strategy gets an `InitialValue`, of which each device draws
   its rows.
+- Keras' optimizers assign what a constraint returns, in each replica. Keras compares its shape with
+  that of the whole variable. Here a replica can assign its shard.
 
 Keras has no hook for this, so `install` replaces private methods.
 """
@@ -14,9 +16,11 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from tfmoe.distribute.collectives import shards_experts
 from tfmoe.distribute.initial_value import InitialValue
 from tfmoe.distribute.keras_methods import replace
 from tfmoe.distribute.shards import current_sharding, in_same_draws, same_draws, sharded
+from tfmoe.distribute.tensorflow_internals import ShardedVariable
 from tfmoe.distribute.workers import is_mixed
 
 
@@ -25,6 +29,7 @@ def install():
     replace(keras.Variable, "__init__", _always, _init)
     replace(keras.Variable, "_deferred_initialize", _always, _deferred_initialize)
     replace(keras.Variable, "_initialize_with_initializer", _under_mixed_strategy, _initialize)
+    replace(keras.Variable, "assign", _is_sharded, _assign)
 
 
 def _always(variable):
@@ -33,6 +38,10 @@ def _always(variable):
 
 def _under_mixed_strategy(variable):
     return is_mixed(tf.distribute.get_strategy())
+
+
+def _is_sharded(variable):
+    return isinstance(variable._value, ShardedVariable)
 
 
 def _init(variable, original, *args, **options):
@@ -53,3 +62,11 @@ def _deferred_initialize(variable, original):
 
 def _initialize(variable, original, initializer):
     variable._initialize(InitialValue(initializer, variable._shape, variable._dtype))
+
+
+def _assign(variable, original, value):
+    value = tf.convert_to_tensor(value, variable.dtype)
+    if not shards_experts() or value.shape == variable.shape:
+        return original(value)
+    variable._value.assign(value)
+    return value

@@ -76,6 +76,10 @@ class BankExperts(Routed):
         """The number of experts on this device."""
         return tf.convert_to_tensor(self.kernels()[0]).shape[0]
 
+    def output_width(self, input_dim: int) -> int:
+        """The width of an expert's outputs: D."""
+        return input_dim
+
     def ops_per_row(self, input_dim: int) -> int:
         """Multiply-adds of one expert for one row."""
         return sum(kernel.shape[1] * kernel.shape[2] for kernel in self.kernels())

@@ -12,8 +12,9 @@ from tfmoe.distribute.exchange import Local, exchange
 from tfmoe.distribute.gathered_shards import gather_shards
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.layers.initializers import per_expert
+from tfmoe.layers.stack_penalties import penalties
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Initializer
+from tfmoe.ops.arguments import Constraint, Initializer, Regularizer
 from tfmoe.ops.expert_matmul import grouped_matmul
 
 
@@ -29,6 +30,8 @@ class ExpertMatrices(keras.layers.Layer):
         kernel_initializer: initializer of each expert's matrix, as for a dense layer.
         together: the number of consecutive experts that stay on one replica, such as those of a
             group (App. B).
+        kernel_regularizer: regularizer of each expert's matrix, as for a dense layer.
+        kernel_constraint: constraint of each expert's matrix, as for a dense layer.
 
     Call arguments:
         tokens: `[T, I]` float.
@@ -48,6 +51,8 @@ class ExpertMatrices(keras.layers.Layer):
         units: int,
         kernel_initializer: Initializer = "glorot_uniform",
         together: int = 1,
+        kernel_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,6 +60,8 @@ class ExpertMatrices(keras.layers.Layer):
         self.units = arguments.positive("units", units)
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
         self.together = together
+        self.kernel_regularizer = arguments.regularizer("kernel_regularizer", kernel_regularizer)
+        self.kernel_constraint = arguments.constraint("kernel_constraint", kernel_constraint)
 
     def build(self, tokens_shape, *_):
         input_dim = arguments.last_dimension(f"tokens of {self.name}", tokens_shape)
@@ -63,6 +70,7 @@ class ExpertMatrices(keras.layers.Layer):
                 name="kernel",
                 shape=(self.num_experts, input_dim, self.units),
                 initializer=per_expert(self.kernel_initializer),
+                **penalties(self.kernel_regularizer, self.kernel_constraint),
             )
 
     def call(self, tokens, assignments, training=False):
@@ -100,12 +108,20 @@ class ExpertMatrices(keras.layers.Layer):
     def compute_output_shape(self, tokens_shape, *_):
         return (*tokens_shape[:-1], self.units)
 
+    def own_config(self) -> dict:
+        """How the matrices are drawn, regularized and constrained."""
+        return {
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }
+
     def get_config(self):
         return {
             **super().get_config(),
             "num_experts": self.num_experts,
             "units": self.units,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            **self.own_config(),
             "together": self.together,
         }
 

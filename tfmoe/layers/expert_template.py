@@ -21,21 +21,26 @@ class Weight(NamedTuple):
         shape: tuple of integers.
         dtype: name of the dtype.
         initializer: a function of shape and dtype.
+        regularizer: a function of the weight, or `None`.
+        constraint: a function of the weight, or `None`.
     """
 
     name: str
     shape: tuple
     dtype: str
     initializer: object
+    regularizer: object
+    constraint: object
 
 
 class ExpertTemplate:
     """A copy of a Keras layer that has no weights of its own: they are arguments of a call.
 
     The layer must be a function of its input and its trainable weights. A layer with other
-    variables (`BatchNormalization`; `Dropout`, which has a random state), with losses or with
-    constraints is refused: as far as possible here, otherwise in `build`. Normalize with
-    `LayerNormalization` or `GroupNormalization`, and put dropout behind the mixture.
+    variables (`BatchNormalization`; `Dropout`, which has a random state) or with losses of
+    activations is refused: as far as possible here, otherwise in `build`. Normalize with
+    `LayerNormalization` or `GroupNormalization`, and put dropout behind the mixture. Regularizers
+    and constraints of weights are those of each expert.
 
     Keras and TensorFlow do not track the layer, because it is not an attribute of another layer.
 
@@ -154,8 +159,8 @@ def check(layer):
         if is_stateful or is_random(inner):
             raise ValueError(
                 f"experts must not contain {type(inner).__name__}, a layer with a state or random "
-                f"numbers, got {layer.name!r} (use LayerNormalization or GroupNormalization, and "
-                "dropout after the mixture)"
+                f"numbers, got {layer.name!r} (use LayerNormalization or GroupNormalization; for "
+                "dropout a layer after the mixture, or hidden_units=… with expert_dropout=…)"
             )
 
 
@@ -211,12 +216,11 @@ def problems(layer, traced):
             yield f"it updates a state, {variable.path}"
         elif id(variable) not in known:
             yield f"it has a frozen weight or a state, {variable.path}"
-    for variable in layer.trainable_variables:
-        for name in ("regularizer", "constraint"):
-            if getattr(variable, name) is not None:
-                yield f"{variable.path} has a {name}"
     if traced.scope.losses:
-        yield "it adds losses"
+        yield (
+            "it adds losses of its activations (activity_regularizer, add_loss): give the mixture "
+            "an activity_regularizer; regularizers of weights are supported"
+        )
     shape = getattr(traced.outputs, "shape", None)
     if shape is None or shape.rank is None or not all(shape[1:]):
         yield f"its output must be a tensor [A, …] with known axes, got {traced.outputs}"
@@ -225,4 +229,11 @@ def problems(layer, traced):
 def weight_of(variable, layer):
     """The `Weight` of a variable of a layer."""
     name = variable.path.split(f"{layer.name}/", 1)[-1].replace("/", "_")
-    return Weight(name, tuple(variable.shape), variable.dtype, initializer_of(variable))
+    return Weight(
+        name,
+        tuple(variable.shape),
+        variable.dtype,
+        initializer_of(variable),
+        variable.regularizer,
+        variable.constraint,
+    )

@@ -1,6 +1,6 @@
 """A stack of feed-forward networks, one per expert.
 
-Axes: E experts, A rows (assignments), D model, H hidden.
+Axes: E experts, A rows (assignments), D model, H hidden, N outputs.
 """
 
 import keras
@@ -9,8 +9,9 @@ import tensorflow as tf
 from tfmoe.distribute.tensorflow_internals import in_recompute_grad
 from tfmoe.layers.initializers import per_expert
 from tfmoe.layers.portable_activations import portable
+from tfmoe.layers.stack_penalties import penalties
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
 from tfmoe.ops.expert_dropout import NO_DROPOUT, draw_dropout
 from tfmoe.ops.expert_matmul import equal_expert_ffn, expert_ffn, static_expert_ffn
 from tfmoe.ops.expert_network import gated as gated_activation
@@ -19,7 +20,7 @@ from tfmoe.ops.tracking import track
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Experts(keras.layers.Layer):
-    """E feed-forward networks `D → H → … → H → D`; each row is computed by one of them (App. C).
+    """E feed-forward networks `D → H → … → H → N`; each row is computed by one of them (App. C).
 
     The paper's experts have one hidden layer with ReLU and no biases. The layer does not route:
     rows arrive sorted by expert. `MoE` adds the gate.
@@ -44,6 +45,14 @@ class Experts(keras.layers.Layer):
             expert_dropout < 1` (Fedus et al. 2021, "Switch Transformers"). Kept activations are
             divided by `1 - expert_dropout`. Keras' global seed determines the draws
             (`keras.utils.set_random_seed`).
+        output_units: N, width of the outputs; `None` for D.
+        bias_initializer: initializer of each expert's biases.
+        kernel_regularizer: regularizer of each expert's kernels, as for a dense layer; the terms of
+            all experts are added up. For a gated layer, of `W_gate` and of `W_up`.
+        bias_regularizer: the same for biases.
+        kernel_constraint: constraint of each expert's kernels, as for a dense layer. For a gated
+            layer, of `W_gate` and of `W_up`.
+        bias_constraint: the same for biases.
 
     Call arguments:
         rows: `[A, D]`, sorted by expert; or `[E, C, D]`, the same number of rows for each expert.
@@ -52,7 +61,7 @@ class Experts(keras.layers.Layer):
         training: whether hidden activations are kept for the backward pass, and dropout applied.
 
     Returns:
-        The outputs, with the shape of `rows`.
+        The outputs, `[A, N]` or `[E, C, N]`.
 
     Example:
         >>> experts = Experts(num_experts=2, hidden_units=8)
@@ -71,6 +80,12 @@ class Experts(keras.layers.Layer):
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         expert_dropout: float = 0.0,
+        output_units: int | None = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -83,6 +98,12 @@ class Experts(keras.layers.Layer):
         self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
         self.gated = arguments.boolean("gated", gated)
         self.expert_dropout = arguments.fraction("expert_dropout", expert_dropout)
+        self.output_units = arguments.output_width(output_units)
+        self.bias_initializer = arguments.initializer("bias_initializer", bias_initializer)
+        self.kernel_regularizer = arguments.regularizer("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = arguments.regularizer("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = arguments.constraint("kernel_constraint", kernel_constraint)
+        self.bias_constraint = arguments.constraint("bias_constraint", bias_constraint)
         self.seed_generator = keras.random.SeedGenerator() if self.expert_dropout else None
         track(self, seed_generator=self.seed_generator)
         self.kernels: list = []
@@ -92,22 +113,31 @@ class Experts(keras.layers.Layer):
         """The shapes `(inputs, outputs)` of an expert's kernels."""
         hidden = self.hidden_units
         sums = 2 * hidden if self.gated else hidden
-        return [(input_dim, sums), *[(hidden, sums)] * (self.depth - 1), (hidden, input_dim)]
+        last = (hidden, self.output_width(input_dim))
+        return [(input_dim, sums), *[(hidden, sums)] * (self.depth - 1), last]
+
+    def output_width(self, input_dim: int) -> int:
+        """N for inputs of width D."""
+        return self.output_units or input_dim
 
     def build(self, rows_shape, counts_shape=None):
         input_dim = arguments.last_dimension(f"rows of {self.name}", rows_shape)
         self.input_spec = keras.layers.InputSpec(axes={-1: input_dim})
         for i, (inputs, outputs) in enumerate(self._kernel_shapes(input_dim)):
-            initializer = per_expert(self.kernel_initializer, self.gated and i < self.depth)
+            gated = self.gated and i < self.depth
             kernel = self.add_weight(
                 name=f"kernel_{i}",
                 shape=(self.num_experts, inputs, outputs),
-                initializer=initializer,
+                initializer=per_expert(self.kernel_initializer, gated),
+                **penalties(self.kernel_regularizer, self.kernel_constraint, gated),
             )
             self.kernels.append(kernel)
             if self.use_bias:
                 bias = self.add_weight(
-                    name=f"bias_{i}", shape=(self.num_experts, outputs), initializer="zeros"
+                    name=f"bias_{i}",
+                    shape=(self.num_experts, outputs),
+                    initializer=per_expert(self.bias_initializer, gated),
+                    **penalties(self.bias_regularizer, self.bias_constraint, gated),
                 )
                 self.biases.append(bias)
         track(self, kernels=self.kernels, biases=self.biases)
@@ -133,7 +163,7 @@ class Experts(keras.layers.Layer):
             is_static: whether no shape may depend on `counts`.
 
         Returns:
-            `[A, D]`.
+            `[A, N]`.
         """
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = [tf.convert_to_tensor(bias) for bias in self.biases] or None
@@ -169,7 +199,7 @@ class Experts(keras.layers.Layer):
         return tf.convert_to_tensor(self.kernels[0]).shape[0]
 
     def compute_output_shape(self, rows_shape, counts_shape=None):
-        return tuple(rows_shape)
+        return (*rows_shape[:-1], self.output_width(rows_shape[-1]))
 
     def ops_per_row(self, input_dim: int) -> int:
         """Multiply-adds of one expert for one row."""
@@ -199,6 +229,12 @@ class Experts(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "gated": self.gated,
             "expert_dropout": self.expert_dropout,
+            "output_units": self.output_units,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
 
     def get_config(self):

@@ -121,7 +121,7 @@ class PerExpert(initializers.Initializer):
 
 class GateAndUp(initializers.Initializer):
     """Draws the kernel `[W_gate, W_up]` of a gated layer, `[D, 2H]`: each of the two like a kernel
-    `[D, H]`.
+    `[D, H]`. The biases of both, `[2H]`, are drawn in the same way.
 
     Args:
         initializer: a Keras initializer, or a function of shape and dtype.
@@ -133,8 +133,8 @@ class GateAndUp(initializers.Initializer):
     def __call__(self, shape, dtype=None):
         if is_constant(self.initializer):
             return self.initializer(shape, dtype=dtype)
-        inputs, outputs = shape
-        pair = PerExpert(self.initializer)((2, inputs, outputs // 2), dtype=dtype)
+        *inputs, outputs = shape
+        pair = PerExpert(self.initializer)((2, *inputs, outputs // 2), dtype=dtype)
         return tf.concat(tf.unstack(pair), axis=-1)
 
     def clone(self):

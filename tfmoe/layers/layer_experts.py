@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfmoe.layers.expert_template import ExpertTemplate
 from tfmoe.layers.initializers import per_expert
+from tfmoe.layers.stack_penalties import penalties
 from tfmoe.ops import arguments
 from tfmoe.ops.expert_matmul import zero_outputs
 from tfmoe.ops.expert_runners import Inputs, Outputs, unrolled
@@ -52,6 +53,7 @@ class LayerExperts(keras.layers.Layer):
                 shape=(self.num_experts, *weight.shape),
                 dtype=weight.dtype,
                 initializer=per_expert(weight.initializer),
+                **penalties(weight.regularizer, weight.constraint),
             )
             self.stacks.append(stack)
         track(self, stacks=self.stacks)
@@ -110,6 +112,12 @@ class LayerExperts(keras.layers.Layer):
     def compute_output_shape(self, examples_shape):
         self.template.build(examples_shape)
         return (examples_shape[0], *self.template.output_shape)
+
+    def output_width(self, input_dim):
+        """N. For a layer that is not built, of examples `[D]`."""
+        if self.template.example_shape is None:
+            self.template.build((None, input_dim))
+        return math.prod(self.template.output_shape)
 
     def ops_per_row(self, input_dim):
         """Multiply-adds of one expert for one example: all matrix products and convolutions.

@@ -17,6 +17,7 @@ from tfmoe.distribute.tensorflow_internals import (
 )
 from tfmoe.layers.block import Block, Kept
 from tfmoe.layers.expert_metrics import shortest_path
+from tfmoe.ops import arguments
 from tfmoe.ops.argument_names import check_names
 
 OF_GATE = "give it to the gate: gate=NoisyTopK(k={0!r})"
@@ -26,6 +27,7 @@ HINTS = {
     "num_selected": OF_GATE,
     "num_experts_per_tok": OF_GATE,
     "dropout": "for hidden activations of the experts it is expert_dropout={0!r}",
+    "output_units": "add keras.layers.Dense after it",
     "units": "the width of the output is output_units={0!r}",
 }
 
@@ -46,9 +48,23 @@ class ExpertLayer(LossesOfReplicas, keras.layers.Layer):
         check_names(type(self), kwargs, self.hints)
         super().__init__(**kwargs)
 
+    def dense_inputs(self, inputs) -> tf.Tensor:
+        """The inputs of a call as a dense tensor `[..., D]` in the compute dtype. D is known even
+        if the caller does not know it, such as a function of `tf.TensorSpec([None, None])`.
+
+        Raises:
+            ValueError: the inputs are sparse, ragged, strings or complex numbers.
+        """
+        name = f"inputs of {self.name}"
+        inputs = arguments.float_tensor(name, inputs, self.compute_dtype)
+        if self.built and inputs.shape[-1] is None:
+            spec = tf.nest.flatten(self.input_spec)[0]
+            inputs = tf.ensure_shape(inputs, [*inputs.shape[:-1], spec.axes[-1]])
+        return inputs
+
     def row_widths(self, input_dim: int) -> tuple[int, int]:
         """The widths of an expert's input and output."""
-        return input_dim, input_dim
+        return input_dim, self.experts.output_width(input_dim)
 
     def bytes_sent(self, input_dim: int, tokens: int, devices: int) -> int:
         """Bytes that a device sends in a training step to other devices for the experts: rows and
@@ -74,8 +90,8 @@ class ExpertLayer(LossesOfReplicas, keras.layers.Layer):
 
     def quantize(self, mode=None, *args, **kwargs):
         raise NotImplementedError(
-            f"{self.name} cannot be quantized, got mode={mode!r}; `tfmoe export RUN OUT --half` "
-            "stores weights in bfloat16"
+            f"{self.name} cannot be quantized, got mode={mode!r}: model.quantize(…) quantizes the "
+            "layers around it; `tfmoe export RUN OUT --half` stores weights in bfloat16"
         )
 
     def enable_lora(self, rank=None, *args, **kwargs):
@@ -120,12 +136,14 @@ class MixtureLayer(ExpertLayer, Block):
 
     def kept_for_backward(self, input_dim, steps=0):
         """Bytes kept per position: by the gate; the rows sent to experts and their results,
-        `2·K·D`; the results of groups; the hidden activations of experts; one byte for each of
+        `K·(D + N)`; the results of groups; the hidden activations of experts; one byte for each of
         them with dropout; and, of shared experts, the same and the factors of their gate.
         """
         selected, size = self.gate.num_selected, tf.as_dtype(self.compute_dtype).size
-        rows = 2 * selected + (0 if self.gate.groups is None else self.num_sent)
-        always = self.gate.kept_for_backward(input_dim) + size * rows * input_dim
+        width = self.experts.output_width(input_dim)
+        rows = selected * (input_dim + width)
+        rows += 0 if self.gate.groups is None else self.num_sent * width
+        always = self.gate.kept_for_backward(input_dim) + size * rows
         always += selected * self.experts.dropout_per_row()
         hidden = size * selected * self.experts.hidden_per_row()
         if self.shared is not None:

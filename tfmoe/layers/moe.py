@@ -21,7 +21,7 @@ from tfmoe.layers.recording import record
 from tfmoe.layers.routed_experts import make_experts
 from tfmoe.layers.shared_experts import shared_experts_or_none
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
 from tfmoe.ops.tracking import track
 
 
@@ -32,8 +32,7 @@ class MoE(MixtureLayer):
 
     Args:
         num_experts: n, the total number of experts.
-        hidden_units: width of an expert's hidden layers; its output is as wide as its input. `None`
-            with `experts`.
+        hidden_units: width of an expert's hidden layers. `None` with `experts`.
         gate: a `tfmoe.gating.Gate`, its name (`"noisy_top_k"`), or a dictionary of its name and
             arguments. The number of experts per token is k of the gate: `NoisyTopK(k=4)`. The layer
             copies the gate, so one gate object can be passed to several layers.
@@ -68,12 +67,21 @@ class MoE(MixtureLayer):
         experts: `None` for feed-forward experts; or a Keras layer that is not built, as the
             description of an expert: each expert is such a layer with weights of its own. The
             output can have another shape than the input. For several layers use `keras.Sequential`
-            without an `Input`. Layers with a state (`BatchNormalization`), random numbers
-            (`Dropout`), losses or constraints are refused. For examples of several axes, such as
-            images, see `gate_inputs`.
+            without an `Input`. Its regularizers and constraints of weights are those of each
+            expert. Layers with a state (`BatchNormalization`), random numbers (`Dropout`) or losses
+            of activations are refused. For examples of several axes, such as images, see
+            `gate_inputs`.
         expert_dropout: the probability that a hidden activation of an expert is dropped in
             training, `0 <= expert_dropout < 1` (Fedus et al. 2021, "Switch Transformers"); also in
             shared experts. Kept activations are divided by `1 - expert_dropout`.
+        output_units: width of the outputs; `None` for the width of the inputs. Also of shared
+            experts, as the following arguments.
+        bias_initializer: initializer of each expert's biases.
+        kernel_regularizer: regularizer of each expert's kernels, as for a dense layer. The terms of
+            all experts are added up.
+        bias_regularizer: the same for biases.
+        kernel_constraint: constraint of each expert's kernels, as for a dense layer.
+        bias_constraint: the same for biases.
         name: the layer's name, the prefix of the metrics; `None` for `moe`, `moe_1`, …
 
     Call arguments:
@@ -89,8 +97,8 @@ class MoE(MixtureLayer):
             the inputs: with `[B, Dg]`, each of B images `[B, height, width, channels]` is a token.
 
     Returns:
-        `[..., D]` in the layer's compute dtype; with `experts`, the output of the layer for each
-        token.
+        `[..., D]` in the layer's compute dtype; `[..., output_units]`; or with `experts`, the
+        output of the layer for each token.
 
     Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
     layer's name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
@@ -134,6 +142,12 @@ class MoE(MixtureLayer):
         shared_gate: bool = False,
         experts: keras.Layer | dict | None = None,
         expert_dropout: float = 0.0,
+        output_units: int | None = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -160,6 +174,12 @@ class MoE(MixtureLayer):
             "kernel_initializer": kernel_initializer,
             "gated": gated,
             "expert_dropout": expert_dropout,
+            "output_units": output_units,
+            "bias_initializer": bias_initializer,
+            "kernel_regularizer": kernel_regularizer,
+            "bias_regularizer": bias_regularizer,
+            "kernel_constraint": kernel_constraint,
+            "bias_constraint": bias_constraint,
             "dtype": self.dtype_policy,
         }
         together = self.num_experts // (self.gate.groups or self.num_experts)
@@ -205,7 +225,7 @@ class MoE(MixtureLayer):
 
     def call(self, inputs, mask=None, training=False, gate_inputs=None):
         check_not_compiled(self)
-        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        inputs = self.dense_inputs(inputs)
         inputs = flatten(inputs, self.experts.example_shape)
         tokens, positions = real_tokens(inputs, mask)
         gate_inputs = gate_inputs_of(self, inputs, tokens, mask, gate_inputs)
@@ -235,7 +255,7 @@ class MoE(MixtureLayer):
         Returns:
             `tfmoe.gating.Routing` of the T tokens that are not masked, in order.
         """
-        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        inputs = self.dense_inputs(inputs)
         if not self.built:
             shape = None if gate_inputs is None else tuple(tf.convert_to_tensor(gate_inputs).shape)
             self.build(tuple(inputs.shape), shape)

@@ -24,7 +24,7 @@ from tfmoe.layers.positions import at_positions, flat_mask, real_tokens
 from tfmoe.layers.recording import record
 from tfmoe.layers.recurrence import run_steps
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Initializer
+from tfmoe.ops.arguments import Constraint, Initializer, Regularizer
 from tfmoe.ops.tracking import track
 
 MIXTURES = ("both", "input")
@@ -66,6 +66,9 @@ class MoELSTM(MoELSTMCosts):
             and K = 2, the peak of a step's memory fell from 320 MB to 76 MB on a CPU.
         metrics: whether `fit` and `evaluate` report the metrics of `MoE`.
         kernel_initializer: initializer of each expert's matrix, as for a dense layer.
+        kernel_regularizer: regularizer of each expert's matrix, as for a dense layer. The terms of
+            all experts are added up.
+        kernel_constraint: constraint of each expert's matrix, as for a dense layer.
         name: the layer's name, the prefix of the metrics; `None` for `moe_lstm`, `moe_lstm_1`, …
 
     Call arguments:
@@ -98,6 +101,8 @@ class MoELSTM(MoELSTMCosts):
         recompute: bool = False,
         metrics: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
+        kernel_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -117,6 +122,8 @@ class MoELSTM(MoELSTMCosts):
             num_experts,
             4 * self.units,
             kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            kernel_constraint=kernel_constraint,
             together=self.num_experts // (self.gate.groups or self.num_experts),
             name="experts",
             dtype=self.dtype_policy,
@@ -157,7 +164,7 @@ class MoELSTM(MoELSTMCosts):
                 "compiles loops over equal numbers of steps only, and the last segment is shorter; "
                 "or remove jit_compile=True"
             )
-        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        inputs = self.dense_inputs(inputs)
         tokens, positions = real_tokens(inputs, mask)
         if self.gate_from == "state":
             if gate_inputs is not None:
@@ -275,7 +282,7 @@ class MoELSTM(MoELSTMCosts):
         return [tf.zeros([batch_size, self.units], self.compute_dtype) for _ in range(2)]
 
     def step(self, inputs, state, gate_inputs=None):
-        x = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        x = self.dense_inputs(inputs)
         step_inputs = {"x": x}
         if self.gate_from == "input":
             gate_inputs = gate_inputs_of(self, x, x, None, gate_inputs)
@@ -304,5 +311,5 @@ class MoELSTM(MoELSTMCosts):
             "gate_from": self.gate_from,
             "recompute": self.recompute,
             "metrics": self.expert_metrics is not None,
-            "kernel_initializer": keras.initializers.serialize(self.experts.kernel_initializer),
+            **self.experts.own_config(),
         }

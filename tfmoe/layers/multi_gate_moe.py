@@ -24,7 +24,7 @@ from tfmoe.layers.task_mixture import (
     task_names,
 )
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
 from tfmoe.ops.tracking import track
 
 
@@ -44,7 +44,7 @@ class MultiGateMoE(ExpertLayer):
     Args:
         tasks: names of the tasks, or their number, for `task_0`, `task_1`, …
         num_experts: E, the experts of all tasks together.
-        hidden_units: width of an expert's hidden layers; its output is as wide as its input.
+        hidden_units: width of an expert's hidden layers.
         gate: a `tfmoe.gating.Gate`, its name, or a dictionary of its name and arguments, copied for
             each task; or a list of these, one for each task.
         task_experts: for each task a list of the experts that its gate can select, ascending ids
@@ -58,6 +58,13 @@ class MultiGateMoE(ExpertLayer):
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
         expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
+        output_units: width of the outputs; `None` for the width of the inputs.
+        bias_initializer: initializer of each expert's biases.
+        kernel_regularizer: regularizer of each expert's kernels, as for a dense layer. The terms of
+            all experts are added up.
+        bias_regularizer: the same for biases.
+        kernel_constraint: constraint of each expert's kernels, as for a dense layer.
+        bias_constraint: the same for biases.
         name: the layer's name; `None` for `multi_gate_moe`, `multi_gate_moe_1`, …
 
     Call arguments:
@@ -71,7 +78,8 @@ class MultiGateMoE(ExpertLayer):
             needs token ids these are the ids, and other gates read the inputs.
 
     Returns:
-        A list of `[..., D]` in the layer's compute dtype, one for each task.
+        A list of `[..., D]`, or `[..., output_units]`, in the layer's compute dtype, one for each
+        task.
 
     The metrics are those of `MoE` for each task: `NAME_TASK_cv_load` and so on. A loss of a gate
     balances the selections of its task. `tfmoe.inspection` shows each task as a mixture, with the
@@ -103,6 +111,12 @@ class MultiGateMoE(ExpertLayer):
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         expert_dropout: float = 0.0,
+        output_units: int | None = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -122,6 +136,12 @@ class MultiGateMoE(ExpertLayer):
             kernel_initializer=kernel_initializer,
             gated=gated,
             expert_dropout=expert_dropout,
+            output_units=output_units,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
             name="experts",
             dtype=self.dtype_policy,
         )
@@ -186,16 +206,15 @@ class MultiGateMoE(ExpertLayer):
 
     def _inputs(self, inputs):
         """The inputs as a list of tensors in the compute dtype."""
-        name = f"inputs of {self.name}"
         if self.expert_inputs is None:
-            return [arguments.float_tensor(name, inputs, self.compute_dtype)]
+            return [self.dense_inputs(inputs)]
         num_inputs = max(self.expert_inputs) + 1
         if not isinstance(inputs, (list, tuple)) or len(inputs) != num_inputs:
             raise ValueError(
-                f"{name} must be a list of {num_inputs} tensors, because expert_inputs is "
-                f"{self.expert_inputs}, got {inputs!r}"
+                f"inputs of {self.name} must be a list of {num_inputs} tensors, because "
+                f"expert_inputs is {self.expert_inputs}, got {inputs!r}"
             )
-        return [arguments.float_tensor(name, x, self.compute_dtype) for x in inputs]
+        return [self.dense_inputs(x) for x in inputs]
 
     def route(
         self,
@@ -243,7 +262,8 @@ class MultiGateMoE(ExpertLayer):
 
     def compute_output_shape(self, inputs_shape, gate_inputs_shape=None):
         shape = inputs_shape if self.expert_inputs is None else inputs_shape[0]
-        return [tuple(shape)] * len(self.tasks)
+        width = self.experts.output_width(shape[-1])
+        return [(*shape[:-1], width)] * len(self.tasks)
 
     def get_config(self):
         return {

@@ -101,7 +101,8 @@ class Residual(Block):
                 "a block needs a layer that keeps the shape: "
                 f"{self.layer.name} converts {inputs_shape} to {output_shape} "
                 "(an LSTM needs return_sequences=True, and "
-                f"projection_units={input_dim} if it has another width)"
+                f"projection_units={input_dim} if it has another width; a mixture must not have "
+                "output_units)"
             )
         if not self.layer.built:  # a loaded layer is built
             others = [shape for shape in (memory_shape, gate_inputs_shape) if shape is not None]

@@ -1,6 +1,6 @@
 """The experts of a mixture: a stack of feed-forward networks, or copies of any Keras layer.
 
-Axes: E experts, D model, H hidden.
+Axes: E experts, D model, H hidden, N outputs.
 """
 
 from tfmoe.layers.experts import Experts
@@ -16,6 +16,12 @@ OF_NETWORKS = {
     "kernel_initializer": "glorot_uniform",
     "gated": False,
     "expert_dropout": 0.0,
+    "output_units": None,
+    "bias_initializer": "zeros",
+    "kernel_regularizer": None,
+    "bias_regularizer": None,
+    "kernel_constraint": None,
+    "bias_constraint": None,
 }
 
 
@@ -24,19 +30,20 @@ class RoutedExperts(Routed, Experts):  # type: ignore[misc]  # another call
 
     Attributes:
         example_shape: `(D,)`, after `build`.
-        output_shape: `(D,)`, after `build`.
+        output_shape: `(N,)`, after `build`.
     """
 
     def build(self, tokens_shape, *_):
         super().build(tokens_shape)
-        self.example_shape = self.output_shape = tuple(tokens_shape[-1:])
+        self.example_shape = tuple(tokens_shape[-1:])
+        self.output_shape = (self.output_width(tokens_shape[-1]),)
 
     def example_shape_of(self, inputs_shape, num_leading):
         """The shape of an example in the inputs of a mixture: the last axis."""
         return tuple(inputs_shape[-1:])
 
     def compute_output_shape(self, tokens_shape, *_):
-        return tuple(tokens_shape)
+        return super().compute_output_shape(tokens_shape)
 
 
 class RoutedLayers(Routed, LayerExperts):

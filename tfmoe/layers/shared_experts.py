@@ -1,6 +1,6 @@
 """Experts that compute every token, beside those that a gate selects.
 
-Axes: T tokens, D model, H hidden, N shared experts.
+Axes: T tokens, D model, H hidden, N outputs, S shared experts.
 """
 
 import tensorflow as tf
@@ -11,14 +11,14 @@ from tfmoe.ops.tracking import track
 
 
 class SharedExperts(Experts):
-    """N experts for every token: `Σ_i E_i(x)`, without weights (DeepSeekMoE, Dai et al. 2024).
+    """S experts for every token: `Σ_i E_i(x)`, without weights (DeepSeekMoE, Dai et al. 2024).
 
-    They are one network with N·H hidden units, whose weights are a stack of one. With one hidden
-    layer this is the sum of N experts; with more, its hidden layers are N·H wide. Under a
+    They are one network with S·H hidden units, whose weights are a stack of one. With one hidden
+    layer this is the sum of S experts; with more, its hidden layers are S·H wide. Under a
     `MixedStrategy` every replica has all of them: they are data-parallel, like a dense layer.
 
     Args:
-        num_shared: N.
+        num_shared: S.
         hidden_units: H of one expert.
         has_gate: whether the sum is multiplied by `sigmoid(x · w)` (Qwen2-MoE, Yang et al. 2024).
             `w` is 0 at first.
@@ -29,7 +29,7 @@ class SharedExperts(Experts):
         training: whether hidden activations are kept for the backward pass, and dropout applied.
 
     Returns:
-        `[T, D]`.
+        `[T, N]`.
     """
 
     def __init__(self, num_shared, hidden_units, has_gate=False, **arguments_of_experts):
@@ -54,7 +54,7 @@ class SharedExperts(Experts):
         return outputs * tf.sigmoid(tf.matmul(tokens, tf.convert_to_tensor(self.gate_kernel)))
 
     def compute_output_shape(self, tokens_shape):
-        return tuple(tokens_shape)
+        return (*tokens_shape[:-1], self.output_width(tokens_shape[-1]))
 
     def ops_per_row(self, input_dim):
         return super().ops_per_row(input_dim) + (input_dim if self.has_gate else 0)
@@ -63,7 +63,7 @@ class SharedExperts(Experts):
         """The number of values kept for the backward pass of a row with or without recomputation:
         the output and the gate, which are factors of a product.
         """
-        return input_dim + 1 if self.has_gate else 0
+        return self.output_width(input_dim) + 1 if self.has_gate else 0
 
     def own_config(self):
         config = super().own_config()

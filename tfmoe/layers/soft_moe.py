@@ -1,6 +1,6 @@
 """Soft mixture of experts: experts compute weighted means of tokens (Puigcerver et al. 2023).
 
-Axes: B batch, S steps, D model, n experts, p slots of an expert.
+Axes: B batch, S steps, D model, N outputs, n experts, p slots of an expert.
 """
 
 import keras
@@ -14,7 +14,7 @@ from tfmoe.layers.positions import flat_mask
 from tfmoe.layers.routed_experts import RoutedExperts
 from tfmoe.layers.sorted_rows import run_sorted
 from tfmoe.ops import arguments
-from tfmoe.ops.arguments import Activation, Initializer
+from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
 from tfmoe.ops.tracking import track
 
 METRICS = ("dispatch_max", "combine_max", "slot_similarity")
@@ -46,7 +46,7 @@ class SoftMoE(ExpertLayer, Block):
 
     Args:
         num_experts: n.
-        hidden_units: width of an expert's hidden layers; its output is as wide as its input.
+        hidden_units: width of an expert's hidden layers.
         slots_per_expert: p. A sequence costs n·p rows of experts, whatever its length; the paper
             has about as many slots as tokens.
         depth: number of hidden layers of an expert.
@@ -57,6 +57,13 @@ class SoftMoE(ExpertLayer, Block):
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
         expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
+        output_units: width of the outputs; `None` for the width of the inputs.
+        bias_initializer: initializer of each expert's biases.
+        kernel_regularizer: regularizer of each expert's kernels, as for a dense layer. The terms of
+            all experts are added up.
+        bias_regularizer: the same for biases.
+        kernel_constraint: constraint of each expert's kernels, as for a dense layer.
+        bias_constraint: the same for biases.
         name: the layer's name, the prefix of the metrics; `None` for `soft_moe`, `soft_moe_1`, …
 
     Call arguments:
@@ -66,7 +73,7 @@ class SoftMoE(ExpertLayer, Block):
         training: whether the metrics are updated in a plain call, and experts apply dropout.
 
     Returns:
-        `[B, S, D]` in the layer's compute dtype.
+        `[B, S, D]`, or `[B, S, output_units]`, in the layer's compute dtype.
 
     Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
     layer's name: `dispatch_max` (the largest weight of a token in a slot, mean over slots),
@@ -99,6 +106,12 @@ class SoftMoE(ExpertLayer, Block):
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         expert_dropout: float = 0.0,
+        output_units: int | None = None,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -116,6 +129,12 @@ class SoftMoE(ExpertLayer, Block):
             kernel_initializer=kernel_initializer,
             gated=gated,
             expert_dropout=expert_dropout,
+            output_units=output_units,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
             name="experts",
             dtype=self.dtype_policy,
         )
@@ -142,7 +161,7 @@ class SoftMoE(ExpertLayer, Block):
         self.experts.build((None, width))
 
     def call(self, inputs, mask=None, training=False):
-        inputs = arguments.float_tensor(f"inputs of {self.name}", inputs, self.compute_dtype)
+        inputs = self.dense_inputs(inputs)
         if mask is not None:
             mask = tf.reshape(flat_mask(mask, inputs), tf.shape(inputs)[:2])
         dispatch, combine = self._weights(inputs, mask)
@@ -167,13 +186,14 @@ class SoftMoE(ExpertLayer, Block):
         )
 
     def _run_experts(self, slots, training):
-        """Computes each slot with its expert, `[B, n·p, D]`."""
+        """Computes each slot with its expert, `[B, n·p, N]`."""
         by_slot = tf.transpose(slots, [1, 0, 2])
         num_rows = self.slots_per_expert * tf.shape(slots)[0]
         rows = tf.reshape(by_slot, [-1, slots.shape[-1]])
         counts = tf.fill([self.num_experts], num_rows)
         rows = run_sorted(self.experts, rows, counts, num_rows, training)
-        return tf.transpose(tf.reshape(rows, tf.shape(by_slot)), [1, 0, 2])
+        shape = tf.concat([tf.shape(by_slot)[:2], [rows.shape[1]]], axis=0)
+        return tf.transpose(tf.reshape(rows, shape), [1, 0, 2])
 
     def _measure(self, dispatch, combine, mask, training):
         """Updates the metrics, with the means over the global batch."""
@@ -212,7 +232,7 @@ class SoftMoE(ExpertLayer, Block):
         """Multiply-adds for one token of a sequence with as many tokens as slots: one row of an
         expert, and the products with `[S, n·p]` matrices: logits, slots and outputs.
         """
-        products = 3 * input_dim * self.num_slots
+        products = (2 * input_dim + self.experts.output_width(input_dim)) * self.num_slots
         return self.experts.ops_per_row(input_dim) + products
 
     def gate_ops_per_timestep(self, input_dim):
@@ -227,13 +247,13 @@ class SoftMoE(ExpertLayer, Block):
         size = tf.as_dtype(self.compute_dtype).size
         rows = self.num_slots / steps if steps else 1
         weights = tf.as_dtype(self.variable_dtype).size * (input_dim + 2 * self.num_slots)
-        always = weights + size * (input_dim + round(2 * rows * input_dim))
+        always = weights + size * (input_dim + round(rows * sum(self.row_widths(input_dim))))
         always += round(rows * self.experts.dropout_per_row())
         hidden = size * round(rows * self.experts.hidden_per_row())
         return Kept(always, hidden, self.experts.recompute)
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+        return (*input_shape[:-1], self.experts.output_width(input_shape[-1]))
 
     def get_config(self):
         return {

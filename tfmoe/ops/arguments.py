@@ -13,9 +13,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The types of activation and initializer arguments: names, serialized objects, functions, objects.
+# The types of arguments that Keras resolves: names, serialized objects, functions, objects.
 Activation = str | dict | Callable
 Initializer = str | dict | Callable
+Regularizer = str | dict | Callable | None
+Constraint = str | dict | Callable | None
+
+# How to make a dense tensor x.
+CONVERSIONS = {
+    tf.SparseTensor: "tf.sparse.to_dense(x)",
+    tf.RaggedTensor: "x.to_tensor(), and give a mask=tf.sequence_mask(x.row_lengths()); or, for a "
+    "layer that does not mix the tokens of a sequence, call tf.ragged.map_flat_values(layer, x)",
+}
 
 
 def positive(name: str, value) -> int:
@@ -149,6 +158,54 @@ def initializer(name: str, value) -> Callable:
         ) from error
 
 
+def regularizer(name: str, value) -> Callable | None:
+    """Resolves a regularizer argument.
+
+    Args:
+        name: the argument's name, for the error.
+        value: any Keras regularizer identifier: a name, an object, a function of one tensor, a
+            serialized regularizer, or `None`.
+
+    Returns:
+        A function of a weight that returns a scalar; or `None`.
+
+    Raises:
+        ValueError: the value is not a regularizer.
+    """
+    return _weight_function(name, value, "regularizer", keras.regularizers.get)
+
+
+def constraint(name: str, value) -> Callable | None:
+    """Resolves a constraint argument.
+
+    Args:
+        name: the argument's name, for the error.
+        value: any Keras constraint identifier: a name, an object, a function of one tensor, a
+            serialized constraint, or `None`.
+
+    Returns:
+        A function of a weight that returns the weight to use instead; or `None`.
+
+    Raises:
+        ValueError: the value is not a constraint.
+    """
+    return _weight_function(name, value, "constraint", keras.constraints.get)
+
+
+def _weight_function(name, value, kind, get):
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a Keras {kind}, its name or a function of a weight, got {value!r}"
+        ) from error
+
+
+def output_width(value) -> int | None:
+    """Checks the argument `output_units`: a positive integer, or `None` for the input's width."""
+    return None if value is None else positive("output_units", value)
+
+
 def last_dimension(name: str, shape, rank: int | None = None) -> int:
     """Returns the last dimension of the input shape that a layer is built with.
 
@@ -166,7 +223,10 @@ def last_dimension(name: str, shape, rank: int | None = None) -> int:
         shape = None if shape.rank is None else tuple(shape)
     width = shape[-1] if isinstance(shape, (tuple, list)) and shape else None
     if not isinstance(width, numbers.Integral) or width < 1:
-        raise ValueError(f"{name} must have a known last dimension, got shape {shape!r}")
+        raise ValueError(
+            f"{name} must have a known last dimension, got shape {shape!r}: give the width, as in "
+            "keras.Input([…, 64]) or tf.TensorSpec([None, …, 64])"
+        )
     if rank not in (None, len(shape)):
         raise ValueError(f"{name} must have {rank} dimensions, got shape {shape!r}")
     return int(width)
@@ -184,12 +244,14 @@ def float_tensor(name: str, value, dtype) -> tf.Tensor:
         A dense tensor.
 
     Raises:
-        ValueError: the value is a sparse or ragged tensor.
+        ValueError: the value is a sparse or ragged tensor, or does not consist of real numbers.
     """
-    if isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
-        convert = "tf.sparse.to_dense(…)" if isinstance(value, tf.SparseTensor) else ".to_tensor()"
-        raise ValueError(
-            f"{name} must be a dense tensor, got a {type(value).__name__}: convert it with "
-            f"{convert}"
-        )
+    for kind, convert in CONVERSIONS.items():
+        if isinstance(value, kind):
+            raise ValueError(
+                f"{name} must be a dense tensor, got a {kind.__name__}: convert it with {convert}"
+            )
+    value = tf.convert_to_tensor(value)
+    if value.dtype == tf.string or value.dtype.is_complex:
+        raise ValueError(f"{name} must be real numbers, got a tensor of {value.dtype.name}")
     return tf.cast(value, dtype)
