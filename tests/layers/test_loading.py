@@ -1,5 +1,5 @@
-"""A `.keras` file in a process that has not imported the layers: the guide shows Keras' error and the
-import that mends it.
+"""A `.keras` file in a process that has not imported the layers: the guide shows the error of
+Keras, and the import that mends it.
 """
 
 import re
