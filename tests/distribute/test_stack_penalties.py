@@ -11,7 +11,7 @@ from tfmoe.layers import MoE
 from tfmoe.optimizers import FusedAdam
 
 X = np.random.default_rng(0).standard_normal((9, 5))
-GATE = NoisyTopK(k=2, noise=False, importance_weight=0.1, load_weight=0.1)
+GATE = NoisyTopK(k=2, noise=False)
 
 
 def correlations(weight):
