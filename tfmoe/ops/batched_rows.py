@@ -16,8 +16,10 @@ BATCHED = 32
 # expert, the more rows fit in the time that starts its operations,
 LOOPED = 55
 LOOP_ELEMENTS = 2**20
-# and for adding a second part to its gradient.
+# and for adding a second part to its gradient. An expert that the loop leaves out costs
 ADDED = 10
+# for zeros in its gradient.
+LEFT_OUT = 8
 # C is a multiple of this, so that few shapes occur: oneDNN compiles a product for each.
 MULTIPLE = 8
 
@@ -36,6 +38,7 @@ def batched_size(counts: tf.Tensor, elements: int) -> tf.Tensor:
         `[]` int32.
     """
     num_experts, visit = counts.shape[0], LOOPED + LOOP_ELEMENTS // max(elements, 1)
+    num_visited = tf.cast(tf.math.count_nonzero(visits_of_loop(counts)), tf.int64)
     loads = tf.cast(tf.sort(counts), tf.int64)
     sizes = -(-loads // MULTIPLE) * MULTIPLE
     # The experts without remaining rows.
@@ -45,8 +48,20 @@ def batched_size(counts: tf.Tensor, elements: int) -> tf.Tensor:
     rest = sums[-1] - tf.gather(sums, smaller) - larger * sizes
     times = num_experts * (BATCHED + sizes) + larger * (visit + ADDED) + rest
     best = tf.argmin(times)
-    is_faster = times[best] < num_experts * visit + sums[-1]
+    looped = num_visited * visit + (num_experts - num_visited) * LEFT_OUT + sums[-1]
+    is_faster = times[best] < looped
     return tf.where(is_faster, tf.cast(sizes[best], tf.int32), 0)
+
+
+def visits_of_loop(counts: tf.Tensor) -> tf.Tensor:
+    """Which experts a loop visits, `[E]` bool: all; or if most of them have no rows, as with few
+    tokens, those that have rows, so that the time depends on the rows.
+
+    Args:
+        counts: `[E]` int32, the rows of each expert.
+    """
+    has_rows = counts > 0
+    return has_rows | (2 * tf.math.count_nonzero(has_rows) > counts.shape[0])
 
 
 class BatchedRows(NamedTuple):

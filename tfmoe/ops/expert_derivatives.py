@@ -80,3 +80,12 @@ def in_vectorized_loop():
     loop with arrays.
     """
     return re.search(r"(^|/)loop_body(_\d+)?(/|$)", tf.get_current_name_scope()) is not None
+
+
+def reject_variables(variables):
+    """Raises a `ValueError` if an activation read variables, which would get no gradient."""
+    if variables:
+        raise ValueError(
+            f"activation reads the trainable variables {[v.name for v in variables]}, for which "
+            "expert_ffn has no gradient: use an activation without weights, such as tf.nn.relu"
+        )

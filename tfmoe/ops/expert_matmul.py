@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfmoe.ops.copied_weights import copied_ffn, is_fast, weights_of
 from tfmoe.ops.expert_derivatives import (
     differentiable,
     has_tangents,
     in_vectorized_loop,
     padded_ffn,
     padded_gradient,
+    reject_variables,
 )
 from tfmoe.ops.expert_dropout import NO_DROPOUT, HiddenDropout
 from tfmoe.ops.expert_network import Network, by_rows
@@ -78,6 +80,8 @@ def expert_ffn(
         return packed_ffn(network._replace(keeps_hidden=False), counts, x, packed, biases)
     if has_tangents([x, *kernels, *biases]):
         return padded_ffn(network, counts, x, [*kernels, *biases], keeps)
+    if tf.executing_eagerly() and is_fast(x.shape[0], [*kernels, *biases]):
+        return copied_ffn(network, counts, x, [*kernels, *biases], keeps)
     run_experts = runner_for(num_experts, recompute)
     kept_widths = [kernel.shape[2] for kernel in kernels[:-1]] if keeps_hidden else []
 
@@ -170,31 +174,13 @@ def static_expert_ffn(
         `[A, N]`, the dtype of `x`; 0 in rows that belong to no expert.
     """
     padded, experts = blocks(counts, tf.shape(x)[0])
-    stacks = [copy_for_blocks(stack, experts) for stack in [*kernels, *(biases or [])]]
+    stacks = [weights_of(stack, experts) for stack in [*kernels, *(biases or [])]]
     depth = len(kernels)
     dropout = dropout._replace(keeps=[padded.pad(keep) for keep in dropout.keeps])
     y = equal_expert_ffn(
         padded.pad(x), stacks[:depth], stacks[depth:], activation, recompute, dropout
     )
     return padded.unpad(y)
-
-
-def copy_for_blocks(stack, experts):
-    """The weights of each block's expert, `[E, ...]` to `[N, ...]`; the gradient is a dense tensor.
-
-    Args:
-        stack: `[E, ...]`.
-        experts: `[N]` int32, the expert of each block.
-    """
-
-    @tf.custom_gradient
-    def gather(stack):
-        def gradient(dcopies):
-            return tf.math.unsorted_segment_sum(dcopies, experts, stack.shape[0])
-
-        return tf.gather(stack, experts), gradient
-
-    return gather(stack)
 
 
 def grouped_matmul(
@@ -225,12 +211,3 @@ def zero_outputs(x, weights, width):
     """
     zero = tf.add_n([tf.cast(tf.reduce_sum(weight), x.dtype) for weight in weights])
     return zero + tf.matmul(x, tf.zeros([x.shape[1], width], x.dtype))
-
-
-def reject_variables(variables):
-    """Raises a `ValueError` if an activation read variables, which would get no gradient."""
-    if variables:
-        raise ValueError(
-            f"activation reads the trainable variables {[v.name for v in variables]}, for which "
-            "expert_ffn has no gradient: use an activation without weights, such as tf.nn.relu"
-        )

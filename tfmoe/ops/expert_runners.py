@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmoe.ops.batched_rows import BatchedRows, batched_size
+from tfmoe.ops.batched_rows import BatchedRows, batched_size, visits_of_loop
 
 # Up to this many experts are unrolled; more are batched.
 UNROLLED_EXPERTS = 64
@@ -82,8 +82,11 @@ def runner_for(num_experts, sequential):
 
 
 def unrolled(step, counts, inputs, outputs, sequential):
-    """Runs a step for each expert with separate operations: see `runner_for`."""
+    """Runs a step for each expert with separate operations: see `runner_for`. Without kept and
+    stack outputs eager code skips experts without rows.
+    """
     num_experts = inputs.stacks[0].shape[0]
+    skips = tf.executing_eagerly() and not visits_all(inputs, outputs)
     num_unused, unused = unused_rows(counts, inputs, outputs)
     sizes = tf.concat([counts, num_unused[None]], axis=0)
     rows = zip(*(tf.split(r, sizes, num=num_experts + 1) for r in inputs.rows), strict=True)
@@ -91,29 +94,30 @@ def unrolled(step, counts, inputs, outputs, sequential):
     kept = inputs.kept or [[]] * num_experts
     results = []
     for expert_rows, *rest in zip(list(rows)[:-1], kept, stacks, strict=True):
+        if skips and results and not expert_rows[0].shape[0]:
+            continue
         with tf.control_dependencies([results[-1][0]] if sequential and results else []):
             results.append(step([tf.identity(r) for r in expert_rows], *rest))
     ys, kept, stack_parts = zip(*results, strict=True)
+    kept = [[]] * num_experts if skips else kept
     stack_outputs = [tf.stack(parts) for parts in zip(*stack_parts, strict=True)]
     return tf.concat([*ys, unused], axis=0), kept, stack_outputs
 
 
 def looped(step, counts, inputs, outputs, sequential):
     """Runs a step for each expert in a `tf.while_loop`: see `runner_for`. Without kept and stack
-    outputs, as at inference, it visits only experts that have rows.
+    outputs, as at inference, or if most experts have no rows, it visits only those that have some.
 
     Gradients stop at its inputs; callers define the gradient. Under a tape TensorFlow would build a
     gradient along with the loop, and it has none for the in-place update of the stack outputs.
     """
     inputs = without_gradients(inputs)
-    num_experts, dtype = inputs.stacks[0].shape[0], inputs.rows[0].dtype
+    dtype = inputs.rows[0].dtype
     _, unused = unused_rows(counts, inputs, outputs)
     ends = tf.cumsum(counts)
-    visited, num_visited = tf.range(num_experts), num_experts
-    if not visits_all(inputs, outputs):
-        visited, num_visited = listed(counts > 0)
-    visits = Visits(visited, num_visited, ends - counts, ends)
-    stacks = empty(dtype, outputs.stack_shapes)
+    is_visited = visits_of_loop(counts) if visits_all(inputs, outputs) else counts > 0
+    visits = Visits(*listed(is_visited), ends - counts, ends)
+    stacks = empty_or_zeros(dtype, outputs.stack_shapes, is_visited)
     y, kept, stacks = loop(step, visits, inputs, outputs, stacks, write_part, sequential)
     return tf.concat([y, unused], axis=0), kept, stacks
 
@@ -139,8 +143,8 @@ def batched(step, counts, inputs, outputs, sequential):
 
     def run_nothing():
         kept = [tf.zeros([num_experts, 0, width], dtype) for width in outputs.kept_widths]
-        y, *stacks = empty(dtype, [[first.num_rows, outputs.width], *outputs.stack_shapes])
-        return y, tuple(kept), tuple(stacks)
+        (y,) = empty(dtype, [[first.num_rows, outputs.width]])
+        return y, tuple(kept), empty_or_zeros(dtype, outputs.stack_shapes, visits_of_loop(counts))
 
     is_batched = first.size > 0
     y, kept, stacks = tf.cond(is_batched, run_together, run_nothing)
@@ -154,7 +158,7 @@ def batched(step, counts, inputs, outputs, sequential):
 
     is_visited = first.rest > 0
     if visits_all(inputs, outputs):
-        is_visited |= ~is_batched
+        is_visited |= ~is_batched & visits_of_loop(counts)
     visits = Visits(*listed(is_visited), first.ends - first.rest, first.ends)
     rest = inputs._replace(kept=kept_rest)
     y_rest, kept_rest, stacks = loop(step, visits, rest, outputs, stacks, write, sequential)
@@ -231,7 +235,7 @@ def without_gradients(inputs):
 
 
 def visits_all(inputs, outputs):
-    """Whether experts without rows have outputs, which an array or a stack must hold."""
+    """Whether there are outputs of each expert, which an array or a stack holds."""
     return bool(inputs.kept or outputs.kept_widths or outputs.stack_shapes)
 
 
@@ -264,16 +268,33 @@ def row_array(dtype, size, columns):
     )
 
 
-def empty(dtype, shapes):
+def empty(dtype, shapes, zeros=False):
     """Tensors that the experts fill, each expert its part.
 
-    They are uninitialized memory, because zeros would cost time. They are zeros under
-    `tf.debugging.enable_check_numerics`, which would report NaN in the memory.
+    They are uninitialized memory, because zeros would cost time. They are zeros on request, and
+    under `tf.debugging.enable_check_numerics`, which would report NaN in the memory.
     """
     if not shapes:
         return ()
-    init = check_numerics_is_on()
+    init = zeros or check_numerics_is_on()
     return tuple(tf.raw_ops.Empty(shape=shape, dtype=dtype, init=init) for shape in shapes)
+
+
+def empty_or_zeros(dtype, shapes, is_filled):
+    """`empty` if every expert fills its part, else zeros.
+
+    Args:
+        dtype: the dtype.
+        shapes: shapes `[E, ...]`.
+        is_filled: `[E]` bool.
+    """
+    if not shapes:
+        return ()
+    return tf.cond(
+        tf.reduce_all(is_filled),
+        lambda: empty(dtype, shapes),
+        lambda: empty(dtype, shapes, zeros=True),  # `tf.zeros` can be a constant of the graph
+    )
 
 
 def check_numerics_is_on():
