@@ -107,6 +107,25 @@ def test_lists_of_blocks():
     assert lists == {"language_model": ["blocks"], "translation": ["encoder", "decoder"]}
 
 
+@pytest.mark.parametrize(
+    ("written", "mode"),
+    [("true", "all"), ("false", None), ("all", "all"), ("summary", "summary"), ("null", None)],
+)
+def test_metrics_of_blocks(load, written, mode):
+    """`true` and `false` are in configs of old runs, which must equal the new ones on resume."""
+    config = load(LANGUAGE_MODEL, f"model.blocks[1].metrics={written}")
+    assert config.model.blocks[1].metrics == mode
+    with pytest.raises(ConfigError, match="metrics"):
+        load(LANGUAGE_MODEL, "model.blocks[1].metrics=each")
+
+
+def test_a_block_has_all_metrics_by_default(load):
+    """Tables, plots and `tfmoe doctor` read them."""
+    assert load(LANGUAGE_MODEL).model.blocks[1].metrics == "all"
+    for name in ("moe", "moe_lstm", "soft_moe"):
+        assert BLOCK_SECTIONS[name].model_fields["metrics"].default == "all"
+
+
 def test_arguments_of_blocks(load):
     config = load(
         LANGUAGE_MODEL,

@@ -37,7 +37,6 @@ INTEGERS = {
 BOOLEANS = {
     "causal",
     "gated",
-    "metrics",
     "recompute",
     "residual",
     "return_sequences",

@@ -17,6 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def mixture(name="moe", **options):
+    options = {"metrics": "all", **options}
     return MoE(3, 2, gate=NoisyTopK(k=2, noise=False), name=name, **options)
 
 

@@ -136,7 +136,7 @@ def test_fit_reports_losses_and_use_of_experts():
     histories = []
     for is_sparse in (False, True):
         if is_sparse:
-            sparsify(model)
+            sparsify(model, metrics="all")
         model.set_weights(start)
         model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=not is_sparse)
         histories.append(model.fit(batch, targets, epochs=2, verbose=0).history)
@@ -145,6 +145,14 @@ def test_fit_reports_losses_and_use_of_experts():
     names = list(mixtures_of(model))
     assert set(sparse) - set(dense) >= {f"{name}_unused_experts" for name in names}
     assert sparse[f"{names[0]}_selected_per_token"] == [2, 2]
+
+
+def test_fit_reports_a_summary_by_default():
+    model = sparsify(randomize(qwen3_moe(num_layers=2)))
+    assert len(mixtures_of(model)) == 2
+    model.compile("sgd", "mse")
+    names = {"moe_balancing_loss", "moe_max_over_mean_load", "moe_unused_experts"}
+    assert set(model.fit(inputs(model), np.zeros([3, 7, 8]), verbose=0).history) == names | {"loss"}
 
 
 def test_jit_compile(backbones):
@@ -301,7 +309,7 @@ def test_generate_and_fit_of_tasks(family):
     tokens = generated()
     loss = model.fit(batch, batch["token_ids"], epochs=2, verbose=0).history["loss"]
     model.set_weights(start)
-    sparsify(model)
+    sparsify(model, metrics="all")
     assert model.generate_function is None and model.train_function is None
     np.testing.assert_array_equal(generated(), tokens)
     history = model.fit(batch, batch["token_ids"], epochs=2, verbose=0).history

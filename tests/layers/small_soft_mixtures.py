@@ -13,6 +13,7 @@ MASK = np.arange(S) < np.array([5, 3, 1, 4, 0, 2])[:, None]
 
 
 def random_layer(num_experts=3, slots=2, **options):
+    options = {"metrics": "all", **options}
     layer = SoftMoE(num_experts, 7, slots, dtype="float64", name="soft", **options)
     layer.build((None, None, D))
     rng = np.random.default_rng(1)

@@ -18,7 +18,8 @@ PLE = {
 
 
 def random_layer(tasks=("a", "b"), gate="softmax", **options):
-    layer = MultiGateMoE(tasks, E, 7, gate=gate, name="moe", dtype="float64", **options)
+    options = {"metrics": "all", "dtype": "float64", **options}
+    layer = MultiGateMoE(tasks, E, 7, gate=gate, name="moe", **options)
     num_inputs = max(layer.expert_inputs or [0]) + 1
     layer.build([(None, D)] * num_inputs if layer.expert_inputs else (None, D))
     rng = np.random.default_rng(1)

@@ -15,7 +15,7 @@ def two_expert_layer(capacity_factor, **options):
     """Tokens (1, 0) go to expert 0, tokens (0, 1) to expert 1."""
     gate = NoisyTopK(k=1, noise=False)
     options["capacity_factor"] = capacity_factor
-    layer = randomize(MoE(2, 7, gate=gate, name="moe", **options), 2)
+    layer = randomize(MoE(2, 7, gate=gate, metrics="all", name="moe", **options), 2)
     layer.gate.kernels["gate_kernel"].assign(np.eye(2))
     return layer
 
@@ -57,8 +57,8 @@ def test_capacity_by_hand(capacity_factor, dropped_tokens, loads):
 def test_capacity_priority_by_hand(priority):
     """Experts 0 and 1 accept one of two tokens each: `⌈0.5·4/2⌉`."""
     gate = NoisyTopK(k=2, noise=False)
-    options = {"capacity_factor": 0.5, "capacity_priority": priority, "name": "moe"}
-    layer = randomize(MoE(2, 7, gate=gate, **options), 2)
+    options = {"capacity_factor": 0.5, "capacity_priority": priority, "metrics": "all"}
+    layer = randomize(MoE(2, 7, gate=gate, name="moe", **options), 2)
     unlimited = randomize(MoE(2, 7, gate=gate, name="unlimited"), 2)
     for mixture in (layer, unlimited):
         mixture.gate.kernels["gate_kernel"].assign(np.eye(2))
@@ -122,6 +122,8 @@ def test_metrics_are_means_over_batches(training):
     # Loads 1 and 0: CV 1, maximum 2 times the mean, half of the experts unused.
     run(layer, FOUR_TOKENS[:1], training)
     values = metric_values(layer)
+    assert ("moe_balancing_loss" in values) is training
+    values.pop("moe_balancing_loss", None)
     assert values == pytest.approx(
         {
             "moe_cv_importance": 0.75,
@@ -137,7 +139,8 @@ def test_metrics_are_means_over_batches(training):
 @pytest.mark.parametrize("groups", [None, 3])
 @pytest.mark.parametrize("training", [False, True])
 def test_tokens_without_an_expert_give_zero(groups, training):
-    layer = randomize(MoE(6, 7, gate=Batchwise(k=1), groups=groups, use_bias=True, name="moe"))
+    options = {"use_bias": True, "metrics": "all", "name": "moe"}
+    layer = randomize(MoE(6, 7, gate=Batchwise(k=1), groups=groups, **options))
     set_thresholds(layer, 4.0 if groups is None else 1.5)
     x = tf.random.stateless_normal([40, D], [1, 2])
     tokens = layer.gate.route(x, training=training).assignments.by_token()[0].numpy()

@@ -11,7 +11,6 @@ from layers.small_mixtures import D
 from tfmoe.analysis.variables import parameters_of
 from tfmoe.gating import Batchwise, ExpertThreshold, Hierarchical, NoisyTopK, Softmax
 from tfmoe.layers import MoE
-from tfmoe.layers.expert_metrics import METRICS
 
 # Sizes.
 
@@ -93,8 +92,6 @@ def test_automatic_names():
     assert first.name.startswith("moe")
     assert second.name.startswith("moe_")
     assert first.name != second.name
-    names = list(second.expert_metrics.result())
-    assert names == [f"{second.name}_{name}" for name in METRICS]
 
 
 @pytest.mark.parametrize(
@@ -152,9 +149,10 @@ def test_automatic_xla_compilation(options, expected):
             {"capacity_priority": "size"},
             r"capacity_priority must be one of 'position', 'choice', 'weight', got 'size'",
         ),
-        ({"metrics": 1}, r"metrics must be True or False, got 1"),
+        ({"metrics": 1}, r"metrics must be 'summary', 'all' or None, got 1"),
         ({"activation": "relly"}, r"relly"),
         ({"unknown": 1}, r"unknown"),
+        ({"k": 2}, r"MoE has no argument k: give it to the gate: gate=NoisyTopK\(k=2\)$"),
     ],
 )
 def test_wrong_arguments(arguments, message):

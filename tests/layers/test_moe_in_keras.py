@@ -103,7 +103,7 @@ def test_under_a_global_policy(policy, gate):
 
 def test_counts_in_bfloat16_are_exact():
     """bfloat16 counts 257 as 256. 600 tokens go to expert 0, 200 to expert 1."""
-    layer = MoE(2, 3, gate=Switch(), dtype="bfloat16", name="moe")
+    layer = MoE(2, 3, gate=Switch(), metrics="all", dtype="bfloat16", name="moe")
     layer.build((None, 2))
     layer.gate.gate_kernel.assign([[9, 0], [0, 9]])
     layer(np.repeat([[1.0, 0], [0, 1]], [600, 200], axis=0), training=True)

@@ -25,7 +25,7 @@ MASK = np.array([[True, True, False, False], [True, False, False, True]])
 def test_masked_positions_are_not_counted(groups, training, capacity_factor):
     gate = NoisyTopK(k=2, importance_weight=0.3, load_weight=0.2)
     factors = {"capacity_factor": capacity_factor, "evaluation_capacity_factor": capacity_factor}
-    layer = randomize(MoE(4, 7, gate=gate, groups=groups, name="moe", **factors))
+    layer = randomize(MoE(4, 7, gate=gate, groups=groups, metrics="all", name="moe", **factors))
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
     reset_noise(layer)
     expected = run(layer, x[MASK], training).numpy()
@@ -70,7 +70,7 @@ def test_a_batch_of_padding_only(groups):
 @pytest.mark.parametrize("training", [False, True])
 def test_masked_positions_are_not_counted_in_batchwise_gating(groups, training):
     gate = Batchwise(k=2, importance_weight=0.3)
-    layer = randomize(MoE(6, 7, gate=gate, groups=groups, name="moe"))
+    layer = randomize(MoE(6, 7, gate=gate, groups=groups, metrics="all", name="moe"))
     set_thresholds(layer, 1.0)
     x = np.random.default_rng(0).standard_normal((2, 4, D)).astype("float32")
     x[~MASK] = 100 * x[MASK]  # experts would take these first

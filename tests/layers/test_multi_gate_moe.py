@@ -110,7 +110,7 @@ def test_each_task_is_a_mixture(name, training):
     layer = random_layer(gate=gate)
     outputs = []
     for mixture in layer.mixtures:
-        moe = MoE(E, 7, gate=gate, name=mixture.name, dtype="float64")
+        moe = MoE(E, 7, gate=gate, metrics="all", name=mixture.name, dtype="float64")
         moe.build((None, D))
         weights = [*mixture.gate.trainable_weights, *layer.experts.weights]
         for weight, value in zip(moe.trainable_weights, weights, strict=True):
@@ -215,7 +215,7 @@ def test_no_tokens():
 def test_in_a_model():
     gate = NoisyTopK(k=2, load_weight=0.1)
     inputs = keras.Input([D])
-    a, b = MultiGateMoE(["a", "b"], E, 5, gate=gate, name="moe")(inputs)
+    a, b = MultiGateMoE(["a", "b"], E, 5, gate=gate, metrics="all", name="moe")(inputs)
     model = keras.Model(inputs, [a, b])
     model.compile("sgd", ["mse", "mse"], run_eagerly=True)
     logs = model.fit(X, [X, X], verbose=0).history

@@ -86,7 +86,7 @@ def test_training_is_not_recorded():
 
 
 def test_metrics_are_not_changed():
-    layer = built_layer(name="moe")
+    layer = built_layer(metrics="all", name="moe")
     model = keras.Sequential([layer])
     model.compile("sgd", "mse")
     expected = model.evaluate(X, X, verbose=0, return_dict=True)

@@ -24,7 +24,7 @@ def test_by_hand():
     Expert 1 is relu(x₁): 2. Expert 2 is relu(-x₁) + relu(x₂), so 8/3, of which the output kernel
     makes [0, 8/3]. Y = [2/3·2, 1/3·8/3] and [1/3·2, 2/3·8/3].
     """
-    layer = SoftMoE(2, 2, name="soft", dtype="float64")
+    layer = SoftMoE(2, 2, metrics="all", name="soft", dtype="float64")
     layer.build((None, 2, 2))
     layer.scale.assign(np.log(2))
     layer.slot_kernel.assign([[5.0, 0], [0, 1]])
@@ -142,7 +142,7 @@ def test_xla():
 
 
 def test_models_that_predict_the_next_word():
-    block = Residual(SoftMoE(2, 3, name="soft"))
+    block = Residual(SoftMoE(2, 3, metrics="all", name="soft"))
     with pytest.raises(ValueError, match="soft cannot compute single steps: every output"):
         block.step(X[:, 0], ())
     with pytest.raises(

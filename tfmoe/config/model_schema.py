@@ -5,7 +5,7 @@ there.
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import keras
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tfmoe.config.gates import GATE_SECTIONS
 from tfmoe.config.named import Section, item_type, one_of, sections_of
@@ -19,6 +19,7 @@ from tfmoe.config.number_types import (
 )
 from tfmoe.config.sections import section_of
 from tfmoe.layers import BLOCKS
+from tfmoe.layers.expert_metrics import metrics_mode
 from tfmoe.layers.normalization import EPSILON, Norm
 from tfmoe.models import LanguageModel, TranslationModel
 
@@ -28,11 +29,18 @@ ActivationName = Literal[
     "relu", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "leaky_relu", "relu6", "softplus",
     "softsign", "mish", "linear",
 ]  # fmt: skip
-# Types of arguments that also take objects.
+# Runs of earlier versions have `true` and `false`.
+Metrics = Annotated[
+    Literal["all", "summary"] | None,
+    BeforeValidator(lambda value: metrics_mode(value) if isinstance(value, bool) else value),
+]
+# Types of arguments that also take objects; and defaults: tables, plots and `tfmoe doctor` need the
+# metrics of every mixture.
 BLOCK_FIELDS = {
     **LAYER_FIELDS,
     "gate": (Gate, GATE_SECTIONS["noisy_top_k"]()),
     "activation": ActivationName,
+    "metrics": (Metrics, "all"),
 }
 
 

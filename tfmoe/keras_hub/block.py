@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe.distribute.tensorflow_internals import add_metric, remove_metric
 from tfmoe.keras_hub.experts import BankExperts
 from tfmoe.keras_hub.gates import RouterGate, RouterOutputs
-from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import mix
 from tfmoe.layers.mixture_layer import MixtureLayer, check_not_compiled
@@ -45,20 +45,20 @@ class SparseMixture(MixtureLayer):
     num_experts: int
     expert_metrics: Any
 
-    def make_sparse(self, parent: keras.Layer | None, metrics: bool) -> None:
+    def make_sparse(self, parent: keras.Layer | None, metrics: Mode) -> None:
         """Adds what the layer needs in addition to KerasHub's attributes, after the change of its
         class.
 
         Args:
             parent: the layer around it, or `None`.
-            metrics: whether `fit` and `evaluate` report metrics of the experts.
+            metrics: as for `tfmoe.layers.MoE`.
         """
         added = self.parts(parent)
-        added["expert_metrics"] = ExpertMetrics(self) if metrics else None
+        added["expert_metrics"] = expert_metrics_or_none(self, added["gate"], metrics)
         # Not as Keras' attributes: weights files must not contain them.
         self.__dict__.update(added, added=tuple(added))
-        if metrics:
-            add_metric(self, added["expert_metrics"])
+        if self.expert_metrics is not None:
+            add_metric(self, self.expert_metrics)
 
     def make_dense(self) -> None:
         """Removes what `make_sparse` added, before the class of KerasHub is restored."""

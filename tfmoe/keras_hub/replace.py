@@ -9,14 +9,14 @@ from tfmoe.distribute.tensorflow_internals import inner_layers
 from tfmoe.keras_hub.placement import check_densifiable, check_sparsifiable
 from tfmoe.keras_hub.registry import FAMILIES, sparse_class_of
 from tfmoe.keras_hub.version import check_version
+from tfmoe.layers.expert_metrics import Mode, metrics_mode
 from tfmoe.layers.mixture_layer import layers_within, mixtures_of
-from tfmoe.ops import arguments
 
 # Keras' and KerasHub's attributes for functions that they traced.
 TRACED = ("train_function", "test_function", "predict_function", "generate_function")
 
 
-def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
+def sparsify(model: keras.Layer, metrics: Mode = "summary") -> keras.Layer:
     """Makes a KerasHub model compute only the experts that a token selects.
 
     KerasHub computes every expert for every token, and multiplies most results by 0. This replaces
@@ -33,7 +33,8 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
             backbone, a task, or a Keras model with one of them inside. Give the outermost model:
             functions that Keras traced for a model around it, such as that of `generate`, are not
             renewed.
-        metrics: whether `fit` and `evaluate` report metrics of the experts, see `tfmoe.layers.MoE`.
+        metrics: `"summary"`, `"all"` or `None`: which metrics of the experts `fit` and `evaluate`
+            report, see `tfmoe.layers.MoE`.
 
     Returns:
         The model.
@@ -54,7 +55,7 @@ def sparsify(model: keras.Layer, metrics: bool = True) -> keras.Layer:
         True
     """
     check_version()
-    metrics = arguments.boolean("metrics", metrics)
+    metrics = metrics_mode(metrics)
     check_model(model)
     replaceable = with_parents(model)
     check_replaceable(model, replaceable)

@@ -9,11 +9,11 @@ from tfmoe.distribute.shards import sharded
 from tfmoe.keras_hub.registry import FAMILIES
 from tfmoe.keras_hub.replace import replace_layers
 from tfmoe.keras_hub.version import check_version
-from tfmoe.ops import arguments
+from tfmoe.layers.expert_metrics import Mode, metrics_mode
 
 
 @contextlib.contextmanager
-def sparse_models(metrics: bool = True) -> Iterator[None]:
+def sparse_models(metrics: Mode = "summary") -> Iterator[None]:
     """KerasHub models created in this context are sparse, as after `sparsify`: by a constructor,
     by `from_preset`, or by loading a file.
 
@@ -39,7 +39,7 @@ def sparse_models(metrics: bool = True) -> Iterator[None]:
         1
     """
     check_version()
-    metrics = arguments.boolean("metrics", metrics)
+    metrics = metrics_mode(metrics)
     with contextlib.ExitStack() as stack:
         for mixture in FAMILIES.values():
             stack.enter_context(replaced_build(mixture.builds_bank, build_sharded))

@@ -46,6 +46,7 @@ def apply_sums(layer, gate, sums, training, metrics=None):
         return
     values = tf.nest.flatten(sums)
     sums = tf.nest.pack_sequence_as(sums, collectives.all_reduce_sums(*values))
+    loss = None
     if training:
         loss = gate.loss(sums)
         if loss is not None:
@@ -55,8 +56,9 @@ def apply_sums(layer, gate, sums, training, metrics=None):
         if gate.updates_weights:
             check_runs_once(layer, *UPDATES_GATE)
             gate.update(sums, micro_step_of(layer))
+        loss = 0.0 if loss is None else loss
     if updates_metrics:
-        metrics.update_state(gate, sums)
+        metrics.update_state(gate, sums, loss)
 
 
 def check_runs_once(layer, does, instead_of_loop):

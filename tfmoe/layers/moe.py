@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe import gating
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.examples import flatten, unflatten
-from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of, track_metrics
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
@@ -22,7 +22,6 @@ from tfmoe.layers.routed_experts import make_experts
 from tfmoe.layers.shared_experts import shared_experts_or_none
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
-from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -53,7 +52,8 @@ class MoE(MixtureLayer):
         capacity_priority: which assignments an expert keeps: `"position"` (the first in the batch),
             `"choice"` (first choices of tokens before second choices) or `"weight"` (the largest
             weights).
-        metrics: whether `fit` and `evaluate` report the metrics below.
+        metrics: `"summary"`, `"all"` or `None`: which of the metrics below `fit` and `evaluate`
+            report.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated, `activation(x · W_gate) * (x ·
             W_up)` (Shazeer 2020): `activation="silu"` makes SwiGLU experts, as in Mixtral and
@@ -100,13 +100,22 @@ class MoE(MixtureLayer):
         `[..., D]` in the layer's compute dtype; `[..., output_units]`; or with `experts`, the
         output of the layer for each token.
 
-    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
-    layer's name: `cv_importance` and `cv_load` (coefficients of variation), `max_over_mean_load`,
-    `unused_experts` (fraction of experts that received no token in a batch), `dropped` (fraction of
-    assignments beyond the capacity) and `selected_per_token` (assignments per token, before any
-    capacity). Load is the number of tokens received. A gate can add metrics (`Batchwise` does).
+    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch. Load is the number of
+    tokens that an expert receives.
+
+    - `metrics="summary"`: values of all mixtures of the model together, however many there are.
+      `moe_balancing_loss` is the sum of their balancing losses, which `loss` contains, in training
+      only; `moe_max_over_mean_load`, `moe_unused_experts` (fraction of experts that received no
+      token in a batch) and `moe_dropped` (fraction of assignments beyond the capacity, if a mixture
+      has one) are those of the mixture with the largest value. If a mixture with `metrics="all"`
+      has the name `moe`, the prefix is `moe_summary`.
+    - `metrics="all"`: values of this mixture, prefixed with its name: the same, `cv_importance` and
+      `cv_load` (coefficients of variation), `selected_per_token` (assignments per token, before any
+      capacity) and those of the gate (`Batchwise` has some).
+    - `metrics=None`: nothing is measured.
+
     `model.evaluate` then returns more than the loss and the metrics of `compile`: read its values
-    by name with `return_dict=True`, or set `metrics=False`.
+    by name with `return_dict=True`, or set `metrics=None`. `True` means `"all"`, `False` `None`.
 
     Raises:
         ValueError: an argument is out of range; the message names it and the valid values.
@@ -135,7 +144,7 @@ class MoE(MixtureLayer):
         capacity_factor: float | None = None,
         evaluation_capacity_factor: float | None = None,
         capacity_priority: Literal["position", "choice", "weight"] = "position",
-        metrics: bool = True,
+        metrics: Mode = "summary",
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         shared_experts: int = 0,
@@ -194,9 +203,8 @@ class MoE(MixtureLayer):
         # XLA computes experts that are layers on as many rows as an expert can have.
         has_capacity = self.capacity_factor or self.gate.token_capacity(training=True)
         self.supports_jit = experts is None or bool(has_capacity)
-        metrics = arguments.boolean("metrics", metrics)
-        self.expert_metrics = ExpertMetrics(self, self.gate.METRICS) if metrics else None
-        track(self, metrics=self.expert_metrics)
+        self.expert_metrics = expert_metrics_or_none(self, self.gate, metrics)
+        track_metrics(self, self.expert_metrics)
 
     @property
     def needs_token_ids(self) -> bool:  # type: ignore[override]
@@ -271,6 +279,11 @@ class MoE(MixtureLayer):
         output_shape = self.experts.compute_output_shape((None, *example_shape))[1:]
         return (*tuple(inputs_shape)[: -len(example_shape)], *output_shape)
 
+    @classmethod
+    def from_config(cls, config):
+        # Version 0.1 had no argument `metrics`.
+        return super().from_config({"metrics": "all", **config})
+
     def get_config(self):
         gate = self.gate.primary if self.groups is not None else self.gate
         return {
@@ -282,7 +295,7 @@ class MoE(MixtureLayer):
             "capacity_factor": self.capacity_factor,
             "evaluation_capacity_factor": self.evaluation_capacity_factor,
             "capacity_priority": self.capacity_priority,
-            "metrics": self.expert_metrics is not None,
+            "metrics": mode_of(self.expert_metrics),
             "shared_experts": 0 if self.shared is None else self.shared.num_shared,
             "shared_gate": self.shared is not None and self.shared.has_gate,
         }

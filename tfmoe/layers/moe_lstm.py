@@ -12,7 +12,7 @@ from tfmoe import gating
 from tfmoe.distribute.static_shapes import portable_only, static_shapes
 from tfmoe.distribute.tensorflow_internals import compiles_for_xla
 from tfmoe.layers.expert_matrices import ExpertMatrices
-from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of, track_metrics
 from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.lstm import forget_gate_ones, update_memory
@@ -25,7 +25,6 @@ from tfmoe.layers.recording import record
 from tfmoe.layers.recurrence import run_steps
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Constraint, Initializer, Regularizer
-from tfmoe.ops.tracking import track
 
 MIXTURES = ("both", "input")
 SOURCES = ("state", "input")
@@ -64,7 +63,7 @@ class MoELSTM(MoELSTMCosts):
         recompute: whether the backward pass keeps the state of every ⌈√S⌉-th step only, and
             computes the steps in between again. For 64 sequences of 400 steps, D = U = 128, E = 4
             and K = 2, the peak of a step's memory fell from 320 MB to 76 MB on a CPU.
-        metrics: whether `fit` and `evaluate` report the metrics of `MoE`.
+        metrics: `"summary"`, `"all"` or `None`, as for `MoE`.
         kernel_initializer: initializer of each expert's matrix, as for a dense layer.
         kernel_regularizer: regularizer of each expert's matrix, as for a dense layer. The terms of
             all experts are added up.
@@ -99,7 +98,7 @@ class MoELSTM(MoELSTMCosts):
         mixture_of: Literal["both", "input"] = "both",
         gate_from: Literal["state", "input"] = "state",
         recompute: bool = False,
-        metrics: bool = True,
+        metrics: Mode = "summary",
         kernel_initializer: Initializer = "glorot_uniform",
         kernel_regularizer: Regularizer = None,
         kernel_constraint: Constraint = None,
@@ -128,9 +127,8 @@ class MoELSTM(MoELSTMCosts):
             name="experts",
             dtype=self.dtype_policy,
         )
-        metrics = arguments.boolean("metrics", metrics)
-        self.expert_metrics = ExpertMetrics(self, self.gate.METRICS) if metrics else None
-        track(self, metrics=self.expert_metrics)
+        self.expert_metrics = expert_metrics_or_none(self, self.gate, metrics)
+        track_metrics(self, self.expert_metrics)
 
     @property
     def needs_token_ids(self) -> bool:  # type: ignore[override]
@@ -310,6 +308,6 @@ class MoELSTM(MoELSTMCosts):
             "mixture_of": self.mixture_of,
             "gate_from": self.gate_from,
             "recompute": self.recompute,
-            "metrics": self.expert_metrics is not None,
+            "metrics": mode_of(self.expert_metrics),
             **self.experts.own_config(),
         }

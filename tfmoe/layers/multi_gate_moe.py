@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
+from tfmoe.layers.expert_metrics import Mode, metrics_mode
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.mixture_layer import ExpertLayer, automatic_name, check_not_compiled
 from tfmoe.layers.positions import at_positions, real_tokens
@@ -54,7 +55,7 @@ class MultiGateMoE(ExpertLayer):
         activation: activation of the hidden layers; must be elementwise and have no weights.
         use_bias: whether experts have biases.
         recompute: whether the backward pass computes hidden activations again.
-        metrics: whether `fit` and `evaluate` report metrics.
+        metrics: `"summary"`, `"all"` or `None`, as for `MoE`: each task is a mixture.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
         expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
@@ -81,7 +82,8 @@ class MultiGateMoE(ExpertLayer):
         A list of `[..., D]`, or `[..., output_units]`, in the layer's compute dtype, one for each
         task.
 
-    The metrics are those of `MoE` for each task: `NAME_TASK_cv_load` and so on. A loss of a gate
+    The metrics are those of `MoE` for each task, with `metrics="all"` under the names
+    `NAME_TASK_cv_load` and so on. A loss of a gate
     balances the selections of its task. `tfmoe.inspection` shows each task as a mixture, with the
     name `NAME_TASK`; its experts are numbered within the task's `task_experts`.
 
@@ -107,7 +109,7 @@ class MultiGateMoE(ExpertLayer):
         activation: Activation = "relu",
         use_bias: bool = False,
         recompute: bool = False,
-        metrics: bool = True,
+        metrics: Mode = "summary",
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         expert_dropout: float = 0.0,
@@ -145,12 +147,12 @@ class MultiGateMoE(ExpertLayer):
             name="experts",
             dtype=self.dtype_policy,
         )
-        self.metrics_enabled = arguments.boolean("metrics", metrics)
+        self.metrics_mode = metrics_mode(metrics)
         self.mixtures = [
             TaskMixture(
                 gate.for_experts(len(experts), name="gate", dtype=self.variable_dtype),
                 self.experts,
-                self.metrics_enabled,
+                self.metrics_mode,
                 name=f"{self.name}_{task}",
                 dtype=self.dtype_policy,
             )
@@ -275,7 +277,7 @@ class MultiGateMoE(ExpertLayer):
             ],
             "task_experts": self.task_experts,
             "expert_inputs": self.expert_inputs,
-            "metrics": self.metrics_enabled,
+            "metrics": self.metrics_mode,
         }
 
 

@@ -8,14 +8,13 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.layers.block import Block, Kept
-from tfmoe.layers.expert_metrics import LayerMetrics
+from tfmoe.layers.expert_metrics import LayerMetrics, Mode, metrics_mode, mode_of, track_metrics
 from tfmoe.layers.mixture_layer import HINTS, ExpertLayer, automatic_name
 from tfmoe.layers.positions import flat_mask
 from tfmoe.layers.routed_experts import RoutedExperts
 from tfmoe.layers.sorted_rows import run_sorted
 from tfmoe.ops import arguments
 from tfmoe.ops.arguments import Activation, Constraint, Initializer, Regularizer
-from tfmoe.ops.tracking import track
 
 METRICS = ("dispatch_max", "combine_max", "slot_similarity")
 EPSILON = 1e-6  # added to squared norms
@@ -53,7 +52,8 @@ class SoftMoE(ExpertLayer, Block):
         activation: activation of the hidden layers; must be elementwise and have no weights.
         use_bias: whether experts have biases.
         recompute: whether the backward pass computes hidden activations again, which saves memory.
-        metrics: whether `fit` and `evaluate` report the metrics below.
+        metrics: `"summary"`, `"all"` or `None`: which of the metrics below `fit` and `evaluate`
+            report.
         kernel_initializer: initializer of each expert's kernels, as for a dense layer.
         gated: whether every hidden layer of an expert is gated (SwiGLU, GEGLU), as for `MoE`.
         expert_dropout: dropout rate of the hidden activations of experts, as for `MoE`.
@@ -75,10 +75,12 @@ class SoftMoE(ExpertLayer, Block):
     Returns:
         `[B, S, D]`, or `[B, S, output_units]`, in the layer's compute dtype.
 
-    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch and prefixed with the
-    layer's name: `dispatch_max` (the largest weight of a token in a slot, mean over slots),
-    `combine_max` (the largest weight of a slot in an output, mean over tokens) and
-    `slot_similarity` (the cosine of two columns of Φ, mean over all pairs).
+    Metrics of `fit` and `evaluate`, averaged over the batches of an epoch: `dispatch_max` (the
+    largest weight of a token in a slot, mean over slots), `combine_max` (the largest weight of a
+    slot in an output, mean over tokens) and `slot_similarity` (the cosine of two columns of Φ, mean
+    over all pairs). With `metrics="all"` they are prefixed with the layer's name. With `"summary"`
+    there is one set for all `SoftMoE` of the model, with the largest values and the prefix
+    `soft_moe`. `None` measures nothing; `True` means `"all"`, `False` `None`.
 
     Raises:
         ValueError: an argument is out of range; in `step`.
@@ -102,7 +104,7 @@ class SoftMoE(ExpertLayer, Block):
         activation: Activation = "relu",
         use_bias: bool = False,
         recompute: bool = False,
-        metrics: bool = True,
+        metrics: Mode = "summary",
         kernel_initializer: Initializer = "glorot_uniform",
         gated: bool = False,
         expert_dropout: float = 0.0,
@@ -138,9 +140,11 @@ class SoftMoE(ExpertLayer, Block):
             name="experts",
             dtype=self.dtype_policy,
         )
-        metrics = arguments.boolean("metrics", metrics)
-        self.expert_metrics = LayerMetrics(self, METRICS) if metrics else None
-        track(self, metrics=self.expert_metrics)
+        mode, self.expert_metrics = metrics_mode(metrics), None
+        if mode is not None:
+            summary = "soft_moe" if mode == "summary" else None
+            self.expert_metrics = LayerMetrics(self, METRICS, summary)
+        track_metrics(self, self.expert_metrics)
 
     @property
     def num_slots(self) -> int:
@@ -260,7 +264,7 @@ class SoftMoE(ExpertLayer, Block):
             **super().get_config(),
             **self.experts.own_config(),
             "slots_per_expert": self.slots_per_expert,
-            "metrics": self.expert_metrics is not None,
+            "metrics": mode_of(self.expert_metrics),
         }
 
 

@@ -7,12 +7,11 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.layers.expert_metrics import ExpertMetrics
+from tfmoe.layers.expert_metrics import expert_metrics_or_none, track_metrics
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import limit_assignments, with_received
 from tfmoe.layers.mixture_layer import MixtureLayer
 from tfmoe.ops import arguments
-from tfmoe.ops.tracking import track
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -22,7 +21,7 @@ class TaskMixture(MixtureLayer):
     Args:
         gate: a `tfmoe.gating.Gate` for the experts that the task can select.
         experts: `tfmoe.layers.routed_experts.RoutedExperts`, shared by all tasks.
-        metrics: whether there are metrics.
+        metrics: as for `MultiGateMoE`.
     """
 
     def __init__(self, gate, experts, metrics, **kwargs):
@@ -30,8 +29,8 @@ class TaskMixture(MixtureLayer):
         self.gate = gate
         self.num_experts = gate.num_experts
         self.experts = experts
-        self.expert_metrics = ExpertMetrics(self, gate.METRICS) if metrics else None
-        track(self, metrics=self.expert_metrics)
+        self.expert_metrics = expert_metrics_or_none(self, gate, metrics)
+        track_metrics(self, self.expert_metrics)
 
     def build(self, input_shape):
         self.gate.build(input_shape)

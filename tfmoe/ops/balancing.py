@@ -170,10 +170,16 @@ def balance_metrics(importance: tf.Tensor, load: tf.Tensor) -> dict:
         `{name: scalar}`: `cv_importance`, `cv_load` (coefficients of variation),
         `max_over_mean_load` and `unused_experts` (fraction of experts that receive no token).
     """
-    mean = tf.reduce_mean(load)
     return {
         "cv_importance": tf.sqrt(cv_squared(importance)),
         "cv_load": tf.sqrt(cv_squared(load)),
-        "max_over_mean_load": tf.math.divide_no_nan(tf.reduce_max(load), mean),
+        **load_metrics(load),
+    }
+
+
+def load_metrics(load: tf.Tensor) -> dict:
+    """`max_over_mean_load` and `unused_experts` of `balance_metrics`, for the same `load`."""
+    return {
+        "max_over_mean_load": tf.math.divide_no_nan(tf.reduce_max(load), tf.reduce_mean(load)),
         "unused_experts": tf.reduce_mean(tf.cast(tf.equal(load, 0), load.dtype)),
     }

@@ -104,7 +104,7 @@ def not_checked(mixture, row, sample):
     """Yields what cannot be checked for a mixture, and why."""
     name = mixture.name
     if f"{name}_cv_load" not in row:
-        yield f"{name}: use of experts (history.csv has no {name}_cv_load; is metrics false?)"
+        yield f"{name}: use of experts (history.csv has no {name}_cv_load; metrics must be all)"
     if mixture.selected > 1 and f"{name}/gate_entropy" not in sample:
         yield (
             f"{name}: gate values (logs/experts has no {name}/gate_entropy, which is measured on "

@@ -22,8 +22,8 @@ def test_a_fit_that_collapses():
     its layer.
     """
     keras.utils.set_random_seed(0)  # with other weights the loss can rise in epoch 2
-    collapsing = MoE(16, 4, gate=NoisyTopK(k=2, noise=False), name="first")
-    model = model_of(collapsing, MoE(1, 4, gate=Switch(), name="second"))
+    collapsing = MoE(16, 4, gate=NoisyTopK(2, 0, noise=False), metrics="all", name="first")
+    model = model_of(collapsing, MoE(1, 4, gate=Switch(), metrics="all", name="second"))
     x = np.ones([64, 3], np.float32)
     health = ExpertHealth([x])
     with pytest.warns(UserWarning) as caught:
@@ -57,7 +57,9 @@ def begun(model):
 
 def test_epoch_by_epoch():
     gate = NoisyTopK(k=2, importance_weight=0.1, load_weight=0.1)
-    health = begun(model_of(MoE(16, 4, gate=gate, capacity_factor=9.0, name="first")))
+    health = begun(
+        model_of(MoE(16, 4, gate=gate, capacity_factor=9.0, metrics="all", name="first"))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         health.on_epoch_end(0, {**logs_of(0.2), "first_max_over_mean_load": 1.2})
@@ -79,6 +81,6 @@ def test_epoch_by_epoch():
 
 
 def test_nothing_to_watch():
-    for layer in (keras.layers.Dense(2), MoE(4, 2, metrics=False)):
+    for layer in (keras.layers.Dense(2), MoE(4, 2, metrics=None), MoE(4, 2)):
         with pytest.raises(ValueError, match="has no mixture that measures the use of its experts"):
             begun(model_of(layer))

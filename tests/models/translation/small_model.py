@@ -27,7 +27,7 @@ def make_model(gate="batchwise", groups=None, kind="multiplicative", seed=1, **a
         return ProjectedLSTM(units, projection, return_sequences=True, name=name)
 
     def moe(name):
-        return MoE(4, 8, gate=GATES[gate](), groups=groups, name=name)
+        return MoE(4, 8, gate=GATES[gate](), groups=groups, metrics="all", name=name)
 
     dropout = arguments.get("dropout", 0.0)
     encoder = [lstm("encoder_1"), moe("encoder_moe"), lstm("encoder_2", 9, D)]

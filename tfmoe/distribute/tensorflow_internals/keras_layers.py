@@ -78,6 +78,13 @@ def outermost_layer(layer):
     return layer._get_call_context().entry_layer
 
 
+def call_context(layer):
+    """An object that is the same during one call of the outermost layer or model. Must be called
+    during a call, like `outermost_layer`.
+    """
+    return layer._get_call_context()
+
+
 def training_of_call(layer) -> bool:
     """Whether the current call trains, for a layer whose `call` has no argument `training`. Must be
     called during a call, like `outermost_layer`.

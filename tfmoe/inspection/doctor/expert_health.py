@@ -10,6 +10,7 @@ from tfmoe.inspection.doctor.finding import NOTE, Setting
 from tfmoe.inspection.doctor.mixture import mixture_of
 from tfmoe.inspection.routing import BatchRouter
 from tfmoe.inspection.use import use_of_experts
+from tfmoe.layers.expert_metrics import mode_of
 from tfmoe.layers.mixture_layer import mixtures_of
 
 
@@ -33,11 +34,10 @@ class ExpertHealth(keras.callbacks.Callback):
         checks: list of `tfmoe.inspection.doctor.Check`, all figures of the last epoch.
 
     Raises:
-        ValueError: at the beginning of `fit`, if the model has no mixture that measures the use of
-            its experts.
+        ValueError: at the beginning of `fit`, if the model has no mixture with `metrics="all"`.
 
     Example:
-        >>> moe = MoE(num_experts=4, hidden_units=8, gate=NoisyTopK(k=2), name="moe")
+        >>> moe = MoE(num_experts=4, hidden_units=8, gate=NoisyTopK(k=2), metrics="all", name="moe")
         >>> model = keras.Sequential([keras.Input([3]), moe])
         >>> model.compile("adam", "mse")
         >>> health = ExpertHealth()
@@ -53,10 +53,10 @@ class ExpertHealth(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         layers = mixtures_of(self.model)
-        if not any(layer.expert_metrics for layer in layers.values()):
+        if not any(mode_of(layer.expert_metrics) == "all" for layer in layers.values()):
             raise ValueError(
                 f"{self.model.name} has no mixture that measures the use of its experts: add a "
-                "tfmoe.layers.MoE with metrics=True"
+                "tfmoe.layers.MoE with metrics='all'"
             )
         self._rows, self._warned, self._router, self._tokens = [], set(), None, {}
 
