@@ -106,7 +106,17 @@ class ExpertMetrics(LayerMetrics):
         Args:
             gate: the mixture's gate.
             sums: the sums of the global batch; see `tfmoe.layers.global_sums.apply_sums`.
+
+        Raises:
+            ValueError: the gate measures something that its `METRICS` lacks.
         """
+        measures = gate.measures(sums)
+        unknown = sorted(measures.keys() - {*self.names})
+        if unknown:
+            raise ValueError(
+                f"{type(gate).__name__}.METRICS lacks {', '.join(map(repr, unknown))}, which its "
+                f"measures return; it has {gate.METRICS}"
+            )
         load = sums["load"]
         received = sums.get("received", load)
         selected = tf.reduce_sum(load)
@@ -120,7 +130,7 @@ class ExpertMetrics(LayerMetrics):
                 **balance_metrics(sums["importance"], received),
                 "dropped": tf.where(selected > 0, 1 - kept, 0),
                 "selected_per_token": tf.math.divide_no_nan(selected, sums["tokens"]),
-                **gate.measures(sums),
+                **measures,
             }
         )
 
