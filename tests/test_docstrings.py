@@ -14,7 +14,7 @@ from tfmoe.extras import is_installed, optional
 
 PACKAGES = [
     "classic", "distribute", "gating", "huggingface", "inspection", "keras_hub", "layers", "models",
-    "optimizers",
+    "optimizers", "testing",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ LAYERS = [
     ["layers"],
     ["models"],
     ["training", "analysis", "serving", "classic", "huggingface", "keras_hub"],
-    ["inspection"],
+    ["inspection", "testing"],
     ["config"],
     ["tasks"],
     ["cli"],

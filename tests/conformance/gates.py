@@ -3,12 +3,14 @@
 A new gate needs one entry in `GATES` here; the conformance tests fail for a gate without one.
 """
 
-import keras
-import tensorflow as tf
+import functools
 
-from tfmoe import gating
+import pytest
+
+from tfmoe import gating, testing
 from tfmoe.gating import Hierarchical
 from tfmoe.layers import MoE, MoELSTM
+from tfmoe.testing.mixtures import OTHER_LEVEL
 
 GATES = {
     "softmax": {
@@ -54,8 +56,6 @@ GATES = {
         "secondary": {"name": "softmax"},
     },
 }
-# The gate at the other level of a hierarchical mixture, when a gate is tested at one level.
-OTHER_LEVEL = {"name": "noisy_top_k", "k": 2, "importance_weight": 0.1, "load_weight": 0.2}
 # The gates that can be a level of a hierarchical mixture.
 AS_LEVEL = [
     name
@@ -63,11 +63,7 @@ AS_LEVEL = [
     if gate is not Hierarchical and not gate.needs_token_ids
 ]
 MIXTURES = {
-    "flat": lambda gate: {"gate": gate},
-    "groups": lambda gate: {"gate": gate, "groups": 4},
-    "outer": lambda gate: {"gate": Hierarchical(4, gate, OTHER_LEVEL)},
-    "without losses": lambda gate: {"gate": without_losses(gate)},
-    "inner": lambda gate: {"gate": Hierarchical(4, OTHER_LEVEL, gate)},
+    **testing.MIXTURES,
     "few groups": lambda gate: {"gate": Hierarchical(3, OTHER_LEVEL, gate)},
 }
 # Settings of a recurrent mixture.
@@ -104,6 +100,7 @@ def make_mixture(variant, num_experts=12, hidden_units=6, **options):
     `MoELSTM` with 5 units.
     """
     name, mixture = variant
+    options = {"metrics": "all", **options}
     if mixture in RECURRENT:
         arguments = {"gate": GATES[name], **RECURRENT[mixture], **options}
         return MoELSTM(num_experts, 5, name="moe", **arguments)
@@ -111,53 +108,18 @@ def make_mixture(variant, num_experts=12, hidden_units=6, **options):
     return MoE(num_experts, hidden_units, name="moe", **arguments, **options)
 
 
-def gate_options(layer, x):
-    """The argument `gate_inputs` of a call of a mixture: for a gate that needs token ids, integers
-    in 0..30 or so that are made from the inputs.
+def case_of(variant):
+    """The `tfmoe.testing.GateCase` of a variant."""
+    return testing.GateCase(functools.partial(make_mixture, variant), "-".join(variant))
+
+
+def parameters(variants, quick):
+    """Test parameters of variants; those that are not quick are marked slow.
 
     Args:
-        layer: the mixture.
-        x: `[..., D]`, a tensor, an array or a symbolic Keras tensor.
+        variants: list of `(gate, mixture)`.
+        quick: function of a variant.
     """
-    if not layer.needs_token_ids:
-        return {}
-    return {"gate_inputs": keras.ops.cast(10 * keras.ops.abs(x[..., 0]), "int32")}
-
-
-def has_loss(gate):
-    """Whether the configuration of a gate has a loss."""
-    return gate["name"] == "batchwise" or without_losses(gate) != gate
-
-
-def without_losses(gate):
-    """The configuration of a gate with all loss weights at 0."""
-    if not isinstance(gate, dict):
-        return gate
-    return {
-        key: 0.0 if key.endswith("_weight") else without_losses(value)
-        for key, value in gate.items()
-    }
-
-
-def draw_from_tokens(layer):
-    """Replaces the random draws of a mixture's gates by a function of the token, so that they are
-    the same on any number of devices.
-    """
-    levels = (layer.gate, getattr(layer.gate, "primary", None), layer.gate.secondary)
-    for level, gate in enumerate(levels):
-        for name in ("draw", "draw_jitter"):
-            if hasattr(gate, name):
-                setattr(gate, name, deterministic_draw(getattr(gate, name), level))
-
-
-def deterministic_draw(random_draw, level):
-    """A replacement for a gate's `draw`, with the same shape."""
-
-    def draw(inputs):
-        """`[T, …]`, different for every token and column, between -2 and 2."""
-        inputs = tf.stop_gradient(inputs)
-        token = tf.reduce_sum(inputs * (1.0 + tf.range(inputs.shape[-1], dtype=inputs.dtype)), 1)
-        expert = tf.range(random_draw(inputs).shape[1], dtype=inputs.dtype) + 10.0 * level
-        return 2 * tf.sin(5 * token[:, None] + 7 * expert[None])
-
-    return draw
+    for variant in variants:
+        marks = () if quick(variant) else pytest.mark.slow
+        yield pytest.param(variant, marks=marks, id="-".join(variant))

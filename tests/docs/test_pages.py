@@ -35,7 +35,6 @@ RUN = {
 QUICK = {
     "README.md",
     "docs/index.md",
-    "docs/guides/add_a_gate.md",
     "docs/guides/choose_a_gate.md",
 }
 TFMOE = get_command(app)

@@ -28,6 +28,7 @@ BY_NAME = [
     "models",
     "optimizers",
     "tasks",
+    "testing",
 ]
 BY_MODULE = ["analysis", "serving", "training"]
 OLD_NAMES = {"tfmoe.training.inspection", "tfmoe.training.expert_summaries"}

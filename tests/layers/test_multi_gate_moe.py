@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.gates import AS_LEVEL, GATES, draw_from_tokens
+from conformance.gates import AS_LEVEL, GATES
 from layers.small_task_mixtures import PLE, D, E, X, expert_outputs, random_layer
 
 from tfmoe import gating
 from tfmoe.gating import NoisyTopK, Softmax, Switch
 from tfmoe.inspection import mixtures_of, route_batches
 from tfmoe.layers import MoE, MultiGateMoE
+from tfmoe.testing.mixtures import draw_from_tokens
 
 # Gates that read features.
 TOP_2 = {"name": "noisy_top_k", "k": 2, "noise": False}

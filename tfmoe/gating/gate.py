@@ -56,6 +56,10 @@ class Gate(GateKernels):
     depends_on_batch = False
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        check_is_implemented(type(self))
+
     def route(
         self, inputs: tf.Tensor, training: bool = False, groups: Groups | None = None
     ) -> Routing:
@@ -68,7 +72,7 @@ class Gate(GateKernels):
                 at once, the groups of the rows; and which rows are padding. Pass it on to `logits`,
                 `features` and `routing_of_tokens`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement route(inputs, training)")
+        raise NotImplementedError(f"{type(self).__name__} must implement route")
 
     @property
     def num_selected(self) -> int:
@@ -118,9 +122,10 @@ class Gate(GateKernels):
         return copy_of(self, num_experts=num_experts, **changes)
 
     def routing_of_tokens(self, experts, weights, groups=None, **per_token) -> Routing:
-        """The `Routing` of tokens that select K experts each: `experts` `[T, K]` int32 ids, where
+        """The `Routing` of tokens that select K experts each: `experts` `[T, K]` integer ids, where
         id E drops an assignment, and `weights` `[T, K]`; other arguments as for `routing`.
         """
+        experts, weights = selection(type(self).__name__, experts, weights)
         experts, num_experts = global_expert_ids(experts, self.num_experts, groups)
         assignments = assign_tokens(experts, weights, num_experts, static_shapes())
         return self.routing(assignments, groups, **per_token)
@@ -133,7 +138,13 @@ class Gate(GateKernels):
 
     def call(self, inputs, training=False, groups=None, sequences=None):
         options = {"sequences": sequences} if self.needs_sequences else {}
-        return self.route(inputs, training=training, groups=groups, **options)
+        routing = self.route(inputs, training=training, groups=groups, **options)
+        if not isinstance(routing, Routing):
+            raise TypeError(
+                f"{type(self).__name__}.route must return a tfmoe.gating.Routing: return "
+                f"self.routing_of_tokens(experts, weights, groups); it returned {routing!r:.200}"
+            )
+        return routing
 
     @classmethod
     def current_settings(cls, settings: dict) -> dict:
@@ -164,3 +175,41 @@ def without_load_loss(settings):
         stacklevel=3,
     )
     return {**settings, "load_weight": 0.0}
+
+
+def check_is_implemented(cls):
+    """Raises a `TypeError` if a class of gates lacks what a mixture needs."""
+    needed = {
+        "route": "def route(self, inputs, training=False, groups=None), which returns "
+        "self.routing_of_tokens(experts, weights, groups)",
+        "num_selected": "the number of experts per token, a class attribute or a property",
+    }
+    for name, meaning in needed.items():
+        if getattr(cls, name) is getattr(Gate, name):
+            raise TypeError(f"{cls.__name__} must implement {name}: {meaning}")
+    if isinstance(cls.METRICS, str):
+        raise TypeError(
+            f"{cls.__name__}.METRICS must be a tuple of names, ({cls.METRICS!r},), got "
+            f"{cls.METRICS!r}"
+        )
+
+
+def selection(name, experts, weights):
+    """The checked arguments of `routing_of_tokens`: ids `[T, K]` int32 and weights `[T, K]`.
+
+    Args:
+        name: of the class, for the error.
+        experts: the ids.
+        weights: the weights.
+    """
+    experts, weights = tf.convert_to_tensor(experts), tf.convert_to_tensor(weights)
+    if not experts.dtype.is_integer:
+        raise ValueError(f"{name}.route: experts must be integer ids, got {experts.dtype.name}")
+    if not weights.dtype.is_floating:
+        raise ValueError(f"{name}.route: weights must be float, got {weights.dtype.name}")
+    if experts.shape.rank != 2 or not weights.shape.is_compatible_with(experts.shape):
+        raise ValueError(
+            f"{name}.route: experts and weights must both be [T, K], got the shapes "
+            f"{experts.shape} and {weights.shape}"
+        )
+    return tf.cast(experts, tf.int32), weights

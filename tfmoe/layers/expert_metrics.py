@@ -164,6 +164,9 @@ class ExpertMetrics(LayerMetrics):
             gate: the mixture's gate.
             sums: the sums of the global batch; see `tfmoe.layers.global_sums.apply_sums`.
             loss: the balancing loss, 0 for none; `None` outside of training.
+
+        Raises:
+            ValueError: the gate measures something that its `METRICS` lacks.
         """
         load = sums["load"]
         received = sums.get("received", load)
@@ -172,7 +175,7 @@ class ExpertMetrics(LayerMetrics):
             values = {
                 **balance_metrics(sums["importance"], received),
                 "selected_per_token": tf.math.divide_no_nan(tf.reduce_sum(load), sums["tokens"]),
-                **gate.measures(sums),
+                **measures_of(gate, sums),
             }
         else:
             values = load_metrics(received)
@@ -188,6 +191,22 @@ class ExpertMetrics(LayerMetrics):
         again = self._context is not None and self._context() is context
         self._context = weakref.ref(context)
         return again
+
+
+def measures_of(gate, sums):
+    """What a gate measures.
+
+    Raises:
+        ValueError: the gate measures something that its `METRICS` lacks.
+    """
+    measures = gate.measures(sums)
+    unknown = sorted(measures.keys() - {*gate.METRICS})
+    if unknown:
+        raise ValueError(
+            f"{type(gate).__name__}.METRICS lacks {', '.join(map(repr, unknown))}, which its "
+            f"measures return; it has {gate.METRICS}"
+        )
+    return measures
 
 
 def expert_metrics_or_none(layer, gate, metrics):
