@@ -113,7 +113,7 @@ GATES = {
     "groups": (lambda: MoE(8, 4, groups=3), "groups=3", "possible values: 1, 2, 4, 8"),
     "groups twice": (
         lambda: MoE(8, 4, groups=2, gate=Hierarchical(2, "noisy_top_k")),
-        "groups=2",
+        "got 2",
         "groups must be None with gate=Hierarchical",
     ),
     "levels of levels": (

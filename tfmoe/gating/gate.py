@@ -3,17 +3,15 @@
 Axes: T tokens, E experts, K experts per token, D model, G groups.
 """
 
-import warnings
 from typing import Any
 
 import tensorflow as tf
 
-from tfmoe.distribute.static_shapes import static_shapes
 from tfmoe.gating.copies import copy_of
 from tfmoe.gating.kernels import GateKernels
 from tfmoe.gating.micro_step import WHOLE_STEP, MicroStep
-from tfmoe.gating.routing import Groups, Routing, global_expert_ids, sums_of
-from tfmoe.ops.assignments import assign_tokens
+from tfmoe.gating.required import required
+from tfmoe.gating.routing import Groups, Routing, assignments_of, checked_routing, sums_of
 
 
 class Gate(GateKernels):
@@ -56,10 +54,7 @@ class Gate(GateKernels):
     depends_on_batch = False
     importance_weight = load_weight = 0.0  # of eq 7 and 11, for gates with these losses
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        check_is_implemented(type(self))
-
+    @required
     def route(
         self, inputs: tf.Tensor, training: bool = False, groups: Groups | None = None
     ) -> Routing:
@@ -72,12 +67,13 @@ class Gate(GateKernels):
                 at once, the groups of the rows; and which rows are padding. Pass it on to `logits`,
                 `features` and `routing_of_tokens`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement route")
+        raise NotImplementedError
 
     @property
+    @required
     def num_selected(self) -> int:
         """The number of experts per token, as a maximum or a mean."""
-        raise NotImplementedError(f"{type(self).__name__} must implement num_selected")
+        raise NotImplementedError
 
     def loss(self, sums: dict) -> tf.Tensor | None:
         """The loss that training adds: a scalar (`[G]` for G gates) or `None`. `sums` are those of
@@ -125,9 +121,8 @@ class Gate(GateKernels):
         """The `Routing` of tokens that select K experts each: `experts` `[T, K]` integer ids, where
         id E drops an assignment, and `weights` `[T, K]`; other arguments as for `routing`.
         """
-        experts, weights = selection(type(self).__name__, experts, weights)
-        experts, num_experts = global_expert_ids(experts, self.num_experts, groups)
-        assignments = assign_tokens(experts, weights, num_experts, static_shapes())
+        selection = experts, weights
+        assignments = assignments_of(type(self).__name__, selection, self.num_experts, groups)
         return self.routing(assignments, groups, **per_token)
 
     def routing(self, assignments, groups=None, **per_token) -> Routing:
@@ -139,12 +134,7 @@ class Gate(GateKernels):
     def call(self, inputs, training=False, groups=None, sequences=None):
         options = {"sequences": sequences} if self.needs_sequences else {}
         routing = self.route(inputs, training=training, groups=groups, **options)
-        if not isinstance(routing, Routing):
-            raise TypeError(
-                f"{type(self).__name__}.route must return a tfmoe.gating.Routing: return "
-                f"self.routing_of_tokens(experts, weights, groups); it returned {routing!r:.200}"
-            )
-        return routing
+        return checked_routing(type(self).__name__, routing)
 
     @classmethod
     def current_settings(cls, settings: dict) -> dict:
@@ -160,56 +150,3 @@ class Gate(GateKernels):
     def from_config(cls, config):
         settings = {k: v for k, v in config.items() if k not in cls.RETIRED}
         return super().from_config(cls.current_settings(settings))
-
-
-def without_load_loss(settings):
-    """`settings` with `load_weight` 0, and a warning if it was positive: for a configuration whose
-    load loss has no gradient.
-    """
-    weight = settings.get("load_weight")
-    if not isinstance(weight, (int, float)) or weight <= 0:
-        return settings
-    warnings.warn(
-        f"load_weight={weight} of a gate without noise is read as 0: without noise the load is a "
-        "count, so its loss had no gradient and trained nothing",
-        stacklevel=3,
-    )
-    return {**settings, "load_weight": 0.0}
-
-
-def check_is_implemented(cls):
-    """Raises a `TypeError` if a class of gates lacks what a mixture needs."""
-    needed = {
-        "route": "def route(self, inputs, training=False, groups=None), which returns "
-        "self.routing_of_tokens(experts, weights, groups)",
-        "num_selected": "the number of experts per token, a class attribute or a property",
-    }
-    for name, meaning in needed.items():
-        if getattr(cls, name) is getattr(Gate, name):
-            raise TypeError(f"{cls.__name__} must implement {name}: {meaning}")
-    if isinstance(cls.METRICS, str):
-        raise TypeError(
-            f"{cls.__name__}.METRICS must be a tuple of names, ({cls.METRICS!r},), got "
-            f"{cls.METRICS!r}"
-        )
-
-
-def selection(name, experts, weights):
-    """The checked arguments of `routing_of_tokens`: ids `[T, K]` int32 and weights `[T, K]`.
-
-    Args:
-        name: of the class, for the error.
-        experts: the ids.
-        weights: the weights.
-    """
-    experts, weights = tf.convert_to_tensor(experts), tf.convert_to_tensor(weights)
-    if not experts.dtype.is_integer:
-        raise ValueError(f"{name}.route: experts must be integer ids, got {experts.dtype.name}")
-    if not weights.dtype.is_floating:
-        raise ValueError(f"{name}.route: weights must be float, got {weights.dtype.name}")
-    if experts.shape.rank != 2 or not weights.shape.is_compatible_with(experts.shape):
-        raise ValueError(
-            f"{name}.route: experts and weights must both be [T, K], got the shapes "
-            f"{experts.shape} and {weights.shape}"
-        )
-    return tf.cast(experts, tf.int32), weights

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfmoe.gating.required import check_is_implemented
 from tfmoe.ops.argument_names import check_names
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.expert_matmul import grouped_matmul
@@ -34,6 +35,7 @@ class GateKernels(keras.layers.Layer):
     KEPT_PER_LOGIT = 4
 
     def __init__(self, num_experts: int | None = None, num_groups: int | None = None, **kwargs):
+        check_is_implemented(type(self))
         check_names(type(self), kwargs, HINTS)
         super().__init__(**kwargs)
         self.num_experts = None if num_experts is None else positive("num_experts", num_experts)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
-from tfmoe.ops.assignments import Assignments
+from tfmoe.distribute.static_shapes import static_shapes
+from tfmoe.ops.assignments import Assignments, assign_tokens
 from tfmoe.ops.padded_rows import expert_of_rows
 from tfmoe.ops.segments import segment_ids
 
@@ -210,3 +211,44 @@ def global_expert_ids(experts, num_experts, groups):
     total = groups.sizes.shape[0] * num_experts
     ids = groups.of_rows()[:, None] * num_experts + experts
     return tf.where(experts < num_experts, ids, total), total
+
+
+def checked_routing(name, routing):
+    """Returns what `route` returned, if it is a `Routing`; else raises a `TypeError`.
+
+    Args:
+        name: name of the gate's class.
+        routing: what its `route` returned.
+    """
+    if not isinstance(routing, Routing):
+        raise TypeError(
+            f"{name}.route must return a tfmoe.gating.Routing: return "
+            f"self.routing_of_tokens(experts, weights, groups); it returned {routing!r:.200}"
+        )
+    return routing
+
+
+def assignments_of(name, selection, num_experts, groups):
+    """The assignments of tokens that select K experts each.
+
+    Args:
+        name: name of the gate's class, for the error.
+        selection: the ids and the weights, `[T, K]`; see `Gate.routing_of_tokens`.
+        num_experts: E.
+        groups: `None`, or the `Groups` of the rows.
+
+    Raises:
+        ValueError: the ids or the weights have a wrong dtype or shape.
+    """
+    experts, weights = map(tf.convert_to_tensor, selection)
+    if not experts.dtype.is_integer:
+        raise ValueError(f"{name}.route: experts must be integer ids, got {experts.dtype.name}")
+    if not weights.dtype.is_floating:
+        raise ValueError(f"{name}.route: weights must be float, got {weights.dtype.name}")
+    if experts.shape.rank != 2 or not weights.shape.is_compatible_with(experts.shape):
+        raise ValueError(
+            f"{name}.route: experts and weights must both be [T, K], got the shapes "
+            f"{experts.shape} and {weights.shape}"
+        )
+    experts, total = global_expert_ids(tf.cast(experts, tf.int32), num_experts, groups)
+    return assign_tokens(experts, weights, total, static_shapes())

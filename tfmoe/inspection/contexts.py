@@ -1,11 +1,10 @@
 """The contexts of the tokens with the largest gate values of an expert (Table 9)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.inspection.routing import RoutedText
 
 
@@ -32,7 +31,7 @@ class Context(NamedTuple):
 def contexts(
     routed: RoutedText,
     expert: int,
-    vocabulary: Vocabulary | Subwords,
+    vocabulary: Any = None,
     number: int = 8,
     around: int = 5,
 ) -> list[Context]:
@@ -43,7 +42,7 @@ def contexts(
     Args:
         routed: a `RoutedText`.
         expert: i.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`.
+        vocabulary: the texts of ids, see `spelling`.
         number: maximum number of contexts.
         around: tokens shown on each side.
 
@@ -57,6 +56,8 @@ def contexts(
         raise ValueError(
             f"expert must be a number from 0 to {routed.num_experts - 1}, got {expert}"
         )
+    if hasattr(vocabulary, "get_vocabulary"):
+        vocabulary = vocabulary.get_vocabulary()  # once: a layer reads it from a table
     pairs = np.flatnonzero(routed.experts == expert)
     # Equal gate values are in random order: with one expert per token, many are 1.
     pairs = np.random.default_rng(0).permutation(pairs)
@@ -91,13 +92,58 @@ def line_bounds(routed, index):
     return np.searchsorted(routed.lines, line), np.searchsorted(routed.lines, line, side="right")
 
 
-def spelling(vocabulary: Vocabulary | Subwords) -> Callable[[int], str]:
-    """The function from an id to its word or subword.
+def spelling(vocabulary: Any = None) -> Callable[[int], str]:
+    """The function from an id to its text.
 
     Args:
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`.
+        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`; a list of texts, such as
+            `TextVectorization.get_vocabulary()`; a layer with this method; a tokenizer of KerasHub;
+            a function from an id to its text; or `None` for the ids themselves.
+
+    Raises:
+        ValueError: it is none of these; or, in a call, a list has no such id.
+
+    Example:
+        >>> spelling(["", "[UNK]", "cat"])(2)
+        'cat'
+        >>> spelling()(2)
+        '2'
     """
-    return vocabulary.piece if hasattr(vocabulary, "piece") else vocabulary.word
+    if vocabulary is None:
+        return str
+    for method in ("piece", "word", "id_to_token"):
+        if hasattr(vocabulary, method):
+            return getattr(vocabulary, method)
+    if hasattr(vocabulary, "get_vocabulary"):
+        vocabulary = vocabulary.get_vocabulary()
+    elif callable(vocabulary):
+        return vocabulary
+    if isinstance(vocabulary, (str, bytes)) or not hasattr(vocabulary, "__getitem__"):
+        raise ValueError(
+            "vocabulary must be a tfmoe.data_pipelines.Vocabulary or Subwords, a list of texts "
+            "(TextVectorization.get_vocabulary()), a function from an id to its text, or None, "
+            f"got {vocabulary!r:.100}"
+        )
+    return Words(vocabulary)
+
+
+class Words:
+    """The texts of ids, from a list or an array.
+
+    Args:
+        texts: the text of each id, from 0.
+    """
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __call__(self, index: int) -> str:
+        """The text of an id."""
+        if not 0 <= index < len(self.texts):
+            raise ValueError(
+                f"the vocabulary has the ids 0 to {len(self.texts) - 1}, and the text has {index}"
+            )
+        return str(self.texts[index])
 
 
 def join_tokens(vocabulary, ids):

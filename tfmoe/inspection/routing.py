@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tfmoe.inspection.calls import MixtureCalls, inputs_of
 from tfmoe.inspection.text import NumberedBatch
-from tfmoe.layers.mixture_layer import mixtures_of
+from tfmoe.inspection.token_ids import TokenIds
+from tfmoe.layers.mixture_layer import expert_layers_of
 
 
 class RoutedText(NamedTuple):
@@ -77,6 +78,13 @@ class BatchRouter:
     def __init__(self, model: keras.Model):
         self._calls = MixtureCalls(model, decision_of)
         self.mixtures = self._calls.mixtures
+        others = [] if self.mixtures else list(expert_layers_of(model))
+        if others:
+            warnings.warn(
+                f"there is no routing to inspect: {', '.join(others)} has no gate that selects "
+                "experts, since every expert of a SoftMoE computes averages of all tokens",
+                stacklevel=2,
+            )
 
     def __call__(self, batches: Iterable) -> dict[str, RoutedText]:
         """Routes batches, see `route_batches`."""
@@ -141,7 +149,7 @@ class TextRouter(BatchRouter):
 
     Args:
         model: a built Keras model, see `route_text`.
-        tokens: function that selects the token ids of a mixture, see `route_text`.
+        tokens: function or layer that returns the token ids of a mixture, see `route_text`.
 
     Call arguments:
         batches: batches of token ids, see `route_text`.
@@ -156,30 +164,17 @@ class TextRouter(BatchRouter):
         ValueError: if the model is not built.
     """
 
-    def __init__(self, model: keras.Model, tokens: Callable | None = None):
+    def __init__(self, model: keras.Model, tokens: Callable | keras.Layer | None = None):
         super().__init__(model)
-        if tokens is None and hasattr(model, "tokens_by_block"):
-            tokens = block_tokens(model)
-        self._tokens = tokens
+        self._token_ids = TokenIds(model, tokens)
 
     def ids(self, mixture, inputs, shape):
-        if self._tokens is not None:
-            inputs = self._tokens(mixture, inputs)
-        arrays = [np.asarray(x) for x in tf.nest.flatten(inputs)]
-        arrays = [x for x in arrays if np.issubdtype(x.dtype, np.integer)]
-        matching = [x for x in arrays if x.ndim == 2 and shape in (x.shape, (x.size,))]
-        if len(matching) != 1:
-            shapes = ", ".join(str(list(x.shape)) for x in arrays) or "none"
-            raise ValueError(
-                f"{mixture} processes positions of shape {list(shape)}, and exactly one input of "
-                f"integer token ids must have this shape [B, S], got {shapes}: pass tokens=… to "
-                "select the ids, or use route_batches, which needs no token ids"
-            )
-        return matching[0]
+        ids = self._token_ids(mixture, inputs, shape)
+        return super().ids(mixture, inputs, shape) if ids is None else ids
 
 
 def route_text(
-    model: keras.Model, batches: Iterable, tokens: Callable | None = None
+    model: keras.Model, batches: Iterable, tokens: Callable | keras.Layer | None = None
 ) -> dict[str, RoutedText]:
     """Routes a text through a model and records the experts of each token.
 
@@ -192,8 +187,13 @@ def route_text(
             are skipped.
         batches: `NumberedBatch`es (from `numbered_batches` or `numbered_pairs`), or `(inputs,
             targets)` as in `fit`, whose rows are numbered consecutively as lines.
-        tokens: for a model with several inputs of token ids: a function `(mixture name, inputs) ->
-            ids [B, S]` that returns the token ids of a mixture's positions.
+            Several inputs are a dictionary or a tuple in this tuple: `((first, second),)`.
+        tokens: a function `(mixture name, inputs) -> ids [B, S]` that returns the token ids of a
+            mixture's positions, or `None` for a mixture that processes no tokens: then positions
+            are ids. Or a layer that computes the ids of the inputs, such as `TextVectorization`.
+            `None` for the only integer input with the mixture's positions; for the input
+            `token_ids` (KerasHub) of several; for what the model's only `TextVectorization` layer
+            returns, if it has one and no integer input.
 
     Returns:
         `{name of the layer: RoutedText}`, in order of execution, by the names of `mixtures_of`. The
@@ -291,22 +291,6 @@ def join_steps(decisions):
         np.concatenate([step.experts for step in decisions]),
         np.concatenate([step.gates for step in decisions]),
     )
-
-
-def block_tokens(model):
-    """The argument `tokens` of `route_text` for a model with the method `tokens_by_block`."""
-    names = {id(mixture): name for name, mixture in mixtures_of(model).items()}
-    block_indices = {
-        names[id(mixture)]: index
-        for index, block in enumerate(model.blocks)
-        for mixture in mixtures_of(block).values()
-    }
-
-    def tokens(mixture, inputs):
-        index = block_indices.get(mixture)
-        return inputs if index is None else model.tokens_by_block(inputs)[index]
-
-    return tokens
 
 
 def as_numbered_batch(batch, num_rows):

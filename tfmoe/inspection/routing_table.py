@@ -2,11 +2,11 @@
 
 import csv
 import os
+from typing import Any
 
 import numpy as np
 
 from tfmoe.analysis.printable import cell
-from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.data_pipelines.atomic_write import atomic_write
 from tfmoe.extras import is_installed, optional
 from tfmoe.inspection.contexts import spelling
@@ -27,13 +27,13 @@ ROW = np.dtype(list(COLUMNS.items()))
 
 
 def routing_table(
-    routed: dict[str, RoutedText], vocabulary: Vocabulary | Subwords, pandas: bool | None = None
+    routed: dict[str, RoutedText], vocabulary: Any = None, pandas: bool | None = None
 ):
     """Converts the routing of a text to a table.
 
     Args:
         routed: `{name of the layer: RoutedText}`, the output of `route_text`.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the text of tokens.
+        vocabulary: the texts of ids, see `spelling`; `None` for the ids as text.
         pandas: whether to return a `pandas.DataFrame`; `None` for `True` if pandas is installed.
 
     Returns:
@@ -67,9 +67,7 @@ def routing_table(
     return data_frames.DataFrame({name: table[name] for name in COLUMNS})
 
 
-def write_routing_table(
-    routed: dict[str, RoutedText], vocabulary: Vocabulary | Subwords, path: str | os.PathLike
-):
+def write_routing_table(routed: dict[str, RoutedText], vocabulary: Any, path: str | os.PathLike):
     """Writes the table of `routing_table` as CSV, with six digits of gate values.
 
     Tokens and layer names that a spreadsheet would read as formulas have the prefix `'`. After
@@ -78,7 +76,7 @@ def write_routing_table(
 
     Args:
         routed: `{name of the layer: RoutedText}`, the output of `route_text`.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`, for the text of tokens.
+        vocabulary: the texts of ids, see `spelling`; `None` for the ids as text.
         path: path of the file, which appears under its name when it is complete.
     """
     with atomic_write(path) as file:

@@ -8,12 +8,12 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfmoe.analysis.operations import ops_per_timestep
-from tfmoe.data_pipelines import Subwords, Vocabulary
 from tfmoe.distribute import is_mixed
 from tfmoe.inspection import (
     BatchRouter,
@@ -23,6 +23,7 @@ from tfmoe.inspection import (
     noise_deviation,
     over_mean,
     special_experts,
+    spelling,
     use_of_experts,
 )
 from tfmoe.inspection.calls import MixtureCalls, inputs_of
@@ -50,7 +51,8 @@ class ExpertSummaries(keras.callbacks.Callback):
         directory: folder of the event files, such as `logs/experts` in a run's folder.
         batches: the sample, a list of batches with a few thousand words: for `route_text` with a
             vocabulary, else for `route_batches`.
-        vocabulary: a `tfmoe.data_pipelines.Vocabulary` or `Subwords`; `None` to write no contexts.
+        vocabulary: the texts of ids, see `spelling`, such as `TextVectorization.get_vocabulary()`;
+            `None` to write no contexts.
         experts: number of experts with contexts; the most specialised ones are chosen.
         number: number of contexts per expert.
         tokens: with a vocabulary, the argument `tokens` of `route_text`.
@@ -63,15 +65,16 @@ class ExpertSummaries(keras.callbacks.Callback):
         self,
         directory: str | os.PathLike,
         batches: Iterable = (),
-        vocabulary: Vocabulary | Subwords | None = None,
+        vocabulary: Any = None,
         experts: int = 4,
         number: int = 5,
-        tokens: Callable | None = None,
+        tokens: Callable | keras.Layer | None = None,
     ):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.batches = list(batches)
         self.vocabulary = vocabulary
+        spelling(vocabulary)  # raises an error for what is none
         self.experts = experts
         self.number = number
         self.tokens = tokens

@@ -72,7 +72,7 @@ class ExpertUse(NamedTuple):
 
 
 def expert_use(
-    model: keras.Model, batches: Iterable, tokens: Callable | None = None
+    model: keras.Model, batches: Iterable, tokens: Callable | keras.Layer | None = None
 ) -> dict[str, ExpertUse]:
     """Measures the use of experts in all mixtures of a model on a text.
 
@@ -81,7 +81,7 @@ def expert_use(
     Args:
         model: a built Keras model, see `route_text`.
         batches: batches of token ids, see `route_text`.
-        tokens: function that selects the token ids of a mixture, see `route_text`.
+        tokens: function or layer that returns the token ids of a mixture, see `route_text`.
 
     Returns:
         `{name of the layer: ExpertUse}`, empty if the model has no mixture.

@@ -167,10 +167,7 @@ class MoE(MixtureLayer):
         gate = gating.get(gate)
         if groups is not None:
             if gate.groups is not None:
-                raise ValueError(
-                    f"groups must be None with gate=Hierarchical(…), which has {gate.groups}, got "
-                    f"groups={groups!r}"
-                )
+                raise ValueError(f"groups must be None with gate=Hierarchical(…), got {groups!r}")
             gate = gating.Hierarchical(groups=groups, primary=gate)
         # The dtype of the variables: under mixed precision the gate computes in float32.
         self.gate = gate.for_experts(self.num_experts, name="gate", dtype=self.variable_dtype)

@@ -39,9 +39,10 @@ def argument_names(cls: type) -> list[str]:
     """The names of the constructor arguments of a class and of the classes that it derives from,
     without those that every Keras layer has.
     """
-    names = {}
+    names = {}  # in order
     for base in cls.__mro__:
-        if "__init__" in vars(base) and not base.__module__.startswith("keras."):
-            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            names.update({p.name: None for p in parameters if p.kind not in VARIADIC})
+        constructor = vars(base).get("__init__")
+        if constructor is not None and not base.__module__.startswith("keras."):
+            parameters = list(inspect.signature(constructor).parameters.values())[1:]
+            names.update({p.name: True for p in parameters if p.kind not in VARIADIC})
     return [name for name in names if name not in OF_KERAS]

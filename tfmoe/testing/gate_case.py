@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfmoe import gating
-from tfmoe.gating import Gate, Hierarchical
+from tfmoe.gating import Gate
 from tfmoe.testing.device_runs import Result, train
 from tfmoe.testing.mixtures import MIXTURES, gate_options, make_mixture
 
@@ -146,7 +146,7 @@ def gate_cases(
     """
     resolved = gating.get(gate)
     if mixtures is None:
-        is_level = not (resolved.needs_token_ids or isinstance(resolved, Hierarchical))
+        is_level = not resolved.needs_token_ids and resolved.secondary is None
         mixtures = MIXTURES if is_level else ("flat",)
     if not isinstance(mixtures, Mapping):
         unknown = [name for name in mixtures if name not in MIXTURES]
