@@ -120,7 +120,7 @@ def test_ids_of_64_bits():
 
 
 def test_metric_without_a_name():
-    model = keras.Sequential([MoE(4, 8, gate=Unknown())])
+    model = keras.Sequential([MoE(4, 8, gate=Unknown(), metrics="all")])
     model.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match=r"Unknown.METRICS lacks 'laod', which its measures.*load"):
         model.fit(X, X, verbose=0)

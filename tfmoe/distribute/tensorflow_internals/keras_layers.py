@@ -33,28 +33,25 @@ class LossesOfReplicas:
     replica added. Keras has one list, and the threads of a `MirroredStrategy` add to it in turn.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._replicas = ReplicasOfLosses()
-
     def add_loss(self, loss):
         super().add_loss(loss)
-        self._replicas.of_losses[id(loss)] = thread_of_replica()
+        replicas_of_losses(self)[id(loss)] = thread_of_replica()
 
     def _get_own_losses(self):
         losses, replica = super()._get_own_losses(), thread_of_replica()
-        return [x for x in losses if self._replicas.of_losses.get(id(x), replica) == replica]
+        owners = replicas_of_losses(self)
+        return [loss for loss in losses if owners.get(id(loss), replica) == replica]
 
     def _clear_losses(self):
         super()._clear_losses()
-        self._replicas.of_losses.clear()
+        replicas_of_losses(self).clear()
 
 
-class ReplicasOfLosses:
-    """The replicas of a layer's losses, by the losses' ids. Keras tracks no such object."""
-
-    def __init__(self):
-        self.of_losses = {}
+def replicas_of_losses(layer):
+    """The replica of each loss of a layer, by the loss' id; a dictionary that Keras does not
+    track.
+    """
+    return vars(layer).setdefault("_replicas_of_losses", {})
 
 
 def thread_of_replica():
