@@ -3,7 +3,6 @@
 Axes: T tokens, E experts, K experts per token, D model, G groups.
 """
 
-import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -31,8 +30,7 @@ class Gate(GateKernels):
     - `kernel_names`: the names of the gate's `[D, E]` matrices.
     - `METRICS`: the names of all values that `measures` can return.
     - `RETIRED`: constructor arguments of old configurations, which had no effect.
-    - `estimates_load`: whether `route` with `training` returns the sum `smooth_load`, an estimate
-      of the load that has a gradient (eq 10).
+    - `estimates_load`: whether `route` in training returns the sum `smooth_load` (eq 10).
     - `groups`, `secondary`: the group count and the inner gate of a hierarchical gate.
     - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
     - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
@@ -137,30 +135,10 @@ class Gate(GateKernels):
 
     @classmethod
     def current_settings(cls, settings: dict) -> dict:
-        """Converts constructor arguments of a configuration, which may be an old one, to those that
-        the constructor accepts, with the same effect.
-
-        Args:
-            settings: `{argument: value}`; may lack some, and is not validated.
-        """
+        """Arguments of a configuration, which may be an old one, as the constructor accepts them."""
         return settings
 
     @classmethod
     def from_config(cls, config):
         settings = {k: v for k, v in config.items() if k not in cls.RETIRED}
         return super().from_config(cls.current_settings(settings))
-
-
-def without_load_loss(settings):
-    """`settings` with `load_weight` 0, and a warning if it was positive: for a configuration whose
-    load loss has no gradient.
-    """
-    weight = settings.get("load_weight")
-    if not isinstance(weight, (int, float)) or weight <= 0:
-        return settings
-    warnings.warn(
-        f"load_weight={weight} of a gate without noise is read as 0: without noise the load is a "
-        "count, so its loss had no gradient and trained nothing",
-        stacklevel=3,
-    )
-    return {**settings, "load_weight": 0.0}
