@@ -135,7 +135,7 @@ class Gate(GateKernels):
 
     @classmethod
     def current_settings(cls, settings: dict) -> dict:
-        """Arguments of a configuration, which may be an old one, as the constructor accepts them."""
+        """Arguments of a configuration, which may be old, as the constructor accepts them."""
         return settings
 
     @classmethod
