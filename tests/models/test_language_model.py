@@ -18,7 +18,7 @@ WORDS = 4 + 2 + 3
 
 def make_model(num_sampled=None, dropout=0.0, noise=True, seed=1, groups=None):
     keras.utils.set_random_seed(seed)
-    gate = NoisyTopK(k=2, importance_weight=0.1, load_weight=0.1, noise=noise)
+    gate = NoisyTopK(k=2, noise=noise)
     layers = [
         ProjectedLSTM(D, return_sequences=True, name="lstm_1"),
         MoE(4, 8, gate=gate, groups=groups, metrics="all", name="moe"),

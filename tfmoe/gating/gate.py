@@ -29,8 +29,7 @@ class Gate(GateKernels):
     - `kernel_names`: the names of the gate's `[D, E]` matrices.
     - `METRICS`: the names of all values that `measures` can return.
     - `RETIRED`: constructor arguments of old configurations, which had no effect.
-    - `estimates_load`: whether `route` with `training` returns the sum `smooth_load`, an estimate
-      of the load that has a gradient (eq 10).
+    - `estimates_load`: whether `route` in training returns the sum `smooth_load` (eq 10).
     - `groups`, `secondary`: the group count and the inner gate of a hierarchical gate.
     - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
     - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
@@ -138,12 +137,7 @@ class Gate(GateKernels):
 
     @classmethod
     def current_settings(cls, settings: dict) -> dict:
-        """Converts constructor arguments of a configuration, which may be an old one, to those that
-        the constructor accepts, with the same effect.
-
-        Args:
-            settings: `{argument: value}`; may lack some, and is not validated.
-        """
+        """Arguments of a configuration, which may be old, as the constructor accepts them."""
         return settings
 
     @classmethod

@@ -15,8 +15,8 @@ from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
 from tfmoe.gating.gate import Gate
-from tfmoe.gating.learned_gate import without_load_loss
 from tfmoe.gating.micro_step import WHOLE_STEP
+from tfmoe.gating.old_settings import without_load_loss
 from tfmoe.gating.registry import FLAT_GATES, gate_of
 from tfmoe.gating.routing import Routing, groups_of
 from tfmoe.ops.arguments import non_negative, positive

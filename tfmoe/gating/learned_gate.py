@@ -140,18 +140,3 @@ def warn_of_constant_weights(gate):
             "tfmoe.gating.Switch.",
             stacklevel=3,
         )
-
-
-def without_load_loss(settings):
-    """`settings` with `load_weight` 0, and a warning if it was positive: for a configuration whose
-    load loss has no gradient.
-    """
-    weight = settings.get("load_weight")
-    if not isinstance(weight, (int, float)) or weight <= 0:
-        return settings
-    warnings.warn(
-        f"load_weight={weight} of a gate without noise is read as 0: without noise the load is a "
-        "count, so its loss had no gradient and trained nothing",
-        stacklevel=3,
-    )
-    return {**settings, "load_weight": 0.0}

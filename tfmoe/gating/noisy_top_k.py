@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from tfmoe.distribute import random_draws
-from tfmoe.gating.learned_gate import LearnedGate, without_load_loss
+from tfmoe.gating.learned_gate import LearnedGate
+from tfmoe.gating.old_settings import without_load_loss
 from tfmoe.gating.routing import draws_of_tokens
 from tfmoe.ops.arguments import non_negative
 from tfmoe.ops.balancing import importance_loss, load_loss, weighted_losses, z_loss

@@ -43,7 +43,7 @@ class ExpertHealth(keras.callbacks.Callback):
         >>> health = ExpertHealth()
         >>> history = model.fit(np.ones([8, 3]), np.ones([8, 3]), verbose=0, callbacks=[health])
         >>> [figure.name for figure, finding in health.checks]
-        ['loss', 'moe_cv_load']
+        ['loss', 'moe_cv_load', 'moe: balancing loss / loss']
     """
 
     def __init__(self, batches=()):
