@@ -23,7 +23,7 @@ TRAINING_METRICS = {"balancing_loss"}  # in training only
 CHECKS = testing.GATE_CHECKS
 OF_TRAINED = ("training", "metrics", "evaluation", "keras_file", "weights_file", "parameters")
 BY_FORMULA = ("routing", "dense_formula", "function", "padding", "order")
-QUICK = [("noisy_top_k", "flat"), ("batchwise", "inner")]  # of the checks by formula
+QUICK = [("noisy_top_k", "flat")]  # of the checks by formula
 # Of other tests in this folder.
 COMPILED = {"static_shapes", "xla", "portable"}
 ON_DEVICES = {"updates", "two_devices", "four_devices"}
@@ -70,7 +70,7 @@ def test_check_of_the_trained_model(check, trained):
     CHECKS[check](trained)
 
 
-@pytest.mark.parametrize("variant", parameters(VARIANTS, QUICK[:1].__contains__), indirect=True)
+@pytest.mark.parametrize("variant", parameters(VARIANTS, QUICK.__contains__), indirect=True)
 def test_saved_model(trained):
     CHECKS["saved_model"](trained)
 
