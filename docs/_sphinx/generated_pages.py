@@ -89,6 +89,7 @@ ORDER = {
     "guides": [
         "guides/installation",
         "guides/your_own_keras_model",
+        "guides/the_layer_in_detail",
         "guides/a_transformer",
         "guides/transformers",
         "guides/choose_a_gate",

@@ -36,6 +36,7 @@ QUICK = {
     "README.md",
     "docs/index.md",
     "docs/guides/choose_a_gate.md",
+    "docs/guides/your_own_keras_model.md",
 }
 TFMOE = get_command(app)
 MAIN = TFMOE.make_context("tfmoe", [], resilient_parsing=True)
