@@ -28,7 +28,7 @@ print(keras.models.load_model(sys.argv[1]).get_layer("moe").num_experts, "expert
 
 def test_error_and_import_of_the_guide(tmp_path):
     path = tmp_path / "model.keras"
-    keras.Sequential([keras.Input([4]), MoE(3, 8, name="moe")]).save(path)
+    keras.Sequential([keras.Input([4]), MoE(5, 8, name="moe")]).save(path)
     text = GUIDE.read_text(encoding="utf-8")
     section = text[text.index("## Save") :]
     (error,) = re.findall(r"```text\nTypeError: …(.*?) …\n```", section, re.DOTALL)
@@ -36,4 +36,4 @@ def test_error_and_import_of_the_guide(tmp_path):
     command = [sys.executable, "-c", PROGRAM.format(imports=imports), str(path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert " ".join(error.split()) in " ".join(output.split())
-    assert output.endswith("3 experts\n")
+    assert output.endswith("5 experts\n")
