@@ -114,6 +114,7 @@ def test_a_closed_pipe(start, translator):
     process = start(translator.parent, "translate", "run", "--input", str(source))
     assert process.stdout.readline()
     process.stdout.close()
-    err = process.stderr.read()
+    with process.stderr as stream:
+        err = stream.read()
     assert "rror" not in err.replace("absl::InitializeLog", ""), err
     assert process.wait(timeout=120) == 141

@@ -1,5 +1,7 @@
 import itertools
 
+import pytest
+
 from tfmoe.data_pipelines.python_text import python_sentences, source_sentences
 
 SOURCE = '''
@@ -29,6 +31,29 @@ def test_f_strings_are_strings():
     source = source.replace('f"{c}"', "f'{c}'")  # which Python 3.11 can read
     (words,) = source_sentences(source)
     assert " ".join(words) == """a = ' short ' + "" + "" + "" ;"""
+
+
+# Python 3.11 reads an f-string as one token, later ones as many: the words must be the same. Each
+# line is source and the words of what follows `a = b +`.
+F_STRINGS = {
+    """f'plain'""": "' plain '",
+    """F"plain" 'too'""": "' plain ' ' too '",
+    """rf'{x}' fr"\\d{{3}}" Rb'bytes'""": '"" "" \' bytes \'',
+    """f"{x!r:>{width}.{digits}f} of {y['key']:,}" + z""": '"" + z',
+    """f"{{literal}}" + f'{x=}' + f"{'nested' if y else f'{z}'}\"""": '"" + "" + ""',
+    """f'''three
+    lines { x } of "text"
+    ''' + c""": '"" + c',
+    """f(f"{x:{f'{y}'}}", g=f"")""": 'f ( "" , g = "" )',
+    """(f"first "  # a comment
+       f"second {x[1:2]} third")""": '( "" "" )',
+}
+
+
+@pytest.mark.parametrize("source", F_STRINGS)
+def test_f_strings_on_every_python(source):
+    (words,) = source_sentences(f"a = b + {source}\nc = d + e + f\n")
+    assert " ".join(words) == f"a = b + {F_STRINGS[source]} ; c = d + e + f ;"
 
 
 def test_long_lines_and_errors():
