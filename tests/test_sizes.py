@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MAX_FUNCTION_LINES = 80  # docstring included
 MAX_FILE_LINES = 350
-SMALLER = {"tfmoe/layers/moe.py": 300, "tfmoe/gating/gate.py": 155}
+SMALLER = {"tfmoe/layers/moe.py": 300, "tfmoe/gating/gate.py": 160}
 FILES = [
     path
     for folder in ("tfmoe", "data_pipelines", "benchmarks")

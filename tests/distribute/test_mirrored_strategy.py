@@ -37,3 +37,23 @@ def test_fit(replicas):
         np.testing.assert_allclose(actual[name], values, rtol=1e-5, err_msg=name)
     for weight, other in zip(weights, expected_weights, strict=True):
         np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_outside_of_replicas_are_those_of_all():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        mixture = MoE(4, 4, NoisyTopK(2))
+        mixture.build((None, 3))
+
+    def number_of_losses():
+        mixture(tf.ones([2, 3]), training=True)
+        return tf.constant(len(mixture.losses))
+
+    @tf.function(autograph=False)
+    def run():
+        counts = strategy.run(number_of_losses)
+        return strategy.experimental_local_results(counts), tf.constant(len(mixture.losses))
+
+    counts, total = run()
+    assert [int(count) for count in counts] == [1, 1]
+    assert int(total) == 2

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.gating import Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.gating import Gate, Hierarchical, NoisyTopK, Softmax, Switch
+from tfmoe.layers import MoE
 from tfmoe.ops import balancing, routing
 
 X = np.random.default_rng(0).standard_normal((9, 3))
@@ -300,3 +301,35 @@ def test_wrong_arguments(arguments, message):
 def test_use_without_num_experts():
     with pytest.raises(ValueError, match=r"Hierarchical has no num_experts"):
         Hierarchical(2, NoisyTopK(k=2))(tf.zeros([2, 3]))
+
+
+@keras.saving.register_keras_serializable("test_hierarchical")
+class Estimating(Gate):
+    """A gate with a load loss of its own, which does not say that it estimates the load."""
+
+    num_selected = 1
+
+    def __init__(self, load_weight=0.2, **kwargs):
+        super().__init__(**kwargs)
+        self.load_weight = load_weight
+
+    def route(self, inputs, training=False, groups=None):
+        logits = self.logits("gate_kernel", inputs, groups)
+        weights, experts = tf.math.top_k(tf.sigmoid(logits), 1)
+        load = {"smooth_load": tf.nn.softmax(logits)} if training else {}
+        return self.routing_of_tokens(experts, weights, groups, **load)
+
+    def get_config(self):
+        return {**super().get_config(), "load_weight": self.load_weight}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gate": Estimating(), "groups": 2}, {"gate": Hierarchical(2, Estimating(), load_weight=0.2)}],
+)
+def test_a_gate_of_a_user_may_estimate_its_load(options):
+    layer = MoE(4, 8, **options)
+    layer(np.random.default_rng(0).normal(size=[32, 6]).astype("float32"), training=True)
+    assert layer.gate.load_weight == 0.2
+    assert len(layer.losses) == 1 and float(layer.losses[0]) > 0
+    assert Hierarchical.from_config(layer.gate.get_config()).load_weight == 0.2

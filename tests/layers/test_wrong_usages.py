@@ -128,6 +128,26 @@ GATES = {
         "got float32",
         "must be integers",
     ),
+    "groups that are not passed on": (
+        lambda: called(MoE(4, 4, gate=Forgetful(), groups=2)),
+        "Forgetful.route",
+        "must pass its argument groups on",
+    ),
+    "a branch": (
+        lambda: fitted(Branch(name="m")),
+        "branch of tf.cond",
+        "call the layer outside of it",
+    ),
+    "a function": (
+        lambda: fitted(Function(name="m")),
+        "tf.function within the model",
+        "call the layer outside of it",
+    ),
+    "a loss of another gate": (
+        lambda: TopK(k=2, load_weight=0.1),
+        "load_weight=0.1",
+        "balance_weight=0.1",
+    ),
     "a loop": (
         lambda: tf.function(LAYERS.RNN(Cell(Batchwise(k=2)), name="rnn"))(X[None]),
         "loop",
@@ -213,6 +233,33 @@ class Cell(keras.Layer):
 
     def call(self, inputs, states, training=True):
         return self.mixture(inputs + states[0], training=True), states
+
+
+class Forgetful(Gate):
+    num_selected = 1
+
+    def route(self, inputs, training=False, groups=None):
+        weights, experts = tf.math.top_k(self.logits("gate_kernel", inputs, groups), 1)
+        return self.routing_of_tokens(experts, weights)
+
+
+class Branch(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.mixture = MoE(4, 4, gate=NoisyTopK(k=2))
+
+    def call(self, x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: self.mixture(x, training=True), lambda: x)
+
+
+class Function(Branch):
+    def call(self, x):
+        return tf.function(lambda x: self.mixture(x, training=True), autograph=False)(x)
+
+
+def fitted(model):
+    model.compile("sgd", "mse")
+    model.fit(X, X, verbose=0)
 
 
 def built():

@@ -190,6 +190,22 @@ def test_a_mistake_is_found(gate, check, message):
         CHECKS[check](case)
 
 
+class HidesASetting(Good):
+    def __init__(self, k=2, temperature=1.0, **kwargs):
+        super().__init__(k, **kwargs)
+        self._temperature = temperature
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": 1.0}
+
+
+def test_a_lost_setting_in_a_private_attribute_is_found():
+    keras.saving.register_keras_serializable("test_gate_checks")(HidesASetting)
+    (case,) = testing.gate_cases(HidesASetting(temperature=5.0), ["flat"]).values()
+    with pytest.raises(AssertionError, match=r"_temperature is 5.0, and in a copy 1.0"):
+        CHECKS["configuration"](case)
+
+
 def test_the_error_says_what_holds_and_what_is_usually_wrong():
     with pytest.raises(AssertionError) as raised:
         testing.check_gate(SelectsTwice(), ["flat"], skip={*CHECKS} - {"routing"})

@@ -68,6 +68,7 @@ class Batchwise(LearnedGate):
     RETIRED = ("load_weight",)
     KEPT_PER_LOGIT = 2  # G_σ, and its excess over the thresholds (eq 20)
     METRICS = ("threshold_precision", "threshold_recall", "experts_per_token", "unrouted")
+    estimates_load = False
 
     def __init__(self, k: int = 4, importance_weight: float = 0.0, **kwargs):
         super().__init__(**kwargs)

@@ -78,6 +78,7 @@ class BiasBalanced(LearnedGate):
     """
 
     KEPT_PER_LOGIT = 2  # the scores, and their shares of the sum
+    estimates_load = False
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class ExpertChoice(NoSavedModel, LearnedGate):
     KEPT_PER_LOGIT = 1  # S
     METRICS = ("experts_per_token", "unrouted")
     depends_on_batch = True
+    estimates_load = False
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class ExpertThreshold(LearnedGate):
 
     KEPT_PER_LOGIT = 1  # S
     METRICS = ("experts_per_token", "unrouted")
+    estimates_load = False
 
     def __init__(self, k: int = 4, ema: float = 0.99, **kwargs):
         super().__init__(**kwargs)

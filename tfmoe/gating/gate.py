@@ -29,7 +29,8 @@ class Gate(GateKernels):
     - `kernel_names`: the names of the gate's `[D, E]` matrices.
     - `METRICS`: the names of all values that `measures` can return.
     - `RETIRED`: constructor arguments of old configurations, which had no effect.
-    - `estimates_load`: whether `route` in training returns the sum `smooth_load` (eq 10).
+    - `estimates_load`: whether `route` with `training` returns the sum `smooth_load`, an estimate
+      of the load that has a gradient (eq 10); `None` if the class does not say.
     - `groups`, `secondary`: the group count and the inner gate of a hierarchical gate.
     - `needs_token_ids`: whether `route` reads the token ids, `[T]` int32, instead of the inputs.
     - `needs_sequences`: whether `route` has the further argument `sequences`: the `Groups` of the
@@ -47,7 +48,7 @@ class Gate(GateKernels):
     secondary: Any = None
     minimum_capacity = 0
     capacity_priority = "position"
-    estimates_load = False
+    estimates_load: bool | None = None
     needs_token_ids = False
     needs_sequences = False
     depends_on_batch = False
@@ -120,6 +121,7 @@ class Gate(GateKernels):
         """The `Routing` of tokens that select K experts each: `experts` `[T, K]` integer ids, where
         id E drops an assignment, and `weights` `[T, K]`; other arguments as for `routing`.
         """
+        self.check_groups(groups)
         selection = experts, weights
         assignments = assignments_of(type(self).__name__, selection, self.num_experts, groups)
         return self.routing(assignments, groups, **per_token)
@@ -144,3 +146,11 @@ class Gate(GateKernels):
     def from_config(cls, config):
         settings = {k: v for k, v in config.items() if k not in cls.RETIRED}
         return super().from_config(cls.current_settings(settings))
+
+
+def any_estimates_load(*gates):
+    """Whether any of the gates estimates its load; `None` if one does not say."""
+    flags = {gate.estimates_load for gate in gates}
+    if True in flags:
+        return True
+    return None if None in flags else False

@@ -49,6 +49,7 @@ class GShard(LimitedGate):
 
     num_selected = 2
     capacity_priority = "choice"
+    estimates_load = False
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class Hash(Gate):
     kernel_names = ()
     needs_token_ids = True
     num_selected = 1
+    estimates_load = False
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.exchange import Local
 from tfmoe.distribute.shards import shard_bounds, sharded
-from tfmoe.gating.gate import Gate
+from tfmoe.gating.gate import Gate, any_estimates_load
 from tfmoe.gating.micro_step import WHOLE_STEP
 from tfmoe.gating.old_settings import without_load_loss
 from tfmoe.gating.registry import FLAT_GATES, gate_of
@@ -93,10 +93,10 @@ class Hierarchical(Gate):
         if importance_weight is None:
             importance_weight = self._larger("importance_weight")
         if load_weight is None:
-            load_weight = self._larger("load_weight") if self.estimates_load else 0.0
+            load_weight = 0.0 if self.estimates_load is False else self._larger("load_weight")
         self.importance_weight = non_negative("importance_weight", importance_weight)
         self.load_weight = non_negative("load_weight", load_weight)
-        if self.load_weight and not self.estimates_load:
+        if self.load_weight and self.estimates_load is False:
             raise ValueError(
                 f"load_weight must be 0 if no level draws noise, got {self.load_weight}: the load "
                 "is a count then, and its loss has no gradient. Use importance_weight, a NoisyTopK "
@@ -136,8 +136,8 @@ class Hierarchical(Gate):
         return self.primary.num_selected * self.secondary.num_selected
 
     @property
-    def estimates_load(self) -> bool:  # type: ignore[override]
-        return self.primary.estimates_load or self.secondary.estimates_load
+    def estimates_load(self) -> bool | None:  # type: ignore[override]
+        return any_estimates_load(self.primary, self.secondary)
 
     @property
     def needs_sequences(self) -> bool:  # type: ignore[override]
@@ -298,9 +298,9 @@ class Hierarchical(Gate):
             for name in ("primary", "secondary")
             if settings.get(name) is not None
         }
-        estimates_load = any(gate.estimates_load for gate in gates.values())
+        estimates_load = any_estimates_load(*gates.values())
         settings = {**settings, **gates}
-        return settings if estimates_load else without_load_loss(settings)
+        return without_load_loss(settings) if estimates_load is False else settings
 
     def get_config(self):
         config = super().get_config()

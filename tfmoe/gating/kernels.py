@@ -13,7 +13,14 @@ from tfmoe.ops.argument_names import check_names
 from tfmoe.ops.arguments import positive
 from tfmoe.ops.expert_matmul import grouped_matmul
 
+BALANCING = (
+    "the balancing losses of NoisyTopK are importance_weight={0!r} and load_weight={0!r}; those of "
+    "TopK, Switch and GShard balance_weight={0!r}"
+)
 HINTS = {
+    "balance_weight": BALANCING,
+    "importance_weight": BALANCING,
+    "load_weight": BALANCING,
     "capacity_factor": "give it to the layer: MoE(…, capacity_factor={})",
     "hidden_units": "it is a setting of the experts: MoE(num_experts, hidden_units={})",
     "k": "the gate has no k to set; gates with a k are NoisyTopK(k={0}) and TopK(k={0})",
@@ -126,6 +133,7 @@ class GateKernels(keras.layers.Layer):
         Returns:
             `[T, E]`, or `[T, N]`.
         """
+        self.check_groups(groups)
         kernel = tf.convert_to_tensor(getattr(self, name))
         if groups is None or groups.sizes is None:
             return tf.matmul(inputs, kernel)
@@ -133,6 +141,14 @@ class GateKernels(keras.layers.Layer):
             return grouped_matmul(inputs, groups.sizes, kernel, groups.mask is not None)
         rows = tf.reshape(inputs, [kernel.shape[0], groups.size, inputs.shape[-1]])
         return tf.reshape(tf.matmul(rows, kernel), [-1, kernel.shape[-1]])
+
+    def check_groups(self, groups):
+        """Raises a `ValueError` if the gates of several groups do not know the groups of rows."""
+        if self.num_groups is not None and groups is None:
+            raise ValueError(
+                f"{type(self).__name__}.route must pass its argument groups on to logits and "
+                f"routing_of_tokens: it routes the tokens of {self.num_groups} groups"
+            )
 
     def ops_per_timestep(self, input_dim: int) -> int:
         """Multiply-adds for one token (the paper's count: every `[D, E]` matrix of the gate)."""

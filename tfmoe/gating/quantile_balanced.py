@@ -61,6 +61,7 @@ class QuantileBalanced(LearnedGate):
     """
 
     KEPT_PER_LOGIT = 1  # the scores
+    estimates_load = False
 
     def __init__(
         self,

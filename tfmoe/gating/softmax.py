@@ -28,6 +28,7 @@ class Softmax(LearnedGate):
     """
 
     RETIRED = ("load_weight",)
+    estimates_load = False
 
     def __init__(self, importance_weight: float = 0.0, **kwargs):
         super().__init__(**kwargs)

@@ -43,6 +43,7 @@ class Switch(LimitedGate):
     """
 
     num_selected = 1
+    estimates_load = False
 
     def __init__(
         self,

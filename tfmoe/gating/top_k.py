@@ -51,6 +51,8 @@ class TopK(LearnedGate):
         >>> moe = MoE(num_experts=8, hidden_units=64, gate=mixtral)
     """
 
+    estimates_load = False
+
     def __init__(
         self,
         k: int = 2,

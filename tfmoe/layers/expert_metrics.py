@@ -8,12 +8,12 @@ import weakref
 from typing import Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import call_context, inner_layers, outermost_layer
 from tfmoe.ops.balancing import balance_metrics, load_metrics
-from tfmoe.ops.tracking import track
 
 METRICS = (
     "cv_importance", "cv_load", "max_over_mean_load", "unused_experts", "dropped",
@@ -33,7 +33,7 @@ def metrics_mode(metrics):
     Raises:
         ValueError: it is none of these.
     """
-    if isinstance(metrics, bool):
+    if isinstance(metrics, (bool, np.bool_)):
         return "all" if metrics else None
     if metrics in MODES:
         return metrics
@@ -94,6 +94,15 @@ class LayerMetrics(keras.metrics.Metric):
         # All replicas add the same value; together they count once.
         self.sums.assign_add(tf.stack([totals, counts]) / collectives.num_replicas())
 
+    def measured_names(self):
+        """The names of what was measured since the last reset; in a graph, of what the step
+        measures, because a graph cannot ask for the values.
+        """
+        if not tf.executing_eagerly():
+            return self.measured
+        counts = tf.convert_to_tensor(self.sums.value)[1].numpy()
+        return [name for name, count in zip(self.names, counts, strict=True) if count > 0]
+
     def means(self):
         """The means over the batches, `[N]`; 0 for what was not measured."""
         sums = tf.convert_to_tensor(self.sums.value)
@@ -110,7 +119,7 @@ class LayerMetrics(keras.metrics.Metric):
             name: tf.reduce_sum(column) if name == "balancing_loss" else tf.reduce_max(column)
             for name, column in zip(self.names, tf.unstack(means, axis=1), strict=True)
         }
-        measured = {name for metric in group for name in metric.measured}
+        measured = {name for metric in group for name in metric.measured_names()}
         return {f"{prefix}_{name}": values[name] for name in self.names if name in measured}
 
     def _group(self):
@@ -213,14 +222,6 @@ def expert_metrics_or_none(layer, gate, metrics):
     """The `ExpertMetrics` of a mixture for its argument `metrics`; `None` for none."""
     mode = metrics_mode(metrics)
     return None if mode is None else ExpertMetrics(layer, gate.METRICS, mode)
-
-
-def track_metrics(layer, metrics):
-    """Makes the variable of `LayerMetrics`, or `None`, reachable for TensorFlow's checkpoints, with
-    another name for each mode: the number of metrics differs.
-    """
-    if metrics is not None:
-        track(layer, **{f"metrics_{mode_of(metrics)}": metrics})
 
 
 def mode_of(metrics):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfmoe.distribute import collectives
 from tfmoe.distribute.tensorflow_internals import (
     accumulation,
-    in_loop_of_call,
+    graph_in_call,
     in_recompute_grad,
     outermost_layer,
 )
@@ -19,6 +19,7 @@ ADDS_LOSS = (
     "of the gate's losses to 0 (NoisyTopK has them by default: importance_weight=0, load_weight=0 "
     "switch them off)",
 )
+INNER_GRAPHS = {"branch": "branch of tf.cond", "function": "tf.function"}
 UPDATES_GATE = (
     "updates weights of its gate",
     "which would update them in every time step: call it on all time steps at once, or use a gate "
@@ -39,7 +40,8 @@ def apply_sums(layer, gate, sums, training, metrics=None):
 
     Raises:
         ValueError: the gate has a loss or updates weights, and the layer runs in a `tf.while_loop`
-            inside the model or is recomputed.
+            inside the model or is recomputed; or it has a loss, and runs in a `tf.cond` or
+            `tf.function` inside the model.
     """
     updates_metrics = metrics is not None and metrics.measures_now(training)
     if not (training or updates_metrics):
@@ -51,6 +53,7 @@ def apply_sums(layer, gate, sums, training, metrics=None):
         loss = gate.loss(sums)
         if loss is not None:
             check_runs_once(layer, *ADDS_LOSS)
+            check_keeps_loss(layer)
             # Keras adds it to losses of this dtype.
             layer.add_loss(tf.cast(loss, keras.config.floatx()))
         if gate.updates_weights:
@@ -70,7 +73,8 @@ def check_runs_once(layer, does, instead_of_loop):
         does: what the layer does in the call, for the error.
         instead_of_loop: what to do instead, for the error.
     """
-    if in_loop_of_call(outermost_layer(layer).name):
+    graph = graph_in_call(outermost_layer(layer).name)
+    if graph == "loop":
         raise ValueError(
             f"{layer.name} {does}, but runs inside a loop over time steps, {instead_of_loop}"
         )
@@ -81,6 +85,20 @@ def check_runs_once(layer, does, instead_of_loop):
             "which computes only the experts' hidden activations again, or set the weights of the "
             "gate's losses to 0 (NoisyTopK has them by default: importance_weight=0, "
             "load_weight=0 switch them off)"
+        )
+
+
+def check_keeps_loss(layer):
+    """Raises a `ValueError` if the call runs in a graph of its own inside the model, in which its
+    loss would be lost.
+    """
+    graph = graph_in_call(outermost_layer(layer).name)
+    if graph in INNER_GRAPHS:
+        raise ValueError(
+            f"{layer.name} adds a balancing loss, but runs inside a {INNER_GRAPHS[graph]} within "
+            "the model, from which Keras collects no losses: call the layer outside of it, or set "
+            "the weights of the gate's losses to 0 (NoisyTopK has them by default: "
+            "importance_weight=0, load_weight=0 switch them off)"
         )
 
 

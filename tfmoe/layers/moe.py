@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfmoe import gating
 from tfmoe.distribute.capacity import PRIORITIES
 from tfmoe.layers.examples import flatten, unflatten
-from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of, track_metrics
+from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of
 from tfmoe.layers.gate_inputs import gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import Limit, mix
@@ -201,7 +201,6 @@ class MoE(MixtureLayer):
         has_capacity = self.capacity_factor or self.gate.token_capacity(training=True)
         self.supports_jit = experts is None or bool(has_capacity)
         self.expert_metrics = expert_metrics_or_none(self, self.gate, metrics)
-        track_metrics(self, self.expert_metrics)
 
     @property
     def needs_token_ids(self) -> bool:  # type: ignore[override]

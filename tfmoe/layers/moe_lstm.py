@@ -12,7 +12,7 @@ from tfmoe import gating
 from tfmoe.distribute.static_shapes import portable_only, static_shapes
 from tfmoe.distribute.tensorflow_internals import compiles_for_xla
 from tfmoe.layers.expert_matrices import ExpertMatrices
-from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of, track_metrics
+from tfmoe.layers.expert_metrics import Mode, expert_metrics_or_none, mode_of
 from tfmoe.layers.gate_inputs import GateInputs, gate_inputs_of
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.lstm import forget_gate_ones, update_memory
@@ -128,7 +128,6 @@ class MoELSTM(MoELSTMCosts):
             dtype=self.dtype_policy,
         )
         self.expert_metrics = expert_metrics_or_none(self, self.gate, metrics)
-        track_metrics(self, self.expert_metrics)
 
     @property
     def needs_token_ids(self) -> bool:  # type: ignore[override]

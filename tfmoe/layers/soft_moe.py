@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfmoe.distribute import collectives
 from tfmoe.layers.block import Block, Kept
-from tfmoe.layers.expert_metrics import LayerMetrics, Mode, metrics_mode, mode_of, track_metrics
+from tfmoe.layers.expert_metrics import LayerMetrics, Mode, metrics_mode, mode_of
 from tfmoe.layers.mixture_layer import HINTS, ExpertLayer, automatic_name
 from tfmoe.layers.positions import flat_mask
 from tfmoe.layers.routed_experts import RoutedExperts
@@ -144,7 +144,6 @@ class SoftMoE(ExpertLayer, Block):
         if mode is not None:
             summary = "soft_moe" if mode == "summary" else None
             self.expert_metrics = LayerMetrics(self, METRICS, summary)
-        track_metrics(self, self.expert_metrics)
 
     @property
     def num_slots(self) -> int:

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmoe import gating
-from tfmoe.layers.expert_metrics import expert_metrics_or_none, track_metrics
+from tfmoe.layers.expert_metrics import expert_metrics_or_none
 from tfmoe.layers.global_sums import apply_sums
 from tfmoe.layers.mixing import limit_assignments, with_received
 from tfmoe.layers.mixture_layer import MixtureLayer
@@ -30,7 +30,6 @@ class TaskMixture(MixtureLayer):
         self.num_experts = gate.num_experts
         self.experts = experts
         self.expert_metrics = expert_metrics_or_none(self, gate, metrics)
-        track_metrics(self, self.expert_metrics)
 
     def build(self, input_shape):
         self.gate.build(input_shape)

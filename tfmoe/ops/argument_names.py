@@ -29,7 +29,7 @@ def check_names(cls: type, keywords: Mapping, hints: Mapping[str, str]):
         if name in hints:
             raise ValueError(f"{given}: {hints[name].format(value)}")
         names = argument_names(cls)
-        matches = difflib.get_close_matches(name, names, n=1)
+        matches = difflib.get_close_matches(name.lower(), names, n=1)
         if matches:
             raise ValueError(f"{given}; did you mean {matches[0]!r}?")
         raise ValueError(f"{given}; its arguments are {', '.join(names)}")

@@ -1,5 +1,7 @@
 """Checks of the configuration of a gate: copies and saved settings."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -7,6 +9,7 @@ from tfmoe.layers import MoE
 from tfmoe.testing.properties import gate_check, require
 
 OF_MIXTURES = {"name", "dtype", "num_experts", "num_groups", "seed"}  # differ between copies
+OF_COPIES = {"_num_copies"}  # counts them
 
 
 @gate_check(
@@ -50,7 +53,7 @@ def check_copies(gate):
         config, expected = plain(other.get_config()), plain(gate.get_config())
         np.testing.assert_equal(config, expected, err_msg="get_config of a copy")
     settings = {name: getattr(gate, name, None) for name in plain(gate.get_config())}
-    check_attributes(settings, copy)
+    check_attributes({**settings, **vars(gate)}, copy)
     check_attributes(vars(copy), again)
 
 
@@ -65,7 +68,7 @@ def check_attributes(expected, copy):
         if is_setting(name, value) and getattr(copy, name, None) != value:
             raise AssertionError(
                 f"the attribute {name} is {value!r}, and in a copy {getattr(copy, name, None)!r}: "
-                f'get_config must have the entry "{name}": self.{name}, if it is an argument'
+                f"get_config must have an entry for it, with the value of self.{name}"
             )
 
 
@@ -79,6 +82,13 @@ def plain(config):
 
 
 def is_setting(name, value):
-    """Whether an attribute of a gate is a setting: a public plain value."""
+    """Whether an attribute of a gate is a setting: a plain value that no layer of Keras has."""
     plain_types = (bool, int, float, str, tuple)
-    return name[0] != "_" and name not in OF_MIXTURES and isinstance(value, plain_types)
+    is_own = name not in OF_MIXTURES and name not in OF_COPIES and name not in of_layers()
+    return is_own and isinstance(value, plain_types)
+
+
+@functools.cache
+def of_layers():
+    """The attributes of a layer of Keras without settings."""
+    return frozenset(vars(keras.layers.Layer()))

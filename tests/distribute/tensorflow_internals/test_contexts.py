@@ -17,7 +17,7 @@ from tfmoe.distribute.tensorflow_internals import (
     converts_to_other_runtime,
     devices_are_initialized,
     global_replica_index,
-    in_loop_of_call,
+    graph_in_call,
     in_recompute_grad,
     in_symbolic_call,
     in_while_loop,
@@ -141,18 +141,26 @@ def test_in_while_loop():
     assert recorded == [False] * 5
 
 
-def test_in_loop_of_call():
+def test_graph_in_call():
     recorded = []
 
     class Recorder(keras.layers.Layer):
         def call(self, x):
-            recorded.append(in_loop_of_call("model"))
+            recorded.append(graph_in_call("model"))
             return x
 
     class Loop(keras.layers.Layer):
         def call(self, x):
             record = Recorder()
             return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, record(y)), [0, x])[1]
+
+    class Branch(keras.layers.Layer):
+        def call(self, x):
+            return tf.cond(tf.reduce_sum(x) > 0, lambda: Recorder()(x), lambda: x)
+
+    class Function(keras.layers.Layer):
+        def call(self, x):
+            return tf.function(Recorder(), autograph=False)(x)
 
     def calls(layer, x):
         return keras.Sequential([layer], name="model")(x)
@@ -161,10 +169,12 @@ def test_in_loop_of_call():
         return lambda x: tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, call(y)), [0, x])[1]
 
     for call, expected in (
-        (lambda x: calls(Recorder(), x), False),
-        (lambda x: calls(Loop(), x), True),
-        (in_loop(lambda x: calls(Recorder(), x)), False),
-        (in_loop(lambda x: calls(Loop(), x)), True),
+        (lambda x: calls(Recorder(), x), None),
+        (lambda x: calls(Loop(), x), "loop"),
+        (lambda x: calls(Branch(), x), "branch"),
+        (lambda x: calls(Function(), x), "function"),
+        (in_loop(lambda x: calls(Recorder(), x)), None),
+        (in_loop(lambda x: calls(Loop(), x)), "loop"),
     ):
         recorded.clear()
         tf.function(call, autograph=False)(tf.ones([2, 3]))

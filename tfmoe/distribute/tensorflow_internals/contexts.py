@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import context
+from tensorflow.python.framework import func_graph
 from tensorflow.python.ops import (
     control_flow_util,
     control_flow_v2_func_graphs,
@@ -57,26 +58,28 @@ def in_while_loop():
     return False
 
 
-def in_loop_of_call(name):
-    """Whether this code is being traced into the body of a `tf.while_loop` inside the current call
-    of a Keras layer. A loop around the whole call, as with `compile(steps_per_execution=…)`, does
-    not count.
+def graph_in_call(name) -> str | None:
+    """What this code is being traced into inside the current call of a Keras layer: `"loop"` for
+    the body of a `tf.while_loop`, `"branch"` for that of a `tf.cond`, `"function"` for another
+    `tf.function`; `None` for nothing. What is around the whole call, such as the loop of
+    `compile(steps_per_execution=…)`, does not count.
 
-    Keras opens a name scope for a call. If a loop starts inside the call, the graph around the body
-    is still in that scope.
+    Keras opens a name scope for a call. If a graph starts inside the call, the graph around it is
+    still in that scope.
 
     Args:
         name: the name of the outermost layer or model being called.
     """
     scope = re.compile(rf"(^|/){re.escape(name)}(_\d+)?(/|$)")
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        outer = getattr(graph, "outer_graph", None)
-        is_body = isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph)
-        if is_body and scope.search(outer.get_name_scope()):
-            return True
-        graph = outer
-    return False
+    graph, found = tf.compat.v1.get_default_graph(), None
+    while isinstance(graph, func_graph.FuncGraph):
+        if scope.search(graph.outer_graph.get_name_scope()):
+            if isinstance(graph, control_flow_v2_func_graphs.WhileBodyFuncGraph):
+                return "loop"
+            is_branch = isinstance(graph, control_flow_v2_func_graphs.CondBranchFuncGraph)
+            found = found or ("branch" if is_branch else "function")
+        graph = graph.outer_graph
+    return found
 
 
 def in_recompute_grad():

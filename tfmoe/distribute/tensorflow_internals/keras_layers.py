@@ -39,6 +39,8 @@ class LossesOfReplicas:
 
     def _get_own_losses(self):
         losses, replica = super()._get_own_losses(), thread_of_replica()
+        if replica is None:
+            return losses
         owners = replicas_of_losses(self)
         return [loss for loss in losses if owners.get(id(loss), replica) == replica]
 
