@@ -13,7 +13,8 @@ TINY = [
     "max_length: 8}",
     "model.d_model=4",
     "model.num_sampled=null",
-    "model.blocks=[{name: moe, num_experts: 4, hidden_units: 4, gate: {name: noisy_top_k, k: 2}}]",
+    "model.blocks=[{name: moe, num_experts: 4, hidden_units: 4, "
+    "gate: {name: noisy_top_k, k: 2, importance_weight: 0.0, load_weight: 0.0}}]",
     "training.epochs=2",
     "training.steps_per_epoch=2",
 ]

@@ -9,7 +9,7 @@ from tfmoe.config import dump_config, load_config
 def test_defaults(write):
     config = load_config(write(MINIMAL))
     assert config.model.dropout == 0.0
-    assert config.model.blocks[1].gate.importance_weight == 0.0
+    assert config.model.blocks[1].gate.importance_weight == 0.1
     assert config.data.train == ["train-*.txt"]
     assert config.data.vocabulary.size is None
     assert config.training.optimizer.schedule.name == "constant"

@@ -44,7 +44,7 @@ def sequential(mixture=None):
 
 def of_strings():
     texts = keras.Input([], dtype="string")
-    x = MoE(E, 5, name="moe")(embedded(VECTORIZE(texts), mask_zero=True))
+    x = MoE(E, 5, metrics="all", name="moe")(embedded(VECTORIZE(texts), mask_zero=True))
     return keras.Model(texts, head(x))
 
 

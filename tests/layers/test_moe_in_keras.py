@@ -145,9 +145,9 @@ def test_errors_of_unsupported_features():
         layer.quantize("int8")
     with pytest.raises(NotImplementedError, match=r"moe does not support LoRA: .*trainable=False"):
         layer.enable_lora(4)
-    with pytest.raises(ValueError, match=r"no argument 'k', got k=2: give it to the gate: gate=NoisyTopK\(k"):
+    with pytest.raises(ValueError, match=r"no argument 'k', got k=2: .*gate=NoisyTopK\(k"):
         MoE(4, 6, k=2)
-    with pytest.raises(ValueError, match=r"no argument units: .* is output_units=…"):
+    with pytest.raises(ValueError, match=r"no argument 'units', .* is output_units=2"):
         MoE(4, 6, units=2)
 
 

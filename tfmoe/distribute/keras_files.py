@@ -5,7 +5,6 @@ device reads its rows of a large sharded variable, and the file stays on disk. K
 this, so `install` replaces its methods.
 """
 
-import keras
 import numpy as np
 from keras.src.saving import saving_lib
 
@@ -49,7 +48,6 @@ def install():
     """Replaces the methods of Keras once."""
     replace(saving_lib.H5IOStore, "__getitem__", _is_one_file, _saved_array)
     replace(saving_lib, "is_memory_sufficient", _is_sharded, lambda model, original: False)
-    replace(keras.Variable, "assign", _is_sharded_variable, _assign)
 
 
 def _is_one_file(store):
@@ -73,11 +71,14 @@ def _is_sharded_variable(variable):
     return isinstance(value, ShardedVariable) and len(value.bounds) > 1
 
 
-def _assign(variable, original, value):
-    if not isinstance(value, SavedArray) or value.shape != tuple(variable.shape):
-        return original(value)  # raises Keras' error for another shape
-    row_bytes = value.dtype.itemsize * int(np.prod(value.shape[1:]))
+def assign_saved(variable, array):
+    """Assigns a `SavedArray` to a sharded Keras variable of the same shape, row by row.
+
+    Args:
+        variable: a `keras.Variable`, whose value is a `ShardedVariable`.
+        array: the `SavedArray`.
+    """
+    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
     for part, begin, end in shards_of(variable._value):
         for first, last in cuts(0, end - begin, row_bytes, READ_BYTES):
-            assign_rows(part, first, last, value[begin + first : begin + last])
-    return value
+            assign_rows(part, first, last, array[begin + first : begin + last])

@@ -6,7 +6,8 @@
 - Keras draws a variable whole. Here the strategy gets an `InitialValue`, of which each device draws
   its rows.
 - Keras' optimizers assign what a constraint returns, in each replica. Keras compares its shape with
-  that of the whole variable. Here a replica can assign its shard.
+  that of the whole variable. Here a replica can assign its shard. What a file holds is assigned
+  row by row.
 
 Keras has no hook for this, so `install` replaces private methods.
 """
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from tfmoe.distribute.collectives import shards_experts
 from tfmoe.distribute.initial_value import InitialValue
+from tfmoe.distribute.keras_files import SavedArray, assign_saved
 from tfmoe.distribute.keras_methods import replace
 from tfmoe.distribute.shards import current_sharding, in_same_draws, same_draws, sharded
 from tfmoe.distribute.tensorflow_internals import ShardedVariable
@@ -65,8 +67,12 @@ def _initialize(variable, original, initializer):
 
 
 def _assign(variable, original, value):
-    value = tf.convert_to_tensor(value, variable.dtype)
-    if not shards_experts() or value.shape == variable.shape:
-        return original(value)
-    variable._value.assign(value)
-    return value
+    if isinstance(value, SavedArray) and value.shape == tuple(variable.shape):
+        assign_saved(variable, value)
+        return value
+    if shards_experts():
+        value = tf.convert_to_tensor(value, variable.dtype)
+        if value.shape != variable.shape:
+            variable._value.assign(value)
+            return value
+    return original(value)
